@@ -1,0 +1,1 @@
+"""Benchmarks: versioned facts with their splits."""

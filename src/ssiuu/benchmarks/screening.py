@@ -1,0 +1,130 @@
+"""Screening: keep what the model knows, and split it.
+
+A fact is known when its answer is ranked first among all its options, in the base question and in
+its first paraphrase. Facts are asked in an order drawn from the seed, entity by entity, until the
+three sets are full; no entity is in two sets.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from ssiuu.data.fact import Fact
+from ssiuu.errors import DataError
+from ssiuu.evaluation.ask import Question, ask
+from ssiuu.likelihood import Prompt
+from ssiuu.records.schema import FactText, Split
+
+SETS: tuple[Literal["forget", "retain", "heldout"], ...] = ("forget", "retain", "heldout")
+PHRASINGS = 2
+BLOCK = 64  # facts asked at once
+
+
+def known(model: Any, prompt: Prompt, facts: Sequence[Fact]) -> set[str]:
+    """Return the ids of the facts the model knows; the paraphrase is asked only where needed."""
+    left = list(facts)
+    for phrasing in range(PHRASINGS):
+        questions = []
+        for fact in left:
+            text = [fact.question, *fact.paraphrases][phrasing]
+            options = [prompt.answer(o) for o in (fact.answer, *fact.distractors)]
+            questions.append(Question(prompt.question(text), options))
+        asked = ask(model, prompt, questions)
+        left = [fact for fact, answer in zip(left, asked, strict=True) if answer.first]
+    return {fact.id for fact in left}
+
+
+def screen(
+    model: Any,
+    prompt: Prompt,
+    facts: Sequence[Fact],
+    sizes: Mapping[str, int],
+    seed: int,
+    options: int,
+    pools: Mapping[str, set[str]] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Split:
+    """Ask facts until every set is full of known ones.
+
+    Args:
+        model: The model before unlearning.
+        prompt: How questions become tokens.
+        facts: All facts of the benchmark; each needs a paraphrase and distractors.
+        sizes: Wanted facts of "forget", "retain" and "heldout".
+        seed: Decides the order and with it the split.
+        options: How many options a fact keeps for scoring, the answer included.
+        pools: Fact ids each set may draw from, where the benchmark decides that; else by entity.
+        progress: Told how far it is.
+
+    Raises:
+        DataError: The model does not know enough of the facts.
+    """
+    found: dict[str, list[Fact]] = {name: [] for name in SETS}
+    order = _order(facts, seed)
+    home: dict[str, str] = {}
+    asked = knew = 0
+    for start in range(0, len(order), BLOCK):
+        block = [f for f in order[start : start + BLOCK] if _open(f, found, sizes, home, pools)]
+        knows = known(model, prompt, block)
+        asked, knew = asked + len(block), knew + len(knows)
+        for fact in block:
+            target = _open(fact, found, sizes, home, pools)
+            if fact.id in knows and target:
+                found[target].append(fact)
+                home[fact.entity or fact.id] = target
+        progress(f"asked {asked} facts, {knew} known")
+        if all(len(found[name]) >= sizes[name] for name in SETS):
+            break
+    short = [f"{n} {len(found[n])} of {sizes[n]}" for n in SETS if len(found[n]) < sizes[n]]
+    if short:
+        raise DataError(
+            f"the model knows only {knew} of {asked} facts asked, too few for the split "
+            f"({'; '.join(short)}). Lower split.forget, split.retain or split.heldout."
+        )
+    texts = {name: [as_text(f, options, seed) for f in found[name]] for name in SETS}
+    return Split(seed=seed, asked=asked, known=knew, **texts)
+
+
+def as_text(fact: Fact, options: int, seed: int) -> FactText:
+    """Return a fact as it is asked in a run: its options drawn from the seed, the answer first."""
+    rng = random.Random(f"{seed}:{fact.id}")
+    wrong = rng.sample(fact.distractors, min(options - 1, len(fact.distractors)))
+    return FactText(
+        id=fact.id,
+        question=fact.question,
+        answer=fact.answer,
+        paraphrases=list(fact.paraphrases),
+        options=[fact.answer, *wrong] if wrong else [],
+        entity=fact.entity,
+        relation=fact.relation,
+    )
+
+
+def _order(facts: Sequence[Fact], seed: int) -> list[Fact]:
+    """Shuffle entities, keep the facts of one together."""
+    by_entity: dict[str, list[Fact]] = defaultdict(list)
+    for fact in facts:
+        by_entity[fact.entity or fact.id].append(fact)
+    names = sorted(by_entity)
+    random.Random(seed).shuffle(names)
+    return [fact for name in names for fact in by_entity[name]]
+
+
+def _open(
+    fact: Fact,
+    found: Mapping[str, list[Fact]],
+    sizes: Mapping[str, int],
+    home: Mapping[str, str],
+    pools: Mapping[str, set[str]] | None,
+) -> str | None:
+    """Return the set this fact would go to, or None: the set its entity is in, else the emptiest."""
+    room = [n for n in SETS if len(found[n]) < sizes[n]]
+    if pools is not None:
+        room = [n for n in room if fact.id in pools[n]]
+    chosen = home.get(fact.entity or fact.id)
+    if chosen is not None:
+        return chosen if chosen in room else None
+    return min(room, key=lambda n: len(found[n]) / sizes[n]) if room else None

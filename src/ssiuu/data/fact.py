@@ -1,0 +1,54 @@
+"""The rows of a fact set, in the shape of FaithUn's clusters."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Row(BaseModel):
+    """Base of every row: immutable, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+class Probe(Row):
+    """A question about a fact that is asked but never trained on."""
+
+    question: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+    distractors: tuple[str, ...] = ()
+
+
+class Fact(Row):
+    """One fact: a base question with its answer, and every other way it is asked.
+
+    Attributes:
+        id: Unique within its set.
+        question: The base question; training uses this one.
+        answer: The answer as it would be written, short.
+        entity: What the fact is about; splits are disjoint by it.
+        relation: Facts of one relation share the type of their answers.
+        paraphrases: The same question in other words; evaluation only.
+        statement: The fact as a declarative sentence.
+        distractors: Wrong answers of the same type.
+        multi_hop: Questions that need this fact and another one.
+        same_answer: Questions about other things that have the same answer.
+    """
+
+    id: str = Field(min_length=1)
+    question: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+    entity: str | None = None
+    relation: str | None = None
+    paraphrases: tuple[str, ...] = ()
+    statement: str | None = None
+    distractors: tuple[str, ...] = ()
+    multi_hop: tuple[Probe, ...] = ()
+    same_answer: tuple[Probe, ...] = ()
+
+
+class Instruction(Row):
+    """One row of an instruction set (benign data)."""
+
+    instruction: str = Field(min_length=1)
+    output: str = Field(min_length=1)

@@ -1,0 +1,66 @@
+"""Every error ssiuu raises on purpose, as one small tree.
+
+    SsiuuError
+    ├── InputError            the user can mend it; the command exits with 2
+    │   ├── DataError         a file of facts or instructions
+    │   ├── ConfigError       a recipe, an option, an unknown name
+    │   ├── ModelError        a model folder or name
+    │   └── OutputError       the output folder or the disk
+    └── DivergedError         training produced a NaN or a runaway loss; exits with 1
+
+A message holds the value found, what is allowed, what to do about it, and the key with its file.
+Several problems of one input are shown together.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class SsiuuError(Exception):
+    """Base of every error that ssiuu raises on purpose."""
+
+
+class InputError(SsiuuError):
+    """One or several problems in what the user gave; holds them in `problems`."""
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DataError(InputError):
+    """A file of facts or instructions cannot be used."""
+
+
+class ConfigError(InputError):
+    """A recipe, an option or a name is not valid."""
+
+
+class ModelError(InputError):
+    """A model cannot be loaded."""
+
+
+class OutputError(InputError):
+    """The output folder cannot be written to."""
+
+
+class DivergedError(SsiuuError):
+    """Training produced a value that is not finite, or a loss that ran away."""
+
+
+def unknown(kind: str, got: str, allowed: Iterable[str], where: str = "") -> str:
+    """Return the sentence for an unknown name, with the nearest known one.
+
+    Args:
+        kind: What the name names, for example "method".
+        got: The name as typed.
+        allowed: The known names.
+        where: Key, flag or file it stood in; left out when empty.
+    """
+    names = sorted(allowed)
+    near = difflib.get_close_matches(got, names, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    place = f"{where}: " if where else ""
+    return f"{place}unknown {kind} {got!r}.{hint} Known: {', '.join(names)}."

@@ -1,0 +1,1 @@
+"""Scores of a model: option ranking, answer log-probability, free answers."""

@@ -1,0 +1,94 @@
+"""Score a model on facts: ranking in every phrasing, answer log-probability, free answer."""
+
+from __future__ import annotations
+
+import re
+import time
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from ssiuu.evaluation.ask import Asked, Question, ask
+from ssiuu.likelihood import Prompt
+from ssiuu.records.schema import Evaluation, FactScore, FactText, Reading, Split
+
+# Tokens a free answer may be longer than the right one.
+FREE_MARGIN = 4
+
+
+def score_facts(
+    model: Any,
+    prompt: Prompt,
+    facts: Sequence[FactText],
+    paraphrases: bool = True,
+    free: bool = True,
+) -> dict[str, FactScore]:
+    """Score facts in one pass; keys are fact ids.
+
+    Args:
+        model: The model, in evaluation mode.
+        prompt: How questions become tokens.
+        facts: With their options, the answer first; no options: ranking is left unscored.
+        paraphrases: Ask every paraphrase too.
+        free: Write a free answer to the base question.
+    """
+    questions: list[Question] = []
+    for fact in facts:
+        options = [prompt.answer(option) for option in fact.options or [fact.answer]]
+        room = len(options[0]) + FREE_MARGIN if free else 0
+        questions.append(Question(prompt.question(fact.question), options, room))
+        for text in fact.paraphrases if paraphrases else ():
+            questions.append(Question(prompt.question(text), options))
+    answers = iter(ask(model, prompt, questions))
+    scores = {}
+    for fact in facts:
+        base = next(answers)
+        others = [next(answers).first for _ in (fact.paraphrases if paraphrases else ())]
+        scores[fact.id] = _score(prompt, fact, base, others, free)
+    return scores
+
+
+def read_facts(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Reading]:
+    """Read the base question only: ranked first, and the answer's log-probability."""
+    scores = score_facts(model, prompt, facts, paraphrases=False, free=False)
+    return {i: Reading(correct=s.correct, logprob=s.logprob) for i, s in scores.items()}
+
+
+def evaluate(model: Any, prompt: Prompt, split: Split) -> Evaluation:
+    """Score all three sets: forget in every phrasing, retain and held-out on the base question."""
+    start = time.perf_counter()
+    both = score_facts(model, prompt, [*split.retain, *split.heldout], paraphrases=False)
+    return Evaluation(
+        forget=score_facts(model, prompt, split.forget),
+        retain={fact.id: both[fact.id] for fact in split.retain},
+        heldout={fact.id: both[fact.id] for fact in split.heldout},
+        seconds=round(time.perf_counter() - start, 2),
+    )
+
+
+def free_answer_holds(answer: str, text: str) -> bool:
+    """Whether a free answer holds the right one as whole words, whatever the case and accents."""
+    wanted, found = normalise(answer), normalise(text)
+    return bool(wanted) and f" {wanted} " in f" {found} "
+
+
+def normalise(text: str) -> str:
+    """Return lower-case words without accents, punctuation and articles, one space apart."""
+    plain = unicodedata.normalize("NFKD", text.casefold())
+    plain = "".join(c for c in plain if not unicodedata.combining(c))
+    words = re.sub(r"[^\w]+", " ", plain).split()
+    return " ".join(word for word in words if word not in {"a", "an", "the"})
+
+
+def _score(
+    prompt: Prompt, fact: FactText, base: Asked, others: list[bool | None], free: bool
+) -> FactScore:
+    text = prompt.text(base.free) if free else None
+    return FactScore(
+        correct=base.first,
+        paraphrases=others,
+        logprob=base.logprob,
+        tokens=base.tokens,
+        free_text=text,
+        free_correct=free_answer_holds(fact.answer, text) if text is not None else None,
+    )

@@ -1,0 +1,194 @@
+"""log p(answer | question): the one place where tokens are shifted, masked and summed.
+
+Batches are padded on the left, so that the answers of all rows end in the last column and only the
+last columns need logits. A token's log-probability is always taken in fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ssiuu.errors import DataError
+
+PromptStyle = Literal["plain", "chat"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """How a question becomes tokens.
+
+    plain: "Question: ...\\nAnswer:" followed by " answer". chat: the tokenizer's own template with
+    the generation prompt, followed by the answer. Prompt and answer are tokenised apart, so an
+    answer has the same tokens after every question.
+    """
+
+    tokenizer: Any
+    style: PromptStyle = "plain"
+
+    def question(self, text: str) -> list[int]:
+        """Return the token ids of the prompt for a question."""
+        if self.style == "chat":
+            chat = [{"role": "user", "content": text}]
+            rendered = self.tokenizer.apply_chat_template(
+                chat, add_generation_prompt=True, tokenize=False
+            )
+            return self._ids(rendered)
+        start = [self.tokenizer.bos_token_id] if self._adds_bos() else []
+        return start + self._ids(f"Question: {text}\nAnswer:")
+
+    def answer(self, text: str) -> list[int]:
+        """Return the token ids of an answer as it follows the prompt."""
+        return self._ids(text if self.style == "chat" else f" {text}")
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of generated tokens, up to the end of its first line."""
+        decoded = str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        return decoded.splitlines()[0].strip() if decoded else ""
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _adds_bos(self) -> bool:
+        bos = self.tokenizer.bos_token_id
+        probe = self.tokenizer("a")["input_ids"]
+        return bos is not None and len(probe) > 1 and probe[0] == bos
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and its answer as token ids; `id` names the fact in messages and records."""
+
+    id: str
+    prompt: list[int]
+    answer: list[int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded on the left. The last column is never fed: it is only predicted.
+
+    Shapes: `input_ids`, `attention_mask`, `position_ids` [B, T]; `targets`, `answer_mask` [B, A],
+    where column a is predicted by the logits at position T - A + a.
+    """
+
+    ids: tuple[str, ...]
+    input_ids: Int[Tensor, "B T"]
+    attention_mask: Int[Tensor, "B T"]
+    position_ids: Int[Tensor, "B T"]
+    targets: Int[Tensor, "B A"]
+    answer_mask: Bool[Tensor, "B A"]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on another device."""
+        tensors = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return Batch(ids=self.ids, **tensors)
+
+
+def encode(prompt: Prompt, id: str, question: str, answer: str, context: int) -> Example:
+    """Tokenise one question and its answer.
+
+    Args:
+        prompt: The prompt style and tokenizer.
+        id: Name of the fact, for messages.
+        question: The question.
+        answer: The answer.
+        context: Longest sequence of the model, tokens.
+
+    Raises:
+        DataError: The answer has no tokens, or the whole is longer than the context.
+    """
+    example = Example(id, prompt.question(question), prompt.answer(answer))
+    if not example.answer:
+        raise DataError(f"{id}: the answer {answer!r} has no tokens for this tokenizer.")
+    length = len(example.prompt) + len(example.answer)
+    if length > context:
+        raise DataError(
+            f"{id}: question and answer have {length} tokens, and the model's context holds "
+            f"{context}. Shorten the row or leave it out."
+        )
+    return example
+
+
+def collate(examples: Sequence[Example], pad: int) -> Batch:
+    """Pad examples on the left into one batch on the CPU.
+
+    Args:
+        examples: At least one example.
+        pad: Any valid token id; padding is masked, whatever its id.
+    """
+    rows = [e.prompt + e.answer for e in examples]
+    width = max(len(row) for row in rows)
+    tail = max(len(e.answer) for e in examples)
+    full = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    answer_mask = torch.zeros((len(rows), tail), dtype=torch.bool)
+    for i, (row, example) in enumerate(zip(rows, examples, strict=True)):
+        full[i, width - len(row) :] = torch.tensor(row)
+        mask[i, width - len(row) :] = 1
+        answer_mask[i, tail - len(example.answer) :] = True
+    attention = mask[:, :-1]
+    return Batch(
+        ids=tuple(e.id for e in examples),
+        input_ids=full[:, :-1],
+        attention_mask=attention,
+        position_ids=(attention.cumsum(1) - 1).clamp(min=0),
+        targets=full[:, width - tail :],
+        answer_mask=answer_mask,
+    )
+
+
+@dataclass(frozen=True)
+class AnswerLogprobs:
+    """log p of every answer token, nats, 0 where masked; shapes [B, A]."""
+
+    tokens: Float[Tensor, "B A"]
+    mask: Bool[Tensor, "B A"]
+
+    @property
+    def sum(self) -> Float[Tensor, " B"]:
+        """log P(y|x) = sum over t of log p(y_t | x, y_<t), nats."""
+        return self.tokens.sum(1)
+
+    @property
+    def count(self) -> Int[Tensor, " B"]:
+        """Number of answer tokens."""
+        return self.mask.sum(1)
+
+
+def answer_logprobs(model: Any, batch: Batch) -> AnswerLogprobs:
+    """Return the log-probability of every answer token; differentiable.
+
+    Args:
+        model: A causal LM whose forward takes `logits_to_keep`.
+        batch: On the model's device.
+    """
+    tail = batch.targets.shape[1]
+    logits = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        logits_to_keep=tail,
+        use_cache=False,
+    ).logits
+    chosen = token_logprobs(logits, batch.targets)
+    return AnswerLogprobs(chosen.masked_fill(~batch.answer_mask, 0.0), batch.answer_mask)
+
+
+def token_logprobs(
+    logits: Float[Tensor, "*n V"], targets: Int[Tensor, "*n"]
+) -> Float[Tensor, "*n"]:
+    """Return log softmax(logits)[target] in fp32 (or wider), without keeping the whole softmax."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return wide.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - wide.logsumexp(-1)
+
+
+def length_sorted(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Return batches of indices with similar lengths, so that little is padded."""
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    return [order[i : i + size] for i in range(0, len(order), size)]

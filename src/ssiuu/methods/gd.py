@@ -1,0 +1,27 @@
+"""Gradient difference (GD): gradient ascent on forget, descent on retain."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ssiuu.likelihood import AnswerLogprobs
+from ssiuu.methods.base import Method, Origin
+from ssiuu.methods.ga import ga_loss
+
+
+class GradientDifference(Method):
+    """GD: L = -NLL(forget) + retain_weight * NLL(retain)."""
+
+    name: ClassVar[str] = "gd"
+    origin: ClassVar[Origin] = "literature"
+    source: ClassVar[str] = "Liu, Liu and Stone 2022, as in the paper's App. C.2."
+    summary: ClassVar[str] = "GD: gradient ascent on forget, descent on retain"
+
+    def forget_loss(
+        self, logprobs: AnswerLogprobs, reference: Float[Tensor, " B"] | None
+    ) -> Float[Tensor, " B"]:
+        """See `ga_loss`; the retain term is added by the loop."""
+        return ga_loss(logprobs)

@@ -1,0 +1,1 @@
+"""Load and save causal language models, and find the neurons in them."""

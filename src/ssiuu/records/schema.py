@@ -1,0 +1,249 @@
+"""What a run writes, as a versioned schema. Imports no torch, so that a report needs none.
+
+A run folder holds
+
+    run.json                         RunHeader: what was asked, of what, with what, and the facts
+    original.json                    Evaluation of the model before unlearning
+    cells/<label>-s<seed>/           one folder for each method and seed
+        unlearn.json                 Unlearning
+        evaluate.json                Evaluation
+        diagnose.json                Diagnosis
+        attack-<name>-<lr>.json      Attack
+
+`ssiuu.records.files.load_run` assembles them into a `RunRecord`. A value that was not measured is
+None ("not scored"), never 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA = "ssiuu.record/1"
+
+Verdict = Literal["erased", "hidden", "not removed", "undecided"]
+Target = Literal["probability", "logprob"]
+
+
+class Record(BaseModel):
+    """Base of every record: immutable, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class FactText(Record):
+    """A fact as it was asked in this run; `options` begins with the answer."""
+
+    id: str
+    question: str
+    answer: str
+    paraphrases: list[str] = []
+    options: list[str] = []
+    entity: str | None = None
+    relation: str | None = None
+
+
+class Split(Record):
+    """Which facts are forgotten, retained and held out, and how they were screened."""
+
+    seed: int
+    forget: list[FactText]
+    retain: list[FactText]
+    heldout: list[FactText]
+    asked: int
+    known: int
+
+
+class MethodInfo(Record):
+    """A method as it was run. `origin` says whose it is: "paper", "literature", "ours", "control"."""
+
+    label: str
+    name: str
+    origin: Literal["paper", "literature", "ours", "control", "given"]
+    description: str
+    hyperparameters: dict[str, Any] = {}
+
+
+class FactScore(Record):
+    """How one model answers one fact.
+
+    `correct` and `paraphrases`: is the answer ranked first among the options, for the base question
+    and for each paraphrase. `logprob`: log p(answer | question), nats, summed over `tokens` tokens.
+    `free_text`: the greedy answer; `free_correct`: does it hold the answer.
+    """
+
+    correct: bool | None
+    paraphrases: list[bool | None] = []
+    logprob: float
+    tokens: int
+    free_text: str | None = None
+    free_correct: bool | None = None
+
+
+class Evaluation(Record):
+    """Scores of one model on the three sets, by fact id."""
+
+    forget: dict[str, FactScore]
+    retain: dict[str, FactScore]
+    heldout: dict[str, FactScore]
+    seconds: float
+
+
+class StepLog(Record):
+    """One optimiser step. Losses are means over the batch, norms are L2 over all parameters.
+
+    `penalty_share`: norm of the regulariser's gradient over the norm of the whole gradient;
+    `penalty_parameters`: share of the parameters whose forget gradient it changed by over 1 %.
+    `forget_score`: the stop rule's score where it was read at this step.
+    """
+
+    step: int
+    forget_loss: float
+    retain_loss: float | None = None
+    gradient_norm: float
+    penalty_share: float | None = None
+    penalty_parameters: float | None = None
+    forget_score: float | None = None
+
+
+class Unlearning(Record):
+    """One unlearning run: how it went and why it stopped."""
+
+    method: MethodInfo
+    seed: int
+    stopped: Literal["threshold", "max_steps", "no steps"]
+    stop_score: Literal["ranking", "free", "none"]
+    threshold: float
+    steps: list[StepLog]
+    seconds: float
+    peak_memory_mb: float
+    notes: list[str] = []
+
+
+class Influence(Record):
+    """Influence variation (Eq. 4 and 5) under one attribution target.
+
+    `m` is the grid of the cumulative curves `d_plus[m]`, `d_minus[m]` (sums over the top m neurons,
+    each sorted separately). `map_plus`, `map_minus`: mean of the top 100 neurons by module and
+    layer. `facts`: per fact id, the sums over all neurons before averaging, (D+, D-).
+    """
+
+    target: Target
+    neurons: int
+    m: list[int]
+    d_plus: list[float]
+    d_minus: list[float]
+    d_plus_100: float
+    d_minus_100: float
+    d_plus_all: float
+    d_minus_all: float
+    hide_ratio: float | None
+    map_plus: dict[str, list[float]]
+    map_minus: dict[str, list[float]]
+    facts: dict[str, tuple[float, float]]
+
+
+class Lens(Record):
+    """Logit lens accuracy by layer (0 = embeddings): gold against one distractor, chance 0.5."""
+
+    accuracy: list[float]
+    facts: int
+
+
+class Diagnosis(Record):
+    """What changed inside, before against after unlearning."""
+
+    influence: dict[Target, Influence]
+    lens_before: Lens | None
+    lens_after: Lens | None
+    seconds: float
+
+
+class Reading(Record):
+    """One fact during an attack: ranked first or not, and its answer's log-probability (nats)."""
+
+    correct: bool | None
+    logprob: float
+
+
+class AttackRead(Record):
+    """The probed facts after `step` optimiser steps of an attack."""
+
+    step: int
+    facts: dict[str, Reading]
+
+
+class Attack(Record):
+    """One attack curve. `trained`: forget facts it trained on; `pool`: those it is scored on."""
+
+    name: str
+    kind: str
+    fraction: float | None = None
+    learning_rate: float
+    seed: int
+    trained: list[str]
+    pool: list[str]
+    reads: list[AttackRead]
+    seconds: float
+
+
+class Cell(Record):
+    """Everything measured for one method and one seed; parts that have not run yet are None."""
+
+    method: MethodInfo
+    seed: int
+    unlearning: Unlearning | None = None
+    evaluation: Evaluation | None = None
+    diagnosis: Diagnosis | None = None
+    attacks: list[Attack] = []
+
+
+class ModelInfo(Record):
+    """The model before unlearning. `note` says what a reader must know (a dequantised copy, say)."""
+
+    name: str
+    source: str
+    fingerprint: str
+    parameters: int
+    layers: int
+    note: str = ""
+
+
+class BenchmarkInfo(Record):
+    """The facts: a versioned data set with its fingerprint (sha256)."""
+
+    name: str
+    version: str
+    fingerprint: str
+    facts: int
+    note: str = ""
+
+
+class RunHeader(Record):
+    """The first file of a run: all that decides its results."""
+
+    schema_version: Literal["ssiuu.record/1"] = SCHEMA
+    kind: Literal["run", "audit"]
+    created: str
+    command: str
+    protocol: str
+    config: dict[str, Any]
+    sources: dict[str, str]
+    versions: dict[str, str]
+    machine: dict[str, str]
+    model: ModelInfo
+    benchmark: BenchmarkInfo
+    split: Split
+    chance: float | None
+    methods: list[MethodInfo]
+    seeds: list[int]
+    notes: list[str] = []
+
+
+class RunRecord(Record):
+    """A whole run, assembled from its folder."""
+
+    header: RunHeader
+    original: Evaluation | None
+    cells: list[Cell]

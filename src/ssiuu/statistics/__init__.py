@@ -1,0 +1,46 @@
+"""Intervals for accuracies. Pure numbers in, pure numbers out."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from scipy.stats import norm
+
+
+class Interval(NamedTuple):
+    """A share with its Wilson interval, all in [0, 1]."""
+
+    share: float
+    low: float
+    high: float
+
+
+def wilson(successes: int, trials: int, confidence: float = 0.95, looks: int = 1) -> Interval:
+    r"""Return a share and its two-sided Wilson score interval.
+
+        (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)
+
+    Args:
+        successes: How many of the trials succeeded.
+        trials: Number of trials, at least 1.
+        confidence: Coverage of one interval, in (0, 1).
+        looks: Number of intervals that are read together; the interval is widened for that
+            (Bonferroni), so that all hold at once with this confidence.
+
+    Raises:
+        ValueError: No trials, or more successes than trials.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(f"need 0 <= successes <= trials and trials >= 1, got {successes}/{trials}")
+    z = float(norm.isf((1 - confidence) / (2 * looks)))
+    p = successes / trials
+    centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = (
+        z
+        * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
+        / (1 + z * z / trials)
+    )
+    return Interval(p, max(0.0, centre - half), min(1.0, centre + half))

@@ -1,0 +1,1 @@
+"""The loop: draw batches, take steps, stop, save and continue."""

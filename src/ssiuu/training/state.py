@@ -1,0 +1,68 @@
+"""The state of an unfinished unlearning run: one safetensors file, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ssiuu.errors import OutputError
+from ssiuu.models.load import require_space
+from ssiuu.training.step import Step
+
+
+def save_state(path: Path, step: Step, progress: dict[str, Any]) -> None:
+    """Save parameters, optimiser moments, the regulariser's memory and the log so far.
+
+    Raises:
+        OutputError: No disk space, or the folder cannot be written to.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for name, parameter in step.named.items():
+        tensors[f"p.{name}"] = parameter.detach()
+        moments = step.optimizer.state.get(parameter, {})
+        tensors |= {f"{key}.{name}": value for key, value in moments.items()}
+    if step.regulariser:
+        tensors |= {f"a.{name}": value for name, value in step.regulariser.previous.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    require_space(path.parent, sum(t.numel() * t.element_size() for t in tensors.values()))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, temporary, metadata={"progress": json.dumps(progress)})
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"cannot save the state of the run to {path}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def load_state(path: Path, step: Step, key: str) -> dict[str, Any] | None:
+    """Restore a state saved under the same key; None if there is none that fits."""
+    if not path.exists():
+        return None
+    with safe_open(path, framework="pt") as stored:
+        progress: dict[str, Any] = json.loads(stored.metadata()["progress"])
+        if progress["key"] != key:
+            return None
+        names = set(stored.keys())
+        for name, parameter in step.named.items():
+            parameter.copy_(stored.get_tensor(f"p.{name}"))
+            for moment in ("step", "exp_avg", "exp_avg_sq"):
+                if f"{moment}.{name}" in names:
+                    value = stored.get_tensor(f"{moment}.{name}")
+                    step.optimizer.state[parameter][moment] = value.to(
+                        "cpu" if moment == "step" and parameter.device.type == "cpu"
+                        else parameter.device
+                    )
+            if step.regulariser and f"a.{name}" in names:
+                step.regulariser.previous[name] = stored.get_tensor(f"a.{name}").to(
+                    parameter.device
+                )
+    return progress

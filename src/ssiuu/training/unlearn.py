@@ -1,0 +1,214 @@
+"""Unlearn: steps of one method until the forget score reaches its threshold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ssiuu.errors import DivergedError
+from ssiuu.likelihood import Example, answer_logprobs, collate, length_sorted
+from ssiuu.methods.base import Method
+from ssiuu.methods.projection import retain_bases
+from ssiuu.methods.ssiuu import log_sentence
+from ssiuu.records.schema import MethodInfo, StepLog, Unlearning
+from ssiuu.training import interrupt
+from ssiuu.training.batches import draw, micro_batches
+from ssiuu.training.memory import peak_mb, reset_peak
+from ssiuu.training.state import load_state, save_state
+from ssiuu.training.step import Outcome, Step
+
+SAVE_EVERY = 300.0  # seconds between two saved states of a long run
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one unlearning run is driven; the method holds what it optimises."""
+
+    learning_rate: float
+    batch_size: int
+    micro_batch_size: int | None
+    max_steps: int
+    check_every: int
+    threshold: float
+    weight_decay: float
+    seed: int
+    precision: Literal["bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """The score that ends unlearning once it is at or below the threshold."""
+
+    kind: Literal["ranking", "free", "none"]
+    read: Callable[[], float]
+
+
+def unlearn(
+    model: Any,
+    method: Method,
+    info: MethodInfo,
+    forget: Sequence[Example],
+    retain: Sequence[Example],
+    settings: Settings,
+    stop: StopRule,
+    pad: int,
+    state: Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Unlearning:
+    """Unlearn in place and return the log.
+
+    Args:
+        model: Trained in place; left in evaluation mode.
+        method: What to optimise.
+        info: How the run is named in the record.
+        forget: Rows to forget.
+        retain: Rows to keep; may be empty.
+        settings: Learning rate, batches, when to stop.
+        stop: Read every `check_every` steps.
+        pad: Padding token id.
+        state: Where to keep the state of an unfinished run; it continues from there.
+        progress: Told about every step.
+
+    Raises:
+        DivergedError: A loss is not finite; the model holds the last good parameters.
+        Interrupted: Ctrl-C; the state has been saved.
+    """
+    reset_peak()
+    start = time.perf_counter()
+    device = next(model.parameters()).device
+    reference = reference_logprobs(model, forget, pad) if method.needs_reference else {}
+    bases = None
+    if method.projection:
+        batches = [
+            micro_batches([retain[i] for i in rows], None, pad, device)[0]
+            for rows in length_sorted([len(e.prompt) for e in retain], 32)
+        ]
+        bases = retain_bases(model, batches, method.projection)
+    step = Step(
+        model,
+        method,
+        settings.learning_rate,
+        settings.precision,
+        reference=reference,
+        bases=bases,
+        weight_decay=settings.weight_decay,
+    )
+    key = _key(info, forget, retain, settings)
+    logs, spent = _resume(state, step, key)
+    saved = time.perf_counter()
+    stopped: Literal["threshold", "max_steps"] = "max_steps"
+    if logs and logs[-1].forget_score is not None and logs[-1].forget_score <= settings.threshold:
+        stopped = "threshold"  # interrupted just after its last step
+
+    def keep() -> None:
+        if state is not None:
+            elapsed = spent + time.perf_counter() - start
+            done = [log.model_dump() for log in logs]
+            save_state(state, step, {"key": key, "steps": done, "seconds": elapsed})
+
+    for number in range(len(logs) + 1, settings.max_steps + 1):
+        if stopped == "threshold":
+            break
+        if interrupt.pending():
+            keep()
+            interrupt.check()
+        rows = draw(len(forget), settings.batch_size, number, settings.seed)
+        others = draw(len(retain), settings.batch_size, number, settings.seed + 1) if retain else []
+        try:
+            outcome = step(
+                micro_batches([forget[i] for i in rows], settings.micro_batch_size, pad, device),
+                micro_batches([retain[i] for i in others], settings.micro_batch_size, pad, device),
+            )
+        except DivergedError as error:
+            keep()
+            raise DivergedError(f"{info.label}, step {number}: {error}") from error
+        score = None
+        if number % settings.check_every == 0 or number == settings.max_steps:
+            model.eval()
+            score = stop.read()
+            stopped = "threshold" if score <= settings.threshold else "max_steps"
+        logs.append(_log(number, outcome, score))
+        progress(_line(info.label, logs[-1], settings))
+        if time.perf_counter() - saved > SAVE_EVERY:
+            keep()
+            saved = time.perf_counter()
+    model.eval()
+    step.optimizer.zero_grad(set_to_none=True)
+    if state is not None:
+        state.unlink(missing_ok=True)
+    return Unlearning(
+        method=info,
+        seed=settings.seed,
+        stopped=stopped,
+        stop_score=stop.kind,
+        threshold=settings.threshold,
+        steps=logs,
+        seconds=round(spent + time.perf_counter() - start, 2),
+        peak_memory_mb=round(peak_mb(), 1),
+        notes=_notes(logs, stopped, stop, settings),
+    )
+
+
+@torch.no_grad()
+def reference_logprobs(model: Any, examples: Sequence[Example], pad: int) -> dict[str, float]:
+    """Return log P(y|x) of every example under the model as it is, by id, nats."""
+    device = next(model.parameters()).device
+    found: dict[str, float] = {}
+    for rows in length_sorted([len(e.prompt) + len(e.answer) for e in examples], 16):
+        batch = collate([examples[i] for i in rows], pad).to(device)
+        sums = answer_logprobs(model, batch).sum.tolist()
+        found |= dict(zip(batch.ids, sums, strict=True))
+    return found
+
+
+def _key(
+    info: MethodInfo, forget: Sequence[Example], retain: Sequence[Example], settings: Settings
+) -> str:
+    """Return a digest of all that decides the run, so that only the same run is continued."""
+    rows = [[e.id, e.prompt, e.answer] for e in (*forget, *retain)]
+    text = json.dumps([info.model_dump(), rows, vars(settings)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _resume(state: Path | None, step: Step, key: str) -> tuple[list[StepLog], float]:
+    progress = load_state(state, step, key) if state is not None else None
+    if progress is None:
+        return [], 0.0
+    return [StepLog(**log) for log in progress["steps"]], float(progress["seconds"])
+
+
+def _log(number: int, outcome: Outcome, score: float | None) -> StepLog:
+    return StepLog(step=number, forget_score=score, **vars(outcome))
+
+
+def _line(label: str, log: StepLog, settings: Settings) -> str:
+    parts = [f"{label} step {log.step}/{settings.max_steps}", f"forget loss {log.forget_loss:.2f}"]
+    if log.retain_loss is not None:
+        parts.append(f"retain loss {log.retain_loss:.2f}")
+    if log.penalty_share is not None:
+        parts.append(f"regulariser {log.penalty_share:.1e} of the gradient")
+    if log.forget_score is not None:
+        parts.append(f"forget score {log.forget_score:.2f}, stop at {settings.threshold:.2f}")
+    return " | ".join(parts)
+
+
+def _notes(logs: list[StepLog], stopped: str, stop: StopRule, settings: Settings) -> list[str]:
+    notes = []
+    shares = [log.penalty_share for log in logs if log.penalty_share is not None]
+    moved = [log.penalty_parameters for log in logs if log.penalty_parameters is not None]
+    if shares and moved:
+        means = {"norm": sum(shares) / len(shares), "parameters": sum(moved) / len(moved)}
+        notes.append(f"Mean over {len(shares)} steps: {log_sentence(means)}.")
+    if stopped == "max_steps" and stop.kind != "none":
+        notes.append(
+            f"The forget score did not reach {settings.threshold:.2f} in {settings.max_steps} "
+            "steps: raise max_steps or the learning rate."
+        )
+    return notes
