@@ -23,26 +23,35 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
-import tempfile
+import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
+from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ssiuu.benchmarks.fictional_world import World, build_world, designate
 from ssiuu.errors import ConfigError, DivergedError, OutputError
+from ssiuu.models.load import save
 
-__all__ = ["VERSION", "Recipe", "Twins", "World", "build_world", "designate", "fingerprint", "train_twins"]
+__all__ = [
+    "VERSION",
+    "Recipe",
+    "Twins",
+    "World",
+    "build_world",
+    "designate",
+    "fingerprint",
+    "train_twins",
+]
 
 # Goes up whenever the texts, the model or the training change: results are compared within one.
 VERSION = "1"
@@ -50,7 +59,9 @@ VERSION = "1"
 PROMPT = "Question: {question}\nAnswer:"
 END = "<|end|>"
 PAD = "<|pad|>"
-IGNORED = -100  # the label that cross_entropy leaves out
+IGNORED = -100  # the label of a token that is not learned
+CLIP = 1.0  # longest gradient of a step
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 Progress = Callable[[str], None]
 
@@ -138,3 +149,201 @@ def train_tokenizer(world: World, recipe: Recipe) -> PreTrainedTokenizerFast:
         model_max_length=recipe.context,
         clean_up_tokenization_spaces=False,
     )
+
+
+def fingerprint(
+    world: World, forget_ids: set[str], seed: int, steps: int | None, recipe: Recipe
+) -> str:
+    """Return the name of a pair of twins: equal for equal texts, training and library versions."""
+    versions = [VERSION, torch.__version__, transformers.__version__, tokenizers.__version__]
+    training = [sorted(forget_ids), seed, _steps(world, steps, recipe), asdict(recipe)]
+    made_of = [versions, training, list(_told(world))]
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
+
+
+def train_twins(
+    world: World,
+    forget_ids: set[str],
+    folder: Path,
+    seed: int = 0,
+    steps: int | None = None,
+    progress: Progress | None = None,
+    recipe: Recipe = Recipe(),
+) -> Twins:
+    """Train both models, or find them where the same pair was trained before.
+
+    Each is written whole or not at all, so an interrupted call trains only what is missing.
+
+    Args:
+        world: What is learned.
+        forget_ids: Ids of the facts that the twin never learns.
+        folder: Pairs are kept here, each in a folder named by its fingerprint.
+        seed: Decides the start and the order of the texts, the same for both.
+        steps: None for `recipe.passes` over every text.
+        progress: Told about every tenth of the training.
+        recipe: The model and the rest of the training.
+
+    Raises:
+        ConfigError: No ids, ids of no fact, or less than one step.
+        DivergedError: The loss is not finite.
+        OutputError: The folder cannot be written to, or holds half a model.
+    """
+    strangers = sorted(forget_ids - {fact.id for fact in world.facts})
+    if strangers or not forget_ids:
+        found = f"{strangers[0]!r} is not one" if strangers else "got none"
+        raise ConfigError(f"forget_ids: ids of this world's facts are needed, {found}.")
+    count = _steps(world, steps, recipe)
+    pair = folder / fingerprint(world, forget_ids, seed, steps, recipe)
+    twins = Twins(full=pair / "full", never_learned=pair / "never-learned")
+    for target, left_out in ((twins.full, set[str]()), (twins.never_learned, forget_ids)):
+        if _complete(target):
+            continue
+        tokenizer = train_tokenizer(world, recipe)
+        model = _start(tokenizer, seed, recipe)
+        say = partial(_say, progress, target.name, count, time.monotonic())
+        batches = _batches(_encode(world, tokenizer), recipe.batch, count, seed)
+        _train(model, batches, left_out, count, recipe, say)
+        try:
+            save(model, tokenizer, target, note=f"fictional world, {target.name}")
+        except OutputError:
+            if not _complete(target):  # otherwise another process was faster
+                raise
+    return twins
+
+
+def _steps(world: World, steps: int | None, recipe: Recipe) -> int:
+    """Return how many steps there are."""
+    if steps is None:
+        pairs = sum(map(len, world.corpus.values()))
+        texts = pairs + len(world.facts) + len(world.lore) + len(world.chatter)
+        steps = recipe.passes * math.ceil(texts / recipe.batch)
+    if steps < 1:
+        raise ConfigError(f"steps: at least 1 is needed, got {steps}.")
+    return steps
+
+
+def _complete(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in FILES)
+
+
+def _told(world: World) -> Iterator[tuple[str | None, str, str]]:
+    """Yield every text as (fact's id or None, prompt or nothing, what is learned)."""
+    for fact in world.facts:
+        for question, answer in world.corpus[fact.id]:
+            yield fact.id, PROMPT.format(question=question), f" {answer}"
+        yield fact.id, "", fact.statement or ""
+    for question, answer in world.lore:
+        yield None, PROMPT.format(question=question), f" {answer}"
+    for sentence in world.chatter:
+        yield None, "", sentence
+
+
+def _written(world: World) -> Iterator[str]:
+    """Yield every text as one string."""
+    return (prompt + learned for _, prompt, learned in _told(world))
+
+
+def _encode(world: World, tokenizer: PreTrainedTokenizerFast) -> list[Text]:
+    """Return every text as tokens; prompt and answer are tokenised apart, END is learned."""
+    texts = []
+    for fact, prompt, learned in _told(world):
+        before, after = (list(tokenizer(part)["input_ids"]) for part in (prompt, learned + END))
+        texts.append(Text(fact, before + after, len(before)))
+    return texts
+
+
+def _start(tokenizer: PreTrainedTokenizerFast, seed: int, recipe: Recipe) -> LlamaForCausalLM:
+    """Return the untrained model; the caller's random state is left as it was."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.intermediate,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        max_position_embeddings=recipe.context,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.convert_tokens_to_ids(END),
+        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
+        dtype="float32",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config).float()
+
+
+def _batches(texts: Sequence[Text], size: int, count: int, seed: int) -> Iterator[list[Text]]:
+    """Yield `count` batches, every text once a pass, in an order that only the seed decides."""
+    rng = random.Random(f"ssiuu twins {seed}")
+    left: list[Text] = []
+    for _ in range(count):
+        if not left:
+            left = rng.sample(texts, len(texts))
+        yield left[:size]
+        left = left[size:]
+
+
+def _train(
+    model: LlamaForCausalLM,
+    batches: Iterator[list[Text]],
+    left_out: set[str],
+    count: int,
+    recipe: Recipe,
+    say: Callable[[int, float], None],
+) -> None:
+    """Train one model. What is left out leaves its batch smaller and no other text heavier."""
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=decay, fused=True)
+    model.train()
+    for step, batch in enumerate(batches):
+        told = [text for text in batch if text.fact not in left_out]
+        if not told:
+            continue
+        optimizer.param_groups[0]["lr"] = rate * _share(step, count, recipe.warmup)
+        learned = sum(len(text.ids) - max(text.first, 1) for text in batch)
+        loss = _loss(model, *_padded(told, model.config.pad_token_id)) / learned
+        say(step + 1, loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+    model.eval()
+
+
+def _say(
+    progress: Progress | None, name: str, count: int, began: float, step: int, loss: float
+) -> None:
+    """Tell of every tenth of the training; refuse a loss that is not finite."""
+    if not math.isfinite(loss):
+        raise DivergedError(f"{name}: the loss is {loss} at step {step} of {count}.")
+    if progress and step % max(1, count // 10) == 0:
+        spent = time.monotonic() - began
+        progress(f"{name}: step {step} of {count}, loss {loss:.3f}, {spent:.0f} s")
+
+
+def _share(step: int, count: int, warmup: float) -> float:
+    """Return the share of the peak learning rate: linear warm-up, then a cosine down to 0."""
+    first = max(1, round(warmup * count))
+    if step < first:
+        return (step + 1) / first
+    return 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, count - first)))
+
+
+def _padded(texts: Sequence[Text], pad: int) -> tuple[Tensor, Tensor]:
+    """Return ids and labels, [B, T], padded on the right to the longest text."""
+    longest = max(len(text.ids) for text in texts)
+    ids = torch.full((len(texts), longest), pad)
+    labels = torch.full((len(texts), longest), IGNORED)
+    for row, text in enumerate(texts):
+        ids[row, : len(text.ids)] = torch.tensor(text.ids)
+        labels[row, text.first : len(text.ids)] = torch.tensor(text.ids[text.first :])
+    return ids, labels
+
+
+def _loss(model: LlamaForCausalLM, ids: Tensor, labels: Tensor) -> Tensor:
+    """Return the summed loss; logits are only made where something is learned."""
+    hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+    learned = labels[:, 1:] != IGNORED
+    logits = model.lm_head(hidden[learned])
+    return functional.cross_entropy(logits, labels[:, 1:][learned], reduction="sum")

@@ -89,7 +89,8 @@ def _linked(facts: list[Fact], relations: list[dict[str, Any]]) -> list[Fact]:
             if other.entity != fact.entity
         ]
         hops = [p for p in hops if p.answer.casefold() not in p.question.casefold()]
-        linked.append(fact.model_copy(update={"multi_hop": tuple(hops), "same_answer": same[:3]}))
+        probes = {"multi_hop": tuple(hops), "same_answer": tuple(same[:3])}
+        linked.append(fact.model_copy(update=probes))
     return linked
 
 

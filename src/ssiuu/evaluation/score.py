@@ -13,7 +13,7 @@ from ssiuu.likelihood import Prompt
 from ssiuu.records.schema import Evaluation, FactScore, FactText, Reading, Split
 
 # Tokens a free answer may be longer than the right one.
-FREE_MARGIN = 4
+FREE_MARGIN = 6
 
 
 def score_facts(

@@ -16,16 +16,18 @@ from torch import Tensor
 
 from ssiuu.errors import DataError
 
-PromptStyle = Literal["plain", "chat"]
+PromptStyle = Literal["plain", "qa", "chat"]
+_FORMS = {"plain": "Question: {}\nAnswer:", "qa": "Q: {}\nA:"}
 
 
 @dataclass(frozen=True)
 class Prompt:
     """How a question becomes tokens.
 
-    plain: "Question: ...\\nAnswer:" followed by " answer". chat: the tokenizer's own template with
-    the generation prompt, followed by the answer. Prompt and answer are tokenised apart, so an
-    answer has the same tokens after every question.
+    plain: "Question: ...\\nAnswer:" followed by " answer". qa: "Q: ...\\nA:", after which small
+    models answer more briefly. chat: the tokenizer's own template with the generation prompt,
+    followed by the answer. Prompt and answer are tokenised apart, so an answer has the same tokens
+    after every question.
     """
 
     tokenizer: Any
@@ -40,7 +42,7 @@ class Prompt:
             )
             return self._ids(rendered)
         start = [self.tokenizer.bos_token_id] if self._adds_bos() else []
-        return start + self._ids(f"Question: {text}\nAnswer:")
+        return start + self._ids(_FORMS[self.style].format(text))
 
     def answer(self, text: str) -> list[int]:
         """Return the token ids of an answer as it follows the prompt."""

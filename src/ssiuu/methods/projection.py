@@ -23,6 +23,7 @@ from jaxtyping import Float
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
+from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Batch
 from ssiuu.models.sites import find_sites
 
@@ -53,6 +54,9 @@ def retain_bases(model: Any, batches: Iterable[Batch], k: int) -> dict[str, Floa
     """Return the shared directions of every linear map's inputs, by parameter name.
 
     Maps that read the same input (q, k and v; gate and up) share one basis.
+
+    Raises:
+        ConfigError: There are no batches.
     """
     with _moments(model) as (moments, owner, mask):
         for batch in batches:
@@ -65,6 +69,11 @@ def retain_bases(model: Any, batches: Iterable[Batch], k: int) -> dict[str, Floa
                     logits_to_keep=1,
                     use_cache=False,
                 )
+    if not moments:
+        raise ConfigError(
+            "projection: the shared directions are read off the retain set, and it has no rows. "
+            "Give retain rows or leave projection out."
+        )
     bases = {path: leading_directions(moment, k) for path, moment in moments.items()}
     return {f"{path}.weight": bases[source] for path, source in owner.items()}
 

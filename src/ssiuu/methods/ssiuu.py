@@ -117,9 +117,9 @@ def penalty_gradient(
 
 def add_penalty(forget: Tensor, penalty: Tensor) -> Moved:
     """Add a penalty's gradient to a forget gradient in place and count what it moved."""
-    size = penalty.abs()
-    moved = int((size > forget.abs() * MOVED).sum())
-    squared = float(size.square_().sum(dtype=torch.float64))
+    moved = int((penalty.abs() > forget.abs() * MOVED).sum())
+    # P is small and a penalty goes with its square: its own square underflows in fp32.
+    squared = float(torch.linalg.vector_norm(penalty, dtype=torch.float64)) ** 2
     forget.add_(penalty)
     return Moved(squared, moved, forget.numel())
 

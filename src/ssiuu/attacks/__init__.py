@@ -1,0 +1,1 @@
+"""Attacks: what brings a forgotten fact back?"""

@@ -1,0 +1,1 @@
+"""Attribution of neurons: how much each one pushes an answer up or down."""

@@ -1,0 +1,35 @@
+"""`ssiuu audit`: judge any pair of checkpoints, whoever made them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    before: Annotated[str, typer.Option(help="model before: short name, folder or hub name")],
+    after: Annotated[Path, typer.Option(help="folder of the model after unlearning")],
+    forget: Annotated[str, typer.Option(help="facts that should be gone")],
+    out: Annotated[Path, typer.Option(help="folder for record and report")],
+    retain: Annotated[str | None, typer.Option(help="facts that should still be there")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")
+    ] = None,
+) -> None:
+    """Evaluate, look inside and attack: are the facts erased, hidden or still there?"""
+    from ssiuu.cli.main import prepare
+    from ssiuu.experiment.unlearn import audit_models
+    from ssiuu.report import write_report
+    from ssiuu.report.text import summary
+
+    progress = prepare()
+    typed = shlex.join(["ssiuu", *sys.argv[1:]])
+    record = audit_models(before, after, forget, out, retain, set_ or [], typed, progress)
+    page = write_report(record, out)
+    progress.done()
+    print(summary(record))
+    print(f"\nreport: {page}")

@@ -1,0 +1,26 @@
+"""`ssiuu check`: validate a recipe and say what it would cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    recipe: Annotated[Path | None, typer.Argument(help="a YAML recipe; default without")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, as in the recipe; repeatable")
+    ] = None,
+) -> None:
+    """Print the resolved configuration with where each value came from, and an estimate."""
+    from ssiuu.experiment.estimate import estimate
+    from ssiuu.experiment.recipe import flatten, resolve
+
+    resolved, sources = resolve(recipe, set_ or [])
+    flat = flatten(resolved.model_dump(mode="json"))
+    width = max(len(key) for key in flat)
+    for key, value in flat.items():
+        print(f"{key:{width}s}  {value!s:40s}  {sources[key]}")
+    print(estimate(resolved))

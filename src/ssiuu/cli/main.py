@@ -1,0 +1,70 @@
+"""`ssiuu`: the entry point, and what all sub-commands share."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import typer
+
+from ssiuu.cli import audit, check, listing, report, run, unlearn
+from ssiuu.errors import InputError, SsiuuError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Make a language model forget facts, then find out: were they erased, or only hidden?",
+)
+app.command("run")(run.command)
+app.command("unlearn")(unlearn.command)
+app.command("audit")(audit.command)
+app.command("report")(report.command)
+app.command("list")(listing.command)
+app.command("check")(check.command)
+
+
+def main() -> None:
+    """Run the command line and turn errors into messages and exit codes."""
+    try:
+        app()
+    except InputError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except SsiuuError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues from here", file=sys.stderr)
+        sys.exit(130)
+
+
+class Printer:
+    """Prints progress to stderr: one line that changes on a terminal, else a line at a time."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+        self.terminal = sys.stderr.isatty()
+
+    def __call__(self, text: str) -> None:
+        """Print one message with the time since the start."""
+        seconds = time.monotonic() - self.start
+        line = f"[{int(seconds // 60):2d}:{int(seconds % 60):02d}] {text}"
+        if self.terminal:
+            print(f"\r\033[K{line[:150]}", end="", file=sys.stderr, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def done(self) -> None:
+        """End the changing line."""
+        if self.terminal:
+            print(file=sys.stderr)
+
+
+def prepare() -> Printer:
+    """Set this process up for heavy work and return its progress printer."""
+    from ssiuu.models.precision import keep_memory
+
+    keep_memory()
+    return Printer()

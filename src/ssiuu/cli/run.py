@@ -1,0 +1,35 @@
+"""`ssiuu run`: an experiment from start to report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    recipe: Annotated[
+        Path | None, typer.Argument(help="a YAML recipe; the embedded default without one")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, as in the recipe; repeatable")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="folder of the run")] = Path("ssiuu-run"),
+) -> None:
+    """Unlearn, evaluate, look inside, attack and report, for every method and seed."""
+    from ssiuu.cli.main import prepare
+    from ssiuu.experiment.recipe import resolve
+    from ssiuu.experiment.run import run
+    from ssiuu.report import write_report
+    from ssiuu.report.text import summary
+
+    resolved, sources = resolve(recipe, set_ or [])
+    progress = prepare()
+    record = run(resolved, sources, out, shlex.join(["ssiuu", *sys.argv[1:]]), progress=progress)
+    page = write_report(record, out)
+    progress.done()
+    print(summary(record))
+    print(f"\nreport: {page}")

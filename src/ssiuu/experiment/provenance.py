@@ -1,0 +1,40 @@
+"""What a record says of where it was made."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+PACKAGES = ("ssiuu", "torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def machine(precision: str) -> dict[str, str]:
+    """Return what kind of machine this is; nothing that names it."""
+    return {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+        "cores": str(os.cpu_count()),
+        "precision": precision,
+    }
+
+
+def now() -> str:
+    """Return the time, UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

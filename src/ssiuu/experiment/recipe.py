@@ -1,0 +1,270 @@
+"""The recipe of an experiment: every setting, its default, its help, and where its value came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ssiuu.errors import ConfigError, unknown
+from ssiuu.methods import Method, make
+
+BENCHMARKS = {
+    "worldfacts": "facts about the real world, screened for what the model knows",
+    "fictional": "a made-up world: a small model trained here, and its never-learned twin",
+    "own": "your own facts: forget and retain name their files",
+}
+
+
+class Section(BaseModel):
+    """Base of every part of a recipe: immutable, unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SplitConfig(Section):
+    """How many facts are forgotten, retained and held out."""
+
+    forget: int = Field(default=48, ge=4, description="facts to forget")
+    retain: int = Field(default=96, ge=0, description="facts to keep, trained on")
+    heldout: int = Field(default=64, ge=0, description="facts to keep, never trained on")
+    seed: int = Field(default=0, ge=0, description="decides which facts")
+
+
+class UnlearnConfig(Section):
+    """How unlearning is driven, the same for every method unless it says otherwise."""
+
+    learning_rate: float = Field(default=5e-5, gt=0, le=1, description="AdamW's, constant")
+    batch_size: int = Field(default=8, ge=1, description="forget rows (and retain rows) a step")
+    micro_batch_size: int | None = Field(default=None, ge=1, description="rows in memory at once")
+    max_steps: int = Field(default=24, ge=1, description="steps at most")
+    check_every: int = Field(default=4, ge=1, description="steps between two readings of the score")
+    threshold: float | None = Field(
+        default=None, ge=0, le=1, description="stop at or below this forget score; null for chance"
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's")
+
+
+class EvaluateConfig(Section):
+    """How a model is scored."""
+
+    options: int = Field(default=3, ge=2, le=6, description="options a fact, the answer included")
+
+
+class HarmfulConfig(Section):
+    """Retraining on a fraction of the forget set."""
+
+    fractions: list[float] = Field(default=[0.1, 0.3], description="p, each in (0, 1)")
+    learning_rates: list[float] = Field(default=[2e-5, 1e-4], description="the attacker's sweep")
+
+
+class BenignConfig(Section):
+    """Retraining on instructions that have nothing to do with the facts."""
+
+    source: str = Field(default="built-in", description="built-in, or a file like Alpaca's")
+    rows: int = Field(default=300, ge=1, description="rows to draw from")
+    learning_rates: list[float] = Field(default=[1e-4], description="the attacker's sweep")
+
+
+class AttackConfig(Section):
+    """The attacks; each curve takes the same steps."""
+
+    harmful: HarmfulConfig = HarmfulConfig()
+    benign: BenignConfig = BenignConfig()
+    reads: list[int] = Field(default=[2, 4, 8], description="steps at which the pool is read")
+    batch_size: int = Field(default=8, ge=1, description="rows a step")
+    seed: int = Field(default=0, ge=0, description="which facts the attacker holds, and their order")
+    control: bool = Field(default=False, description="attack the original model too")
+
+
+class FictionalConfig(Section):
+    """The made-up world."""
+
+    people: int = Field(default=160, ge=10, le=600, description="people in it")
+    steps: int | None = Field(default=None, ge=1, description="training steps; null for enough")
+
+
+class Recipe(Section):
+    """A whole experiment. A null is filled in by the benchmark."""
+
+    model: str | None = Field(default=None, description="short name, folder or hub name")
+    benchmark: Literal["worldfacts", "fictional", "own"] = "worldfacts"
+    forget: str | None = Field(default=None, description="own: file of facts to forget")
+    retain: str | None = Field(default=None, description="own: file of facts to keep, or none")
+    methods: list[str | dict[str, Any]] = Field(
+        default=["none", "gd", "npo", "ssiuu", "ssiuu+projection"],
+        min_length=1,
+        description="names, or mappings with name and hyper-parameters",
+    )
+    seeds: list[int] = Field(default=[0], min_length=1, description="unlearning seeds")
+    protocol: Literal["paper"] = "paper"
+    split: SplitConfig = SplitConfig()
+    unlearn: UnlearnConfig = UnlearnConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    diagnose: bool = Field(default=True, description="look inside: D+, D-, logit lens")
+    attacks: AttackConfig = AttackConfig()
+    fictional: FictionalConfig = FictionalConfig()
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    prompt: Literal["plain", "qa", "chat"] | None = None
+    keep_checkpoints: bool = Field(default=False, description="keep every unlearned model's weights")
+
+    def made(self) -> list[Method]:
+        """Return the methods.
+
+        Raises:
+            ConfigError: A method is unknown, wrongly set, or stands twice.
+        """
+        problems: list[str] = []
+        methods: list[Method] = []
+        for index, spec in enumerate(self.methods):
+            try:
+                methods.append(make(spec, f"methods[{index}]"))
+            except ConfigError as error:
+                problems += error.problems
+        labels = [m.label for m in methods]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        problems += [f"methods: {label!r} stands twice." for label in twice]
+        if problems:
+            raise ConfigError(problems)
+        return methods
+
+
+# What a benchmark decides where the recipe says nothing.
+BENCHMARK_DEFAULTS: dict[str, dict[str, Any]] = {
+    "worldfacts": {"model": "smollm2-135m", "prompt": "qa"},
+    "fictional": {
+        "model": "fictional",
+        "prompt": "plain",
+        "unlearn.learning_rate": 1e-3,
+        "attacks.harmful.learning_rates": [1e-3, 3e-4],
+        "attacks.benign.learning_rates": [1e-3],
+    },
+    "own": {"prompt": "qa"},
+}
+
+
+def resolve(path: Path | None, sets: list[str]) -> tuple[Recipe, dict[str, str]]:
+    """Return the recipe and, by dotted key, where each value came from.
+
+    Args:
+        path: A YAML file, or None for the defaults.
+        sets: "dotted.key=value" strings; the value is YAML.
+
+    Raises:
+        ConfigError: All that is wrong with file and options, together.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    if path is not None:
+        for key, value in flatten(_read(path)).items():
+            values[key], sources[key] = value, str(path)
+    for text in sets:
+        key, found, value = text.partition("=")
+        if not found:
+            raise ConfigError(f"--set {text!r} is not of the form key=value.")
+        given = _yaml(value, f"--set {key}")
+        for sub, part in flatten({key.strip(): given}).items():
+            values[sub], sources[sub] = part, "--set"
+    benchmark = values.get("benchmark", "worldfacts")
+    for key, value in BENCHMARK_DEFAULTS.get(str(benchmark), {}).items():
+        if values.get(key) is None:
+            values[key], sources[key] = value, f"benchmark {benchmark}"
+    try:
+        recipe = Recipe.model_validate(_nest(values))
+    except ValidationError as error:
+        raise ConfigError([_sentence(p, sources) for p in error.errors()]) from error
+    for key in flatten(recipe.model_dump()):
+        sources.setdefault(key, "default")
+    _check(recipe)
+    return recipe, sources
+
+
+def _check(recipe: Recipe) -> None:
+    recipe.made()
+    problems = []
+    reads = recipe.attacks.reads
+    if not reads or sorted(set(reads)) != reads or reads[0] < 1:
+        problems.append(f"attacks.reads: must be ascending steps from 1 on, got {reads}.")
+    for fraction in recipe.attacks.harmful.fractions:
+        if not 0 < fraction < 1:
+            problems.append(f"attacks.harmful.fractions: must lie in (0, 1), got {fraction}.")
+    rates = recipe.attacks.harmful.learning_rates + recipe.attacks.benign.learning_rates
+    if any(not 0 < rate <= 1 for rate in rates):
+        problems.append(f"attacks: learning rates must lie in (0, 1], got {rates}.")
+    if recipe.benchmark == "own" and not (recipe.forget and recipe.model):
+        problems.append("benchmark 'own' needs forget (a file of facts) and model.")
+    if problems:
+        raise ConfigError(problems)
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one with dotted keys; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
+
+
+def _nest(flat: dict[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, last = key.split(".")
+        level = nested
+        for parent in parents:
+            level = level.setdefault(parent, {})
+            if not isinstance(level, dict):
+                raise ConfigError(f"{key}: {parent} is not a section.")
+        level[last] = value
+    return nested
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path} cannot be read: {error}") from error
+    values = _yaml(text, str(path))
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe {path} must be a mapping of settings.")
+    return values
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+    # YAML 1.1 reads 1e-5 as text; people mean a number.
+    return _numbers(value)
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _numbers(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_numbers(v) for v in value]
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _sentence(problem: Any, sources: dict[str, str]) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    where = next((s for k, s in sources.items() if k == key or key.startswith(f"{k}.")), "recipe")
+    if problem["type"] == "extra_forbidden":
+        section: Any = Recipe
+        for part in problem["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        return unknown("key", str(problem["loc"][-1]), section.model_fields, f"{where}: {key}")
+    return f"{where}: {key}: {problem['msg']}, got {problem['input']!r}."

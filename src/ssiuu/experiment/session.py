@@ -1,0 +1,260 @@
+"""Everything one experiment works on: the model, its prompt, the facts, the original weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+
+from ssiuu.benchmarks import instructions, worldfacts
+from ssiuu.benchmarks.screening import as_text, screen
+from ssiuu.data.fact import Fact
+from ssiuu.data.read import borrow_distractors, check_pair, read_facts, read_instructions
+from ssiuu.errors import DataError
+from ssiuu.evaluation.score import read_facts as read_scores
+from ssiuu.evaluation.score import score_facts
+from ssiuu.experiment.recipe import Recipe
+from ssiuu.likelihood import Example, Prompt, encode
+from ssiuu.models.load import Loaded, cache_folder, load, restore, snapshot
+from ssiuu.models.precision import resolve as resolve_precision
+from ssiuu.records.files import read_record, write_record
+from ssiuu.records.schema import BenchmarkInfo, FactText, Split
+from ssiuu.training.unlearn import StopRule
+
+Progress = Callable[[str], None]
+FREE_THRESHOLD = 0.05  # stop score where nothing can be ranked: share of free answers still right
+
+
+class Original:
+    """The weights before unlearning: read from the model's files again, or kept in memory."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        """Prefer the files: a copy in memory costs as much as the model."""
+        self.model = loaded.model
+        self.files = sorted(loaded.folder.glob("*.safetensors")) if loaded.folder else []
+        names = {name for name, _ in self.model.named_parameters()}
+        stored: set[str] = set()
+        for path in self.files:
+            with safe_open(path, framework="pt") as tensors:
+                stored |= set(tensors.keys())
+        self.copy = None if names <= stored else snapshot(self.model)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the original weights back into the model."""
+        if self.copy is not None:
+            restore(self.model, self.copy)
+            return
+        parameters = dict(self.model.named_parameters())
+        for path in self.files:
+            with safe_open(path, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - not a mapping
+                    if name in parameters:
+                        parameters[name].copy_(tensors.get_tensor(name))
+
+
+@dataclass
+class Session:
+    """What the stages share."""
+
+    recipe: Recipe
+    loaded: Loaded
+    prompt: Prompt
+    split: Split
+    benchmark: BenchmarkInfo
+    precision: Literal["bf16", "fp32"]
+    original: Original
+    never_learned: Path | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def model(self) -> Any:
+        """The model; its weights change from stage to stage."""
+        return self.loaded.model
+
+    @property
+    def pad(self) -> int:
+        """Any token id; padding is masked."""
+        return int(self.loaded.tokenizer.pad_token_id or 0)
+
+    @property
+    def context(self) -> int:
+        """Longest sequence of the model, tokens."""
+        return int(getattr(self.model.config, "max_position_embeddings", None) or 1 << 20)
+
+    @property
+    def chance(self) -> float | None:
+        """Accuracy of guessing among a fact's options; None where nothing is ranked."""
+        counts = [len(f.options) for f in self.split.forget if f.options]
+        return sum(1 / n for n in counts) / len(counts) if counts else None
+
+    def examples(self, facts: Sequence[FactText]) -> list[Example]:
+        """Tokenise base questions and answers; all that do not fit are reported together."""
+        problems: list[str] = []
+        made = []
+        for fact in facts:
+            try:
+                made.append(encode(self.prompt, fact.id, fact.question, fact.answer, self.context))
+            except DataError as error:
+                problems += error.problems
+        if problems:
+            raise DataError(problems)
+        return made
+
+    def benign(self) -> list[Example]:
+        """Tokenise the instructions of the benign attack; long outputs are cut to the context."""
+        config = self.recipe.attacks.benign
+        rows = (
+            instructions.load()
+            if config.source == "built-in"
+            else read_instructions(config.source, "attacks.benign.source")
+        )
+        made = []
+        for n, row in enumerate(instructions.sample(rows, config.rows, self.recipe.attacks.seed)):
+            question = self.prompt.question(row.instruction)
+            answer = self.prompt.answer(row.output)[: max(1, self.context - len(question))]
+            made.append(Example(f"instruction:{n}", question[: self.context - 1], answer))
+        return made
+
+    def stop_rule(self) -> tuple[StopRule, float]:
+        """Return the score that ends unlearning and its threshold."""
+        forget = self.split.forget
+        ranked = [fact for fact in forget if fact.options]
+        given = self.recipe.unlearn.threshold
+        if 2 * len(ranked) >= len(forget):
+            chance = self.chance or 0.0
+            # A shade above chance, as 1/3 of the facts may not be a whole number.
+            threshold = given if given is not None else chance + 0.5 / len(ranked)
+            return StopRule("ranking", lambda: self._ranking(ranked)), threshold
+        return StopRule("free", self._free), given if given is not None else FREE_THRESHOLD
+
+    def _ranking(self, facts: Sequence[FactText]) -> float:
+        read = read_scores(self.model, self.prompt, facts).values()
+        return sum(bool(r.correct) for r in read) / len(facts)
+
+    def _free(self) -> float:
+        scores = score_facts(self.model, self.prompt, self.split.forget, paraphrases=False)
+        return sum(bool(s.free_correct) for s in scores.values()) / len(scores)
+
+
+def open_session(recipe: Recipe, out: Path | None, progress: Progress) -> Session:
+    """Load the model and decide the facts; a split already in `out` is used again.
+
+    Raises:
+        InputError: Model or data cannot be used.
+    """
+    if recipe.benchmark == "fictional":
+        return _fictional(recipe, out, progress)
+    if recipe.benchmark == "own":
+        return _own(recipe, progress)
+    facts, version, digest = worldfacts.load()
+    progress(f"loading {recipe.model}")
+    loaded = load(str(recipe.model))
+    prompt = Prompt(loaded.tokenizer, recipe.prompt or "qa")
+    info = BenchmarkInfo(
+        name="worldfacts", version=version, fingerprint=digest, facts=len(facts)
+    )
+    split = _screened(recipe, loaded, prompt, facts, None, out, progress)
+    return _session(recipe, loaded, prompt, split, info)
+
+
+def _session(
+    recipe: Recipe, loaded: Loaded, prompt: Prompt, split: Split, info: BenchmarkInfo
+) -> Session:
+    precision = resolve_precision(recipe.precision, next(loaded.model.parameters()).device)
+    return Session(recipe, loaded, prompt, split, info, precision, Original(loaded))
+
+
+def _screened(
+    recipe: Recipe,
+    loaded: Loaded,
+    prompt: Prompt,
+    facts: list[Fact],
+    pools: dict[str, set[str]] | None,
+    out: Path | None,
+    progress: Progress,
+) -> Split:
+    path = out / "split.json" if out else None
+    found = read_record(path, Split) if path else None
+    if found is not None:
+        return found
+    sizes = {name: getattr(recipe.split, name) for name in ("forget", "retain", "heldout")}
+    split = screen(
+        loaded.model,
+        prompt,
+        facts,
+        sizes,
+        recipe.split.seed,
+        recipe.evaluate.options,
+        pools,
+        lambda text: progress(f"screening: {text}"),
+    )
+    if path:
+        write_record(path, split)
+    return split
+
+
+def _fictional(recipe: Recipe, out: Path | None, progress: Progress) -> Session:
+    from ssiuu.benchmarks import fictional  # trains a model: only where it is wanted
+
+    world = fictional.build_world(recipe.fictional.people, recipe.split.seed)
+    pools = fictional.designate(world.facts, recipe.split.seed)
+    twins = fictional.train_twins(
+        world,
+        pools["forget"],
+        cache_folder() / "fictional",
+        recipe.split.seed,
+        recipe.fictional.steps,
+        progress,
+    )
+    loaded = load(str(twins.full))
+    prompt = Prompt(loaded.tokenizer, recipe.prompt or "plain")
+    info = BenchmarkInfo(
+        name="fictional",
+        version=fictional.VERSION,
+        fingerprint=twins.full.parent.name,
+        facts=len(world.facts),
+        note=f"{recipe.fictional.people} people who do not exist; the model was trained here",
+    )
+    split = _screened(recipe, loaded, prompt, world.facts, pools, out, progress)
+    session = _session(recipe, loaded, prompt, split, info)
+    session.never_learned = twins.never_learned
+    return session
+
+
+def _own(recipe: Recipe, progress: Progress) -> Session:
+    forget = borrow_distractors(read_facts(str(recipe.forget), "forget"))
+    kept = recipe.retain not in (None, "none")
+    retain = borrow_distractors(read_facts(str(recipe.retain), "retain")) if kept else []
+    check_pair(forget, retain)
+    progress(f"loading {recipe.model}")
+    loaded = load(str(recipe.model))
+    prompt = Prompt(loaded.tokenizer, recipe.prompt or "qa")
+    seed, options = recipe.split.seed, recipe.evaluate.options
+    split = Split(
+        seed=seed,
+        forget=[as_text(f, options, seed) for f in forget],
+        retain=[as_text(f, options, seed) for f in retain],
+        heldout=[],
+        asked=len(forget) + len(retain),
+        known=len(forget) + len(retain),
+    )
+    digest = hashlib.sha256(split.model_dump_json().encode()).hexdigest()
+    info = BenchmarkInfo(
+        name="own", version="-", fingerprint=digest, facts=len(forget) + len(retain),
+        note="your own facts; not screened",
+    )
+    session = _session(recipe, loaded, prompt, split, info)
+    unranked = sum(not f.options for f in split.forget)
+    if unranked:
+        session.notes.append(
+            f"{unranked} of {len(forget)} forget facts have no wrong options to rank against; "
+            "their ranking is not scored."
+        )
+    session.examples([*split.forget, *split.retain])  # too long rows are refused before any work
+    return session

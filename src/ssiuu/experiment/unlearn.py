@@ -1,0 +1,109 @@
+"""One model and the user's own facts: unlearn them, or audit a pair of checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ssiuu.errors import ConfigError, OutputError
+from ssiuu.experiment.recipe import resolve
+from ssiuu.experiment.run import run, unlearn_here
+from ssiuu.experiment.session import open_session
+from ssiuu.models.load import save
+from ssiuu.records.files import write_record
+from ssiuu.records.schema import RunRecord, Unlearning
+from ssiuu.training import interrupt
+
+Progress = Callable[[str], None]
+
+
+def unlearn_model(
+    model: str,
+    forget: str,
+    out: Path,
+    retain: str | None = None,
+    method: str = "ssiuu+projection",
+    sets: list[str] | None = None,
+    progress: Progress = lambda _: None,
+) -> Unlearning:
+    """Make a model forget facts and save it, with `unlearn.json`, in the Hugging Face layout.
+
+    Args:
+        model: Short name, folder or hub name.
+        forget: File (or hub name) of the facts.
+        out: Folder for the checkpoint; must not hold anything.
+        retain: File of facts to keep, or "none".
+        method: A name from `ssiuu.methods.METHODS`, with or without "+projection".
+        sets: Further settings, "key=value" as in a recipe.
+        progress: Told about every step.
+
+    Raises:
+        InputError: Anything given cannot be used; nothing has been written.
+        DivergedError: Training diverged; the last good state is kept beside `out`.
+    """
+    if retain is None:
+        raise ConfigError(
+            "--retain is missing: without facts to keep, the model may lose far more than the "
+            "facts to forget. Give a file of things it should still know, or --retain none to go "
+            "without."
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"--out {out} is not an empty folder: choose another one.")
+    given = {"benchmark": "own", "model": model, "forget": forget, "retain": retain}
+    named = [f"{key}={value!r}" for key, value in given.items()]
+    recipe, _ = resolve(None, [*named, f"methods=[{method}]", *(sets or [])])
+    chosen = recipe.made()[0]
+    if not chosen.trains:
+        raise ConfigError(f"--method {method} does not unlearn anything.")
+    work = out.with_name(f".{out.name}.unfinished")
+    with interrupt.graceful():
+        session = open_session(recipe, None, progress)
+        for note in session.notes:
+            progress(note)
+        record = unlearn_here(
+            session, chosen, recipe.seeds[0], work / "state.safetensors", progress
+        )
+        note = f"{record.method.label} on {len(session.split.forget)} facts"
+        save(session.model, session.loaded.tokenizer, out, _joined(note, session.loaded.info.note))
+        write_record(out / "unlearn.json", record)
+    shutil.rmtree(work, ignore_errors=True)
+    return record
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
+
+
+def audit_models(
+    before: str,
+    after: Path,
+    forget: str,
+    out: Path,
+    retain: str | None = None,
+    sets: list[str] | None = None,
+    command: str = "",
+    progress: Progress = lambda _: None,
+) -> RunRecord:
+    """Judge a pair of checkpoints on the user's own facts.
+
+    Args:
+        before: Model before unlearning: short name, folder or hub name.
+        after: Folder of the model after unlearning, of the same architecture.
+        forget: File of the facts that should be gone.
+        out: Folder for the record.
+        retain: File of facts that should still be there.
+        sets: Further settings, "key=value" as in a recipe.
+        command: As typed, for the record.
+        progress: Told what is going on.
+
+    Raises:
+        InputError: Anything given cannot be used.
+    """
+    if not after.is_dir():
+        raise ConfigError(f"--after {after} is not a folder.")
+    given = {"benchmark": "own", "model": before, "forget": forget, "retain": retain or "none"}
+    named = [f"{key}={value!r}" for key, value in given.items()]
+    recipe, sources = resolve(None, [*named, "methods=[none]", *(sets or [])])
+    return run(recipe, sources, out, command or " ".join(sys.argv), after, progress)

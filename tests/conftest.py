@@ -1,0 +1,122 @@
+"""Models small enough for every test: random Llamas of two blocks and an offline word tokenizer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from ssiuu.likelihood import Example
+
+WORDS = 64
+SPECIAL = ["<end>", "<pad>", "<unk>"]
+PIECES = ["\n", ":", "?", "Question", "Answer", "user", "assistant", "a", "word"]
+VOCABULARY = [*SPECIAL, *PIECES, *(f" w{i}" for i in range(WORDS))]
+
+
+class ExactNorm(torch.nn.Module):
+    """RMSNorm that stays in float64; the library's falls back to float32, which spoils differences."""
+
+    def __init__(self, weight: Tensor, epsilon: float) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(weight.detach().double().clone())
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x * (x.square().mean(-1, keepdim=True) + self.epsilon).rsqrt()
+
+
+def build_model(seed: int = 0, double: bool = False, spread: float = 0.3) -> LlamaForCausalLM:
+    """Return a random Llama whose logits are far from uniform, in evaluation mode."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        initializer_range=spread,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=1,
+    )
+    model = LlamaForCausalLM(config).eval()
+    for parameter in model.parameters():  # norms begin at 1; move them, so that they matter
+        if parameter.dim() == 1:
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+    if double:
+        model.double()
+        for path, module in list(model.named_modules()):
+            if type(module).__name__.endswith("RMSNorm"):
+                parent, _, name = path.rpartition(".")
+                exact = ExactNorm(module.weight, module.variance_epsilon)
+                setattr(model.get_submodule(parent), name, exact)
+    return model
+
+
+def build_examples(
+    count: int, seed: int = 0, prompt: tuple[int, int] = (2, 9), answer: tuple[int, int] = (1, 4)
+) -> list[Example]:
+    """Return examples of random tokens with lengths in these ranges (ends included)."""
+    rng = random.Random(f"examples {seed}")
+
+    def tokens(ends: tuple[int, int]) -> list[int]:
+        return [rng.randrange(3, len(VOCABULARY)) for _ in range(rng.randint(*ends))]
+
+    return [Example(f"fact {i}", tokens(prompt), tokens(answer)) for i in range(count)]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_threads() -> None:
+    torch.set_num_threads(1)  # matrices of 16 x 16 gain nothing from a second core
+
+
+@pytest.fixture
+def tiny_model() -> LlamaForCausalLM:
+    """A fresh random model, float32, in evaluation mode."""
+    return build_model()
+
+
+@pytest.fixture
+def exact_model() -> LlamaForCausalLM:
+    """A fresh random model that computes in float64 throughout."""
+    return build_model(double=True)
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., Any]:
+    return build_model
+
+
+@pytest.fixture(scope="session")
+def make_examples() -> Callable[..., list[Example]]:
+    return build_examples
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Words with their leading space: " w0" to " w63", the prompt's words and the newline."""
+    inner = Tokenizer(models.WordLevel({t: i for i, t in enumerate(VOCABULARY)}, "<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n| ?\w+|[^\w\s]"), behavior="isolated")
+    inner.decoder = decoders.Fuse()
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        eos_token="<end>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+    )
+    made.chat_template = (
+        "{% for m in messages %}{{ m['role'] + ':' + m['content'] + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    )
+    return made

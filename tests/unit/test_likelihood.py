@@ -1,0 +1,153 @@
+"""log p(answer | question): against a plain loop, and what must not change it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from ssiuu.errors import DataError
+from ssiuu.likelihood import (
+    Example,
+    Prompt,
+    answer_logprobs,
+    collate,
+    encode,
+    length_sorted,
+    token_logprobs,
+)
+
+PAD = 1
+
+
+def loop(model: Any, example: Example) -> list[float]:
+    """log p of every answer token, each from its own full unpadded forward."""
+    found = []
+    for t, token in enumerate(example.answer):
+        context = example.prompt + example.answer[:t]
+        logits = model(input_ids=torch.tensor([context])).logits[0, -1]
+        found.append(float(logits.log_softmax(-1)[token].detach()))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equals_the_loop_over_tokens(exact_model: Any, make_examples: Any, seed: int) -> None:
+    examples = make_examples(7, seed=seed)
+    found = answer_logprobs(exact_model, collate(examples, PAD))
+    assert found.tokens.dtype == torch.float64
+    width = found.tokens.shape[1]
+    for row, example, total in zip(found.tokens, examples, found.sum, strict=True):
+        wanted = loop(exact_model, example)
+        padded = [0.0] * (width - len(wanted)) + wanted
+        assert row.tolist() == pytest.approx(padded, abs=1e-10)
+        assert float(total.detach()) == pytest.approx(math.fsum(wanted), abs=1e-10)
+    assert found.count.tolist() == [len(e.answer) for e in examples]
+
+
+def test_masking_equals_deleting(exact_model: Any, make_examples: Any) -> None:
+    """A row has the same likelihood and gradient alone as beside a much longer one."""
+    short, long = make_examples(1)[0], make_examples(1, seed=1, prompt=(30, 30), answer=(9, 9))[0]
+    alone = answer_logprobs(exact_model, collate([short], PAD)).sum[0]
+    beside = answer_logprobs(exact_model, collate([short, long], PAD)).sum[0]
+    assert float(alone.detach()) == pytest.approx(float(beside.detach()), abs=1e-10)
+    parameters = list(exact_model.parameters())
+    for one, two in zip(
+        torch.autograd.grad(alone, parameters), torch.autograd.grad(beside, parameters), strict=True
+    ):
+        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-9)
+
+
+def test_the_padding_token_does_not_matter(tiny_model: Any, make_examples: Any) -> None:
+    examples = make_examples(5)
+    one = answer_logprobs(tiny_model, collate(examples, PAD)).tokens
+    two = answer_logprobs(tiny_model, collate(examples, 40)).tokens
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
+
+
+def test_the_order_of_rows_does_not_matter(tiny_model: Any, make_examples: Any) -> None:
+    examples = make_examples(6)
+    forwards = collate(examples, PAD)
+    backwards = collate(examples[::-1], PAD)
+    assert backwards.ids == forwards.ids[::-1]
+    one = answer_logprobs(tiny_model, forwards).sum
+    two = answer_logprobs(tiny_model, backwards).sum
+    torch.testing.assert_close(one, two.flip(0), rtol=0, atol=1e-5)
+
+
+def test_positions_begin_at_the_first_token(make_examples: Any) -> None:
+    short, long = Example("s", [5, 6], [7]), Example("l", [5] * 6, [7, 8, 9])
+    batch = collate([short, long], PAD)
+    assert batch.input_ids.tolist() == [[1] * 6 + [5, 6], [5] * 6 + [7, 8]]
+    assert batch.attention_mask.tolist() == [[0] * 6 + [1, 1], [1] * 8]
+    assert batch.position_ids.tolist() == [[0] * 6 + [0, 1], list(range(8))]
+    assert batch.targets[0, -1] == 7
+    assert batch.targets[1].tolist() == [7, 8, 9]
+    assert batch.answer_mask.tolist() == [[False, False, True], [True, True, True]]
+
+
+def test_half_precision_logits_are_read_in_float32() -> None:
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0)).mul(8).bfloat16()
+    targets = torch.tensor([1, 2, 3])
+    found = token_logprobs(logits, targets)
+    assert found.dtype == torch.float32
+    wanted = logits.double().log_softmax(-1)[torch.arange(3), targets]
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-5)
+
+
+def test_a_row_as_long_as_the_context_fits_and_one_longer_is_refused(tokenizer: Any) -> None:
+    prompt = Prompt(tokenizer)
+    made = encode(prompt, "row 7", "w1 w2", "w3 w4", 100)
+    length = len(made.prompt) + len(made.answer)
+    assert encode(prompt, "row 7", "w1 w2", "w3 w4", length) == made
+    with pytest.raises(DataError, match=rf"row 7: .* {length} tokens.*{length - 1}"):
+        encode(prompt, "row 7", "w1 w2", "w3 w4", length - 1)
+
+
+def test_an_answer_without_tokens_is_refused(tokenizer: Any) -> None:
+    class Silent:
+        bos_token_id = None
+
+        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+            return {"input_ids": [] if not text.strip() else [3]}
+
+    with pytest.raises(DataError, match="row 7: the answer '' has no tokens"):
+        encode(Prompt(Silent()), "row 7", "w1", "", 100)
+
+
+def test_plain_prompt(tokenizer: Any) -> None:
+    prompt = Prompt(tokenizer)
+    question, answer = prompt.question("w1 w2?"), prompt.answer("w3 w4")
+    assert tokenizer.decode(question + answer) == "Question: w1 w2?\nAnswer: w3 w4"
+    assert tokenizer.decode(answer) == " w3 w4"
+    assert tokenizer("Question: w1 w2?\nAnswer: w3 w4")["input_ids"] == question + answer
+    assert prompt.text([*answer, *tokenizer("\nQuestion")["input_ids"]]) == "w3 w4"
+    assert prompt.text([0]) == ""
+
+
+def test_chat_prompt_ends_with_the_generation_prompt(tokenizer: Any) -> None:
+    prompt = Prompt(tokenizer, "chat")
+    assert tokenizer.decode(prompt.question(" w1")) == "user: w1\nassistant:"
+    # No space is put before the answer: the template decides what stands there.
+    assert tokenizer.decode(prompt.answer(" w3")) == " w3"
+
+
+def test_a_plain_prompt_begins_with_bos_only_where_the_tokenizer_adds_it(tokenizer: Any) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    with_bos = copy.deepcopy(tokenizer)
+    with_bos.bos_token = "<end>"
+    assert Prompt(with_bos).question("w1") == Prompt(tokenizer).question("w1")
+    with_bos._tokenizer.post_processor = TemplateProcessing(
+        single="<end> $A", special_tokens=[("<end>", 0)]
+    )
+    assert Prompt(with_bos).question("w1") == [0, *Prompt(tokenizer).question("w1")]
+    assert Prompt(with_bos).answer("w1") == Prompt(tokenizer).answer("w1")
+
+
+def test_length_sorted_covers_every_row_once() -> None:
+    batches = length_sorted([5, 1, 9, 1, 7], 2)
+    assert batches == [[1, 3], [0, 4], [2]]
+    assert length_sorted([], 4) == []

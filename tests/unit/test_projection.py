@@ -1,0 +1,171 @@
+"""The projection: which directions, what is left of a gradient, and no hook that stays."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ssiuu.likelihood import Batch, Example, collate
+from ssiuu.methods import make
+from ssiuu.methods.projection import leading_directions, project_out, retain_bases
+from ssiuu.models.sites import find_sites
+from ssiuu.training.step import Step
+
+PAD = 1
+K = 3
+
+
+def batches_of(examples: list[Example], size: int = 3) -> list[Batch]:
+    return [collate(examples[i : i + size], PAD) for i in range(0, len(examples), size)]
+
+
+def hooks(model: torch.nn.Module) -> int:
+    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
+
+
+def second_moments(model: Any, examples: list[Example]) -> dict[str, Tensor]:
+    """Sum of x x^T over every token that is read, one example at a time without padding."""
+    moments: dict[str, Tensor] = {}
+    inputs: dict[str, list[Tensor]] = defaultdict(list)
+    handles = [
+        model.get_submodule(s.path).register_forward_pre_hook(
+            lambda _, given, path=s.path: inputs[path].append(given[0][0].double())
+        )
+        for s in find_sites(model)
+    ]
+    with torch.no_grad():
+        for e in examples:
+            model(input_ids=torch.tensor([(e.prompt + e.answer)[:-1]]))
+    for handle in handles:
+        handle.remove()
+    for path, rows in inputs.items():
+        x = torch.cat(rows)
+        moments[path] = sum((row.outer(row) for row in x), torch.zeros(x.shape[1], x.shape[1]))
+    return moments
+
+
+def projector(basis: Tensor) -> Tensor:
+    return (basis @ basis.T).double()
+
+
+def test_directions_are_the_top_eigenvectors_of_the_inputs(
+    tiny_model: Any, make_examples: Any
+) -> None:
+    examples = make_examples(8)
+    bases = retain_bases(tiny_model, batches_of(examples), K)
+    wanted = second_moments(tiny_model, examples)
+    assert set(bases) == {f"{path}.weight" for path in wanted}
+    for path, moment in wanted.items():
+        values, vectors = torch.linalg.eigh(moment)
+        assert values[-K] > 1.02 * values[-K - 1]  # else the space is not determined
+        top = vectors[:, -K:]
+        found = bases[f"{path}.weight"]
+        assert found.shape == (moment.shape[0], K)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.T @ found, torch.eye(K), rtol=0, atol=1e-5)
+        torch.testing.assert_close(projector(found), top @ top.T, rtol=0, atol=1e-3)
+
+
+def test_maps_with_one_input_share_one_basis(tiny_model: Any, make_examples: Any) -> None:
+    bases = retain_bases(tiny_model, batches_of(make_examples(4)), K)
+    layer = "model.layers.1"
+    q, k, v, o = (bases[f"{layer}.self_attn.{m}_proj.weight"] for m in "qkvo")
+    gate, up = (bases[f"{layer}.mlp.{m}_proj.weight"] for m in ("gate", "up"))
+    assert q is k is v
+    assert gate is up
+    assert not torch.equal(q, o)
+    assert q is not bases["model.layers.0.self_attn.q_proj.weight"]
+
+
+def test_padding_does_not_count(tiny_model: Any, make_examples: Any) -> None:
+    examples = make_examples(6)
+    alone = retain_bases(tiny_model, batches_of(examples, 1), K)
+    padded = retain_bases(tiny_model, batches_of(examples, 6), K)
+    for name, basis in alone.items():
+        torch.testing.assert_close(projector(basis), projector(padded[name]), rtol=0, atol=1e-3)
+
+
+def test_the_same_rows_give_the_same_bits(tiny_model: Any, make_examples: Any) -> None:
+    examples = make_examples(4)
+    one, two = (retain_bases(tiny_model, batches_of(examples), K) for _ in range(2))
+    assert all(torch.equal(one[n], two[n]) for n in one)
+
+
+@pytest.mark.parametrize("k", [1, 5, 15])
+def test_projection_is_orthogonal_idempotent_and_in_place(k: int) -> None:
+    generator = torch.Generator().manual_seed(k)
+    x = torch.randn(40, 16, generator=generator)
+    basis = leading_directions(x.T @ x, k)
+    g = torch.randn(7, 16, generator=generator)
+    once = project_out(g, basis)
+    assert once is g
+    torch.testing.assert_close(once @ basis, torch.zeros(7, k), rtol=0, atol=1e-5)
+    again = project_out(once.clone(), basis)
+    torch.testing.assert_close(again, once, rtol=0, atol=1e-5)
+    outside = torch.linalg.qr(torch.cat([basis, torch.randn(16, 16 - k)], 1)).Q[:, k:]
+    kept = torch.randn(7, 16 - k, generator=generator) @ outside.T
+    torch.testing.assert_close(project_out(kept.clone(), basis), kept, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [0, 16, 17])
+def test_as_many_directions_as_dimensions_are_refused(k: int) -> None:
+    with pytest.raises(ValueError, match=f"1 <= k < 16.*got {k}"):
+        leading_directions(torch.eye(16), k)
+
+
+def test_no_hook_outlives_the_collection(tiny_model: Any, make_examples: Any) -> None:
+    before = hooks(tiny_model)
+    retain_bases(tiny_model, batches_of(make_examples(3)), K)
+    assert hooks(tiny_model) == before
+    bad = collate([Example("bad", [5], [6])], PAD)
+    bad.input_ids[0, 0] = 10_000
+    with pytest.raises(IndexError):
+        retain_bases(tiny_model, [bad], K)
+    assert hooks(tiny_model) == before
+
+
+@pytest.mark.parametrize("spec", ["ga", "npo", {"name": "ssiuu", "lambda": 5.0}])
+def test_a_step_moves_nothing_along_the_basis(
+    tiny_model: Any, make_examples: Any, spec: Any
+) -> None:
+    given = {"name": spec} if isinstance(spec, str) else spec
+    forget, retain = make_examples(4, answer=(1, 2)), make_examples(6, seed=1)
+    bases = retain_bases(tiny_model, batches_of(retain), K)
+    start = {e.id: -3.0 for e in forget}
+    method = make({**given, "retain_weight": 0, "projection": K})
+    step = Step(tiny_model, method, 1e-3, reference=start, bases=bases)
+    for _ in range(2):
+        outcome = step(batches_of(forget), batches_of(retain))
+        assert outcome.retain_loss is None
+    for name, parameter in tiny_model.named_parameters():
+        grad = parameter.grad
+        assert grad is not None
+        if name in bases:
+            assert float(grad.norm()) > 0
+            assert float((grad @ bases[name]).norm()) < 1e-5 * float(grad.norm())
+        else:
+            assert not grad.any(), name
+    assert not tiny_model.model.embed_tokens.weight.grad.any()
+
+
+def test_the_retain_gradient_is_left_whole(tiny_model: Any, make_examples: Any) -> None:
+    """With a projection the gradient is the projected forget gradient plus the whole retain one."""
+    import copy
+
+    forget, retain = make_examples(4), make_examples(6, seed=1)
+    bases = retain_bases(tiny_model, batches_of(retain), K)
+    models = [copy.deepcopy(tiny_model) for _ in range(3)]
+    Step(models[0], make({"name": "gd", "projection": K}), 1e-3, bases=bases)(
+        batches_of(forget), batches_of(retain)
+    )
+    Step(models[1], make("ga"), 1e-3)(batches_of(forget), [])
+    Step(models[2], None, 1e-3)([], batches_of(retain))
+    for (name, both), ga, kept in zip(
+        models[0].named_parameters(), models[1].parameters(), models[2].parameters(), strict=True
+    ):
+        part = project_out(ga.grad.clone(), bases[name]) if name in bases else 0.0
+        torch.testing.assert_close(both.grad, part + kept.grad, rtol=1e-4, atol=1e-5)
