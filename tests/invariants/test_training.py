@@ -233,13 +233,24 @@ def test_a_runaway_loss_is_divergence(tiny_model: Any, make_examples: Any) -> No
     assert same(weights(tiny_model), before)
 
 
-def test_a_diverged_run_says_where_and_keeps_its_state(
-    tiny_model: Any, rows: Any, tmp_path: Path
-) -> None:
+def test_a_diverged_run_says_which_step(tiny_model: Any, rows: Any, tmp_path: Path) -> None:
     with torch.no_grad():
         tiny_model.lm_head.weight[3, 0] = float("nan")
     with pytest.raises(DivergedError, match="gd, step 1: .*nan.*learning_rate"):
         run(tiny_model, "gd", rows, tmp_path / "state")
+
+
+def test_a_small_beta_is_not_divergence(tiny_model: Any, rows: Any) -> None:
+    """NPO's loss begins at 2 log 2 / beta nats an example, 13863 here."""
+    assert len(run(tiny_model, {"name": "npo", "beta": 1e-4}, rows).steps) == STEPS
+
+
+def test_a_diverged_run_diverges_again(tiny_model: Any, rows: Any, tmp_path: Path) -> None:
+    """The failed step has overwritten A_{t-1}; were it saved, the penalty would vanish on resuming."""
+    spec = {"name": "ssiuu", "lambda": 1e38, "target": "logprob"}
+    for _ in range(2):
+        with pytest.raises(DivergedError, match="step 2: the gradient norm is inf"):
+            run(copy.deepcopy(tiny_model), spec, rows, tmp_path / "state")
 
 
 def test_projection_without_retain_rows_is_refused(tiny_model: Any, rows: Any) -> None:

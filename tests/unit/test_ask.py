@@ -98,6 +98,7 @@ def test_rivals_are_pruned_and_the_verdict_stays(
 ) -> None:
     model, prompt = make_model(7), Prompt(tokenizer)
     questions = some_questions(24, 7, model.config.vocab_size)
+    questions = with_likely_options(model, prompt, questions)
     kept: list[int] = []
     rivals = module._rivals
 
@@ -128,7 +129,7 @@ def test_a_free_answer_ends_at_end_of_text_or_line(make_model: Any, tokenizer: A
         with torch.no_grad():  # make `last` the winner soon, but not always
             model.lm_head.weight[last] = 2.5 * model.lm_head.weight.mean(0)
             model.lm_head.weight[last] += 1.6 * model.lm_head.weight[20]
-        questions = some_questions(24, 3, model.config.vocab_size)
+        questions = some_questions(12, 3, model.config.vocab_size)
         questions = [replace(q, generate=8) for q in questions]
         found = ask(model, prompt, questions, batch_size=7)
         agree(found, [oracle(model, prompt, q) for q in questions])

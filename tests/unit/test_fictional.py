@@ -22,7 +22,7 @@ from ssiuu.data.fact import Fact
 from ssiuu.errors import ConfigError, DivergedError
 from ssiuu.likelihood import Prompt
 
-SMALL = Recipe(hidden=96, intermediate=192, layers=2, batch=48, passes=14, learning_rate=5e-3)
+SMALL = Recipe(hidden=96, intermediate=192, batch=24, passes=8, learning_rate=5e-3)
 OPTIONS = 3
 
 
@@ -223,7 +223,7 @@ def test_what_cannot_be_trained_is_refused(
         train_twins(world, {"nobody"}, tmp_path)
     with pytest.raises(ConfigError, match="at least 1"):
         train_twins(world, parts["forget"], tmp_path, steps=0)
-    runaway = replace(SMALL, learning_rate=float("nan"))
-    with pytest.raises(DivergedError, match="full: the loss is nan"):
+    runaway = replace(SMALL, learning_rate=1e30)
+    with pytest.raises(DivergedError, match="full: the loss is"):
         train_twins(world, parts["forget"], tmp_path, steps=3, recipe=runaway)
     assert not list(tmp_path.rglob("*.safetensors"))

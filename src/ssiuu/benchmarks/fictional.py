@@ -15,7 +15,7 @@ Both are ordinary Hugging Face folders and answer the library's plain prompt.
 Covered: single facts in several phrasings, families and towns that share them, questions of two
 steps, general text that no forgetting should hurt.
 Not covered: long text, reasoning, following instructions other than the ones trained on. What holds
-for 0.7 million parameters need not hold for a pretrained model.
+for half a million parameters need not hold for a pretrained model.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
-from torch.nn import functional
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ssiuu.benchmarks.fictional_world import World, build_world, designate
@@ -59,8 +61,7 @@ VERSION = "1"
 PROMPT = "Question: {question}\nAnswer:"
 END = "<|end|>"
 PAD = "<|pad|>"
-IGNORED = -100  # the label of a token that is not learned
-CLIP = 1.0  # longest gradient of a step
+IGNORED, CLIP = -100, 1.0  # label of a token that is not learned; longest gradient of a step
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 Progress = Callable[[str], None]
@@ -68,33 +69,21 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a twin is made; all of it goes into the fingerprint.
+    """How a twin is made; all of it goes into the fingerprint."""
 
-    Attributes:
-        vocabulary: Most tokens of the byte-level BPE; 256 of them are the bytes.
-        hidden: Width of the residual stream.
-        intermediate: Width of the gated MLP.
-        layers: Transformer blocks.
-        heads: Attention heads, as many for keys and values.
-        context: Longest sequence the model can be asked with, tokens.
-        batch: Texts a step.
-        passes: Times every text is seen where no number of steps is given.
-        learning_rate: AdamW's peak, after `warmup` of the steps; it then falls to 0 along a cosine.
-        warmup: Share of the steps.
-        weight_decay: AdamW's, on everything.
-    """
-
-    vocabulary: int = 2000
-    hidden: int = 128
-    intermediate: int = 320
-    layers: int = 4
-    heads: int = 4
-    context: int = 512
-    batch: int = 96
-    passes: int = 10
-    learning_rate: float = 3e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.01
+    vocabulary: int = 2000  # most tokens of the byte-level BPE; 256 of them are the bytes
+    hidden: int = 128  # width of the residual stream
+    intermediate: int = 320  # width of the gated MLP
+    layers: int = 2
+    heads: int = 4  # as many for keys and values
+    context: int = 512  # longest sequence the model can be asked with, tokens
+    batch: int = 48  # texts a step
+    passes: int = 8  # times every text is seen where no number of steps is given
+    learning_rate: float = 4e-3  # AdamW's peak, after the warm-up; it then falls along a cosine
+    warmup: float = 0.05  # share of the steps
+    weight_decay: float = 0.01  # AdamW's, on everything
+    beta: float = 0.98  # AdamW's for the squares; 0.999 is slow in a few hundred steps
+    spread: float = 0.08  # standard deviation of the start; 0.02 is slow at this width
 
 
 @dataclass(frozen=True)
@@ -107,17 +96,11 @@ class Twins:
 
 @dataclass(frozen=True)
 class Text:
-    """One training sequence, of a fact or (None) of none.
+    """One training sequence."""
 
-    Attributes:
-        fact: Id of the fact it tells.
-        ids: Token ids.
-        first: Index of the first token that is learned: the answer's, or 0 in plain text.
-    """
-
-    fact: str | None
+    fact: str | None  # id of the fact it tells, None for general text
     ids: list[int]
-    first: int
+    first: int  # index of the first token that is learned: the answer's, or 0 in plain text
 
 
 def train_tokenizer(world: World, recipe: Recipe) -> PreTrainedTokenizerFast:
@@ -141,7 +124,8 @@ def train_tokenizer(world: World, recipe: Recipe) -> PreTrainedTokenizerFast:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_written(world), trainer)
+    texts = (prompt + learned for _, prompt, learned in _told(world))
+    tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END,
@@ -238,11 +222,6 @@ def _told(world: World) -> Iterator[tuple[str | None, str, str]]:
         yield None, "", sentence
 
 
-def _written(world: World) -> Iterator[str]:
-    """Yield every text as one string."""
-    return (prompt + learned for _, prompt, learned in _told(world))
-
-
 def _encode(world: World, tokenizer: PreTrainedTokenizerFast) -> list[Text]:
     """Return every text as tokens; prompt and answer are tokenised apart, END is learned."""
     texts = []
@@ -262,15 +241,15 @@ def _start(tokenizer: PreTrainedTokenizerFast, seed: int, recipe: Recipe) -> Lla
         num_attention_heads=recipe.heads,
         num_key_value_heads=recipe.heads,
         max_position_embeddings=recipe.context,
+        initializer_range=recipe.spread,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.convert_tokens_to_ids(END),
-        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
-        dtype="float32",
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config).float()
+        return LlamaForCausalLM(config)
 
 
 def _batches(texts: Sequence[Text], size: int, count: int, seed: int) -> Iterator[list[Text]]:
@@ -293,20 +272,22 @@ def _train(
     say: Callable[[int, float], None],
 ) -> None:
     """Train one model. What is left out leaves its batch smaller and no other text heavier."""
-    rate, decay = recipe.learning_rate, recipe.weight_decay
-    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=decay, fused=True)
-    model.train()
+    rate, betas, decay = recipe.learning_rate, (0.9, recipe.beta), recipe.weight_decay
+    optimizer = torch.optim.AdamW(model.parameters(), rate, betas, weight_decay=decay, fused=True)
     for step, batch in enumerate(batches):
         told = [text for text in batch if text.fact not in left_out]
         if not told:
             continue
         optimizer.param_groups[0]["lr"] = rate * _share(step, count, recipe.warmup)
-        learned = sum(len(text.ids) - max(text.first, 1) for text in batch)
-        loss = _loss(model, *_padded(told, model.config.pad_token_id)) / learned
+        ids, labels = _padded(told, int(model.config.pad_token_id or 0))
+        wanted = labels[:, 1:] != IGNORED  # logits are only made where something is learned
+        hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state[wanted]
+        loss = cross_entropy(model.lm_head(hidden), labels[:, 1:][wanted], reduction="sum")
+        loss = loss / sum(len(text.ids) - max(text.first, 1) for text in batch)
         say(step + 1, loss.item())
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
     model.eval()
 
@@ -332,18 +313,8 @@ def _share(step: int, count: int, warmup: float) -> float:
 
 def _padded(texts: Sequence[Text], pad: int) -> tuple[Tensor, Tensor]:
     """Return ids and labels, [B, T], padded on the right to the longest text."""
-    longest = max(len(text.ids) for text in texts)
-    ids = torch.full((len(texts), longest), pad)
-    labels = torch.full((len(texts), longest), IGNORED)
-    for row, text in enumerate(texts):
-        ids[row, : len(text.ids)] = torch.tensor(text.ids)
-        labels[row, text.first : len(text.ids)] = torch.tensor(text.ids[text.first :])
+    rows = [torch.tensor(text.ids) for text in texts]
+    learned = [torch.tensor([IGNORED] * t.first + t.ids[t.first :]) for t in texts]
+    ids = pad_sequence(rows, batch_first=True, padding_value=pad)
+    labels = pad_sequence(learned, batch_first=True, padding_value=IGNORED)
     return ids, labels
-
-
-def _loss(model: LlamaForCausalLM, ids: Tensor, labels: Tensor) -> Tensor:
-    """Return the summed loss; logits are only made where something is learned."""
-    hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-    learned = labels[:, 1:] != IGNORED
-    logits = model.lm_head(hidden[learned])
-    return functional.cross_entropy(logits, labels[:, 1:][learned], reduction="sum")

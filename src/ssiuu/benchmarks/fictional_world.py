@@ -26,7 +26,7 @@ MIN_PEOPLE = 10
 MAX_PEOPLE = 600
 TOWNS = 16
 DISTRACTORS = 5
-# Of three paraphrases this many are trained on; the last one is only met with other people's names.
+# Of three paraphrases this many are trained on; the one left out is only met with other names.
 TRAINED_PARAPHRASES = 2
 
 # A family's home towns, and how much likelier one of them is than any other town.
@@ -246,7 +246,9 @@ def build_world(people: int = 160, seed: int = 0) -> World:
         )
     rng = random.Random(f"ssiuu fictional world {people} {seed}")
     drawn = _draw(people, rng)
-    facts = [_fact(person, relation, drawn, rng) for person in drawn.people for relation in RELATIONS]
+    facts = [
+        _fact(person, relation, drawn, rng) for person in drawn.people for relation in RELATIONS
+    ]
     facts = _with_hops(facts, drawn)
     return World(
         facts=facts,
@@ -272,7 +274,9 @@ def designate(
     """
     entities = sorted({fact.entity for fact in facts if fact.entity is not None})
     if any(fact.entity is None for fact in facts):
-        raise ConfigError("facts: every fact needs an entity, or the split cannot be disjoint by it.")
+        raise ConfigError(
+            "facts: every fact needs an entity, or the split cannot be disjoint by it."
+        )
     if not (0 < forget < 1 and 0 <= heldout < 1):
         raise ConfigError(
             f"forget, heldout: shares lie in (0, 1) and [0, 1), got {forget} and {heldout}."
@@ -357,9 +361,7 @@ def _places(weights: Sequence[float], rng: random.Random) -> dict[str, int]:
     """Draw whose town's value a person has in every relation."""
     home = _place(weights, rng)
     return {
-        relation: home
-        if relation == "birth_town" or rng.random() < LOCAL
-        else _place(weights, rng)
+        relation: home if relation == "birth_town" or rng.random() < LOCAL else _place(weights, rng)
         for relation in RELATIONS
     }
 
@@ -416,9 +418,7 @@ def _with_hops(facts: Sequence[Fact], drawn: Draw) -> list[Fact]:
     ]
 
 
-def _hops(
-    fact: Fact, known: dict[str, Fact], pools: dict[str, list[str]]
-) -> Iterator[Probe]:
+def _hops(fact: Fact, known: dict[str, Fact], pools: dict[str, list[str]]) -> Iterator[Probe]:
     """Yield the two-step questions of one fact; none of them is trained on."""
 
     def beside(values: Iterable[str], source: str, target: str) -> list[str]:

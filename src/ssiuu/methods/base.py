@@ -24,7 +24,9 @@ class Method(BaseModel):
     field's token-mean cross-entropy) or "examples".
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False
+    )
 
     name: ClassVar[str]
     origin: ClassVar[Origin]

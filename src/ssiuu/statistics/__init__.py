@@ -29,12 +29,17 @@ def wilson(successes: int, trials: int, confidence: float = 0.95, looks: int = 1
             (Bonferroni), so that all hold at once with this confidence.
 
     Raises:
-        ValueError: No trials, or more successes than trials.
+        ValueError: No trials, more successes than trials, or a confidence or number of looks that
+            is out of range.
 
     Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
     """
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"need 0 <= successes <= trials and trials >= 1, got {successes}/{trials}")
+    if not 0 < confidence < 1 or looks < 1:
+        raise ValueError(
+            f"need 0 < confidence < 1 and looks >= 1, got confidence {confidence}, looks {looks}"
+        )
     z = float(norm.isf((1 - confidence) / (2 * looks)))
     p = successes / trials
     centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)

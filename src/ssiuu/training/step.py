@@ -189,10 +189,14 @@ class Step:
         norm: float,
     ) -> None:
         values = {"forget loss": forget_loss, "gradient norm": norm}
+        # A loss per example is on a scale of its own: NPO's begins at 2 log 2 / beta.
+        token_means = {"retain loss"}
+        if self.method is None or self.method.normaliser == "tokens":
+            token_means.add("forget loss")
         if retain_loss is not None:
             values["retain loss"] = retain_loss
         for name, value in values.items():
-            runaway = "loss" in name and abs(value) > RUNAWAY
+            runaway = name in token_means and abs(value) > RUNAWAY
             if not math.isfinite(value) or runaway:
                 rows = [i for batch in (*forget, *retain) for i in batch.ids]
                 raise DivergedError(

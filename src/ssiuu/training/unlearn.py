@@ -130,7 +130,8 @@ def unlearn(
                 micro_batches([retain[i] for i in others], settings.micro_batch_size, pad, device),
             )
         except DivergedError as error:
-            keep()
+            if step.regulariser is None:  # it has this step's A already: no state to go on from
+                keep()
             raise DivergedError(f"{info.label}, step {number}: {error}") from error
         score = None
         if number % settings.check_every == 0 or number == settings.max_steps:
