@@ -236,7 +236,7 @@ def test_a_runaway_loss_is_divergence(tiny_model: Any, make_examples: Any) -> No
 def test_a_diverged_run_says_which_step(tiny_model: Any, rows: Any, tmp_path: Path) -> None:
     with torch.no_grad():
         tiny_model.lm_head.weight[3, 0] = float("nan")
-    with pytest.raises(DivergedError, match="gd, step 1: .*nan.*learning_rate"):
+    with pytest.raises(DivergedError, match=r"gd, step 1: .*nan.*learning_rate"):
         run(tiny_model, "gd", rows, tmp_path / "state")
 
 

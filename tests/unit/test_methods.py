@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -75,7 +76,7 @@ def test_npo_tends_to_ga_as_beta_falls() -> None:
         abs(gradient(npo_loss, -9.0, reference=reference(-1.0), beta=b) - 1)
         for b in (1e-1, 1e-2, 1e-3, 1e-4)
     ]
-    assert all(later < earlier / 5 for earlier, later in zip(gaps, gaps[1:], strict=False))
+    assert all(later < earlier / 5 for earlier, later in pairwise(gaps))
     assert gaps[-1] < 1e-3
 
 

@@ -15,7 +15,7 @@ from ssiuu.methods.projection import leading_directions, project_out, retain_bas
 from ssiuu.models.sites import find_sites
 from ssiuu.training.step import Step
 
-PAD = 1
+PAD = 40  # an ordinary token: the embedding of the padding token is 0 and would not show
 K = 3
 
 
