@@ -1,10 +1,10 @@
 """ssiuu: make a language model forget facts, then find out whether they were erased or hidden.
 
-    import ssiuu
+import ssiuu
 
-    ssiuu.unlearn_model("smollm2-135m", "forget.jsonl", Path("forgotten"), retain="retain.jsonl")
-    record = ssiuu.audit_models("smollm2-135m", Path("forgotten"), "forget.jsonl", Path("audit"))
-    ssiuu.write_report(record, Path("audit"))
+ssiuu.unlearn_model("smollm2-135m", "forget.jsonl", Path("forgotten"), retain="retain.jsonl")
+record = ssiuu.audit_models("smollm2-135m", Path("forgotten"), "forget.jsonl", Path("audit"))
+ssiuu.write_report(record, Path("audit"))
 """
 
 from __future__ import annotations

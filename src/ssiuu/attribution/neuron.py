@@ -23,7 +23,7 @@ from torch import Tensor
 from ssiuu.likelihood import Batch, Example, answer_logprobs, collate, length_sorted
 from ssiuu.models.sites import Site
 
-BATCH = 8
+BATCH = 16
 
 
 @dataclass(frozen=True)

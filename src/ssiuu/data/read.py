@@ -248,7 +248,7 @@ def _load_hub(name: str, split: str, problems: _Problems) -> Iterable[dict[str, 
         )
     try:
         rows: Iterable[dict[str, Any]] = datasets.load_dataset(name, split=split)
-    except Exception as error:  # noqa: BLE001 -- hub, network and builders each raise their own
+    except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         problems.stop(
             f"is no file here, and the data set {name!r}, split {split!r}, could not be loaded "

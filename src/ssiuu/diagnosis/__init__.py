@@ -1,0 +1,1 @@
+"""What changed inside: influence variation, logit lens, and the verdict."""

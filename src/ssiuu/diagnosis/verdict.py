@@ -155,3 +155,12 @@ def fact_verdicts(original: Evaluation, cell: Cell) -> Mapping[str, Verdict]:
         fact: fact_verdict(original.forget[fact], after, cell.attacks, fact)
         for fact, after in cell.evaluation.forget.items()
     }
+
+
+def reference_level(cells: Iterable[Cell], seed: int) -> float | None:
+    """Return the never-learned control's level after its strongest attack; None without one."""
+    for cell in cells:
+        if cell.method.name == "never-learned" and cell.seed == seed:
+            best = strongest(cell)
+            return best[2] if best else None
+    return None

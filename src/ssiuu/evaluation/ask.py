@@ -45,7 +45,7 @@ class Asked:
 
 @torch.no_grad()
 def ask(
-    model: Any, prompt: Prompt, questions: Sequence[Question], batch_size: int = 16
+    model: Any, prompt: Prompt, questions: Sequence[Question], batch_size: int = 32
 ) -> list[Asked]:
     """Ask every question; answers come back in the order of the questions.
 

@@ -1,0 +1,1 @@
+"""Experiments: the recipe, the run, and what is kept of both."""

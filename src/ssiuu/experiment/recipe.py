@@ -36,8 +36,8 @@ class SplitConfig(Section):
 class UnlearnConfig(Section):
     """How unlearning is driven, the same for every method unless it says otherwise."""
 
-    learning_rate: float = Field(default=5e-5, gt=0, le=1, description="AdamW's, constant")
-    batch_size: int = Field(default=8, ge=1, description="forget rows (and retain rows) a step")
+    learning_rate: float = Field(default=1e-4, gt=0, le=1, description="AdamW's, constant")
+    batch_size: int = Field(default=4, ge=1, description="forget rows (and retain rows) a step")
     micro_batch_size: int | None = Field(default=None, ge=1, description="rows in memory at once")
     max_steps: int = Field(default=24, ge=1, description="steps at most")
     check_every: int = Field(default=4, ge=1, description="steps between two readings of the score")
@@ -65,6 +65,7 @@ class BenignConfig(Section):
 
     source: str = Field(default="built-in", description="built-in, or a file like Alpaca's")
     rows: int = Field(default=300, ge=1, description="rows to draw from")
+    tokens: int = Field(default=32, ge=1, description="tokens an output is cut to")
     learning_rates: list[float] = Field(default=[1e-4], description="the attacker's sweep")
 
 
@@ -73,8 +74,8 @@ class AttackConfig(Section):
 
     harmful: HarmfulConfig = HarmfulConfig()
     benign: BenignConfig = BenignConfig()
-    reads: list[int] = Field(default=[2, 4, 8], description="steps at which the pool is read")
-    batch_size: int = Field(default=8, ge=1, description="rows a step")
+    reads: list[int] = Field(default=[3, 6], description="steps at which the pool is read")
+    batch_size: int = Field(default=4, ge=1, description="rows a step")
     seed: int = Field(default=0, ge=0, description="which facts the attacker holds, and their order")
     control: bool = Field(default=False, description="attack the original model too")
 

@@ -107,7 +107,7 @@ class Session:
         return made
 
     def benign(self) -> list[Example]:
-        """Tokenise the instructions of the benign attack; long outputs are cut to the context."""
+        """Tokenise the instructions of the benign attack; rows too long for the model are left out."""
         config = self.recipe.attacks.benign
         rows = (
             instructions.load()
@@ -117,8 +117,9 @@ class Session:
         made = []
         for n, row in enumerate(instructions.sample(rows, config.rows, self.recipe.attacks.seed)):
             question = self.prompt.question(row.instruction)
-            answer = self.prompt.answer(row.output)[: max(1, self.context - len(question))]
-            made.append(Example(f"instruction:{n}", question[: self.context - 1], answer))
+            answer = self.prompt.answer(row.output)[: config.tokens]
+            if answer and len(question) + len(answer) <= self.context:
+                made.append(Example(f"instruction:{n}", question, answer))
         return made
 
     def stop_rule(self) -> tuple[StopRule, float]:

@@ -154,7 +154,7 @@ class AnswerLogprobs:
 
     @property
     def sum(self) -> Float[Tensor, " B"]:
-        """log P(y|x) = sum over t of log p(y_t | x, y_<t), nats."""
+        """Log P(y|x) = sum over t of log p(y_t | x, y_<t), nats."""
         return self.tokens.sum(1)
 
     @property

@@ -33,7 +33,7 @@ def make(spec: str | Mapping[str, Any], where: str = "methods") -> Method:
     Raises:
         ConfigError: Unknown name or hyper-parameter, or a value out of range.
     """
-    values = {"name": spec} if isinstance(spec, str) else dict(spec)
+    values: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = str(values.pop("name", ""))
     if name.endswith("+projection"):
         name = name.removesuffix("+projection")

@@ -1,0 +1,1 @@
+"""What a run writes: a versioned schema and its files."""

@@ -22,7 +22,6 @@ from markupsafe import Markup
 
 from ssiuu.diagnosis.verdict import (
     accuracy,
-    cell_verdict,
     common_pool,
     fact_verdicts,
     level_interval,
@@ -39,6 +38,7 @@ from ssiuu.records.schema import (
 )
 from ssiuu.report.figures import best_curve, figures
 from ssiuu.report.rows import attack_names, mean, rows
+from ssiuu.report.rows import verdict as judge
 from ssiuu.report.text import ORIGINAL, before_row, nats, percent, rate, short
 from ssiuu.statistics import Interval, wilson
 
@@ -177,7 +177,7 @@ SENTENCES: Mapping[Verdict, str] = {
 
 def finding(record: RunRecord, cell: Cell) -> Finding:
     """Put the verdict of one method and seed into words, with the numbers that made it."""
-    verdict = cell_verdict(record.original, cell, record.header.chance)
+    verdict = judge(record, cell)
     before = accuracy(record.original.forget.values()) if record.original else None
     after = accuracy(cell.evaluation.forget.values()) if cell.evaluation else None
     best = strongest(cell)

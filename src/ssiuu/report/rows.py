@@ -5,8 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ssiuu.diagnosis.verdict import accuracy, attack_accuracy, cell_verdict, common_pool
-from ssiuu.records.schema import SCHEMA, Attack, Cell, Evaluation, FactScore, RunRecord
+from ssiuu.diagnosis.verdict import (
+    accuracy,
+    attack_accuracy,
+    cell_verdict,
+    common_pool,
+    reference_level,
+)
+from ssiuu.records.schema import (
+    SCHEMA,
+    Attack,
+    Cell,
+    Evaluation,
+    FactScore,
+    RunRecord,
+    Verdict,
+)
 
 
 def rows(record: RunRecord) -> dict[str, Any]:
@@ -19,6 +33,14 @@ def rows(record: RunRecord) -> dict[str, Any]:
     """
     names = attack_names(record)
     return {"schema": SCHEMA, "rows": [_row(record, cell, names) for cell in record.cells]}
+
+
+def verdict(record: RunRecord, cell: Cell) -> Verdict:
+    """Judge a cell against chance, or against the never-learned control where the run has one."""
+    reference = reference_level(record.cells, cell.seed)
+    if cell.method.name == "never-learned":
+        reference = None
+    return cell_verdict(record.original, cell, record.header.chance, reference)
 
 
 def attack_names(record: RunRecord) -> list[str]:
@@ -68,7 +90,7 @@ def _row(record: RunRecord, cell: Cell, names: list[str]) -> dict[str, Any]:
     row["d_minus_100"] = influence.d_minus_100 if influence else None
     row["hide_ratio"] = influence.hide_ratio if influence else None
     row["penalty_share"] = _penalty_share(cell)
-    row["verdict"] = cell_verdict(record.original, cell, record.header.chance)
+    row["verdict"] = verdict(record, cell)
     row["seconds"] = seconds(cell)
     row["peak_memory_mb"] = unlearning.peak_memory_mb if unlearning else None
     return row

@@ -86,10 +86,11 @@ class Step:
         """
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        forget_loss, moved = 0.0, None
+        forget_loss, moved, whole = 0.0, None, 0.0
         if forget and self.method:
             forget_loss, gradients = self._forget_backward(forget)
             moved = self._regularise(gradients)
+            whole = self._norm() if moved and self.bases is not None else 0.0
             self._project()
         retain_loss = self._retain_backward(retain) if retain and self.retain_weight else None
         norm = self._norm()
@@ -99,7 +100,10 @@ class Step:
             forget_loss=forget_loss,
             retain_loss=retain_loss,
             gradient_norm=norm,
-            penalty_share=math.sqrt(moved.squared_norm) / norm if moved and norm else None,
+            # A projection changes penalty and gradient alike, so the share is read before it.
+            penalty_share=(
+                math.sqrt(moved.squared_norm) / (whole or norm) if moved and norm else None
+            ),
             penalty_parameters=moved.parameters / moved.total if moved else None,
         )
 
@@ -129,10 +133,12 @@ class Step:
         self, logprobs: AnswerLogprobs, gradients: dict[str, Tensor] | None
     ) -> dict[str, Tensor]:
         """Add d(sum of P)/dphi of this micro-batch, by a second backward through the same graph."""
-        found = torch.autograd.grad(
-            logprobs.sum.exp().sum(), list(self.named.values()), retain_graph=True
-        )
-        found = [self.accelerator.reduce(g, "sum") for g in found]
+        found = [
+            self.accelerator.reduce(gradient, "sum")
+            for gradient in torch.autograd.grad(
+                logprobs.sum.exp().sum(), list(self.named.values()), retain_graph=True
+            )
+        ]
         if gradients is None:
             return dict(zip(self.named, found, strict=True))
         return {n: gradients[n].add_(g) for n, g in zip(self.named, found, strict=True)}
@@ -140,6 +146,7 @@ class Step:
     def _regularise(self, gradients: dict[str, Tensor] | None) -> Moved | None:
         if self.regulariser is None or gradients is None:
             return None
+        first = not self.regulariser.previous
         squared, moved, total = 0.0, 0, 0
         for name, parameter in self.named.items():
             forget = parameter.grad
@@ -149,7 +156,7 @@ class Step:
             squared += one.squared_norm
             moved += one.parameters
             total += one.total
-        return Moved(squared, moved, total)
+        return None if first else Moved(squared, moved, total)
 
     def _project(self) -> None:
         """Take the shared directions out; parameters without a basis get no forget gradient."""

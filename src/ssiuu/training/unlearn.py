@@ -24,6 +24,7 @@ from ssiuu.training.memory import peak_mb, reset_peak
 from ssiuu.training.state import load_state, save_state
 from ssiuu.training.step import Outcome, Step
 
+RETAIN_SEED = 1_000_003  # so that no retain order is another seed's forget order
 SAVE_EVERY = 300.0  # seconds between two saved states of a long run
 
 
@@ -123,7 +124,8 @@ def unlearn(
             keep()
             interrupt.check()
         rows = draw(len(forget), settings.batch_size, number, settings.seed)
-        others = draw(len(retain), settings.batch_size, number, settings.seed + 1) if retain else []
+        seed = settings.seed + RETAIN_SEED
+        others = draw(len(retain), settings.batch_size, number, seed) if retain else []
         try:
             outcome = step(
                 micro_batches([forget[i] for i in rows], settings.micro_batch_size, pad, device),
