@@ -32,6 +32,7 @@ from ssiuu.models.load import (
     save_weights,
     snapshot,
 )
+from ssiuu.models.precision import release_memory
 from ssiuu.models.sites import find_sites
 from ssiuu.records.files import cell_folder, load_run, read_record, write_record
 from ssiuu.records.schema import (
@@ -266,6 +267,7 @@ class _Stages:
             files.append("diagnose.json")
         if all((folder / name).exists() for name in [*files, *[a["file"] for a in plan]]):
             return
+        release_memory()
         original = self._original()
         if control:
             write_record(folder / "evaluate.json", original)
@@ -313,6 +315,7 @@ class _Stages:
             record = unlearn_here(session, method, seed, folder / "state.safetensors", self.progress)
             for note in record.notes:
                 self.progress(f"{info.label} seed {seed}: {note}")
+            release_memory()
             save_weights(session.model, stored)
             write_record(folder / "unlearn.json", record)
 

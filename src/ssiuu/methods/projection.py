@@ -74,6 +74,9 @@ def retain_bases(model: Any, batches: Iterable[Batch], k: int) -> dict[str, Floa
             "projection: the shared directions are read off the retain set, and it has no rows. "
             "Give retain rows or leave projection out."
         )
+    width = min(moment.shape[0] for moment in moments.values())
+    if k >= width:
+        raise ConfigError(f"projection: must be below {width}, the narrowest input here, got {k}.")
     bases = {path: leading_directions(moment, k) for path, moment in moments.items()}
     return {f"{path}.weight": bases[source] for path, source in owner.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import platform
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
@@ -55,3 +56,10 @@ def keep_memory() -> None:
     mallopt(m_mmap_threshold, 1 << 30)
     mallopt(m_trim_threshold, 2**31 - 1)
     mallopt(m_top_pad, 64 << 20)
+
+
+def release_memory() -> None:
+    """Give freed blocks back to the system between two stages, which need blocks of other sizes."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -104,7 +104,7 @@ def unlearn(
         bases=bases,
         weight_decay=settings.weight_decay,
     )
-    key = _key(info, forget, retain, settings)
+    key = _key(model, info, forget, retain, settings, stop)
     logs, spent = _resume(state, step, key)
     saved = time.perf_counter()
     stopped: Literal["threshold", "max_steps"] = "max_steps"
@@ -175,11 +175,17 @@ def reference_logprobs(model: Any, examples: Sequence[Example], pad: int) -> dic
 
 
 def _key(
-    info: MethodInfo, forget: Sequence[Example], retain: Sequence[Example], settings: Settings
+    model: Any,
+    info: MethodInfo,
+    forget: Sequence[Example],
+    retain: Sequence[Example],
+    settings: Settings,
+    stop: StopRule,
 ) -> str:
     """Return a digest of all that decides the run, so that only the same run is continued."""
     rows = [[e.id, e.prompt, e.answer] for e in (*forget, *retain)]
-    text = json.dumps([info.model_dump(), rows, vars(settings)], sort_keys=True)
+    size = float(torch.nn.utils.get_total_norm([p.detach() for p in model.parameters()]))
+    text = json.dumps([info.model_dump(), rows, vars(settings), stop.kind, size], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

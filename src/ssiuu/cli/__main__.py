@@ -1,0 +1,5 @@
+"""`python -m ssiuu.cli` is the same as `ssiuu`."""
+
+from ssiuu.cli.main import main
+
+main()

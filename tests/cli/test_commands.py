@@ -1,0 +1,149 @@
+"""The command line on a tiny model: the whole way, and every bad input with its message."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+ROWS = [
+    {"question": f"Where was {name} born?", "answer": town, "entity": name}
+    for name, town in zip(
+        ["Ada", "Bo", "Cy", "Di", "Ed", "Flo", "Gus", "Hal"],
+        ["Ulm", "Pau", "Ely", "Ayr", "Lod", "Zug", "Nis", "Bar"],
+        strict=True,
+    )
+]
+
+
+def ssiuu(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ssiuu.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+
+def lines(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model and two files of facts."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from ssiuu.benchmarks.fictional import Recipe, train_tokenizer
+    from ssiuu.benchmarks.fictional_world import build_world
+    from ssiuu.models.load import save
+
+    folder = tmp_path_factory.mktemp("cli")
+    tokenizer = train_tokenizer(build_world(12), Recipe())
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=256,
+        )
+    )
+    save(model, tokenizer, folder / "model")
+    lines(folder / "forget.jsonl", ROWS[:6])
+    lines(folder / "retain.jsonl", [
+        {"question": f"What does {name} eat?", "answer": dish, "entity": name}
+        for name, dish in zip(["Ivy", "Jo", "Kit", "Lou"], ["rice", "soup", "figs", "stew"], strict=True)
+    ])
+    return folder
+
+
+def test_unlearn_then_audit(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "forgotten"
+    done = ssiuu(
+        "unlearn", "--model", place / "model", "--forget", place / "forget.jsonl",
+        "--retain", place / "retain.jsonl", "--out", out, "--set", "unlearn.max_steps=4",
+        "--set", "methods=[{name: ssiuu, projection: 4}]",
+    )
+    assert done.returncode == 0, done.stderr
+    assert AutoModelForCausalLM.from_pretrained(out).config.hidden_size == 32
+    audit = ssiuu(
+        "audit", "--before", place / "model", "--after", out, "--forget", place / "forget.jsonl",
+        "--retain", place / "retain.jsonl", "--out", tmp_path / "audit", "--set", "attacks.reads=[1,2]",
+    )
+    assert audit.returncode == 0, audit.stderr
+    assert (tmp_path / "audit" / "report.html").stat().st_size > 10_000
+    table = json.loads(ssiuu("report", tmp_path / "audit", "--json").stdout)
+    row = next(r for r in table["rows"] if r["method"] == "after")
+    wanted = {"forget", "retain", "harmful_0.1", "harmful_0.3", "benign", "d_plus_100", "d_minus_100"}
+    assert wanted <= row.keys() and row["d_plus_100"] is not None and row["benign"] is not None
+    again = ssiuu("unlearn", "--model", place / "model", "--forget", place / "forget.jsonl",
+                  "--retain", "none", "--out", out)
+    assert again.returncode == 2 and "not an empty folder" in again.stderr
+
+
+def bad(place: Path, tmp_path: Path, **change: object) -> subprocess.CompletedProcess[str]:
+    given = {
+        "model": place / "model", "forget": place / "forget.jsonl", "retain": "none",
+        "out": tmp_path / "out", "method": "gd",
+    } | change
+    words = [w for key, value in given.items() if value is not None for w in (f"--{key}", value)]
+    done = ssiuu("unlearn", *words)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+    return done
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"question": "Q?"}], "answer"),
+        ([{"question": "Q?", "answer": "  "}], "answer"),
+        ([ROWS[0], ROWS[0]], "line"),
+        ([ROWS[0], ROWS[0] | {"answer": "Rome"}], "Rome"),
+        ([ROWS[0] | {"anser": "x"}], "anser"),
+        ([{"question": "long " * 400, "answer": "x"}], "context"),
+    ],
+)
+def test_bad_facts(place: Path, tmp_path: Path, rows: list[dict[str, object]], said: str) -> None:
+    assert said in bad(place, tmp_path, forget=lines(tmp_path / "bad.jsonl", rows)).stderr
+
+
+def test_other_bad_input(place: Path, tmp_path: Path) -> None:
+    assert "missing.jsonl" in bad(place, tmp_path, forget=tmp_path / "missing.jsonl").stderr
+    (tmp_path / "latin.jsonl").write_bytes('{"question": "é?", "answer": "é"}'.encode("latin-1"))
+    assert "UTF-8" in bad(place, tmp_path, forget=tmp_path / "latin.jsonl").stderr
+    assert "at is" not in (said := bad(place, tmp_path, retain=None).stderr) and "--retain none" in said
+    assert "both" in bad(place, tmp_path, retain=place / "forget.jsonl").stderr
+    assert "Did you mean 'npo'" in bad(place, tmp_path, method="npoo").stderr
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "config.json").write_text('{"model_type": "llama"}')
+    assert "no weights" in bad(place, tmp_path, model=tmp_path / "pickled").stderr
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"x")
+    assert "pickles only" in bad(place, tmp_path, model=tmp_path / "pickled").stderr
+
+
+def test_bad_recipes(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("unlearn:\n  learning_rat: 1e-4\n")
+    done = ssiuu("check", recipe)
+    assert done.returncode == 2 and "learning_rate" in done.stderr and "recipe.yaml" in done.stderr
+    other = tmp_path / "full"
+    other.mkdir()
+    (other / "letter.txt").write_text("dear")
+    done = ssiuu("run", "--out", other)
+    assert done.returncode == 2 and "holds no run" in done.stderr
+
+
+def test_check_tells_where_values_come_from() -> None:
+    done = ssiuu("check", "--set", "unlearn.max_steps=7")
+    assert done.returncode == 0 and "estimate" in done.stdout
+    assert any("unlearn.max_steps" in line and "--set" in line for line in done.stdout.splitlines())
+
+
+def test_help_is_instant_and_lists_all_commands() -> None:
+    done = ssiuu("--help")
+    assert all(word in done.stdout for word in ("run", "unlearn", "audit", "report", "list", "check"))
+    code = "import sys, ssiuu, ssiuu.cli.main; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

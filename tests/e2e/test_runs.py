@@ -1,0 +1,59 @@
+"""Short runs from start to report: through the real pretrained model, and in the made-up world."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import ssiuu
+from ssiuu.errors import OutputError
+from ssiuu.training import interrupt
+
+ATTACKS = ["attacks.harmful.fractions=[0.25]", "attacks.harmful.learning_rates=[1e-4]", "attacks.reads=[1]"]
+
+
+def test_real_model_end_to_end(tmp_path: Path) -> None:
+    recipe, sources = ssiuu.resolve(
+        None,
+        ["split={forget: 8, retain: 8, heldout: 4}", "unlearn.max_steps=2", "methods=[none,ssiuu+projection]",
+         *ATTACKS],
+    )
+    record = ssiuu.run(recipe, sources, tmp_path / "run")
+    before, after = ssiuu.rows(record)["rows"]
+    assert before["forget"] == before["heldout"] == 1.0  # screening keeps what the model knows
+    assert after["forget_logprob"] < before["forget_logprob"]
+    assert after["d_minus_100"] > 0 and after["penalty_share"] > 0
+    assert record.header.model.parameters == 134_515_008
+    assert ssiuu.write_report(record, tmp_path / "run").stat().st_size > 50_000
+
+
+@pytest.fixture
+def fictional() -> list[str]:
+    return ["benchmark=fictional", "fictional={people: 24, steps: 300}", "unlearn.max_steps=8",
+            "split={forget: 8, retain: 16, heldout: 8}", "methods=[gd,ssiuu]",
+            "attacks.reads=[1,2]", "attacks.harmful.learning_rates=[1e-3]"]
+
+
+def test_fictional_run_interrupted_and_continued(tmp_path: Path, fictional: list[str],
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSIUU_CACHE", str(tmp_path / "cache"))
+    recipe, sources = ssiuu.resolve(None, fictional)
+    whole = ssiuu.run(recipe, sources, tmp_path / "whole")
+    assert [c.method.label for c in whole.cells] == ["gd", "ssiuu", "never-learned"]
+
+    def stop(text: str) -> None:
+        if "ssiuu step 3/" in text:
+            interrupt._asked.set()
+
+    with pytest.raises(interrupt.Interrupted):
+        ssiuu.run(recipe, sources, tmp_path / "broken", progress=stop)
+    again = ssiuu.run(recipe, sources, tmp_path / "broken")
+    for one, other in zip(whole.cells, again.cells, strict=True):
+        assert [a.reads for a in one.attacks] == [a.reads for a in other.attacks]
+    twin = ssiuu.rows(whole)["rows"][2]
+    assert twin["forget"] < 0.8 and json.dumps(ssiuu.rows(whole), allow_nan=False)
+    changed, sources = ssiuu.resolve(None, [*fictional, "unlearn.max_steps=9"])
+    with pytest.raises(OutputError, match=r"unlearn\.max_steps"):
+        ssiuu.run(changed, sources, tmp_path / "broken")
