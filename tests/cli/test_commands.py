@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -22,8 +24,19 @@ ROWS = [
 
 
 def ssiuu(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ssiuu.cli", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+    """Run the command in this process: a new one would import torch every time."""
+    from ssiuu.cli.main import main
+
+    out, err, code, argv = io.StringIO(), io.StringIO(), 0, sys.argv
+    sys.argv = ["ssiuu", *map(str, words)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    finally:
+        sys.argv = argv
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 def lines(path: Path, rows: list[dict[str, object]]) -> Path:
