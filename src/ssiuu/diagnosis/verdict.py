@@ -108,6 +108,12 @@ def level_interval(cell: Cell) -> Interval | None:
     return wilson(round(level * len(pool)), len(pool), looks=len(cell.attacks))
 
 
+def still_known(evaluation: Evaluation) -> Interval:
+    """Return the forget score after unlearning with its 95 % interval."""
+    scored = [s.correct for s in evaluation.forget.values() if s.correct is not None]
+    return wilson(sum(scored), len(scored))
+
+
 def cell_verdict(
     original: Evaluation | None, cell: Cell, chance: float | None, reference: float | None = None
 ) -> Verdict:
@@ -126,7 +132,7 @@ def cell_verdict(
     if before is None or after is None or chance is None:
         return _by_majority(original, cell)
     floor = chance if reference is None else reference
-    if after > (before + chance) / 2:
+    if still_known(cell.evaluation).low > chance:
         return "not removed"
     interval = level_interval(cell)
     if interval is None:

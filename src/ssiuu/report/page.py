@@ -25,6 +25,7 @@ from ssiuu.diagnosis.verdict import (
     common_pool,
     fact_verdicts,
     level_interval,
+    still_known,
     strongest,
 )
 from ssiuu.records.schema import (
@@ -233,7 +234,8 @@ def _decided(
         return "Ranking is not scored here: the verdict is that of more than half of the facts."
     half = f"{_share((before + chance) / 2)}, half way from guessing to the original score"
     if verdict == "not removed":
-        return f"What decided: {_share(after)} after unlearning is above {half}."
+        low = _share(still_known(cell.evaluation).low)
+        return f"What decided: the low end of {_share(after)}'s interval, {low}, is above guessing."
     interval = level_interval(cell)
     if interval is None:
         return "No attack has been scored, and without one erased and hidden look the same."
