@@ -84,7 +84,9 @@ def _ask_batch(model: Any, prompt: Prompt, chunk: list[Question]) -> list[Asked]
     logprobs = last.log_softmax(-1)
     sums = [[float(logprobs[i, o[0]]) for o in q.options] for i, q in enumerate(chunk)]
     right = [(i, 0) for i, q in enumerate(chunk) if len(q.options[0]) > 1]
-    _add_rest(model, chunk, copy.deepcopy(read.past_key_values), mask, sums, right)
+    if right:  # the rivals still need the original
+        spare = copy.deepcopy(read.past_key_values)
+        _add_rest(model, chunk, spare, mask, sums, right)
     _add_rest(model, chunk, read.past_key_values, mask, sums, _rivals(chunk, sums))
     return [
         Asked(_first(question, row), row[0], len(question.options[0]), answer)

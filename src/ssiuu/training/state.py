@@ -57,10 +57,7 @@ def load_state(path: Path, step: Step, key: str) -> dict[str, Any] | None:
             for moment in ("step", "exp_avg", "exp_avg_sq"):
                 if f"{moment}.{name}" in names:
                     value = stored.get_tensor(f"{moment}.{name}")
-                    step.optimizer.state[parameter][moment] = value.to(
-                        "cpu" if moment == "step" and parameter.device.type == "cpu"
-                        else parameter.device
-                    )
+                    step.optimizer.state[parameter][moment] = value.to(parameter.device)
             if step.regulariser and f"a.{name}" in names:
                 step.regulariser.previous[name] = stored.get_tensor(f"a.{name}").to(
                     parameter.device
