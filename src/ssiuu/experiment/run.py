@@ -13,16 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ssiuu.attacks.retrain import attacked_facts, common_pool, retrain, share
 from ssiuu.attribution.neuron import extremes
 from ssiuu.diagnosis.influence import Baseline, influence
 from ssiuu.diagnosis.lens import logit_lens
-from ssiuu.errors import ConfigError, InputError, OutputError
+from ssiuu.errors import InputError, OutputError
 from ssiuu.evaluation.score import evaluate
+from ssiuu.experiment.attacking import Attacker, Curve, plan
 from ssiuu.experiment.provenance import machine, now, versions
 from ssiuu.experiment.recipe import Recipe, flatten
 from ssiuu.experiment.session import Session, open_session
-from ssiuu.likelihood import Example
 from ssiuu.methods import Method
 from ssiuu.models.load import (
     load_checkpoint_weights,
@@ -36,11 +35,9 @@ from ssiuu.models.precision import release_memory
 from ssiuu.models.sites import find_sites
 from ssiuu.records.files import cell_folder, load_run, read_record, write_record
 from ssiuu.records.schema import (
-    Attack,
     Diagnosis,
     Evaluation,
     MethodInfo,
-    Reading,
     RunHeader,
     RunRecord,
     Unlearning,
@@ -269,18 +266,20 @@ class _Stages:
             session.notes.extend(error.problems)
         self._baseline: Baseline | None = None
         self._lens: Any = None
-        self._benign: list[Example] | None = None
+        self.attacker = Attacker(session)
 
     def cell(self, info: MethodInfo, method: Method | None, seed: int, after: Path | None) -> None:
         """Do what is not done yet for one method and seed."""
         folder = cell_folder(self.out, info.label, seed)
         folder.mkdir(parents=True, exist_ok=True)
         control = info.name == "none"
-        plan = [] if control and not self.session.recipe.attacks.control else self._attacks()
+        curves = (
+            [] if control and not self.session.recipe.attacks.control else plan(self.session.recipe)
+        )
         files = ["unlearn.json", "evaluate.json"] if method and method.trains else ["evaluate.json"]
         if self.sites and not control:
             files.append("diagnose.json")
-        if all((folder / name).exists() for name in [*files, *[a["file"] for a in plan]]):
+        if all((folder / name).exists() for name in [*files, *[c.file for c in curves]]):
             return
         release_memory()
         original = self._original()
@@ -295,7 +294,7 @@ class _Stages:
         if "diagnose.json" in files and not (folder / "diagnose.json").exists():
             self.progress(f"{name}: looking inside")
             write_record(folder / "diagnose.json", self._diagnose(info, method, seed, after, folder))
-        self._attack(name, folder, plan)
+        self._attack(name, folder, curves)
         if not self.session.recipe.keep_checkpoints:
             (folder / "weights.safetensors").unlink(missing_ok=True)
 
@@ -364,63 +363,16 @@ class _Stages:
             seconds=round(time.perf_counter() - begin, 2),
         )
 
-    def _attacks(self) -> list[dict[str, Any]]:
-        """Return every attack curve to run, with the file it is recorded in."""
-        config = self.session.recipe.attacks
-        plan: list[dict[str, Any]] = [
-            {"name": f"harmful_{p:g}", "kind": "harmful", "fraction": p, "learning_rate": rate}
-            for p in config.harmful.fractions
-            for rate in config.harmful.learning_rates
-        ]
-        plan += [
-            {"name": "benign", "kind": "benign", "fraction": None, "learning_rate": rate}
-            for rate in config.benign.learning_rates
-        ]
-        return [a | {"file": f"attack-{a['name']}-{a['learning_rate']:g}.json"} for a in plan]
-
-    def _attack(self, name: str, folder: Path, plan: list[dict[str, Any]]) -> None:
-        plan = [a for a in plan if not (folder / a["file"]).exists()]
+    def _attack(self, name: str, folder: Path, plan: list[Curve]) -> None:
+        plan = [curve for curve in plan if not (folder / curve.file).exists()]
         if not plan:
             return
-        session, config = self.session, self.session.recipe.attacks
-        weights = snapshot(session.model)
+        weights = snapshot(self.session.model)
         scores = read_record(folder / "evaluate.json", Evaluation)
         assert scores is not None
-        attacked = attacked_facts(self.forget, config.harmful.fractions, config.seed)
-        pool = common_pool(self.forget, attacked)
-        if not pool:
-            raise ConfigError(
-                "attacks: every forget fact shares an entity with one the attacker holds, so none "
-                "is left to score. Lower attacks.harmful.fractions or forget more entities."
+        for curve in plan:
+            restore(self.session.model, weights)
+            record = self.attacker.carry_out(
+                curve, scores, lambda text: self.progress(f"{name}: {text}")
             )
-        start = {
-            f.id: Reading(correct=scores.forget[f.id].correct, logprob=scores.forget[f.id].logprob)
-            for f in pool
-        }
-        facts = {f.id: f for f in self.forget}
-        for attack in plan:
-            restore(session.model, weights)
-            if attack["kind"] == "harmful":
-                held = attacked[: share(len(self.forget), attack["fraction"])]
-                examples = session.examples([facts[i] for i in held])
-            else:
-                self._benign = self._benign or session.benign()
-                examples = self._benign
-            record: Attack = retrain(
-                session.model,
-                session.prompt,
-                attack["name"],
-                attack["kind"],
-                examples,
-                pool,
-                start,
-                attack["learning_rate"],
-                config.reads,
-                config.batch_size,
-                config.seed,
-                session.precision,
-                session.pad,
-                attack["fraction"],
-                lambda text: self.progress(f"{name}: {text}"),
-            )
-            write_record(folder / attack["file"], record)
+            write_record(folder / curve.file, record)
