@@ -2,7 +2,8 @@
 
     python perf/step.py --json [--model smollm2-135m] [--rounds 5] [--rows 8] [--tokens 64]
 
-naive: a separate forward and backward for P, and its gradient kept whole. Prints medians in
+naive: forget and retain in two passes, a separate forward and backward for P, its gradient kept
+whole; two_passes: GD in two passes, the others run forget and retain as one batch. Prints medians in
 seconds, their ratios to GD, and the bytes a parameter that a form keeps between two steps.
 """
 
@@ -27,6 +28,7 @@ KINDS = {
     "ssiuu_logprob": "ssiuu-logprob",
     "ssiuu_probability": "ssiuu",
     "ssiuu_gate": "ssiuu-gate",
+    "two_passes": "gd",
     "naive": "ssiuu",
 }
 
@@ -63,7 +65,8 @@ def main() -> None:
     for _ in range(args.rounds):
         for name, label in KINDS.items():
             kind = NaiveStep if name == "naive" else Step
-            step = kind(model, make(label), 1e-12, precision)
+            together = name not in ("naive", "two_passes")
+            step = kind(model, make(label), 1e-12, precision, together=together)
             for turn in range(3):  # the first allocates, the second stores A_{t-1}
                 start = time.perf_counter()
                 step([forget], [retain])

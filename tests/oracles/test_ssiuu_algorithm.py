@@ -139,8 +139,9 @@ def test_four_steps_are_algorithm_1(exact_model: Any, rows: Any, target: str, de
 def test_no_penalty_at_the_first_step(tiny_model: Any, rows: Any) -> None:
     first, second = copy.deepcopy(tiny_model), copy.deepcopy(tiny_model)
     forget, retain = batches_of(rows[0][0]), batches_of(rows[1][0])
-    Step(first, make({"name": "ssiuu", "lambda": 1e3}), RATE)(forget, retain)
-    Step(second, make("gd"), RATE)(forget, retain)
+    # One batch or two: the order of the sums differs in the last digit.
+    Step(first, make({"name": "ssiuu", "lambda": 1e3}), RATE, together=False)(forget, retain)
+    Step(second, make("gd"), RATE, together=False)(forget, retain)
     assert largest_difference(first, second) == 0.0
 
 

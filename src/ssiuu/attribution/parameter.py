@@ -1,4 +1,4 @@
-"""Parameter attribution: a second gradient of the same batch, from the same backward pass.
+"""Parameter attribution: several gradients of the same batch from one backward pass.
 
 The gradient of a sum of per-example values is linear in what each example's value is weighted with:
 if a module's output gradient for example x is d_x when the loss runs backward, it is c_x d_x for a
@@ -10,14 +10,20 @@ gradients, and only the gradients of the parameters themselves are formed twice:
 This is exact for any batch. For L a function of every answer's log P and V = sum_x P_x, c_x is
 P_x / (dL/dlogP_x).
 
+`SecondGradient` adds V's gradient to a backward pass as it is. `SplitGradients` forms the gradients of
+the first rows of a batch (forget) and of the others (retain) apart as well, so that both need one
+forward pass and one backward pass through the activations together.
+
 Covered: modules whose output keeps the batch as its first dimension. Not covered: parameters used
 outside their module's forward: they stay missing in `found`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,17 +51,8 @@ class SecondGradient:
                 weight [out, in] that is wanted of them.
         """
         self.maps = {id(module) for module in (maps or {}).values()}
-        names = {id(parameter): name for name, parameter in named.items()}
         self.names = list(named)
-        self.owners: list[tuple[torch.nn.Module, Names]] = []
-        for module in model.modules():
-            own = {
-                local: names[id(p)]
-                for local, p in module.named_parameters(recurse=False)
-                if id(p) in names
-            }
-            if own:
-                self.owners.append((module, own))
+        self.owners = _owners(model, named)
         self.owners += [(module, {"weight": name}) for name, module in (maps or {}).items()]
         self.scale: Float[Tensor, " B"] | None = None
         self.found: dict[str, Tensor] = {}
@@ -79,7 +76,7 @@ class SecondGradient:
     def add(self, gradients: Iterable[Tensor]) -> None:
         """Add second gradients computed elsewhere, in the order of the parameters."""
         for name, gradient in zip(self.names, gradients, strict=True):
-            self._add(name, gradient)
+            _add(self.found, name, gradient)
 
     def _forward_hook(self, names: Names) -> Any:
         def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -94,47 +91,207 @@ class SecondGradient:
     def _collect(self, module: Any, names: Names, args: Any, kwargs: Any, gradient: Tensor) -> None:
         if self.scale is None or gradient.shape[0] != self.scale.shape[0]:
             return  # not this batch's, or the batch is not the first dimension: it stays missing
-        shape = (-1,) + (1,) * (gradient.dim() - 1)
-        scaled = gradient * self.scale.view(shape).to(gradient.dtype)
+        scaled = _weighted(gradient, self.scale)
         if type(module) is torch.nn.Linear or id(module) in self.maps:
-            rows = scaled.reshape(-1, scaled.shape[-1])
-            inputs = args[0].reshape(-1, args[0].shape[-1]).to(rows.dtype)
             if "weight" in names:
-                self._add_product(names["weight"], rows, inputs)
+                _add_product(self.found, names["weight"], scaled, args[0])
             if "bias" in names:
-                self._add(names["bias"], rows.sum(0).to(module.bias.dtype))
+                _add(self.found, names["bias"], _bias(scaled, module.bias))
+        elif type(module) is torch.nn.Embedding:
+            _add_rows(self.found, names["weight"], module, args[0], scaled)
+        else:
+            for name, value in _again(module, names, args, kwargs, [scaled])[0].items():
+                _add(self.found, name, value)
+
+
+class SplitGradients:
+    """Leaves the sum of both gradients in `.grad`, and shows the first one before it is added to.
+
+    While `watching`, the weights of linear maps and embeddings take no part in autograd: hooks form
+    their gradients, for the first rows and for the others. What is left, norms, autograd does for
+    all rows, and the first rows' share is computed again.
+    """
+
+    def __init__(self, model: torch.nn.Module, named: Mapping[str, Tensor]) -> None:
+        """Find the modules that own the parameters; see `SecondGradient`."""
+        self.named = dict(named)
+        self.owners = _owners(model, named)
+        self.scale: Float[Tensor, " F"] | None = None
+        self.found: dict[str, Tensor] = {}
+        self._clear()
+
+    def _clear(self) -> None:
+        self.found.clear()
+        self.first: dict[str, Tensor] = {}
+        self.waiting: Counter[str] = Counter()  # uses whose gradient has not come yet
+        self.later: defaultdict[str, list[Callable[[], None]]] = defaultdict(list)
+        self.complete = True
+
+    @property
+    def possible(self) -> bool:
+        """Whether every module is of a kind whose gradient can be formed here."""
+        return all(
+            type(module) in (torch.nn.Linear, torch.nn.Embedding)
+            or all(p.dim() == 1 for p in module.parameters(recurse=False))
+            for module, _ in self.owners
+        )
+
+    @contextmanager
+    def watching(self, rows: int, batch: int, whole: Callable[[str, Tensor], None]) -> Iterator[None]:
+        """Watch one forward pass and one backward pass; set `scale` (c_x) in between, or leave None.
+
+        Args:
+            rows: How many rows of the batch come first (F).
+            batch: Rows of the batch.
+            whole: Told a parameter's name and the first rows' gradient, to be changed in place;
+                `found` then holds the second gradient of these rows, where `scale` was set.
+        """
+        self.rows, self.batch, self.whole, self.scale = rows, batch, whole, None
+        self._clear()
+        ours = [
+            self.named[name]
+            for module, names in self.owners
+            if type(module) in (torch.nn.Linear, torch.nn.Embedding)
+            for name in names.values()
+        ]
+        handles = [
+            module.register_forward_hook(self._forward_hook(names), with_kwargs=True)
+            for module, names in self.owners
+        ]
+        for parameter in ours:
+            parameter.requires_grad_(False)
+        try:
+            yield
+            self._finish_small()
+        finally:
+            for parameter in ours:
+                parameter.requires_grad_(True)
+            for handle in handles:
+                handle.remove()
+            self._clear()
+
+    @property
+    def heard(self) -> bool:
+        """Whether the forward pass went through every module, row by row."""
+        return self.complete and self.waiting.keys() == self.named.keys()
+
+    def _forward_hook(self, names: Names) -> Any:
+        def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            if not isinstance(output, Tensor) or output.shape[0] != self.batch:
+                self.complete = False
+                return
+            if not output.requires_grad:
+                output.requires_grad_(True)  # what comes before has nothing to train
+            self.waiting.update(names.values())
+            output.register_hook(lambda gradient: self._collect(module, names, args, kwargs, gradient))
+
+        return hook
+
+    @torch.no_grad()
+    def _collect(self, module: Any, names: Names, args: Any, kwargs: Any, gradient: Tensor) -> None:
+        first, others = gradient[: self.rows], gradient[self.rows :]
+        scaled = None if self.scale is None else _weighted(first, self.scale)
+        if type(module) not in (torch.nn.Linear, torch.nn.Embedding):
+            cut = [a[: self.rows] if isinstance(a, Tensor) else a for a in args]
+            wanted = [first] if scaled is None else [first, scaled]
+            for store, part in zip(
+                (self.first, self.found), _again(module, names, cut, kwargs, wanted), strict=False
+            ):
+                for name, value in part.items():
+                    _add(store, name, value)
             return
+        before, after = args[0][: self.rows], args[0][self.rows :]
+        for local, name in names.items():
+            self._add(module, local, name, self.first, first, before)
+            if scaled is not None:
+                self._add(module, local, name, self.found, scaled, before)
+            self.later[name].append(partial(self._add, module, local, name, self.first, others, after))
+            self.waiting[name] -= 1
+            if not self.waiting[name]:
+                self.whole(name, self.first[name])
+                for add in self.later.pop(name):
+                    add()
+                self.named[name].grad = self.first.pop(name)
+
+    def _add(
+        self, module: Any, local: str, name: str, store: dict[str, Tensor], rows: Tensor, inputs: Tensor
+    ) -> None:
         if type(module) is torch.nn.Embedding:
-            if module.padding_idx is not None:
-                scaled = scaled * (args[0] != module.padding_idx).unsqueeze(-1)
-            self._add_rows(names["weight"], args[0], scaled, module.weight)
-            return
-        with torch.enable_grad():
-            again = type(module).forward(module, *_detached(args), **kwargs)
-            wanted = [getattr(module, local) for local in names]
-            found = torch.autograd.grad(again, wanted, scaled.to(again.dtype))
-        for name, value in zip(names.values(), found, strict=True):
-            self._add(name, value)
-
-    def _add_product(self, name: str, rows: Tensor, inputs: Tensor) -> None:
-        there = self.found.get(name)
-        if there is not None and rows.dtype == there.dtype:
-            there.addmm_(rows.T, inputs)
+            _add_rows(store, name, module, inputs, rows)
+        elif local == "weight":
+            _add_product(store, name, rows, inputs)
         else:
-            product = rows.T @ inputs
-            self._add(name, product if product.dtype == torch.float64 else product.float())
+            _add(store, name, _bias(rows, module.bias))
 
-    def _add_rows(self, name: str, ids: Tensor, rows: Tensor, weight: Tensor) -> None:
-        if name not in self.found:
-            self.found[name] = torch.zeros_like(weight)
-        flat = rows.reshape(-1, rows.shape[-1]).to(weight.dtype)
-        self.found[name].index_add_(0, ids.reshape(-1), flat)
+    def _finish_small(self) -> None:
+        """Put what `whole` makes of the norms' first gradients in their place."""
+        for name, first in self.first.items():
+            total, before = self.named[name].grad, first.clone()
+            self.whole(name, first)
+            if total is not None:
+                total += first - before
 
-    def _add(self, name: str, value: Tensor) -> None:
-        if name in self.found:
-            self.found[name] += value
-        else:
-            self.found[name] = value
+
+def _owners(model: torch.nn.Module, named: Mapping[str, Tensor]) -> list[tuple[torch.nn.Module, Names]]:
+    """Return every module that owns some of the parameters, with their names by local name."""
+    names = {id(parameter): name for name, parameter in named.items()}
+    found = []
+    for module in model.modules():
+        own = {
+            local: names[id(p)] for local, p in module.named_parameters(recurse=False) if id(p) in names
+        }
+        if own:
+            found.append((module, own))
+    return found
+
+
+def _weighted(gradient: Tensor, scale: Float[Tensor, " B"]) -> Tensor:
+    shape = (-1,) + (1,) * (gradient.dim() - 1)
+    return gradient * scale.view(shape).to(gradient.dtype)
+
+
+def _again(
+    module: Any, names: Names, args: Any, kwargs: Any, cotangents: Iterable[Tensor]
+) -> list[dict[str, Tensor]]:
+    """Run a module again and return its parameters' gradients for each output gradient."""
+    with torch.enable_grad():
+        again = type(module).forward(module, *_detached(args), **kwargs)
+        wanted = [getattr(module, local) for local in names]
+        found = [
+            torch.autograd.grad(again, wanted, c.to(again.dtype), retain_graph=True) for c in cotangents
+        ]
+    return [dict(zip(names.values(), values, strict=True)) for values in found]
+
+
+def _bias(rows: Tensor, bias: Tensor) -> Tensor:
+    return rows.reshape(-1, rows.shape[-1]).sum(0).to(bias.dtype)
+
+
+def _add_product(store: dict[str, Tensor], name: str, rows: Tensor, inputs: Tensor) -> None:
+    rows = rows.reshape(-1, rows.shape[-1])
+    inputs = inputs.reshape(-1, inputs.shape[-1]).to(rows.dtype)
+    there = store.get(name)
+    if there is not None and rows.dtype == there.dtype:
+        there.addmm_(rows.T, inputs)
+    else:
+        product = rows.T @ inputs
+        _add(store, name, product if product.dtype == torch.float64 else product.float())
+
+
+def _add_rows(store: dict[str, Tensor], name: str, module: Any, ids: Tensor, rows: Tensor) -> None:
+    if module.padding_idx is not None:
+        rows = rows * (ids != module.padding_idx).unsqueeze(-1)
+    if name not in store:
+        store[name] = torch.zeros_like(module.weight)
+    flat = rows.reshape(-1, rows.shape[-1]).to(module.weight.dtype)
+    store[name].index_add_(0, ids.reshape(-1), flat)
+
+
+def _add(store: dict[str, Tensor], name: str, value: Tensor) -> None:
+    if name in store:
+        store[name] += value
+    else:
+        store[name] = value
 
 
 def _detached(args: Any) -> list[Any]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad as pad_left
 
 from ssiuu.errors import DataError
 
@@ -145,6 +146,16 @@ def collate(examples: Sequence[Example], pad: int) -> Batch:
     )
 
 
+def join(first: Batch, second: Batch) -> Batch:
+    """Return two batches as one, the rows of `first` on top."""
+    joined = {}
+    for name in ("input_ids", "attention_mask", "position_ids", "targets", "answer_mask"):
+        pair = getattr(first, name), getattr(second, name)
+        width = max(t.shape[1] for t in pair)
+        joined[name] = torch.cat([pad_left(t, (width - t.shape[1], 0)) for t in pair])
+    return Batch(ids=first.ids + second.ids, **joined)
+
+
 @dataclass(frozen=True)
 class AnswerLogprobs:
     """log p of every answer token, nats, 0 where masked; shapes [B, A]."""
@@ -161,6 +172,10 @@ class AnswerLogprobs:
     def count(self) -> Int[Tensor, " B"]:
         """Number of answer tokens."""
         return self.mask.sum(1)
+
+    def __getitem__(self, rows: slice) -> AnswerLogprobs:
+        """Return some of the rows."""
+        return AnswerLogprobs(self.tokens[rows], self.mask[rows])
 
 
 def answer_logits(model: Any, batch: Batch) -> Float[Tensor, "B A V"]:

@@ -47,9 +47,11 @@ class Basis:
 def project_out(gradient: Float[Tensor, "out in"], basis: Basis) -> Float[Tensor, "out in"]:
     """Return (I - U U^T) G (I - V V^T), in place."""
     if basis.inputs is not None:
-        gradient.sub_((gradient @ basis.inputs) @ basis.inputs.T)
+        shared = basis.inputs.to(gradient.dtype)
+        gradient.sub_((gradient @ shared) @ shared.T)
     if basis.outputs is not None:
-        gradient.sub_(basis.outputs @ (basis.outputs.T @ gradient))
+        shared = basis.outputs.to(gradient.dtype)
+        gradient.sub_(shared @ (shared.T @ gradient))
     return gradient
 
 

@@ -1,10 +1,12 @@
 """One optimiser step: the forget gradient first, changed by the method, then the retain gradient.
 
-The two gradients are kept apart in time, not in memory: after the forget backward `p.grad` holds
-the forget gradient alone, so a method can change it in place; the retain backward then adds to it.
-What Ssiuu needs beside it, dP/dphi, is the forget gradient itself where the loss is a constant times
-log P and log P is the target; else it comes from the same backward pass (SecondGradient), and is
-used up parameter by parameter while that pass runs.
+The two gradients are kept apart in time, not in memory. Where the model and the method allow it, both
+batches run as one: a method that leaves the forget gradient alone needs no more, for another one
+each parameter's two gradients are formed one after the other (SplitGradients). Else there are two
+passes: after the forget backward `p.grad` holds the forget gradient alone, so a method can change
+it in place; the retain backward then adds to it. What Ssiuu needs beside it, dP/dphi, is the forget
+gradient itself where the loss is a constant times log P and log P is the target; else it comes from
+the same backward pass (SecondGradient), and is used up parameter by parameter while that pass runs.
 """
 
 from __future__ import annotations
@@ -17,12 +19,20 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from jaxtyping import Float
 from torch import Tensor
 
 from ssiuu.attribution.hidden import hidden_states
-from ssiuu.attribution.parameter import SecondGradient
+from ssiuu.attribution.parameter import SecondGradient, SplitGradients
 from ssiuu.errors import ConfigError, DivergedError
-from ssiuu.likelihood import AnswerLogprobs, Batch, answer_logits, answer_logprobs, collate
+from ssiuu.likelihood import (
+    AnswerLogprobs,
+    Batch,
+    answer_logits,
+    answer_logprobs,
+    collate,
+    join,
+)
 from ssiuu.methods.base import Method, Normaliser, View
 from ssiuu.methods.disruption import DisruptionMasked, mask_disruption
 from ssiuu.methods.npo_sam import SharpnessAwarePreference
@@ -65,6 +75,7 @@ class Step:
         retain_weight: float = 1.0,
         pad: int = 0,
         effective: bool = False,
+        together: bool = True,
     ) -> None:
         """Prepare model and optimiser.
 
@@ -78,6 +89,7 @@ class Step:
             retain_weight: Weight of the retain loss where there is no method.
             pad: Padding token id.
             effective: Take W + s B A for the features where the model has adapters.
+            together: Run forget and retain rows as one batch where that is possible.
 
         Raises:
             ConfigError: The method does not fit the model or the weight decay.
@@ -115,6 +127,9 @@ class Step:
             self.second = SecondGradient(model, {}, maps)
         elif form is not None and (self.gated or self.regulariser) and not self._itself(form):
             self.second = SecondGradient(model, self.named)
+        self.together = together and self._may_join(model)
+        split = SplitGradients(model, self.named) if self.together and self._shapes() else None
+        self.split = split if split is not None and split.possible else None
         self.running: dict[str, Tensor] = {}  # mean retain gradient, for disruption masking
 
     def set_anchor(self, batches: Sequence[Batch], size: int) -> None:
@@ -150,18 +165,8 @@ class Step:
         """
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        masked = isinstance(self.method, DisruptionMasked)
-        forget_loss, moved, retain_loss, kept = 0.0, None, None, {}
-        if masked and retain and self._keeps() != "none":
-            retain_loss = self._retain_backward(retain)
-            kept = self._set_aside()
-        if forget and self.method:
-            forget_loss, moved = self._forget(forget)
-        if kept:
-            for name, gradient in kept.items():
-                _add_gradient(self.named[name], gradient)
-        elif retain and self._keeps() != "none":
-            retain_loss = self._retain_backward(retain)
+        done = self._as_one(forget, retain) if self.together else None
+        forget_loss, moved, retain_loss = done or self._apart(forget, retain)
         self._keep_rows()
         norm = self._norm()
         self._require_finite(forget, retain, forget_loss, retain_loss, norm)
@@ -174,6 +179,73 @@ class Step:
             penalty_share=moved.share if moved and told else None,
             penalty_parameters=float(moved.parameters) / moved.total if moved and told else None,
         )
+
+    def _apart(
+        self, forget: Sequence[Batch], retain: Sequence[Batch]
+    ) -> tuple[float, Moved | None, float | None]:
+        """Run forget, then retain; return both losses and what a penalty did."""
+        masked = isinstance(self.method, DisruptionMasked)
+        forget_loss, moved, retain_loss, kept = 0.0, None, None, {}
+        if masked and retain and self._keeps() != "none":
+            retain_loss = self._retain_backward(retain)
+            kept = self._set_aside()
+        if forget and self.method:
+            forget_loss, moved = self._forget(forget)
+        if kept:
+            for name, gradient in kept.items():
+                _add_gradient(self.named[name], gradient)
+        elif retain and self._keeps() != "none":
+            retain_loss = self._retain_backward(retain)
+        return forget_loss, moved, retain_loss
+
+    # --- forget and retain as one batch ----------------------------------------------------------
+
+    def _may_join(self, model: Any) -> bool:
+        """Whether this method's forget and retain losses can be read off one forward pass."""
+        if self.base is None or self._keeps() not in ("nll", "kl") or "refusal" in self.base.needs:
+            return False
+        if isinstance(self.base, Misdirection | SharpnessAwarePreference | DisruptionMasked):
+            return False
+        plain = self.second is None or self.base.through != "other"
+        again = any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
+        shards = self.accelerator.num_processes > 1
+        return plain and not shards and not again and not self.effective and self._rho() is None
+
+    def _as_one(
+        self, forget: Sequence[Batch], retain: Sequence[Batch]
+    ) -> tuple[float, Moved | None, float] | None:
+        """Run one micro-batch of each together; None where that cannot be done."""
+        assert self.base is not None
+        if len(forget) != 1 or len(retain) != 1 or (self._shapes() and self.split is None):
+            return None
+        both, rows = join(forget[0], retain[0]), len(forget[0].ids)
+        divisor = _divisor(forget, self.base.normaliser)
+        moved = Moved() if self.gated or self.regulariser else None
+        fresh = self.regulariser is not None and not self.regulariser.reference
+        split, strength = self.split, self._strength()
+        found = split.found if split is not None and self.second is not None else None
+
+        def whole(name: str, gradient: Tensor) -> None:
+            self._shape(name, gradient, moved, divisor, strength, found)
+
+        watching = split.watching(rows, len(both.ids), whole) if split else nullcontext()
+        with watching:
+            with autocast(self.precision, both.input_ids.device.type):
+                logits = answer_logits(self.model, both)
+                logprobs = answer_logprobs(self.model, both, logits)
+            if split is not None and not split.heard:
+                self.split = None
+                return None
+            view = View(logprobs[:rows], targets=both.targets[:rows], logits=logits[:rows])
+            loss = self.base.forget_loss(self._referred(view, both.ids[:rows])).sum() / divisor
+            if split is not None and self.second is not None:
+                split.scale = self._scale(view.logprobs, loss)
+                if split.scale is None:
+                    return None
+            kept = self._kept(logits[rows:], logprobs[rows:], both.ids[rows:]).sum()
+            kept = kept / _divisor(retain, "tokens")
+            self.accelerator.backward(loss + self.retain_weight * kept)
+        return float(loss.detach()), None if fresh else moved, float(kept.detach())
 
     # --- forget ---------------------------------------------------------------------------------
 
@@ -222,8 +294,10 @@ class Step:
             strength = self._relative_strength(divisor, moved)
             if self.effective and moved is not None:
                 self._shape_effective(moved, strength)
-            for name in self.named:
-                self._shape(name, None if self.effective else moved, divisor, strength)
+            for name, parameter in self.named.items():
+                if parameter.grad is not None:
+                    shown = None if self.effective else moved
+                    self._shape(name, parameter.grad, shown, divisor, strength, self._found())
         return total, None if fresh else moved
 
     def _view(self, batch: Batch, second: SecondGradient | None = None) -> View:
@@ -245,38 +319,55 @@ class Step:
             view = View(
                 answer_logprobs(self.model, batch, logits), targets=batch.targets, logits=logits
             )
-            if "logprob" in self.base.needs:
-                view = replace(view, reference=_values(made.logprob, batch))
             if "refusal" in self.base.needs:
                 rows = [made.refusals[i] for i in batch.ids]
                 refusal = answer_logprobs(self.model, collate(rows, self.pad).to(device))
-                reference = _values(made.refusal_logprob, batch)
+                reference = _values(made.refusal_logprob, batch.ids, device)
                 view = replace(view, refusal=refusal, reference_refusal=reference)
+        return self._referred(view, batch.ids)
+
+    def _referred(self, view: View, ids: Sequence[str]) -> View:
+        """Add what the reference model said of these rows."""
+        assert self.base is not None
+        if "logprob" in self.base.needs:
+            values = _values(self.prepared.logprob, ids, view.logprobs.mask.device)
+            view = replace(view, reference=values)
         if "distribution" in self.base.needs:
-            before = [made.forget_logits[i] for i in batch.ids]
-            view = replace(view, reference_logits=aligned(before, batch.answer_mask))
+            before = [self.prepared.forget_logits[i] for i in ids]
+            view = replace(view, reference_logits=aligned(before, view.logprobs.mask))
         return view
 
     def _itself(self, form: Ssiuu) -> bool:
         """Whether the forget gradient is, up to a constant, the gradient of the target."""
         return form.base().through == "constant" and form.target == "logprob"
 
-    def _weigh(self, second: SecondGradient, view: View, loss: Tensor) -> None:
-        """Tell the collector what each example counts, or add the target's gradient by hand."""
-        assert isinstance(self.method, Ssiuu) and self.base is not None
-        logprobs = view.logprobs
-        if self.method.target == "probability":
-            wanted = logprobs.sum.detach().exp()
-        else:
-            wanted = torch.ones_like(logprobs.sum)
+    def _scale(self, logprobs: AnswerLogprobs, loss: Tensor) -> Float[Tensor, " B"] | None:
+        """Return what each row's output gradients are to be multiplied by to give the target's.
+
+        None where there is no such number: every token counts differently, or the slope is so small
+        that it would have lost its digits on the way back.
+        """
+        assert self.base is not None
         (slopes,) = torch.autograd.grad(loss, logprobs.tokens, retain_graph=True)
         slope = slopes.masked_fill(~logprobs.mask, 0.0).sum(1) / logprobs.count
-        # A slope that small would have lost its digits on the way back.
-        if self.base.through != "other" and bool((slope.abs() > 1e-20).all()):
-            second.scale = wanted / slope
+        if self.base.through == "other" or not bool((slope.abs() > 1e-20).all()):
+            return None
+        return self._wanted(logprobs) / slope
+
+    def _wanted(self, logprobs: AnswerLogprobs) -> Float[Tensor, " B"]:
+        """Return d target / d log P of each row."""
+        assert isinstance(self.method, Ssiuu)
+        total = logprobs.sum.detach()
+        return total.exp() if self.method.target == "probability" else torch.ones_like(total)
+
+    def _weigh(self, second: SecondGradient, view: View, loss: Tensor) -> None:
+        """Tell the collector what each example counts, or add the target's gradient by hand."""
+        second.scale = self._scale(view.logprobs, loss)
+        if second.scale is not None:
             return
-        # Each token counts differently, or not at all: a second backward through the same graph.
-        value = (wanted * logprobs.sum).sum()
+        # A second backward through the same graph.
+        wanted = self._wanted(view.logprobs)
+        value = (wanted * view.logprobs.sum).sum()
         second.scale = torch.ones_like(wanted) if self.effective else None
         found = torch.autograd.grad(value, list(self.named.values()), retain_graph=True)
         second.scale = None
@@ -296,7 +387,7 @@ class Step:
         strength = self._strength()
         handles = [
             parameter.register_post_accumulate_grad_hook(
-                lambda _, name=name: self._shape(name, moved, 1.0, strength)
+                lambda p, name=name: self._shape(name, p.grad, moved, 1.0, strength, self._found())
             )
             for name, parameter in self.named.items()
         ]
@@ -306,19 +397,25 @@ class Step:
             for handle in handles:
                 handle.remove()
 
-    def _shape(self, name: str, moved: Moved | None, divisor: float, strength: float) -> None:
+    def _shape(
+        self,
+        name: str,
+        forget: Tensor,
+        moved: Moved | None,
+        divisor: float,
+        strength: float,
+        found: dict[str, Tensor] | None,
+    ) -> None:
+        """Change one parameter's forget gradient in place; uses up its second gradient in `found`."""
         parameter = self.named[name]
-        forget = parameter.grad
-        if forget is None:
-            return
         if moved is not None:
-            gradient, scale = self._target_gradient(name, forget, divisor)
+            gradient, scale = _target_gradient(name, forget, divisor, found)
             if self.regulariser is not None:
                 self.regulariser.apply(name, parameter, gradient, forget, scale, strength, moved)
             else:
                 gate(parameter.detach(), gradient, forget, scale, moved)
-            if self.second is not None:
-                self.second.found.pop(name)
+            if found is not None:
+                found.pop(name)
         if self.prepared.bases is not None:
             weight, side = weight_of(name)
             basis = self.prepared.bases.get(weight)
@@ -341,17 +438,9 @@ class Step:
                 if parameter.grad is not None:
                     moved.add(added, parameter.grad)
 
-    def _target_gradient(self, name: str, forget: Tensor, divisor: float) -> tuple[Tensor, float]:
-        """Return g of one parameter, and what it is to be multiplied by."""
-        if self.second is None:
-            return forget, divisor  # the loss is sum of log P / divisor
-        gradient = self.second.found.get(name)
-        if gradient is None:
-            raise ConfigError(
-                f"ssiuu: no second gradient of {name}; this model uses it outside of its module. "
-                "Use target: logprob with backbone gd."
-            )
-        return gradient, 1.0
+    def _found(self) -> dict[str, Tensor] | None:
+        """Return the second gradients, or None where the forget gradient serves."""
+        return self.second.found if self.second is not None else None
 
     def _rho(self) -> float | None:
         return self.method.rho if isinstance(self.method, Ssiuu) else None
@@ -368,7 +457,7 @@ class Step:
         for name, parameter in self.named.items():
             if parameter.grad is None:
                 continue
-            gradient, scale = self._target_gradient(name, parameter.grad, divisor)
+            gradient, scale = _target_gradient(name, parameter.grad, divisor, self._found())
             self.regulariser.measure(name, parameter, gradient, parameter.grad, scale, unit)
         return rho / unit.share if unit.penalty_squared > 0 else 0.0
 
@@ -414,10 +503,14 @@ class Step:
             before = aligned([self.prepared.retain_hidden[i] for i in batch.ids], mask)
             return rmu_loss(hidden, mask, before)
         logits = answer_logits(self.model, batch)
-        if keeps == "kl":
-            rows = [self.prepared.retain_logits[i] for i in batch.ids]
-            return kl_loss(logits, aligned(rows, batch.answer_mask), batch.answer_mask)
-        return -answer_logprobs(self.model, batch, logits).sum
+        return self._kept(logits, answer_logprobs(self.model, batch, logits), batch.ids)
+
+    def _kept(self, logits: Tensor, logprobs: AnswerLogprobs, ids: Sequence[str]) -> Tensor:
+        """Return the retain loss of each row, from its answer logits."""
+        if self._keeps() != "kl":
+            return -logprobs.sum
+        rows = [self.prepared.retain_logits[i] for i in ids]
+        return kl_loss(logits, aligned(rows, logprobs.mask), logprobs.mask)
 
     def _set_aside(self) -> dict[str, Tensor]:
         """Take the retain gradient out of `.grad` and into its running mean."""
@@ -490,6 +583,21 @@ class Step:
                 )
 
 
+def _target_gradient(
+    name: str, forget: Tensor, divisor: float, found: Mapping[str, Tensor] | None
+) -> tuple[Tensor, float]:
+    """Return g of one parameter, and what it is to be multiplied by."""
+    if found is None:
+        return forget, divisor  # the loss is sum of log P / divisor
+    gradient = found.get(name)
+    if gradient is None:
+        raise ConfigError(
+            f"ssiuu: no second gradient of {name}; this model uses it outside of its module. "
+            "Use target: logprob with backbone gd."
+        )
+    return gradient, 1.0
+
+
 def _add_gradient(parameter: Tensor, gradient: Tensor) -> None:
     if parameter.grad is None:
         parameter.grad = gradient
@@ -497,8 +605,8 @@ def _add_gradient(parameter: Tensor, gradient: Tensor) -> None:
         parameter.grad += gradient
 
 
-def _values(found: Mapping[str, float], batch: Batch) -> Tensor:
-    return torch.tensor([found[i] for i in batch.ids], device=batch.input_ids.device)
+def _values(found: Mapping[str, float], ids: Sequence[str], device: torch.device) -> Tensor:
+    return torch.tensor([found[i] for i in ids], device=device)
 
 
 def _neuron_weights(model: Any, form: Ssiuu) -> frozenset[str]:
