@@ -1,4 +1,4 @@
-"""A made-up TOFU folder in the words of the tests' tokenizer: 3 authors to keep, 2 to forget."""
+"""A made-up TOFU folder in the words of the tests' tokenizer: authors to keep, and 2 to forget."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def write_tofu(folder: Path, retain: int = 60, forget: int = 40, scored: int = 60) -> Path:
+def write_tofu(folder: Path, retain: int = 60) -> Path:
     """Write the files that forget01 needs; every question is another one."""
     rng = random.Random(0)
 
@@ -28,11 +28,11 @@ def write_tofu(folder: Path, retain: int = 60, forget: int = 40, scored: int = 6
     def rows(count: int, name: str, wrong: int, length: int) -> list[dict[str, Any]]:
         return [row(n, name, wrong, length) for n in range(count)]
 
-    kept = rows(retain, "a", 5, 6)
+    kept = rows(retain, "a", 5, 4)
     files = {
-        "forget01_perturbed": rows(forget, "word", 5, 6),
+        "forget01_perturbed": rows(40, "word", 5, 4),
         "retain99": [{k: r[k] for k in ("question", "answer")} for r in kept],
-        "retain_perturbed": kept[:scored],
+        "retain_perturbed": kept,
     }
     for name, count in (("real_authors", 6), ("world_facts", 5)):
         plain = rows(count, name, 3, 2)

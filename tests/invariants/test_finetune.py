@@ -25,7 +25,7 @@ def test_interrupted_and_continued(make_model: Any, make_examples: Any, tmp_path
     whole, broken = make_model(), make_model()
     tune(whole, examples, tmp_path / "state")
     before, after = (
-        float(answer_logprobs(m, collate(examples, 0)).sum.sum()) for m in (make_model(), whole)
+        answer_logprobs(m, collate(examples, 0)).sum.sum().item() for m in (make_model(), whole)
     )
     assert after > before + 1 and not (tmp_path / "state").exists()
 

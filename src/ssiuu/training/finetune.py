@@ -16,6 +16,7 @@ from ssiuu.training.batches import draw, micro_batches
 from ssiuu.training.state import load_state, save_state
 from ssiuu.training.step import Step
 
+MICRO_BATCH = 4  # rows of similar length in memory at once, so that little is padded
 SAVE_EVERY = 300.0  # seconds between two saved states
 
 
@@ -63,7 +64,8 @@ def finetune(
             saved = time.perf_counter()
             interrupt.check()
         rows = draw(len(examples), size, number, seed)
-        outcome = step([], micro_batches([examples[i] for i in rows], None, pad, device))
+        drawn = sorted((examples[i] for i in rows), key=lambda e: len(e.prompt) + len(e.answer))
+        outcome = step([], micro_batches(drawn, MICRO_BATCH, pad, device))
         if number % max(1, count // 10) == 0:
             progress(f"step {number}/{count} | loss {outcome.retain_loss or 0.0:.3f}")
     model.eval()
