@@ -30,12 +30,20 @@ ATTACKS = {
 def attacked_facts(facts: Sequence[FactText], fractions: Sequence[float], seed: int) -> list[str]:
     """Return the facts an attacker holds, in order: fraction p takes the first p of the forget set.
 
+    They are drawn one by one; where that would take most of the others out of the common pool, as
+    with few entities of many facts, entity by entity.
+
     Raises:
         ConfigError: A fraction is outside (0, 1), or leaves no fact to score.
     """
     order = [fact.id for fact in facts]
     random.Random(f"attack:{seed}").shuffle(order)
-    return order[: share(len(order), max(fractions))] if fractions else []
+    count = share(len(order), max(fractions)) if fractions else 0
+    if 2 * len(common_pool(facts, order[:count])) < len(order) - count:
+        entity = {fact.id: fact.entity or fact.id for fact in facts}
+        seen = list(dict.fromkeys(entity[i] for i in order))
+        order.sort(key=lambda i: seen.index(entity[i]))
+    return order[:count]
 
 
 def share(count: int, fraction: float) -> int:

@@ -88,7 +88,14 @@ def screen(
             f"({'; '.join(short)}). Lower split.forget, split.retain or split.heldout."
         )
     texts = {name: [as_text(f, options, seed) for f in found[name]] for name in SETS}
-    return Split(seed=seed, asked=asked, known=knew, **texts)
+    return Split(
+        seed=seed,
+        forget=texts["forget"],
+        retain=texts["retain"],
+        heldout=texts["heldout"],
+        asked=asked,
+        known=knew,
+    )
 
 
 def as_text(fact: Fact, options: int, seed: int) -> FactText:

@@ -61,14 +61,62 @@ def ask(model: Any, prompt: Prompt, questions: Sequence[Question], batch_size: i
     return [a for a in answers if a is not None]
 
 
-def _ask_batch(model: Any, prompt: Prompt, chunk: list[Question]) -> list[Asked]:
+@torch.no_grad()
+def write(
+    model: Any,
+    prompt: Prompt,
+    questions: Sequence[Sequence[int]],
+    limits: Sequence[int],
+    batch_size: int = 64,
+) -> list[list[int]]:
+    """Write a greedy answer to every question; answers of similar length are written together.
+
+    Args:
+        model: A causal LM with a key-value cache, in evaluation mode.
+        prompt: Tells where an answer ends (end of text, or end of its line).
+        questions: Token ids.
+        limits: Most tokens of each answer, at least 1.
+        batch_size: Answers written at once.
+    """
+    answers: list[list[int]] = [[] for _ in questions]
+    for indices in length_sorted(limits, batch_size):
+        read = read_questions(model, [questions[i] for i in indices])
+        written = _free(model, prompt, [limits[i] for i in indices], read)
+        for index, answer in zip(indices, written, strict=True):
+            answers[index] = answer
+    return answers
+
+
+@dataclass(frozen=True)
+class Read:
+    """Questions that were read: their key-value cache and the logits after their last token."""
+
+    cache: Any
+    mask: Int[Tensor, "B T"]
+    last: Float[Tensor, "B V"]
+
+    def rows(self, indices: Sequence[int], keep: bool = True) -> tuple[Any, Int[Tensor, "R T"]]:
+        """Return cache and mask of these questions; a question may stand several times.
+
+        Args:
+            indices: Rows to take.
+            keep: Leave the cache as it is, so that it can be used again.
+        """
+        chosen = torch.tensor(indices, device=self.mask.device)
+        cache = copy.deepcopy(self.cache) if keep else self.cache
+        cache.batch_select_indices(chosen)
+        return cache, self.mask[chosen]
+
+
+def read_questions(model: Any, questions: Sequence[Sequence[int]]) -> Read:
+    """Read questions (token ids) in one forward pass, padded on the left."""
     device = next(model.parameters()).device
-    width = max(len(q.prompt) for q in chunk)
-    ids = torch.zeros((len(chunk), width), dtype=torch.long)
+    width = max(len(q) for q in questions)
+    ids = torch.zeros((len(questions), width), dtype=torch.long)
     mask = torch.zeros_like(ids)
-    for i, question in enumerate(chunk):
-        ids[i, width - len(question.prompt) :] = torch.tensor(question.prompt)
-        mask[i, width - len(question.prompt) :] = 1
+    for i, question in enumerate(questions):
+        ids[i, width - len(question) :] = torch.tensor(question)
+        mask[i, width - len(question) :] = 1
     ids, mask = ids.to(device), mask.to(device)
     read = model(
         input_ids=ids,
@@ -77,15 +125,17 @@ def _ask_batch(model: Any, prompt: Prompt, chunk: list[Question]) -> list[Asked]
         use_cache=True,
         logits_to_keep=1,
     )
-    last = read.logits[:, -1].float()
-    free = _free(model, prompt, chunk, read.past_key_values, mask, last)
-    logprobs = last.log_softmax(-1)
+    return Read(read.past_key_values, mask, read.logits[:, -1].float())
+
+
+def _ask_batch(model: Any, prompt: Prompt, chunk: list[Question]) -> list[Asked]:
+    read = read_questions(model, [q.prompt for q in chunk])
+    free = _free(model, prompt, [q.generate for q in chunk], read)
+    logprobs = read.last.log_softmax(-1)
     sums = [[float(logprobs[i, o[0]]) for o in q.options] for i, q in enumerate(chunk)]
     right = [(i, 0) for i, q in enumerate(chunk) if len(q.options[0]) > 1]
-    if right:  # the rivals still need the original
-        spare = copy.deepcopy(read.past_key_values)
-        _add_rest(model, chunk, spare, mask, sums, right)
-    _add_rest(model, chunk, read.past_key_values, mask, sums, _rivals(chunk, sums))
+    _add_rest(model, chunk, read, sums, right, keep=True)  # the rivals still need the cache
+    _add_rest(model, chunk, read, sums, _rivals(chunk, sums), keep=False)
     return [
         Asked(_first(question, row), row[0], len(question.options[0]), answer)
         for question, row, answer in zip(chunk, sums, free, strict=True)
@@ -117,36 +167,49 @@ def _first(question: Question, sums: list[float]) -> bool | None:
 def _add_rest(
     model: Any,
     chunk: list[Question],
-    cache: Any,
-    mask: Int[Tensor, "B T"],
+    read: Read,
     sums: list[list[float]],
     pairs: list[tuple[int, int]],
+    keep: bool,
 ) -> None:
-    """Add the log-probability of the tokens after the first, for (question, option) pairs.
-
-    Uses up the cache.
-    """
+    """Add the log-probability of the tokens after the first, for (question, option) pairs."""
     if not pairs:
         return
-    rows = torch.tensor([i for i, _ in pairs], device=mask.device)
-    cache.batch_select_indices(rows)
-    rest = _continue(model, [chunk[i].options[j] for i, j in pairs], cache, mask[rows])
-    for (i, j), value in zip(pairs, rest.tolist(), strict=True):
+    cache, mask = read.rows([i for i, _ in pairs], keep)
+    rest = continuation(model, [chunk[i].options[j] for i, j in pairs], cache, mask)
+    logprobs = (token_logprobs(rest.logits, rest.targets) * rest.valid).sum(1)
+    for (i, j), value in zip(pairs, logprobs.tolist(), strict=True):
         sums[i][j] += value
 
 
-def _continue(
-    model: Any, options: list[list[int]], cache: Any, mask: Int[Tensor, "R T"]
-) -> Float[Tensor, " R"]:
-    """Return the log-probability of each option's tokens after its first, given the cache."""
-    width = max(len(option) for option in options) - 1
-    ids = torch.zeros((len(options), width), dtype=torch.long)
+@dataclass(frozen=True)
+class Continuation:
+    """What follows the first token of every answer; `valid` is 0 where an answer has ended."""
+
+    logits: Float[Tensor, "R A V"]
+    targets: Int[Tensor, "R A"]
+    valid: Int[Tensor, "R A"]
+
+
+def continuation(
+    model: Any, answers: Sequence[Sequence[int]], cache: Any, mask: Int[Tensor, "R T"]
+) -> Continuation:
+    """Return the logits of each answer's tokens after its first, given the cache of its question.
+
+    Args:
+        model: A causal LM with a key-value cache.
+        answers: Token ids; one has at least two.
+        cache: Of the questions, one row an answer; used up.
+        mask: Which tokens of the cache count.
+    """
+    width = max(len(answer) for answer in answers) - 1
+    ids = torch.zeros((len(answers), width), dtype=torch.long)
     targets = torch.zeros_like(ids)
     valid = torch.zeros_like(ids)
-    for i, option in enumerate(options):
-        ids[i, : len(option) - 1] = torch.tensor(option[:-1])
-        targets[i, : len(option) - 1] = torch.tensor(option[1:])
-        valid[i, : len(option) - 1] = 1
+    for i, answer in enumerate(answers):
+        ids[i, : len(answer) - 1] = torch.tensor(answer[:-1])
+        targets[i, : len(answer) - 1] = torch.tensor(answer[1:])
+        valid[i, : len(answer) - 1] = 1
     ids, targets, valid = (t.to(mask.device) for t in (ids, targets, valid))
     logits = model(
         input_ids=ids,
@@ -155,31 +218,33 @@ def _continue(
         past_key_values=cache,
         use_cache=True,
     ).logits
-    return (token_logprobs(logits, targets) * valid).sum(1)
+    return Continuation(logits, targets, valid)
 
 
-def _free(
-    model: Any, prompt: Prompt, chunk: list[Question], cache: Any, mask: Tensor, last: Tensor
-) -> list[list[int]]:
-    """Return the greedy continuation of every question, cut where the answer ends."""
-    limits = [q.generate for q in chunk]
-    written: list[list[int]] = [[] for _ in chunk]
-    if not any(limits):
+def _free(model: Any, prompt: Prompt, limits: Sequence[int], read: Read) -> list[list[int]]:
+    """Return the greedy continuation of every question, cut where the answer ends.
+
+    A row leaves the batch when its answer has ended.
+    """
+    written: list[list[int]] = [[] for _ in limits]
+    rows = [i for i, limit in enumerate(limits) if limit]
+    if not rows:
         return written
-    rows = torch.tensor([i for i, n in enumerate(limits) if n], device=mask.device)
-    cache = copy.deepcopy(cache)  # the options still need the original
-    cache.batch_select_indices(rows)
-    mask, logits = mask[rows], last[rows]
-    open_rows = set(rows.tolist())
+    cache, mask = read.rows(rows)  # the options still need the original
+    logits = read.last[rows]
     while True:
         token = logits.argmax(-1)
-        for row, value in zip(rows.tolist(), token.tolist(), strict=True):
-            if row in open_rows:
-                written[row].append(value)
-                if len(written[row]) >= limits[row] or _ends(prompt, written[row]):
-                    open_rows.discard(row)
-        if not open_rows:
+        left = []
+        for place, (row, value) in enumerate(zip(rows, token.tolist(), strict=True)):
+            written[row].append(value)
+            if len(written[row]) < limits[row] and not _ends(prompt, written[row]):
+                left.append(place)
+        if not left:
             return written
+        if len(left) < len(rows):
+            rows = [rows[place] for place in left]
+            cache.batch_select_indices(torch.tensor(left, device=mask.device))
+            mask, token = mask[left], token[left]
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
         step = model(
             input_ids=token[:, None],

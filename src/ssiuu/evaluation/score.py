@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ssiuu.evaluation.ask import Asked, Question, ask
+from ssiuu.evaluation.tofu import evaluate_sentences, read_sentences
 from ssiuu.likelihood import Prompt
 from ssiuu.records.schema import Evaluation, FactScore, FactText, Reading, Split
 
@@ -49,7 +50,11 @@ def score_facts(
 
 
 def read_facts(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Reading]:
-    """Read the base question only: ranked first, and the answer's log-probability."""
+    """Read the base question only: ranked first, the answer's log-probability, and ROUGE-L where
+    facts are scored by it.
+    """
+    if any(fact.perturbed for fact in facts):
+        return read_sentences(model, prompt, facts)
     scores = score_facts(model, prompt, facts, paraphrases=False, free=False)
     return {i: Reading(correct=s.correct, logprob=s.logprob) for i, s in scores.items()}
 
@@ -58,7 +63,10 @@ def evaluate(model: Any, prompt: Prompt, split: Split) -> Evaluation:
     """Score all three sets: forget in every phrasing, the others on the base question.
 
     Free answers are written for forget and held-out facts; the retain facts were trained on.
+    TOFU's sets have scores of their own.
     """
+    if split.others:
+        return evaluate_sentences(model, prompt, split)
     start = time.perf_counter()
     kept = score_facts(model, prompt, split.retain, paraphrases=False, free=False)
     return Evaluation(

@@ -106,4 +106,4 @@ class Attacker:
 
 def _reading(scores: Evaluation, id: str) -> Reading:
     score = scores.forget[id]
-    return Reading(correct=score.correct, logprob=score.logprob)
+    return Reading(correct=score.correct, logprob=score.logprob, rouge=score.rouge)

@@ -12,6 +12,9 @@ from safetensors import safe_open
 from ssiuu.experiment.recipe import Recipe
 
 TOKENS = 18  # of a question with its answer, typical of short facts
+SENTENCE = 56  # the same in TOFU
+QUESTIONS = 4000  # in TOFU
+FORGET = {"forget01": 40, "forget05": 200, "forget10": 400}
 SMOLLM2 = 134_515_008
 FICTIONAL = 1_000_000
 OVERHEAD = 1.2  # GB: the libraries, activations, logits
@@ -34,15 +37,29 @@ def _tokens(recipe: Recipe) -> float:
     split, attacks, steps = recipe.split, recipe.attacks, recipe.unlearn.max_steps
     methods = [m for m in recipe.made() if m.trains]
     cells = len(methods) * len(recipe.seeds)
-    score = TOKENS * (4 * split.forget + 1.5 * (split.retain + split.heldout))
-    train = 3 * TOKENS * 2 * recipe.unlearn.batch_size * steps
-    checks = TOKENS * split.forget * steps / recipe.unlearn.check_every
+    if recipe.benchmark == "tofu":
+        tokens, forget = SENTENCE, FORGET[recipe.tofu.split]
+        start, score = _tofu(recipe, forget)
+    else:
+        tokens, forget = TOKENS, split.forget
+        start = 4 * TOKENS * (forget + split.retain + split.heldout)  # screening
+        score = TOKENS * (4 * forget + 1.5 * (split.retain + split.heldout))
+    train = 3 * tokens * 2 * recipe.unlearn.batch_size * steps
+    checks = tokens * forget * steps / recipe.unlearn.check_every
     curves = len(attacks.harmful.fractions) * len(attacks.harmful.learning_rates)
     curves += len(attacks.benign.learning_rates)
-    curve = 3 * TOKENS * attacks.batch_size * attacks.reads[-1]
-    curve += TOKENS * split.forget * len(attacks.reads)
-    screening = 4 * TOKENS * (split.forget + split.retain + split.heldout)
-    return screening + score + cells * (score + train + checks + curves * curve)
+    curve = 3 * tokens * attacks.batch_size * attacks.reads[-1]
+    curve += tokens * forget * len(attacks.reads)
+    return start + score + cells * (score + train + checks + curves * curve)
+
+
+def _tofu(recipe: Recipe, forget: int) -> tuple[float, float]:
+    """Return the tokens of both fine-tunings and of one evaluation; a fact has some 8 answers."""
+    config = recipe.tofu
+    retain = min(config.retain or QUESTIONS, QUESTIONS - forget)
+    tuning = 3.0 * SENTENCE * config.epochs * (forget + 2 * retain)
+    kept = min(config.items or QUESTIONS, 400, retain) + min(config.items or QUESTIONS, config.heldout)
+    return tuning, SENTENCE * (10.0 * forget + 7.0 * kept)
 
 
 def _parameters(recipe: Recipe) -> int | None:

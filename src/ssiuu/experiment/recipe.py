@@ -14,6 +14,7 @@ from ssiuu.methods import Method, make
 BENCHMARKS = {
     "worldfacts": "facts about the real world, screened for what the model knows",
     "fictional": "a made-up world: a small model trained here, and its never-learned twin",
+    "tofu": "questions about authors who do not exist: the model is fine-tuned on them first",
     "own": "your own facts: forget and retain name their files",
 }
 
@@ -102,11 +103,30 @@ class FictionalConfig(Section):
     steps: int | None = Field(default=None, ge=1, description="training steps; null for enough")
 
 
+class TofuConfig(Section):
+    """TOFU's authors; the counts of `split` do not apply."""
+
+    path: str | None = Field(default=None, description="folder of locuslab/TOFU; null: the hub")
+    split: Literal["forget01", "forget05", "forget10"] = Field(
+        default="forget01", description="the forget set"
+    )
+    retain: int | None = Field(
+        default=None, ge=1, description="retain questions fine-tuned on; null: all"
+    )
+    heldout: int = Field(default=100, ge=0, description="of them, kept from the retain loss")
+    epochs: int = Field(default=5, ge=1, description="of the fine-tuning")
+    learning_rate: float = Field(default=1e-5, gt=0, le=1, description="of the fine-tuning")
+    batch_size: int = Field(default=8, ge=1, description="rows a step of the fine-tuning")
+    items: int | None = Field(
+        default=None, ge=1, description="questions each kept set is scored on; null: all"
+    )
+
+
 class Recipe(Section):
     """A whole experiment. A null is filled in by the benchmark."""
 
     model: str | None = Field(default=None, description="short name, folder or hub name")
-    benchmark: Literal["worldfacts", "fictional", "own"] = "worldfacts"
+    benchmark: Literal["worldfacts", "fictional", "tofu", "own"] = "worldfacts"
     forget: str | None = Field(default=None, description="own: file of facts to forget")
     retain: str | None = Field(default=None, description="own: file of facts to keep, or none")
     methods: list[str | dict[str, Any]] = Field(
@@ -128,6 +148,7 @@ class Recipe(Section):
     diagnose: bool = Field(default=True, description="look inside: D+, D-, logit lens")
     attacks: AttackConfig = AttackConfig()
     fictional: FictionalConfig = FictionalConfig()
+    tofu: TofuConfig = TofuConfig()
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     prompt: Literal["plain", "qa", "chat"] | None = None
     keep_checkpoints: bool = Field(default=False, description="keep every unlearned model's weights")
@@ -166,6 +187,7 @@ BENCHMARK_DEFAULTS: dict[str, dict[str, Any]] = {
         "attacks.harmful.learning_rates": [1e-3, 3e-4],
         "attacks.benign.learning_rates": [1e-3],
     },
+    "tofu": {"model": "smollm2-135m", "prompt": "qa", "methods": PLAIN},
     "own": {"prompt": "qa", "methods": PLAIN},
 }
 

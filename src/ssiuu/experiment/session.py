@@ -18,6 +18,7 @@ from ssiuu.data.read import borrow_distractors, check_pair, read_facts, read_ins
 from ssiuu.errors import DataError
 from ssiuu.evaluation.score import read_facts as read_scores
 from ssiuu.evaluation.score import score_facts
+from ssiuu.evaluation.tofu import rouge_recalls
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.likelihood import Example, Prompt, encode
 from ssiuu.methods.base import Method
@@ -72,6 +73,7 @@ class Session:
     precision: Literal["bf16", "fp32"]
     original: Original
     never_learned: Path | None = None
+    mismatched: float | None = None  # ROUGE-L recall of answers to other questions, where scored by it
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -137,6 +139,8 @@ class Session:
         forget = self.split.forget
         ranked = [fact for fact in forget if fact.options]
         given = self.recipe.unlearn.threshold
+        if self.mismatched is not None:
+            return StopRule("rouge", self._rouge), given if given is not None else self.mismatched
         if 2 * len(ranked) >= len(forget):
             chance = self.chance or 0.0
             # A shade above chance, as 1/3 of the facts may not be a whole number.
@@ -147,6 +151,10 @@ class Session:
     def _ranking(self, facts: Sequence[FactText]) -> float:
         read = read_scores(self.model, self.prompt, facts).values()
         return sum(bool(r.correct) for r in read) / len(facts)
+
+    def _rouge(self) -> float:
+        recalls = rouge_recalls(self.model, self.prompt, self.split.forget)
+        return sum(recalls) / len(recalls)
 
     def _free(self) -> float:
         scores = score_facts(self.model, self.prompt, self.split.forget, paraphrases=False)
@@ -163,6 +171,10 @@ def open_session(recipe: Recipe, out: Path | None, progress: Progress) -> Sessio
         return _fictional(recipe, out, progress)
     if recipe.benchmark == "own":
         return _own(recipe, progress)
+    if recipe.benchmark == "tofu":
+        from ssiuu.experiment.tofu import open_tofu  # it makes a Session
+
+        return open_tofu(recipe, progress)
     facts, version, digest = worldfacts.load()
     progress(f"loading {recipe.model}")
     loaded = load(str(recipe.model))

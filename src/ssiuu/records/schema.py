@@ -33,7 +33,11 @@ class Record(BaseModel):
 
 
 class FactText(Record):
-    """A fact as it was asked in this run; `options` begins with the answer."""
+    """A fact as it was asked in this run; `options` begins with the answer.
+
+    `perturbed`: wrong answers of the same form, `paraphrased_answer`: the right one in other words
+    (TOFU). A fact with perturbed answers is scored by ROUGE-L as well.
+    """
 
     id: str
     question: str
@@ -42,15 +46,21 @@ class FactText(Record):
     options: list[str] = []
     entity: str | None = None
     relation: str | None = None
+    paraphrased_answer: str | None = None
+    perturbed: list[str] = []
 
 
 class Split(Record):
-    """Which facts are forgotten, retained and held out, and how they were screened."""
+    """Which facts are forgotten, retained and held out, and how they were screened.
+
+    `others`: further sets that are only scored, by name.
+    """
 
     seed: int
     forget: list[FactText]
     retain: list[FactText]
     heldout: list[FactText]
+    others: dict[str, list[FactText]] = {}
     asked: int
     known: int
 
@@ -70,7 +80,9 @@ class FactScore(Record):
 
     `correct` and `paraphrases`: is the answer ranked first among the options, for the base question
     and for each paraphrase. `logprob`: log p(answer | question), nats, summed over `tokens` tokens.
-    `free_text`: the greedy answer; `free_correct`: does it hold the answer.
+    `free_text`: the greedy answer; `free_correct`: does it hold the answer. TOFU's scores, defined in
+    ssiuu.statistics.tofu: `probability` a token, or over the answers given, `rouge` (ROUGE-L recall of
+    the greedy answer), `truth_ratio`, `extraction_strength`, `exact_memorisation`.
     """
 
     correct: bool | None
@@ -79,14 +91,20 @@ class FactScore(Record):
     tokens: int
     free_text: str | None = None
     free_correct: bool | None = None
+    probability: float | None = None
+    rouge: float | None = None
+    truth_ratio: float | None = None
+    extraction_strength: float | None = None
+    exact_memorisation: float | None = None
 
 
 class Evaluation(Record):
-    """Scores of one model on the three sets, by fact id."""
+    """Scores of one model on the three sets and on any others, by fact id."""
 
     forget: dict[str, FactScore]
     retain: dict[str, FactScore]
     heldout: dict[str, FactScore]
+    others: dict[str, dict[str, FactScore]] = {}
     seconds: float
 
 
@@ -113,7 +131,7 @@ class Unlearning(Record):
     method: MethodInfo
     seed: int
     stopped: Literal["threshold", "max_steps", "no steps"]
-    stop_score: Literal["ranking", "free", "none"]
+    stop_score: Literal["ranking", "free", "rouge", "none"]
     threshold: float
     steps: list[StepLog]
     seconds: float
@@ -162,10 +180,14 @@ class Diagnosis(Record):
 
 
 class Reading(Record):
-    """One fact during an attack: ranked first or not, and its answer's log-probability (nats)."""
+    """One fact during an attack: ranked first or not, and its answer's log-probability (nats).
+
+    `rouge`: ROUGE-L recall of the greedy answer, where facts are scored by it.
+    """
 
     correct: bool | None
     logprob: float
+    rouge: float | None = None
 
 
 class AttackRead(Record):

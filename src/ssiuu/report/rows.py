@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ssiuu.diagnosis.verdict import (
@@ -21,6 +21,7 @@ from ssiuu.records.schema import (
     RunRecord,
     Verdict,
 )
+from ssiuu.report.tofu import attack_rouge, tofu_columns
 
 
 def rows(record: RunRecord) -> dict[str, Any]:
@@ -29,7 +30,8 @@ def rows(record: RunRecord) -> dict[str, Any]:
     Accuracies are shares in [0, 1], log-probabilities nats a fact, seconds wall time; None means
     "not measured" or "not scored". Attack columns hold the highest accuracy along the curves of all
     learning rates over the common pool; `_wrong_only` is the same over the facts that the unlearned
-    model got wrong (the paper's pool).
+    model got wrong (the paper's pool). Runs of TOFU have columns of their own, and their attack
+    columns hold mean ROUGE-L recalls; `_ranking` is then the accuracy.
     """
     names = attack_names(record)
     return {"schema": SCHEMA, "rows": [_row(record, cell, names) for cell in record.cells]}
@@ -49,15 +51,20 @@ def attack_names(record: RunRecord) -> list[str]:
     return sorted(found, key=lambda n: (found[n].fraction is None, found[n].fraction or 0.0, n))
 
 
-def peak(attacks: Iterable[Attack], name: str, pool: Iterable[str]) -> float | None:
-    """Return the highest accuracy over `pool` along every curve of the attack with this name."""
+def peak(
+    attacks: Iterable[Attack],
+    name: str,
+    pool: Iterable[str],
+    score: Callable[[Attack, int, Iterable[str]], float | None] = attack_accuracy,
+) -> float | None:
+    """Return the highest score over `pool` along every curve of the attack with this name."""
     pool = list(pool)
     levels = [
         level
         for attack in attacks
         if attack.name == name
         for index in range(1, len(attack.reads))
-        if (level := attack_accuracy(attack, index, pool)) is not None
+        if (level := score(attack, index, pool)) is not None
     ]
     return max(levels) if levels else None
 
@@ -80,9 +87,14 @@ def _row(record: RunRecord, cell: Cell, names: list[str]) -> dict[str, Any]:
         **_scores(evaluation),
     }
     pool, wrong = common_pool(cell.attacks), wrong_only(cell)
+    tofu = tofu_columns(record, cell)
+    score = attack_rouge if tofu else attack_accuracy
     for name in names:
-        row[name] = peak(cell.attacks, name, pool)
-        row[f"{name}_wrong_only"] = peak(cell.attacks, name, wrong)
+        row[name] = peak(cell.attacks, name, pool, score)
+        row[f"{name}_wrong_only"] = peak(cell.attacks, name, wrong, score)
+        if tofu:
+            row[f"{name}_ranking"] = peak(cell.attacks, name, pool)
+    row |= tofu
     row["pool"] = len(pool) or None
     row["pool_wrong_only"] = len(wrong) if cell.attacks else None
     influence = diagnosis.influence.get("logprob") if diagnosis else None

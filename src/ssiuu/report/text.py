@@ -129,6 +129,14 @@ def _columns(record: RunRecord) -> list[Column]:
         "heldout": ("held-", "out"),
     }
     middle = [_share(key, *heading) for key, heading in shares.items()]
+    if record.header.split.others:
+        middle += [
+            Column("forget", "quality", lambda row: short(row.get("forget_quality"))),
+            _share("model_utility", "model", "utility"),
+            _share("forget_rouge", "forget", "ROUGE"),
+            _share("forget_truth_ratio", "forget", "truth"),
+            _share("extraction_strength", "extr.", "strength"),
+        ]
     attacks = [_share(name, *_two_lines(plain(name))) for name in attack_names(record)]
     last = [
         Column("log p", "forget", lambda row: nats(row.get("forget_logprob"))),
@@ -210,6 +218,8 @@ def _footnotes(record: RunRecord) -> list[str]:
         "these attacks did not bring it back: evidence, not proof. D+, D−: target log-probability.",
         "log p: mean log-probability of an answer, nats. Peak: memory while unlearning.",
     ]
+    if record.header.split.others:
+        notes.append("TOFU: attack columns hold the mean ROUGE-L recall of the written answers.")
     if any(row["seconds"] == 0 for row in rows(record)["rows"]):
         notes.append("Some cells have not run yet.")
     return notes

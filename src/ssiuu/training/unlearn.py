@@ -51,7 +51,7 @@ class Settings:
 class StopRule:
     """The score that ends unlearning once it is at or below the threshold."""
 
-    kind: Literal["ranking", "free", "none"]
+    kind: Literal["ranking", "free", "rouge", "none"]
     read: Callable[[], float]
 
 

@@ -1,0 +1,169 @@
+"""TOFU: 4,000 questions about 200 authors who do not exist, 20 in a row for each.
+
+    tofu = load("data/tofu", "forget01")       # a folder, or None for the hub
+
+A model is first fine-tuned on them, then made to forget the last authors. Beside the forget set it
+is scored on the first 400 questions, on real authors and on world facts. The data are Maini et al.'s
+(arXiv 2401.06121; locuslab/TOFU on the hub, MIT).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, Field, ValidationError
+
+from ssiuu.errors import DataError
+from ssiuu.evaluation.rouge import rouge_recall
+from ssiuu.records.schema import FactText
+
+HUB = "locuslab/TOFU"
+VERSION = "1"  # goes up whenever what is read or how it is asked changes
+AUTHOR = 20  # questions each
+# Forget set -> the retain set that is the rest of the questions.
+SPLITS: Final = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
+OTHERS: Final = ("real_authors", "world_facts")
+ROTATIONS = 10  # wrong partners of each answer behind the stop threshold
+
+
+class Row(BaseModel):
+    """One line of the files; what is not named here is left out."""
+
+    question: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+    paraphrased_question: str | None = None
+    paraphrased_answer: str | None = None
+    perturbed_answer: list[str] = []
+
+
+@dataclass(frozen=True)
+class Tofu:
+    """The sets of one split; only facts with perturbed answers can be scored."""
+
+    forget: list[FactText]
+    retain: list[FactText]
+    others: dict[str, list[FactText]]
+    fingerprint: str
+
+
+def load(path: str | None, split: str, options: int) -> Tofu:
+    """Read the sets.
+
+    Args:
+        path: Folder with the files of locuslab/TOFU (JSON lines); None for the hub.
+        split: A key of `SPLITS`.
+        options: Options a fact keeps for ranking, the answer included.
+
+    Raises:
+        DataError: A file is missing or not as it should be, or the hub cannot be reached.
+    """
+    names = [f"{split}_perturbed", SPLITS[split], "retain_perturbed"]
+    names += [f"{name}_perturbed" for name in OTHERS]
+    rows = {name: _read(path, name) for name in names}
+    forget, retain, scored, *others = (rows[name] for name in names)
+    scored = scored[: len(retain)]
+    if [r.question for r in scored] != [r.question for r in retain[: len(scored)]]:
+        raise DataError(f"tofu: {names[2]} does not hold the first questions of {names[1]}.")
+    bare = [row.question for row in (*forget, *others[0], *others[1]) if not row.perturbed_answer]
+    if bare:
+        raise DataError(f"tofu: {bare[0]!r} has no perturbed_answer.")
+    first = len(retain)  # the forget set is the end of the same 4,000
+    text = json.dumps({name: [r.model_dump() for r in rows[name]] for name in names})
+    return Tofu(
+        forget=_facts(forget, first, options),
+        retain=_facts([*scored, *retain[len(scored) :]], 0, options),
+        others={
+            name: [_fact(row, f"{name}:{n}", None, options) for n, row in enumerate(found)]
+            for name, found in zip(OTHERS, others, strict=True)
+        },
+        fingerprint=hashlib.sha256(text.encode()).hexdigest(),
+    )
+
+
+def mismatched_rouge(facts: Sequence[FactText], seed: int) -> float:
+    """Return the mean ROUGE-L recall of answers against answers to other questions.
+
+    This is where an answer that is right only in form stands, and where unlearning stops. The facts
+    are put in a circle in an order drawn from the seed, and each answer meets those of the next
+    few questions.
+
+    Raises:
+        DataError: There is only one fact.
+    """
+    if len(facts) < 2:
+        raise DataError("tofu: a forget set of at least 2 questions is needed.")
+    answers = [fact.answer for fact in facts]
+    random.Random(f"mismatched:{seed}").shuffle(answers)
+    shifts = range(1, min(ROTATIONS, len(answers) - 1) + 1)
+    recalls = [
+        rouge_recall(answer, answers[(place + shift) % len(answers)])
+        for shift in shifts
+        for place, answer in enumerate(answers)
+    ]
+    return sum(recalls) / len(recalls)
+
+
+def _facts(rows: Sequence[Row], first: int, options: int) -> list[FactText]:
+    """Return the questions from number `first` on, each with its author."""
+    return [
+        _fact(row, f"tofu:{number}", f"author {number // AUTHOR}", options)
+        for number, row in enumerate(rows, start=first)
+    ]
+
+
+def _fact(row: Row, id: str, entity: str | None, options: int) -> FactText:
+    wrong = row.perturbed_answer
+    return FactText(
+        id=id,
+        question=row.question,
+        answer=row.answer,
+        paraphrases=[row.paraphrased_question] if row.paraphrased_question else [],
+        options=[row.answer, *wrong[: options - 1]] if wrong else [],
+        entity=entity,
+        paraphrased_answer=row.paraphrased_answer,
+        perturbed=wrong,
+    )
+
+
+def _read(path: str | None, name: str) -> list[Row]:
+    return _hub(name) if path is None else _file(Path(path) / f"{name}.json")
+
+
+def _file(path: Path) -> list[Row]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"tofu.path: {path} cannot be read: {error}. The folder must hold the JSON lines of {HUB} "
+            "under their own names; leave tofu.path out to ask the hub."
+        ) from error
+    return [_row(line, f"{path}:{n}") for n, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _hub(name: str) -> list[Row]:
+    try:
+        datasets: Any = importlib.import_module("datasets")
+        found = datasets.load_dataset(HUB, name, split="train")
+    except Exception as error:  # the hub raises many unrelated kinds, all meaning "not had"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(
+            f"tofu: {HUB} ({name}) cannot be had from the hub ({reason[:160]}). Download it and set "
+            "tofu.path to its folder; reading from the hub needs the package 'datasets'."
+        ) from error
+    return [_row(json.dumps(row), f"{HUB}:{name}, row {n}") for n, row in enumerate(found, start=1)]
+
+
+def _row(line: str, where: str) -> Row:
+    try:
+        return Row.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the line"
+        raise DataError(f"{where}: {key}: {first['msg']}.") from error

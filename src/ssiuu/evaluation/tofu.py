@@ -1,0 +1,124 @@
+"""Score a model on answers of whole sentences, as TOFU does: every score of a fact from one pass.
+
+A fact is asked with its right answer, that answer in other words, and wrong answers of the same
+form; all share one reading of the question. The formulas are in ssiuu.statistics.tofu.
+Departures: an answer is written up to half as many tokens again as the right one, not up to 200.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ssiuu.evaluation.ask import write
+from ssiuu.evaluation.rouge import rouge_recall
+from ssiuu.evaluation.sequence import SequenceScore, score_sequences
+from ssiuu.likelihood import Example, Prompt
+from ssiuu.records.schema import Evaluation, FactScore, FactText, Reading, Split
+from ssiuu.statistics.tofu import normalised_probability, probability, truth_ratio
+
+MARGIN = 6  # tokens a written answer may always be longer than the right one
+
+
+def evaluate_sentences(model: Any, prompt: Prompt, split: Split) -> Evaluation:
+    """Score every set; of the retain set the facts that have perturbed answers.
+
+    The forget set is ranked in every phrasing. On the further sets the probability is normalised.
+    """
+    start = time.perf_counter()
+    retain = [fact for fact in split.retain if fact.perturbed]
+    return Evaluation(
+        forget=score_sentences(model, prompt, split.forget, paraphrases=True),
+        retain=score_sentences(model, prompt, retain),
+        heldout=score_sentences(model, prompt, split.heldout),
+        others={
+            name: score_sentences(model, prompt, facts, normalise=True)
+            for name, facts in split.others.items()
+        },
+        seconds=round(time.perf_counter() - start, 2),
+    )
+
+
+def score_sentences(
+    model: Any,
+    prompt: Prompt,
+    facts: Sequence[FactText],
+    paraphrases: bool = False,
+    normalise: bool = False,
+) -> dict[str, FactScore]:
+    """Score facts that have perturbed answers; keys are fact ids.
+
+    Args:
+        model: The model, in evaluation mode.
+        prompt: How questions become tokens.
+        facts: With perturbed answers.
+        paraphrases: Rank the options after every paraphrased question too.
+        normalise: Take the probability over the right and the perturbed answers.
+    """
+    asked = [
+        (fact.question, [fact.answer, fact.paraphrased_answer or fact.answer, *fact.perturbed])
+        for fact in facts
+    ]
+    ranked = [(fact.question, fact.options) for fact in facts]
+    other = [(text, f.options) for f in facts for text in (f.paraphrases if paraphrases else ())]
+    scores = _sequences(model, prompt, [*asked, *ranked, *other])
+    texts = write_answers(model, prompt, facts)
+    rest = iter(scores[2 * len(facts) :])
+    found = {}
+    for fact, answers, options, text in zip(facts, scores, scores[len(facts) :], texts, strict=False):
+        right, reworded, *wrong = (answer.per_token for answer in answers)
+        found[fact.id] = FactScore(
+            correct=_first(options),
+            paraphrases=[_first(next(rest)) for _ in (fact.paraphrases if paraphrases else ())],
+            logprob=answers[0].logprob,
+            tokens=answers[0].tokens,
+            free_text=text,
+            probability=normalised_probability(right, wrong) if normalise else probability(right),
+            rouge=rouge_recall(fact.answer, text),
+            truth_ratio=truth_ratio(reworded, wrong),
+            extraction_strength=answers[0].extraction_strength,
+            exact_memorisation=answers[0].exact_memorisation,
+        )
+    return found
+
+
+def read_sentences(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Reading]:
+    """Read facts during an attack: ranking, log-probability, ROUGE-L recall of the written answer."""
+    scores = _sequences(model, prompt, [(f.question, f.options or [f.answer]) for f in facts])
+    recalls = rouge_recalls(model, prompt, facts)
+    return {
+        fact.id: Reading(correct=_first(options), logprob=options[0].logprob, rouge=recall)
+        for fact, options, recall in zip(facts, scores, recalls, strict=True)
+    }
+
+
+def rouge_recalls(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> list[float]:
+    """Return the ROUGE-L recall of every written answer."""
+    texts = write_answers(model, prompt, facts)
+    return [rouge_recall(fact.answer, text) for fact, text in zip(facts, texts, strict=True)]
+
+
+def write_answers(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> list[str]:
+    """Return the greedy answer to every base question."""
+    lengths = [len(prompt.answer(fact.answer)) for fact in facts]
+    limits = [length + max(MARGIN, length // 2) for length in lengths]
+    questions = [prompt.question(fact.question) for fact in facts]
+    return [prompt.text(ids) for ids in write(model, prompt, questions, limits)]
+
+
+def _sequences(
+    model: Any, prompt: Prompt, asked: Sequence[tuple[str, list[str]]]
+) -> list[list[SequenceScore]]:
+    """Score the answers of every question; the same answer to the same question only once."""
+    pairs = list(dict.fromkeys((question, text) for question, texts in asked for text in texts))
+    examples = [Example(q, prompt.question(q), prompt.answer(text)) for q, text in pairs]
+    scores = dict(zip(pairs, score_sequences(model, examples), strict=True))
+    return [[scores[question, text] for text in texts] for question, texts in asked]
+
+
+def _first(options: Sequence[SequenceScore]) -> bool | None:
+    """Return whether the first option has the highest mean log-probability of a token."""
+    if len(options) < 2:
+        return None
+    return options[0].per_token > max(option.per_token for option in options[1:])

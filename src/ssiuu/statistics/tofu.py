@@ -1,0 +1,69 @@
+"""TOFU's scores, from log-probabilities to model utility and forget quality.
+
+Definitions: Maini et al. 2024, "TOFU: A Task of Fictitious Unlearning for LLMs" (arXiv 2401.06121),
+section 2.2, in the form of its published code. Log-probabilities are nats a token: log P(y|x) / |y|.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from scipy.stats import hmean, ks_2samp
+
+LARGEST = 700.0  # exp of more than about 709 is no double
+
+
+def probability(logprob: float) -> float:
+    """Return P(y|x)^(1/|y|), the geometric mean of the token probabilities."""
+    return math.exp(logprob)
+
+
+def normalised_probability(right: float, wrong: Sequence[float]) -> float:
+    """Return P(right) / (P(right) + sum of P(wrong)), each P as in `probability`.
+
+    This is TOFU's probability on real authors and world facts.
+    """
+    top = max(right, *wrong)
+    return math.exp(right - top) / sum(math.exp(p - top) for p in (right, *wrong))
+
+
+def truth_ratio(right: float, wrong: Sequence[float]) -> float:
+    """Return exp(mean of wrong) / exp(right): above 1 where the wrong answers are likelier.
+
+    Args:
+        right: Of the paraphrased answer; of the answer itself where there is no paraphrase.
+        wrong: Of the perturbed answers, at least one.
+
+    Departures: held below 1e304, so that a record stays finite.
+    """
+    return math.exp(min(sum(wrong) / len(wrong) - right, LARGEST))
+
+
+def forget_truth_ratio(ratios: Sequence[float]) -> float:
+    """Return the mean of min(t, 1/t): 1 where right and wrong are alike."""
+    return sum(min(t, 1 / t) if t > 0 else 0.0 for t in ratios) / len(ratios)
+
+
+def kept_truth_ratio(ratios: Sequence[float]) -> float:
+    """Return the mean of max(0, 1 - t): 1 where the wrong answers are out of the question."""
+    return sum(max(0.0, 1 - t) for t in ratios) / len(ratios)
+
+
+def model_utility(scores: Sequence[float]) -> float:
+    """Return the harmonic mean; TOFU takes that of {probability, ROUGE, truth ratio} x {retain,
+    real authors, world facts}. It is 0 where one score is.
+    """
+    return float(hmean(scores))
+
+
+def forget_quality(ratios: Sequence[float], never_learned: Sequence[float]) -> float:
+    """Return the p-value of the two-sample Kolmogorov-Smirnov test between truth ratios.
+
+    High: nothing tells the model from one that never learned the forget set.
+
+    Args:
+        ratios: Of the forget set under the unlearned model.
+        never_learned: Of the same questions under the never-learned control.
+    """
+    return float(ks_2samp(ratios, never_learned).pvalue)
