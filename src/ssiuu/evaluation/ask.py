@@ -176,7 +176,7 @@ def _free(
         for row, value in zip(rows.tolist(), token.tolist(), strict=True):
             if row in open_rows:
                 written[row].append(value)
-                if len(written[row]) >= limits[row] or _ends(prompt, written[row]):
+                if len(written[row]) >= limits[row] or ends(prompt, written[row]):
                     open_rows.discard(row)
         if not open_rows:
             return written
@@ -191,7 +191,7 @@ def _free(
         logits = step.logits[:, -1].float()
 
 
-def _ends(prompt: Prompt, written: list[int]) -> bool:
+def ends(prompt: Prompt, written: list[int]) -> bool:
     """Whether the answer ends here: end of text, or the end of its first line with words."""
     if written[-1] == prompt.tokenizer.eos_token_id:
         return True
