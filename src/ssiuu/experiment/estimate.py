@@ -9,9 +9,12 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from ssiuu.experiment.attacking import Curve, plan
 from ssiuu.experiment.recipe import Recipe
 
 TOKENS = 18  # of a question with its answer, typical of short facts
+SAMPLE = 6  # tokens of a sampled answer
+PROMPTS = 8  # ways to ask, or readings of about that cost
 SMOLLM2 = 134_515_008
 FICTIONAL = 1_000_000
 OVERHEAD = 1.2  # GB: the libraries, activations, logits
@@ -37,12 +40,23 @@ def _tokens(recipe: Recipe) -> float:
     score = TOKENS * (4 * split.forget + 1.5 * (split.retain + split.heldout))
     train = 3 * TOKENS * 2 * recipe.unlearn.batch_size * steps
     checks = TOKENS * split.forget * steps / recipe.unlearn.check_every
-    curves = len(attacks.harmful.fractions) * len(attacks.harmful.learning_rates)
-    curves += len(attacks.benign.learning_rates)
-    curve = 3 * TOKENS * attacks.batch_size * attacks.reads[-1]
-    curve += TOKENS * split.forget * len(attacks.reads)
+    asked = sum(_attack_tokens(recipe, curve) for curve in plan(recipe))
+    attacked = cells + (len(recipe.seeds) if attacks.control else 0)
     screening = 4 * TOKENS * (split.forget + split.retain + split.heldout)
-    return screening + score + cells * (score + train + checks + curves * curve)
+    return screening + score + cells * (score + train + checks) + attacked * asked
+
+
+def _attack_tokens(recipe: Recipe, curve: Curve) -> float:
+    """Return forward-equivalent tokens of one attack curve."""
+    reading = TOKENS * recipe.split.forget
+    if curve.learning_rate is not None:
+        steps = int(curve.points[-1])
+        return 3 * TOKENS * recipe.attacks.batch_size * steps + reading * len(curve.points)
+    if curve.kind == "few-shot":
+        return reading * sum(1 + int(k) for k in curve.points)
+    if curve.kind == "sampled":
+        return SAMPLE * recipe.split.forget * int(curve.points[-1])
+    return reading * (len(curve.points) or PROMPTS)
 
 
 def _parameters(recipe: Recipe) -> int | None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ssiuu.diagnosis.verdict import (
     accuracy,
     attack_accuracy,
     cell_verdict,
     common_pool,
+    ranking,
     reference_level,
+    way_back,
 )
 from ssiuu.records.schema import (
     SCHEMA,
@@ -19,6 +21,7 @@ from ssiuu.records.schema import (
     Evaluation,
     FactScore,
     RunRecord,
+    Space,
     Verdict,
 )
 
@@ -27,9 +30,17 @@ def rows(record: RunRecord) -> dict[str, Any]:
     """Return the table as plain data: `{"schema": ..., "rows": [...]}`.
 
     Accuracies are shares in [0, 1], log-probabilities nats a fact, seconds wall time; None means
-    "not measured" or "not scored". Attack columns hold the highest accuracy along the curves of all
-    learning rates over the common pool; `_wrong_only` is the same over the facts that the unlearned
-    model got wrong (the paper's pool).
+    "not measured" or "not scored". Attack columns hold the attack's level over the common pool: each
+    curve's highest accuracy, averaged over the attack's seeds, for the best learning rate and space.
+    Beside each column stand
+
+        _wrong_only     the level over the facts that the unlearned model got wrong (the paper's pool)
+        _way_back       (level - unlearned) / (original - unlearned) on the attack's own scale
+        _over_control   level less the never-learned control's under the same attack; less chance
+                        where the run has no such control
+
+    `strongest` is the attack with the highest level among those that read the ranking, and
+    `auc_<score>` the AUC of a membership score.
     """
     names = attack_names(record)
     return {"schema": SCHEMA, "rows": [_row(record, cell, names) for cell in record.cells]}
@@ -44,22 +55,90 @@ def verdict(record: RunRecord, cell: Cell) -> Verdict:
 
 
 def attack_names(record: RunRecord) -> list[str]:
-    """Return the attacks of a run in their order: harmful by fraction, then the others."""
-    found = {attack.name: attack for cell in record.cells for attack in cell.attacks}
+    """Return the attacks of a run in their order: harmful by fraction, then the others.
+
+    Membership inference has no level and is not among them.
+    """
+    attacks = [attack for cell in record.cells for attack in cell.attacks]
+    found = {attack.name: attack for attack in attacks if attack.axis != "score"}
     return sorted(found, key=lambda n: (found[n].fraction is None, found[n].fraction or 0.0, n))
 
 
-def peak(attacks: Iterable[Attack], name: str, pool: Iterable[str]) -> float | None:
-    """Return the highest accuracy over `pool` along every curve of the attack with this name."""
+def auc_names(record: RunRecord) -> list[str]:
+    """Return the membership scores of a run in their order."""
+    attacks = [attack for cell in record.cells for attack in cell.attacks]
+    return list(dict.fromkeys(name for attack in attacks for name in attack.values))
+
+
+class Setting(NamedTuple):
+    """What an attacker may choose beside the attack; its level is the mean over the attack's seeds."""
+
+    name: str
+    learning_rate: float | None
+    space: Space
+    level: float
+
+
+def settings(attacks: Iterable[Attack], pool: Iterable[str]) -> list[Setting]:
+    """Return every setting that was tried, with the mean over seeds of its curves' highest accuracy.
+
+    A curve that diverged before its first reading counts with the model as it was.
+    """
     pool = list(pool)
-    levels = [
-        level
-        for attack in attacks
-        if attack.name == name
-        for index in range(1, len(attack.reads))
-        if (level := attack_accuracy(attack, index, pool)) is not None
+    tops: dict[tuple[str, float | None, Space], list[float]] = {}
+    for attack in attacks:
+        places = range(1, len(attack.reads)) or [0]
+        levels = [attack_accuracy(attack, place, pool) for place in places]
+        scored = [level for level in levels if level is not None]
+        if scored:
+            key = (attack.name, attack.learning_rate, attack.space)
+            tops.setdefault(key, []).append(max(scored))
+    return [Setting(*key, sum(found) / len(found)) for key, found in tops.items()]
+
+
+def peak(attacks: Iterable[Attack], name: str, pool: Iterable[str]) -> float | None:
+    """Return the level of the attack with this name: that of its best setting."""
+    return _highest(settings([a for a in attacks if a.name == name], pool))
+
+
+def _highest(found: list[Setting]) -> float | None:
+    return max((setting.level for setting in found), default=None)
+
+
+def strongest_setting(cell: Cell) -> Setting | None:
+    """Return the setting with the highest level among the attacks that read the ranking."""
+    found = settings(ranking(cell.attacks), common_pool(cell.attacks))
+    return max(found, key=lambda setting: setting.level, default=None)
+
+
+def share_back(record: RunRecord, cell: Cell, name: str) -> float | None:
+    """Return (level - unlearned) / (original - unlearned); None where nothing was lost."""
+    pool, level = common_pool(cell.attacks), peak(cell.attacks, name, common_pool(cell.attacks))
+    attack = next((a for a in cell.attacks if a.name == name), None)
+    if attack is None or level is None or record.original is None:
+        return None
+    forget = record.original.forget
+    before = [
+        forget[i].free_correct if attack.axis == "k" else forget[i].correct for i in pool if i in forget
     ]
-    return max(levels) if levels else None
+    original, after = mean([b for b in before if b is not None]), attack_accuracy(attack, 0, pool)
+    return None if original is None or after is None else way_back(original, after, level)
+
+
+def over_control(record: RunRecord, cell: Cell, name: str) -> float | None:
+    """Return the level less the never-learned control's under the same attack, or less chance.
+
+    Chance is that of ranking, so sampled answers have no such substitute.
+    """
+    level = peak(cell.attacks, name, common_pool(cell.attacks))
+    attack = next((a for a in cell.attacks if a.name == name), None)
+    if attack is None or level is None:
+        return None
+    twins = [c for c in record.cells if c.method.name == "never-learned" and c.seed == cell.seed]
+    floor = None if attack.axis == "k" else record.header.chance
+    if twins and cell.method.name != "never-learned":
+        floor = peak(twins[0].attacks, name, common_pool(twins[0].attacks))
+    return None if floor is None else level - floor
 
 
 def wrong_only(cell: Cell) -> set[str]:
@@ -83,6 +162,15 @@ def _row(record: RunRecord, cell: Cell, names: list[str]) -> dict[str, Any]:
     for name in names:
         row[name] = peak(cell.attacks, name, pool)
         row[f"{name}_wrong_only"] = peak(cell.attacks, name, wrong)
+        row[f"{name}_way_back"] = share_back(record, cell, name)
+        row[f"{name}_over_control"] = over_control(record, cell, name)
+    best = strongest_setting(cell)
+    row["strongest"] = best.name if best else None
+    row["strongest_learning_rate"] = best.learning_rate if best else None
+    row["strongest_space"] = best.space if best else None
+    row["strongest_level"] = best.level if best else None
+    aucs = {name: value for attack in cell.attacks for name, value in attack.values.items()}
+    row |= {f"auc_{name}": aucs.get(name) for name in auc_names(record)}
     row["pool"] = len(pool) or None
     row["pool_wrong_only"] = len(wrong) if cell.attacks else None
     influence = diagnosis.influence.get("logprob") if diagnosis else None
