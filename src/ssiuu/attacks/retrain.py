@@ -129,7 +129,8 @@ def retrain(
                     note = f"diverged in step {number}"
                     break
                 found.append(AttackRead(step=number, facts=facts))
-                progress(f"{name} {space} lr {learning_rate:g} step {number}/{reads[-1]}")
+                what = f"{name} {space} lr {learning_rate:g} seed {seed}"
+                progress(f"{what} step {number}/{reads[-1]}")
         step.close()
     model.eval()
     return Attack(
