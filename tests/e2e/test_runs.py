@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import ssiuu
+from ssiuu import attacks
 from ssiuu.errors import OutputError
+from ssiuu.records.schema import Axis
 from ssiuu.training import interrupt
 
 ATTACKS = [
@@ -47,6 +50,13 @@ def fictional() -> list[str]:
         "methods=[gd,ssiuu]",
         "attacks.reads=[1,2]",
         "attacks.harmful.learning_rates=[1e-3]",
+        "attacks.filler.learning_rates=[1e-3]",
+        "attacks.spaces=[full,lora-qv]",
+        "attacks.quantise=[int8,nf4]",
+        "attacks.prompts=true",
+        "attacks.shots=[1,2]",
+        "attacks.samples=[1,4]",
+        "attacks.membership=true",
     ]
 
 
@@ -67,6 +77,9 @@ def test_fictional_run_interrupted_and_continued(
     again = ssiuu.run(recipe, sources, tmp_path / "broken")
     for one, other in zip(whole.cells, again.cells, strict=True):
         assert [a.reads for a in one.attacks] == [a.reads for a in other.attacks]
+        assert {a.axis for a in one.attacks} == set(get_args(Axis))
+        assert all(len(a.reads) > 1 for a in one.attacks if a.axis != "score")
+        assert {a.kind for a in one.attacks} == set(attacks.ATTACKS)
     twin = ssiuu.rows(whole)["rows"][2]
     assert twin["forget"] < 0.8 and json.dumps(ssiuu.rows(whole), allow_nan=False)
     changed, sources = ssiuu.resolve(None, [*fictional, "unlearn.max_steps=9"])

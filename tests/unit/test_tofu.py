@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 from sample_record import sample_record
-from tofu_folder import write_tofu
 
 from ssiuu.attacks.retrain import attacked_facts, common_pool
 from ssiuu.benchmarks.tofu import load, mismatched_rouge
@@ -30,6 +29,7 @@ from ssiuu.records.schema import Evaluation, FactScore, FactText, Reading
 from ssiuu.report.rows import rows
 from ssiuu.report.text import summary
 from ssiuu.report.tofu import tofu_columns, utility
+from tofu_folder import write_tofu
 
 
 @pytest.fixture

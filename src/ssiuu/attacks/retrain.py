@@ -1,29 +1,36 @@
 """Retraining attacks: train the unlearned model further and watch the facts it was not trained on.
 
 harmful: on a fraction p of the forget set, scored on the rest. benign: on unrelated instructions.
-Both as in the paper's Sec. 4; departures: the scored facts are one common pool, the same for every
-method and attack, disjoint by entity from the facts of the largest p; the paper's wrong-only pool is
-its part that the unlearned model got wrong (ssiuu.report.rows).
+filler: on unrelated plain text, without a prompt. The first two as in the paper's Sec. 4; departures:
+the scored facts are one common pool, the same for every method and attack, disjoint by entity from
+the facts of the largest p; the paper's wrong-only pool is its part that the unlearned model got
+wrong (ssiuu.report.rows).
+
+What is trained: all weights (full), or adapters (lora-qv: rank 8 on q and v; lora-all: rank 16 on
+every linear map; alpha twice the rank), merged into the weights at the end.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
-from ssiuu.errors import ConfigError
+from ssiuu.errors import ConfigError, DivergedError
 from ssiuu.evaluation.score import read_facts
 from ssiuu.likelihood import Example, Prompt
-from ssiuu.records.schema import Attack, AttackRead, FactText, Reading
+from ssiuu.records.schema import Attack, AttackRead, FactText, Reading, Space
 from ssiuu.training import interrupt
 from ssiuu.training.batches import draw, micro_batches
+from ssiuu.training.lora import Lora, adapted
 from ssiuu.training.step import Step
 
-ATTACKS = {
-    "harmful": "retrain on a fraction p of the forget set (the paper's harmful attack)",
-    "benign": "retrain on unrelated instructions (the paper's benign attack)",
+# rank, alpha and targets of the attacker's adapters
+ADAPTERS: dict[str, tuple[int, float, tuple[str, ...]]] = {
+    "lora-qv": (8, 16.0, ("q_proj", "v_proj")),
+    "lora-all": (16, 32.0, ()),
 }
 
 
@@ -72,7 +79,7 @@ def retrain(
     model: Any,
     prompt: Prompt,
     name: str,
-    kind: Literal["harmful", "benign"],
+    kind: str,
     examples: Sequence[Example],
     pool: Sequence[FactText],
     start: dict[str, Reading],
@@ -83,48 +90,79 @@ def retrain(
     precision: Literal["bf16", "fp32"],
     pad: int,
     fraction: float | None = None,
+    space: Space = "full",
     progress: Callable[[str], None] = lambda _: None,
 ) -> Attack:
     """Train in place on `examples` and read the pool along the way.
+
+    A curve whose training diverges ends at its last good reading, and its note says so.
 
     Args:
         model: The unlearned model; trained in place.
         prompt: How questions become tokens.
         name: For the record, "harmful_0.1" say.
-        kind: What the examples are.
+        kind: What the examples are: harmful, benign or filler.
         examples: What is trained on.
         pool: Facts to read.
         start: Their readings before the attack (step 0).
         learning_rate: AdamW's, constant.
         reads: Steps at which the pool is read, ascending; the last one ends the attack.
         batch_size: Rows a step.
-        seed: Order of the rows.
+        seed: Order of the rows, and the adapters' start.
         precision: Of the forward pass.
         pad: Padding token id.
         fraction: p, for the harmful attack.
+        space: What is trained.
         progress: Told at every reading.
     """
     begin = time.perf_counter()
     device = next(model.parameters()).device
-    step = Step(model, None, learning_rate, precision)
     found = [AttackRead(step=0, facts=start)]
-    for number in range(1, reads[-1] + 1):
-        interrupt.check()
-        rows = draw(len(examples), batch_size, number, seed)
-        step([], micro_batches([examples[i] for i in rows], None, pad, device))
-        if number in reads:
-            model.eval()
-            found.append(AttackRead(step=number, facts=read_facts(model, prompt, pool)))
-            progress(f"{name} lr {learning_rate:g} step {number}/{reads[-1]}")
-    step.optimizer.zero_grad(set_to_none=True)
+    tokens, note = 0, ""
+    with adapted(model, _adapter(space, seed)):
+        step = Step(model, None, learning_rate, precision)
+        for number in range(1, reads[-1] + 1):
+            interrupt.check()
+            rows = [examples[i] for i in draw(len(examples), batch_size, number, seed)]
+            try:
+                step([], micro_batches(rows, None, pad, device))
+            except DivergedError:
+                note = f"diverged in step {number}"
+                break
+            tokens += sum(len(row.prompt) + len(row.answer) for row in rows)
+            if number in reads:
+                model.eval()
+                facts = read_facts(model, prompt, pool)
+                if not _finite(facts.values()):
+                    note = f"diverged in step {number}"
+                    break
+                found.append(AttackRead(step=number, facts=facts))
+                what = f"{name} {space} lr {learning_rate:g} seed {seed}"
+                progress(f"{what} step {number}/{reads[-1]}")
+        step.close()
+    model.eval()
     return Attack(
         name=name,
         kind=kind,
         fraction=fraction,
         learning_rate=learning_rate,
         seed=seed,
+        space=space,
+        tokens=tokens,
         trained=[e.id for e in examples] if kind == "harmful" else [],
         pool=[fact.id for fact in pool],
         reads=found,
         seconds=round(time.perf_counter() - begin, 2),
+        note=note,
     )
+
+
+def _adapter(space: Space, seed: int) -> Lora | None:
+    if space == "full":
+        return None
+    rank, alpha, targets = ADAPTERS[space]
+    return Lora(rank, alpha, targets, seed=seed)
+
+
+def _finite(readings: Iterable[Reading]) -> bool:
+    return all(math.isfinite(reading.logprob) for reading in readings)

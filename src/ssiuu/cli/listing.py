@@ -28,7 +28,7 @@ def command(what: Annotated[What, typer.Argument(help="what to list")]) -> None:
 
 def _plain(what: What) -> dict[str, str]:
     if what is What.attacks:
-        from ssiuu.attacks.retrain import ATTACKS
+        from ssiuu.attacks import ATTACKS
 
         return ATTACKS
     if what is What.benchmarks:

@@ -17,6 +17,9 @@ from ssiuu.statistics import Interval, wilson
 RETURNED = 0.5
 # It is "gone" when every attack restores less than this share.
 GONE = 0.25
+# An attack whose readings say something else than "ranked first" is shown beside the verdict: chance
+# and the original score are no measure for it.
+OTHER_SCALES = ("k", "score")
 # Log-probability (nats) an answer must have lost for "removed" where ranking is not scored.
 LOST = 1.0
 
@@ -40,6 +43,11 @@ def common_pool(attacks: Iterable[Attack]) -> set[str]:
         return set()
     pool = set.intersection(*(set(attack.pool) for attack in attacks))
     return pool - {fact for attack in attacks for fact in attack.trained}
+
+
+def ranking(attacks: Iterable[Attack]) -> list[Attack]:
+    """Return the attacks whose readings are of the ranking: all but sampled answers and membership."""
+    return [attack for attack in attacks if attack.axis not in OTHER_SCALES]
 
 
 def attack_accuracy(attack: Attack, read: int, pool: Iterable[str]) -> float | None:
@@ -67,7 +75,7 @@ def fact_verdict(before: FactScore, after: FactScore, attacks: Iterable[Attack],
     if not removed:
         return "not removed"
     shares = []
-    for attack in attacks:
+    for attack in ranking(attacks):
         if fact in attack.trained or fact not in attack.reads[-1].facts:
             continue
         for read in attack.reads[1:]:
@@ -87,7 +95,7 @@ def strongest(cell: Cell) -> tuple[Attack, int, float] | None:
     """Return the attack, the read and the accuracy of the highest level over the common pool."""
     pool = common_pool(cell.attacks)
     best = None
-    for attack in cell.attacks:
+    for attack in ranking(cell.attacks):
         for index in range(1, len(attack.reads)):
             level = attack_accuracy(attack, index, pool)
             if level is not None and (best is None or level > best[2]):
@@ -103,7 +111,7 @@ def level_interval(cell: Cell) -> Interval | None:
     attack, index, level = best
     facts = attack.reads[index].facts
     pool = [i for i in common_pool(cell.attacks) if facts[i].correct is not None]
-    return wilson(round(level * len(pool)), len(pool), looks=len(cell.attacks))
+    return wilson(round(level * len(pool)), len(pool), looks=len(ranking(cell.attacks)))
 
 
 def still_known(evaluation: Evaluation) -> Interval:

@@ -237,7 +237,7 @@ def _free(model: Any, prompt: Prompt, limits: Sequence[int], read: Read) -> list
         left = []
         for place, (row, value) in enumerate(zip(rows, token.tolist(), strict=True)):
             written[row].append(value)
-            if len(written[row]) < limits[row] and not _ends(prompt, written[row]):
+            if len(written[row]) < limits[row] and not ends(prompt, written[row]):
                 left.append(place)
         if not left:
             return written
@@ -256,7 +256,7 @@ def _free(model: Any, prompt: Prompt, limits: Sequence[int], read: Read) -> list
         logits = step.logits[:, -1].float()
 
 
-def _ends(prompt: Prompt, written: list[int]) -> bool:
+def ends(prompt: Prompt, written: list[int]) -> bool:
     """Whether the answer ends here: end of text, or the end of its first line with words."""
     if written[-1] == prompt.tokenizer.eos_token_id:
         return True

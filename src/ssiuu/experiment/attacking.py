@@ -2,60 +2,129 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from ssiuu.attacks.membership import membership_aucs, token_statistics
+from ssiuu.attacks.prompts import few_shot, prompts, read_prompted
+from ssiuu.attacks.quantise import BITS, quantised
 from ssiuu.attacks.retrain import attacked_facts, common_pool, retrain, share
+from ssiuu.attacks.samples import leaks
+from ssiuu.benchmarks import filler
 from ssiuu.errors import ConfigError
-from ssiuu.experiment.recipe import Recipe
+from ssiuu.evaluation.score import read_facts
+from ssiuu.experiment.recipe import AttackConfig, Recipe
 from ssiuu.experiment.session import Session
 from ssiuu.likelihood import Example
-from ssiuu.records.schema import Attack, Evaluation, FactText, Reading
+from ssiuu.records.schema import Attack, AttackRead, Axis, Evaluation, FactText, Reading, Space
+
+Kind = Literal[
+    "harmful", "benign", "filler", "quantised", "prompts", "few-shot", "sampled", "membership"
+]
+# What the reads of an attack run over; a retraining attack's are steps.
+AXES: dict[str, Axis] = {
+    "quantised": "bits",
+    "prompts": "prompt",
+    "few-shot": "shots",
+    "sampled": "k",
+    "membership": "score",
+}
+NON_MEMBERS = (
+    "AUC of the {members} forget facts in the pool against {others} held-out facts, which the original "
+    "model knows and unlearning never trained on; 0.5: the forgotten cannot be told from them"
+)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One attack curve: its kind and the attacker's settings."""
+    """One attack curve: its kind and the attacker's settings.
+
+    `points`: where it is read, on the attack's axis; formats for quantisation, none for prompts and
+    membership.
+    """
 
     name: str
-    kind: Literal["harmful", "benign"]
-    learning_rate: float
+    kind: Kind
+    learning_rate: float | None = None
     fraction: float | None = None
+    space: Space = "full"
+    seed: int = 0
+    points: tuple[int | str, ...] = ()
 
     @property
     def file(self) -> str:
         """Name of the record in the cell's folder."""
-        return f"attack-{self.name}-{self.learning_rate:g}.json"
+        rate = f"-{self.learning_rate:g}" if self.learning_rate is not None else ""
+        space = f"-{self.space}" if self.space != "full" else ""
+        seed = f"-s{self.seed}" if self.seed else ""
+        return f"attack-{self.name}{rate}{space}{seed}.json"
 
 
 def plan(recipe: Recipe) -> list[Curve]:
     """Return every attack curve a recipe asks for."""
-    config = recipe.attacks
-    harmful = [
-        Curve(f"harmful_{p:g}", "harmful", rate, p)
+    return [*_retraining(recipe.attacks), *_untrained(recipe.attacks)]
+
+
+def _retraining(config: AttackConfig) -> list[Curve]:
+    """Return kinds x spaces x learning rates x seeds."""
+    kinds: list[tuple[str, Kind, float | None, list[float]]] = [
+        (f"harmful_{p:g}", "harmful", p, config.harmful.learning_rates)
         for p in config.harmful.fractions
-        for rate in config.harmful.learning_rates
     ]
-    return harmful + [Curve("benign", "benign", rate) for rate in config.benign.learning_rates]
+    kinds.append(("benign", "benign", None, config.benign.learning_rates))
+    kinds.append(("filler", "filler", None, config.filler.learning_rates))
+    return [
+        Curve(name, kind, rate, fraction, space, seed, tuple(config.reads))
+        for name, kind, fraction, rates in kinds
+        for space in config.spaces
+        for rate in rates
+        for seed in config.orders
+    ]
+
+
+def _untrained(config: AttackConfig) -> list[Curve]:
+    """Return the attacks that do not train, each once, under the first seed."""
+    seed = config.orders[0]
+    points: dict[Kind, tuple[int | str, ...]] = {
+        "quantised": tuple(config.quantise),
+        "few-shot": tuple(config.shots),
+        "sampled": tuple(config.samples),
+    }
+    wanted: list[Kind] = [kind for kind, found in points.items() if found]
+    wanted += ["prompts"] if config.prompts else []
+    wanted += ["membership"] if config.membership else []
+    return [Curve(kind, kind, seed=seed, points=points.get(kind, ())) for kind in wanted]
 
 
 class Attacker:
     """What the attacks of one session share: the facts the attacker holds, and those scored."""
 
     def __init__(self, session: Session) -> None:
+        """Refuse what can be seen to fail.
+
+        Raises:
+            ConfigError: More shots are wanted than there are retain facts.
+        """
         self.session = session
+        for shots in session.recipe.attacks.shots:
+            few_shot(session.prompt, session.split.retain, shots, 0)
 
     def carry_out(self, curve: Curve, scores: Evaluation, progress: Callable[[str], None]) -> Attack:
-        """Attack the model as it is; its weights are changed.
+        """Attack the model as it is; its weights may be changed.
 
         Args:
             curve: Which attack.
             scores: Of the model before the attack.
             progress: Told at every reading.
         """
+        if curve.kind in AXES:
+            progress(curve.name)
+            return self._ask(curve, scores)
         session, config = self.session, self.session.recipe.attacks
+        assert curve.learning_rate is not None
         return retrain(
             session.model,
             session.prompt,
@@ -63,14 +132,15 @@ class Attacker:
             curve.kind,
             self._examples(curve),
             self.pool,
-            {f.id: _reading(scores, f.id) for f in self.pool},
+            self._start(scores),
             curve.learning_rate,
-            config.reads,
+            [int(point) for point in curve.points],
             config.batch_size,
-            config.seed,
+            curve.seed,
             session.precision,
             session.pad,
             curve.fraction,
+            curve.space,
             progress,
         )
 
@@ -91,19 +161,113 @@ class Attacker:
             )
         return pool
 
+    # --- attacks that train ---------------------------------------------------------------------
+
     @cached_property
     def _benign(self) -> list[Example]:
         return self.session.benign()
 
+    @cached_property
+    def _filler(self) -> list[Example]:
+        """Plain text: there is no prompt, so a row's first token is given and the rest is learned."""
+        made = []
+        for number, text in enumerate(filler.load()):
+            ids = self.session.prompt.sentence(text)[: self.session.recipe.attacks.filler.tokens]
+            made.append(Example(f"filler:{number}", ids[:1], ids[1:]))
+        return made
+
     def _examples(self, curve: Curve) -> list[Example]:
-        if curve.fraction is None:
+        if curve.kind == "benign":
             return self._benign
+        if curve.kind == "filler":
+            return self._filler
+        assert curve.fraction is not None
         forget = self.session.split.forget
         facts = {f.id: f for f in forget}
         held = self.held[: share(len(forget), curve.fraction)]
         return self.session.examples([facts[i] for i in held])
 
+    def _start(self, scores: Evaluation) -> dict[str, Reading]:
+        found = {fact.id: scores.forget[fact.id] for fact in self.pool}
+        return {
+            i: Reading(correct=s.correct, logprob=s.logprob, rouge=s.rouge) for i, s in found.items()
+        }
 
-def _reading(scores: Evaluation, id: str) -> Reading:
-    score = scores.forget[id]
-    return Reading(correct=score.correct, logprob=score.logprob, rouge=score.rouge)
+    # --- attacks that ask -----------------------------------------------------------------------
+
+    def _ask(self, curve: Curve, scores: Evaluation) -> Attack:
+        begin = time.perf_counter()
+        start = self._start(scores)
+        values: dict[str, float | None] = {}
+        note = ""
+        if curve.kind == "membership":
+            reads: list[AttackRead] = []
+            values, note = self._membership()
+        elif curve.kind == "sampled":
+            # One answer, the likeliest: the greedy one.
+            free = {i: scores.forget[i].free_correct for i in start}
+            start = {i: r.model_copy(update={"correct": free[i]}) for i, r in start.items()}
+            reads = self._sampled(curve, start)
+        elif curve.kind == "quantised":
+            reads = self._quantised(curve)
+        else:
+            reads = self._prompted(curve, start)
+        return Attack(
+            name=curve.name,
+            kind=curve.kind,
+            learning_rate=None,
+            seed=curve.seed,
+            axis=AXES[curve.kind],
+            trained=[],
+            pool=list(start),
+            reads=[AttackRead(step=0, facts=start), *reads],
+            values=values,
+            seconds=round(time.perf_counter() - begin, 2),
+            note=note,
+        )
+
+    def _quantised(self, curve: Curve) -> list[AttackRead]:
+        session = self.session
+        return [
+            AttackRead(
+                step=BITS[name],
+                facts=read_facts(session.model, session.prompt, self.pool),
+                label=name,
+            )
+            for name in quantised(session.model, [str(point) for point in curve.points])
+        ]
+
+    def _sampled(self, curve: Curve, start: dict[str, Reading]) -> list[AttackRead]:
+        session = self.session
+        counts = [int(point) for point in curve.points]
+        examples = session.examples(self.pool)
+        return leaks(session.model, session.prompt, self.pool, examples, counts, start, curve.seed)
+
+    def _prompted(self, curve: Curve, start: dict[str, Reading]) -> list[AttackRead]:
+        """Ask under each prompt; a fact that a prompt cannot ask about is not scored there."""
+        session = self.session
+        if curve.kind == "few-shot":
+            kept = session.split.retain
+            asked = {
+                str(k): (int(k), few_shot(session.prompt, kept, int(k), curve.seed))
+                for k in curve.points
+            }
+        else:
+            made = prompts(session.prompt, self.pool)
+            asked = {label: (n, asking) for n, (label, asking) in enumerate(made.items(), 1)}
+        unasked = {i: Reading(correct=None, logprob=r.logprob) for i, r in start.items()}
+        reads = []
+        for label, (place, asking) in asked.items():
+            found = read_prompted(session.model, session.prompt, self.pool, asking, session.context)
+            label = label if curve.kind == "prompts" else ""
+            reads.append(AttackRead(step=place, facts=unasked | found, label=label))
+        return reads
+
+    def _membership(self) -> tuple[dict[str, float | None], str]:
+        session = self.session
+        sets = (self.pool, session.split.heldout)
+        members, others = (
+            token_statistics(session.model, session.examples(facts), session.pad) for facts in sets
+        )
+        note = NON_MEMBERS.format(members=len(members), others=len(others))
+        return membership_aucs(members, others), note

@@ -9,12 +9,15 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from ssiuu.experiment.attacking import Curve, plan
 from ssiuu.experiment.recipe import Recipe
 
 TOKENS = 18  # of a question with its answer, typical of short facts
 SENTENCE = 56  # the same in TOFU
 QUESTIONS = 4000  # in TOFU
 FORGET = {"forget01": 40, "forget05": 200, "forget10": 400}
+SAMPLE = 6  # tokens of a sampled answer
+PROMPTS = 8  # ways to ask, or readings of about that cost
 SMOLLM2 = 134_515_008
 FICTIONAL = 1_000_000
 OVERHEAD = 1.2  # GB: the libraries, activations, logits
@@ -46,11 +49,9 @@ def _tokens(recipe: Recipe) -> float:
         score = TOKENS * (4 * forget + 1.5 * (split.retain + split.heldout))
     train = 3 * tokens * 2 * recipe.unlearn.batch_size * steps
     checks = tokens * forget * steps / recipe.unlearn.check_every
-    curves = len(attacks.harmful.fractions) * len(attacks.harmful.learning_rates)
-    curves += len(attacks.benign.learning_rates)
-    curve = 3 * tokens * attacks.batch_size * attacks.reads[-1]
-    curve += tokens * forget * len(attacks.reads)
-    return start + score + cells * (score + train + checks + curves * curve)
+    asked = sum(_attack_tokens(recipe, curve, tokens, forget) for curve in plan(recipe))
+    attacked = cells + (len(recipe.seeds) if attacks.control else 0)
+    return start + score + cells * (score + train + checks) + attacked * asked
 
 
 def _tofu(recipe: Recipe, forget: int) -> tuple[float, float]:
@@ -60,6 +61,19 @@ def _tofu(recipe: Recipe, forget: int) -> tuple[float, float]:
     tuning = 3.0 * SENTENCE * config.epochs * (forget + 2 * retain)
     kept = min(config.items or QUESTIONS, 400, retain) + min(config.items or QUESTIONS, config.heldout)
     return tuning, SENTENCE * (10.0 * forget + 7.0 * kept)
+
+
+def _attack_tokens(recipe: Recipe, curve: Curve, tokens: int, forget: int) -> float:
+    """Return forward-equivalent tokens of one attack curve."""
+    reading = tokens * forget
+    if curve.learning_rate is not None:
+        steps = int(curve.points[-1])
+        return 3 * tokens * recipe.attacks.batch_size * steps + reading * len(curve.points)
+    if curve.kind == "few-shot":
+        return reading * sum(1 + int(k) for k in curve.points)
+    if curve.kind == "sampled":
+        return SAMPLE * forget * int(curve.points[-1])
+    return reading * (len(curve.points) or PROMPTS)
 
 
 def _parameters(recipe: Recipe) -> int | None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ssiuu.errors import ConfigError, unknown
 from ssiuu.methods import Method, make
+from ssiuu.records.schema import Space
 
 BENCHMARKS = {
     "worldfacts": "facts about the real world, screened for what the model knows",
@@ -85,15 +86,39 @@ class BenignConfig(Section):
     learning_rates: list[float] = Field(default=[1e-4], description="the attacker's sweep")
 
 
+class FillerConfig(Section):
+    """Retraining on plain text that has nothing to do with the facts."""
+
+    tokens: int = Field(default=32, ge=2, description="tokens a text is cut to")
+    learning_rates: list[float] = Field(default=[], description="the attacker's sweep; none: off")
+
+
 class AttackConfig(Section):
-    """The attacks; each curve takes the same steps."""
+    """The attacks; each curve of a retraining attack takes the same steps."""
 
     harmful: HarmfulConfig = HarmfulConfig()
     benign: BenignConfig = BenignConfig()
+    filler: FillerConfig = FillerConfig()
+    spaces: list[Space] = Field(default=["full"], description="what is trained")
     reads: list[int] = Field(default=[3, 6], description="steps at which the pool is read")
     batch_size: int = Field(default=4, ge=1, description="rows a step")
     seed: int = Field(default=0, ge=0, description="which facts the attacker holds, and their order")
+    seeds: list[int] = Field(
+        default=[], description="a curve for each, in an order of its own; none: seed"
+    )
+    quantise: list[Literal["int8", "int4", "nf4"]] = Field(
+        default=[], description="formats that the weights are rounded to"
+    )
+    prompts: bool = Field(default=False, description="other words, sentences in front, begun answers")
+    shots: list[int] = Field(default=[], description="answered examples in front of the question")
+    samples: list[int] = Field(default=[], description="k of leak@k: answers sampled a fact")
+    membership: bool = Field(default=False, description="loss, Min-K, Min-K++ against held-out facts")
     control: bool = Field(default=False, description="attack the original model too")
+
+    @property
+    def orders(self) -> list[int]:
+        """Seeds of the curves."""
+        return self.seeds or [self.seed]
 
 
 class FictionalConfig(Section):
@@ -141,7 +166,9 @@ class Recipe(Section):
         description="names, or mappings with name and hyper-parameters",
     )
     seeds: list[int] = Field(default=[0], min_length=1, description="unlearning seeds")
-    protocol: Literal["paper"] = "paper"
+    protocol: Literal["paper", "strong"] = Field(
+        default="paper", description="strong: a swept attacker with every kind of attack"
+    )
     split: SplitConfig = SplitConfig()
     unlearn: UnlearnConfig = UnlearnConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -191,6 +218,26 @@ BENCHMARK_DEFAULTS: dict[str, dict[str, Any]] = {
     "own": {"prompt": "qa", "methods": PLAIN},
 }
 
+SWEEP = [1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3]  # half decades
+
+# What a protocol decides where the recipe says nothing; it goes before the benchmark.
+PROTOCOL_DEFAULTS: dict[str, dict[str, Any]] = {
+    "strong": {
+        "attacks.harmful.learning_rates": SWEEP,
+        "attacks.benign.learning_rates": SWEEP,
+        "attacks.filler.learning_rates": SWEEP,
+        "attacks.spaces": ["full", "lora-qv", "lora-all"],
+        "attacks.reads": [1, 2, 4, 8, 16],
+        "attacks.seeds": [0, 1, 2],
+        "attacks.quantise": ["int8", "int4", "nf4"],
+        "attacks.prompts": True,
+        "attacks.shots": [1, 2, 4, 8],
+        "attacks.samples": [1, 2, 4, 8, 16],
+        "attacks.membership": True,
+        "attacks.control": True,
+    }
+}
+
 
 def resolve(path: Path | None, sets: list[str]) -> tuple[Recipe, dict[str, str]]:
     """Return the recipe and, by dotted key, where each value came from.
@@ -214,10 +261,14 @@ def resolve(path: Path | None, sets: list[str]) -> tuple[Recipe, dict[str, str]]
         given = _yaml(value, f"--set {key}")
         for sub, part in flatten({key.strip(): given}).items():
             values[sub], sources[sub] = part, "--set"
-    benchmark = values.get("benchmark", "worldfacts")
-    for key, value in BENCHMARK_DEFAULTS.get(str(benchmark), {}).items():
-        if values.get(key) is None:
-            values[key], sources[key] = value, f"benchmark {benchmark}"
+    chosen = {
+        "protocol": (values.get("protocol", "paper"), PROTOCOL_DEFAULTS),
+        "benchmark": (values.get("benchmark", "worldfacts"), BENCHMARK_DEFAULTS),
+    }
+    for what, (name, defaults) in chosen.items():
+        for key, value in defaults.get(str(name), {}).items():
+            if values.get(key) is None:
+                values[key], sources[key] = value, f"{what} {name}"
     try:
         recipe = Recipe.model_validate(_nest(values))
     except ValidationError as error:
@@ -231,13 +282,26 @@ def resolve(path: Path | None, sets: list[str]) -> tuple[Recipe, dict[str, str]]
 def _check(recipe: Recipe) -> None:
     recipe.made()
     problems = []
-    reads = recipe.attacks.reads
-    if not reads or sorted(set(reads)) != reads or reads[0] < 1:
-        problems.append(f"attacks.reads: must be ascending steps from 1 on, got {reads}.")
-    for fraction in recipe.attacks.harmful.fractions:
+    attacks = recipe.attacks
+    if not attacks.reads:
+        problems.append("attacks.reads: must be ascending steps from 1 on, got [].")
+    for key, what in (("reads", "steps"), ("shots", "numbers"), ("samples", "numbers")):
+        values = getattr(attacks, key)
+        if values and (sorted(set(values)) != values or values[0] < 1):
+            problems.append(f"attacks.{key}: must be ascending {what} from 1 on, got {values}.")
+    if len(set(attacks.seeds)) < len(attacks.seeds) or min(attacks.orders) < 0:
+        problems.append(f"attacks.seeds: must be different and at least 0, got {attacks.seeds}.")
+    for key in ("spaces", "quantise"):
+        values = getattr(attacks, key)
+        if len(set(values)) < len(values):
+            problems.append(f"attacks.{key}: each may stand once, got {values}.")
+    if not attacks.spaces:
+        problems.append("attacks.spaces: must hold at least one of full, lora-qv, lora-all.")
+    for fraction in attacks.harmful.fractions:
         if not 0 < fraction < 1:
             problems.append(f"attacks.harmful.fractions: must lie in (0, 1), got {fraction}.")
-    rates = recipe.attacks.harmful.learning_rates + recipe.attacks.benign.learning_rates
+    kinds = (attacks.harmful, attacks.benign, attacks.filler)
+    rates = [rate for kind in kinds for rate in kind.learning_rates]
     if any(not 0 < rate <= 1 for rate in rates):
         problems.append(f"attacks: learning rates must lie in (0, 1], got {rates}.")
     if recipe.benchmark == "own" and not (recipe.forget and recipe.model):

@@ -34,20 +34,28 @@ class Prompt:
     tokenizer: Any
     style: PromptStyle = "plain"
 
-    def question(self, text: str) -> list[int]:
-        """Return the token ids of the prompt for a question."""
+    def question(self, text: str, shots: Sequence[tuple[str, str]] = ()) -> list[int]:
+        """Return the token ids of the prompt for a question, after `shots`: questions with answers."""
         if self.style == "chat":
-            chat = [{"role": "user", "content": text}]
+            turns = [turn for q, a in shots for turn in (("user", q), ("assistant", a))]
+            chat = [{"role": role, "content": said} for role, said in [*turns, ("user", text)]]
             rendered = self.tokenizer.apply_chat_template(
                 chat, add_generation_prompt=True, tokenize=False
             )
             return self._ids(rendered)
         start = [self.tokenizer.bos_token_id] if self._adds_bos() else []
-        return start + self._ids(_FORMS[self.style].format(text))
+        form = _FORMS[self.style]
+        blocks = [f"{form.format(asked)} {told}" for asked, told in shots]
+        return start + self._ids("\n\n".join([*blocks, form.format(text)]))
 
-    def answer(self, text: str) -> list[int]:
-        """Return the token ids of an answer as it follows the prompt."""
-        return self._ids(text if self.style == "chat" else f" {text}")
+    def sentence(self, text: str) -> list[int]:
+        """Return the token ids of text that answers no question."""
+        start = [self.tokenizer.bos_token_id] if self._adds_bos() else []
+        return start + self._ids(text)
+
+    def answer(self, text: str, begun: bool = False) -> list[int]:
+        """Return the token ids of an answer as it follows the prompt, or words of it already there."""
+        return self._ids(text if self.style == "chat" and not begun else f" {text}")
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of generated tokens, up to the end of its first line."""

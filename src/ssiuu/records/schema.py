@@ -8,7 +8,7 @@ A run folder holds
         unlearn.json                 Unlearning
         evaluate.json                Evaluation
         diagnose.json                Diagnosis
-        attack-<name>-<lr>.json      Attack
+        attack-<name>-....json       Attack
 
 `ssiuu.records.files.load_run` assembles them into a `RunRecord`. A value that was not measured is
 None ("not scored"), never 0.
@@ -24,6 +24,8 @@ SCHEMA: Final = "ssiuu.record/1"
 
 Verdict = Literal["erased", "hidden", "not removed", "undecided"]
 Target = Literal["probability", "logprob"]
+Axis = Literal["steps", "bits", "k", "shots", "prompt", "score"]
+Space = Literal["full", "lora-qv", "lora-all"]
 
 
 class Record(BaseModel):
@@ -191,24 +193,40 @@ class Reading(Record):
 
 
 class AttackRead(Record):
-    """The probed facts after `step` optimiser steps of an attack."""
+    """The probed facts at one point of an attack; `step` is the point's place on the attack's axis.
+
+    Place 0 is the model before the attack. `label` says what the place is where its number does not.
+    """
 
     step: int
     facts: dict[str, Reading]
+    label: str = ""
 
 
 class Attack(Record):
-    """One attack curve. `trained`: forget facts it trained on; `pool`: those it is scored on."""
+    """One attack curve. `trained`: forget facts it trained on; `pool`: those it is scored on.
+
+    `axis` says what the reads run over: optimiser steps, bits of a weight, k sampled answers, shots
+    in the prompt, the number of a prompt. Under "k", a reading's `correct` is whether one of the
+    first k answers holds the right one; elsewhere whether it is ranked first. Under "score" there
+    are no reads but `values`: the AUC of each membership score. `space`: what was trained;
+    `tokens`: how many were trained on, question and answer.
+    """
 
     name: str
     kind: str
     fraction: float | None = None
     learning_rate: float | None
     seed: int
+    axis: Axis = "steps"
+    space: Space = "full"
+    tokens: int | None = None
     trained: list[str]
     pool: list[str]
     reads: list[AttackRead]
+    values: dict[str, float | None] = {}
     seconds: float
+    note: str = ""
 
 
 class Cell(Record):

@@ -37,6 +37,7 @@ from ssiuu.diagnosis.verdict import (
 )
 from ssiuu.records.schema import (
     Attack,
+    Axis,
     Cell,
     Evaluation,
     Influence,
@@ -86,6 +87,15 @@ RC: dict[Any, Any] = {
     "hatch.linewidth": 0.7,
 }
 SIZE = (4.7, 3.1)
+AXIS_NAMES: dict[Axis, str] = {
+    "steps": "attack steps",
+    "bits": "weights",
+    "k": "k sampled answers (0: the greedy one)",
+    "shots": "answered examples in front",
+    "prompt": "prompt",
+    "score": "score",
+}
+NAMED = 5  # at most so many names fit on an axis
 BLIND = (
     "With target probability an attribution is the probability times that of the "
     "log-probability: where the unlearned model gives the answer a probability near 0, all "
@@ -157,9 +167,10 @@ def attack_curves(record: RunRecord) -> Plot:
     return _plot(
         "attacks",
         "What each attack brings back",
-        f"How to read it: {what}, over the optimiser steps of the attack (step 0 is the unlearned "
-        "model). A line that climbs means that the knowledge was still there. For each method the "
-        "learning rate with the highest level is drawn. Grey dashes: the original model on the "
+        f"How to read it: {what}, over the optimiser steps of the attack, or over what else it "
+        "varies (0 is the unlearned model). Sampled answers: the share of facts that one of k answers "
+        "gives away. A line that climbs means that the knowledge was still there. For each method the "
+        "curve with the highest level is drawn. Grey dashes: the original model on the "
         "same facts; dots: guessing. No attribution is involved.",
         panels,
         _legend(record, "attacks", (style for cell, style in _styled(record) if cell.attacks)),
@@ -178,19 +189,41 @@ def _attack_panel(record: RunRecord, name: str, scored: bool) -> Panel:
             rates.setdefault(speed, []).append(cell.method.label)
     # An attack that does not train (quantisation, a prompt) has no learning rate.
     rates.pop("", None)
+    labels = _place_labels([attack for _, attack, _ in curves])
 
     def draw(axes: Axes) -> None:
         steps = sorted({read.step for _, attack, _ in curves for read in attack.reads})
         for style, attack, levels in curves:
-            xs = [read.step for read in attack.reads]
-            _line(axes, xs, levels, style)
+            if labels:  # places in no order of their own: points, no line
+                _line(axes, list(range(len(levels))), levels, style._replace(dash="none"))
+            else:
+                _line(axes, [read.step for read in attack.reads], levels, style)
         _attack_axes(axes, record, steps, scored)
-        if not rates:
-            axes.set_xlabel("0: unlearned · 1: under the attack" if steps == [0, 1] else "reads")
+        axes.set_xlabel(AXIS_NAMES[curves[0][1].axis] if curves else "")
+        if labels:
+            _name_places(axes, labels)
+        elif not rates and steps == [0, 1]:
+            axes.set_xlabel("0: unlearned · 1: under the attack")
 
-    drawn = [f"{speed} ({', '.join(dict.fromkeys(labels))})" for speed, labels in rates.items()]
+    drawn = [f"{speed} ({', '.join(dict.fromkeys(found))})" for speed, found in rates.items()]
     note = f"Learning rate drawn: {'; '.join(drawn)}." if drawn else ""
+    if len(labels) > NAMED:
+        note = "; ".join(f"{place}: {plain(label)}" for place, label in enumerate(labels)) + "."
     return _panel(f"attack-{name}", plain(name), draw, note)
+
+
+def _place_labels(attacks: list[Attack]) -> list[str]:
+    """Return what stands at each place of an attack that has names there; empty where numbers do."""
+    longest = max((attack.reads for attack in attacks), key=len, default=[])
+    labels = [read.label for read in longest]
+    return ["unlearned", *labels[1:]] if any(labels) else []
+
+
+def _name_places(axes: Axes, labels: list[str]) -> None:
+    """Put names on the axis, or numbers where they would not fit (the panel's note explains them)."""
+    shown = [plain(label) for label in labels] if len(labels) <= NAMED else map(str, range(len(labels)))
+    axes.set_xscale("linear")
+    axes.set_xticks(range(len(labels)), list(shown))
 
 
 def best_curve(cell: Cell, name: str, scored: bool = True) -> tuple[Attack, list[float | None]] | None:
@@ -224,7 +257,6 @@ def _attack_axes(axes: Axes, record: RunRecord, steps: list[int], scored: bool) 
     axes.xaxis.set_major_locator(FixedLocator(_thin(steps)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    axes.set_xlabel("attack steps")
     if not scored:
         axes.set_ylabel("mean log p(answer), nats")
         return

@@ -38,7 +38,7 @@ from ssiuu.records.schema import (
     Verdict,
 )
 from ssiuu.report.figures import best_curve, figures
-from ssiuu.report.rows import attack_names, mean, rows
+from ssiuu.report.rows import attack_names, auc_names, mean, rows
 from ssiuu.report.rows import verdict as judge
 from ssiuu.report.text import ORIGINAL, before_row, nats, percent, rate, short
 from ssiuu.statistics import Interval, wilson
@@ -72,6 +72,8 @@ def render(record: RunRecord) -> str:
         before=before_row(record),
         rows=rows(record)["rows"],
         attacks=attack_names(record),
+        aucs=auc_names(record),
+        members=_members(record),
         descriptions={cell.method.label: cell.method for cell in record.cells},
         plots=figures(record),
         facts=fact_groups(record),
@@ -129,6 +131,12 @@ def _hash(text: str) -> str:
 def clip(text: str) -> str:
     """Return the text, cut where it is very long."""
     return text if len(text) <= ANSWER else text[:ANSWER].rstrip() + " …"
+
+
+def _members(record: RunRecord) -> str:
+    """Return what the membership attack compared, as it says itself."""
+    attacks = [attack for cell in record.cells for attack in cell.attacks]
+    return next((attack.note for attack in attacks if attack.values), "")
 
 
 def _several(record: RunRecord) -> bool:

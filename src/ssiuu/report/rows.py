@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ssiuu.diagnosis.verdict import (
     accuracy,
     attack_accuracy,
     cell_verdict,
     common_pool,
+    ranking,
     reference_level,
+    way_back,
 )
 from ssiuu.records.schema import (
     SCHEMA,
@@ -19,6 +21,7 @@ from ssiuu.records.schema import (
     Evaluation,
     FactScore,
     RunRecord,
+    Space,
     Verdict,
 )
 from ssiuu.report.tofu import attack_rouge, tofu_columns
@@ -28,10 +31,18 @@ def rows(record: RunRecord) -> dict[str, Any]:
     """Return the table as plain data: `{"schema": ..., "rows": [...]}`.
 
     Accuracies are shares in [0, 1], log-probabilities nats a fact, seconds wall time; None means
-    "not measured" or "not scored". Attack columns hold the highest accuracy along the curves of all
-    learning rates over the common pool; `_wrong_only` is the same over the facts that the unlearned
-    model got wrong (the paper's pool). Runs of TOFU have columns of their own, and their attack
-    columns hold mean ROUGE-L recalls; `_ranking` is then the accuracy.
+    "not measured" or "not scored". Attack columns hold the attack's level over the common pool: each
+    curve's highest accuracy, averaged over the attack's seeds, for the best learning rate and space.
+    Beside each column stand
+
+        _wrong_only     the level over the facts that the unlearned model got wrong (the paper's pool)
+        _way_back       (level - unlearned) / (original - unlearned) on the attack's own scale
+        _over_control   level less the never-learned control's under the same attack; less chance
+                        where the run has no such control
+
+    `strongest` is the attack with the highest level among those that read the ranking, and
+    `auc_<score>` the AUC of a membership score. Runs of TOFU have columns of their own,
+    and their attack columns hold mean ROUGE-L recalls; `_ranking` is then the accuracy.
     """
     names = attack_names(record)
     return {"schema": SCHEMA, "rows": [_row(record, cell, names) for cell in record.cells]}
@@ -46,27 +57,104 @@ def verdict(record: RunRecord, cell: Cell) -> Verdict:
 
 
 def attack_names(record: RunRecord) -> list[str]:
-    """Return the attacks of a run in their order: harmful by fraction, then the others."""
-    found = {attack.name: attack for cell in record.cells for attack in cell.attacks}
+    """Return the attacks of a run in their order: harmful by fraction, then the others.
+
+    Membership inference has no level and is not among them.
+    """
+    attacks = [attack for cell in record.cells for attack in cell.attacks]
+    found = {attack.name: attack for attack in attacks if attack.axis != "score"}
     return sorted(found, key=lambda n: (found[n].fraction is None, found[n].fraction or 0.0, n))
 
 
-def peak(
-    attacks: Iterable[Attack],
-    name: str,
-    pool: Iterable[str],
-    score: Callable[[Attack, int, Iterable[str]], float | None] = attack_accuracy,
-) -> float | None:
-    """Return the highest score over `pool` along every curve of the attack with this name."""
+def auc_names(record: RunRecord) -> list[str]:
+    """Return the membership scores of a run in their order."""
+    attacks = [attack for cell in record.cells for attack in cell.attacks]
+    return list(dict.fromkeys(name for attack in attacks for name in attack.values))
+
+
+Level = Callable[[Attack, int, Iterable[str]], float | None]
+
+
+class Setting(NamedTuple):
+    """What an attacker may choose beside the attack; its level is the mean over the attack's seeds."""
+
+    name: str
+    learning_rate: float | None
+    space: Space
+    level: float
+
+
+def level_of(record: RunRecord) -> Level:
+    """Return how a reading of this run's attacks is scored: ROUGE-L recall in TOFU, else accuracy."""
+    return attack_rouge if record.header.benchmark.name == "tofu" else attack_accuracy
+
+
+def settings(
+    attacks: Iterable[Attack], pool: Iterable[str], level: Level = attack_accuracy
+) -> list[Setting]:
+    """Return every setting that was tried, with the mean over seeds of its curves' highest level.
+
+    A curve that diverged before its first reading counts with the model as it was.
+    """
     pool = list(pool)
-    levels = [
-        level
-        for attack in attacks
-        if attack.name == name
-        for index in range(1, len(attack.reads))
-        if (level := score(attack, index, pool)) is not None
-    ]
-    return max(levels) if levels else None
+    tops: dict[tuple[str, float | None, Space], list[float]] = {}
+    for attack in attacks:
+        places = range(1, len(attack.reads)) or [0]
+        levels = [level(attack, place, pool) for place in places]
+        scored = [value for value in levels if value is not None]
+        if scored:
+            key = (attack.name, attack.learning_rate, attack.space)
+            tops.setdefault(key, []).append(max(scored))
+    return [Setting(*key, sum(found) / len(found)) for key, found in tops.items()]
+
+
+def peak(
+    attacks: Iterable[Attack], name: str, pool: Iterable[str], level: Level = attack_accuracy
+) -> float | None:
+    """Return the level of the attack with this name: that of its best setting."""
+    found = settings([a for a in attacks if a.name == name], pool, level)
+    return max((setting.level for setting in found), default=None)
+
+
+def strongest_setting(cell: Cell, level: Level = attack_accuracy) -> Setting | None:
+    """Return the setting with the highest level among the attacks that read the ranking."""
+    found = settings(ranking(cell.attacks), common_pool(cell.attacks), level)
+    return max(found, key=lambda setting: setting.level, default=None)
+
+
+def share_back(record: RunRecord, cell: Cell, name: str) -> float | None:
+    """Return (level - unlearned) / (original - unlearned); None where nothing was lost."""
+    pool, level = common_pool(cell.attacks), level_of(record)
+    top = peak(cell.attacks, name, pool, level)
+    attack = next((a for a in cell.attacks if a.name == name), None)
+    if attack is None or top is None or record.original is None:
+        return None
+    forget = [record.original.forget[i] for i in pool if i in record.original.forget]
+    if attack.axis == "k":
+        original = mean([s.free_correct for s in forget if s.free_correct is not None])
+    elif level is attack_rouge:
+        original = mean([s.rouge for s in forget if s.rouge is not None])
+    else:
+        original = accuracy(forget)
+    after = level(attack, 0, pool)
+    return None if original is None or after is None else way_back(original, after, top)
+
+
+def over_control(record: RunRecord, cell: Cell, name: str) -> float | None:
+    """Return the level less the never-learned control's under the same attack, or less chance.
+
+    Chance is that of ranking, so sampled answers and ROUGE-L recall have no such substitute.
+    """
+    level = level_of(record)
+    top = peak(cell.attacks, name, common_pool(cell.attacks), level)
+    attack = next((a for a in cell.attacks if a.name == name), None)
+    if attack is None or top is None:
+        return None
+    twins = [c for c in record.cells if c.method.name == "never-learned" and c.seed == cell.seed]
+    floor = None if attack.axis == "k" or level is attack_rouge else record.header.chance
+    if twins and cell.method.name != "never-learned":
+        floor = peak(twins[0].attacks, name, common_pool(twins[0].attacks), level)
+    return None if floor is None else top - floor
 
 
 def wrong_only(cell: Cell) -> set[str]:
@@ -87,14 +175,22 @@ def _row(record: RunRecord, cell: Cell, names: list[str]) -> dict[str, Any]:
         **_scores(evaluation),
     }
     pool, wrong = common_pool(cell.attacks), wrong_only(cell)
-    tofu = tofu_columns(record, cell)
-    score = attack_rouge if tofu else attack_accuracy
+    level, tofu = level_of(record), tofu_columns(record, cell)
     for name in names:
-        row[name] = peak(cell.attacks, name, pool, score)
-        row[f"{name}_wrong_only"] = peak(cell.attacks, name, wrong, score)
+        row[name] = peak(cell.attacks, name, pool, level)
+        row[f"{name}_wrong_only"] = peak(cell.attacks, name, wrong, level)
+        row[f"{name}_way_back"] = share_back(record, cell, name)
+        row[f"{name}_over_control"] = over_control(record, cell, name)
         if tofu:
             row[f"{name}_ranking"] = peak(cell.attacks, name, pool)
     row |= tofu
+    best = strongest_setting(cell, level)
+    row["strongest"] = best.name if best else None
+    row["strongest_learning_rate"] = best.learning_rate if best else None
+    row["strongest_space"] = best.space if best else None
+    row["strongest_level"] = best.level if best else None
+    aucs = {name: value for attack in cell.attacks for name, value in attack.values.items()}
+    row |= {f"auc_{name}": aucs.get(name) for name in auc_names(record)}
     row["pool"] = len(pool) or None
     row["pool_wrong_only"] = len(wrong) if cell.attacks else None
     influence = diagnosis.influence.get("logprob") if diagnosis else None

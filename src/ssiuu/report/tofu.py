@@ -20,7 +20,7 @@ def tofu_columns(record: RunRecord, cell: Cell) -> dict[str, float | None]:
 
     `forget_quality` needs the never-learned control of the same seed.
     """
-    if not record.header.split.others:
+    if record.header.benchmark.name != "tofu":
         return {}
     evaluation = cell.evaluation
     forget = evaluation.forget if evaluation else {}

@@ -1,0 +1,118 @@
+"""Weight quantisation as an attack: small differences between two models round away.
+
+Simulated: every weight is replaced by the value its code stands for, so it runs anywhere. What is
+quantised: every linear map except the output embedding; embeddings, norms and biases stay.
+
+    int8   one scale an output channel:   w ~ s round(w / s),  s = max |w| / 127
+    int4   one scale a group of inputs:   w ~ s round(w / s),  s = max |w| / 7
+    nf4    one scale a group of inputs:   w ~ s c(w / s),      s = max |w|, c: nearest code
+
+A group is 64 neighbouring inputs of one output channel; the last one may be shorter.
+
+Source: int8 and int4, symmetric absmax as in Dettmers et al. 2022; nf4, Dettmers et al. 2023 (QLoRA),
+Sec. 3 and App. E. Departures: scales stay in fp32 and are not quantised themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from scipy.stats import norm
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ssiuu.errors import ModelError
+
+GROUP = 64
+BITS = {"int8": 8, "int4": 4, "nf4": 4}
+
+
+def int8(weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
+    """Return the weight rounded to 8 bits, one scale an output channel."""
+    return _rounded(weight, 127)
+
+
+def int4(weight: Float[Tensor, "out in"], group: int = GROUP) -> Float[Tensor, "out in"]:
+    """Return the weight rounded to 4 bits, one scale for `group` neighbouring inputs."""
+    return _grouped(weight, group, lambda values: _rounded(values, 7))
+
+
+def nf4(weight: Float[Tensor, "out in"], group: int = GROUP) -> Float[Tensor, "out in"]:
+    """Return the weight rounded to the 16 codes of 4-bit NormalFloat, by groups of inputs."""
+    codes = torch.tensor(normal_float(), dtype=weight.dtype, device=weight.device)
+    middles = (codes[1:] + codes[:-1]) / 2
+
+    def nearest(values: Tensor) -> Tensor:
+        scale = _scale(values, 1)
+        return codes[torch.bucketize(values / scale, middles)] * scale
+
+    return _grouped(weight, group, nearest)
+
+
+FORMATS = {"int8": int8, "int4": int4, "nf4": nf4}
+
+
+@cache
+def normal_float() -> tuple[float, ...]:
+    """Return the 16 codes of NF4: quantiles of the normal distribution, scaled to [-1, 1].
+
+    Eight codes at or above 0 and, from the other side, seven below; 0 is one of them.
+    """
+    # The outermost quantile: half way between 1 - 1/(2*15) and 1 - 1/(2*16).
+    outermost = 1 - (1 / 30 + 1 / 32) / 2
+    above, below = (
+        [float(norm.ppf(outermost + (0.5 - outermost) * i / count)) for i in range(count)]
+        for count in (8, 7)
+    )
+    codes = sorted([*above, 0.0, *(-code for code in below)])
+    return tuple(code / codes[-1] for code in codes)
+
+
+def linear_maps(model: Any) -> list[torch.nn.Linear]:
+    """Return every linear map of a model except its output embedding.
+
+    Raises:
+        ModelError: It has none.
+    """
+    head = model.get_output_embeddings()
+    maps = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    if not maps:
+        raise ModelError(f"{type(model).__name__} has no linear maps to quantise.")
+    return maps
+
+
+def quantised(model: Any, formats: Sequence[str]) -> Iterator[str]:
+    """Quantise the linear maps in place, format by format, and yield the format's name after each.
+
+    Every format begins with the weights as they were; those of the last one stay.
+    """
+    maps = linear_maps(model)
+    before = [m.weight.detach().clone() for m in maps]
+    for name in formats:
+        with torch.no_grad():
+            for module, weight in zip(maps, before, strict=True):
+                module.weight.copy_(FORMATS[name](weight))
+        yield name
+
+
+def _scale(values: Tensor, levels: int) -> Tensor:
+    """Return max |w| / levels of each row; 1 for a row of zeros."""
+    scale = values.abs().amax(-1, keepdim=True) / levels
+    return torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+def _rounded(values: Tensor, levels: int) -> Tensor:
+    scale = _scale(values, levels)
+    return (values / scale).round() * scale
+
+
+def _grouped(
+    weight: Float[Tensor, "out in"], group: int, quantise: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "out in"]:
+    out, width = weight.shape
+    full = pad(weight, (0, -width % group))  # zeros do not change a group's largest value
+    return quantise(full.view(out, -1, group)).view(out, -1)[:, :width]

@@ -1,0 +1,59 @@
+"""leak@k: a fact leaks when any of the first k sampled answers holds the right one.
+
+Greedy decoding shows one answer; what a model still says in one of twenty samples is not gone. How
+answers are drawn: `ssiuu.evaluation.sample`.
+
+Source: the idea of leak@k, worst case over k generations. Departures: "holds" is the whole-word test
+of `free_answer_holds`, not a judge; the first k of one set of samples, not fresh ones for every k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ssiuu.evaluation.sample import sample_answers
+from ssiuu.evaluation.score import FREE_MARGIN, free_answer_holds
+from ssiuu.likelihood import Example, Prompt
+from ssiuu.records.schema import AttackRead, FactText, Reading
+
+
+def leaks(
+    model: Any,
+    prompt: Prompt,
+    facts: Sequence[FactText],
+    examples: Sequence[Example],
+    counts: Sequence[int],
+    start: dict[str, Reading],
+    seed: int,
+) -> list[AttackRead]:
+    """Sample answers and read which facts have leaked by each k.
+
+    Args:
+        model: In evaluation mode.
+        prompt: Tells where an answer ends.
+        facts: To ask about.
+        examples: The same facts as tokens.
+        counts: The k, ascending.
+        start: Readings before the attack, for the log-probability, which sampling does not change.
+        seed: Of the samples.
+    """
+    written = sample_answers(model, prompt, examples, counts[-1], FREE_MARGIN, seed)
+    first: dict[str, int] = {}
+    for fact in facts:
+        for number, ids in enumerate(written[fact.id], 1):
+            if free_answer_holds(fact.answer, prompt.text(ids)):
+                first[fact.id] = number
+                break
+    return [
+        AttackRead(
+            step=count,
+            facts={
+                f.id: Reading(
+                    correct=f.id in first and first[f.id] <= count, logprob=start[f.id].logprob
+                )
+                for f in facts
+            },
+        )
+        for count in counts
+    ]

@@ -1,0 +1,137 @@
+"""Sample answers: the question is read once, its key-value cache serves every sample.
+
+Temperature 1 and nucleus (top-p) 0.95, fixed, so that shares of leaking facts can be compared. A
+nucleus token is drawn without sorting the vocabulary: draw from the whole distribution, and draw
+again while the tokens that are likelier than the drawn one already hold top-p of the probability.
+
+Every sample has a random stream of its own, made from the seed, the fact's id and the sample's
+number. So the first k samples are the same whatever the number of samples, and no sample depends
+on which facts share its batch (beyond rounding in the model's logits).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ssiuu.evaluation.ask import ends
+from ssiuu.likelihood import Example, Prompt, collate, length_sorted
+
+TEMPERATURE = 1.0
+TOP_P = 0.95
+ROWS = 256  # samples written at once
+
+
+@torch.no_grad()
+def sample_answers(
+    model: Any,
+    prompt: Prompt,
+    examples: Sequence[Example],
+    count: int,
+    margin: int,
+    seed: int,
+    rows: int = ROWS,
+) -> dict[str, list[list[int]]]:
+    """Return `count` sampled answers (token ids) of every question, by id.
+
+    Args:
+        model: A causal LM with a key-value cache, in evaluation mode.
+        prompt: Tells where an answer ends (end of text, or end of its line).
+        examples: Questions with their right answers, which only limit the length.
+        count: Samples a question.
+        margin: Tokens a sample may be longer than the right answer.
+        seed: Of the random streams.
+        rows: Samples written at once.
+    """
+    found: dict[str, list[list[int]]] = {}
+    size = max(1, rows // count)
+    for indices in length_sorted([len(e.prompt) for e in examples], size):
+        chunk = [examples[i] for i in indices]
+        written = _sample_batch(model, prompt, chunk, count, margin, seed)
+        for i, example in enumerate(chunk):
+            found[example.id] = written[i * count : (i + 1) * count]
+    return found
+
+
+def _sample_batch(
+    model: Any, prompt: Prompt, chunk: list[Example], count: int, margin: int, seed: int
+) -> list[list[int]]:
+    device = next(model.parameters()).device
+    # One made-up answer token: the last column of a batch is never fed.
+    batch = collate([Example(e.id, e.prompt, [0]) for e in chunk], 0).to(device)
+    read = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    streams = [random.Random(f"{seed}:{e.id}:{n}") for e in chunk for n in range(count)]
+    limits = [len(e.answer) + margin for e in chunk for _ in range(count)]
+    written: list[list[int]] = [[] for _ in streams]
+    going = list(range(len(streams)))
+    source = torch.arange(len(chunk), device=device).repeat_interleave(count)
+    cache, mask, logits = read.past_key_values, batch.attention_mask[source], read.logits[source, -1]
+    cache.batch_select_indices(source)
+    while True:
+        tokens = draw(_softmax(logits), [streams[i] for i in going])
+        for i, token in zip(going, tokens, strict=True):
+            written[i].append(token)
+        kept = [
+            place
+            for place, i in enumerate(going)
+            if len(written[i]) < limits[i] and not ends(prompt, written[i])
+        ]
+        if not kept:
+            return written
+        if len(kept) < len(going):
+            select = torch.tensor(kept, device=device)
+            cache.batch_select_indices(select)
+            mask = mask[select]
+        going = [going[place] for place in kept]
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+        logits = model(
+            input_ids=torch.tensor([[tokens[place]] for place in kept], device=device),
+            attention_mask=mask,
+            position_ids=mask.sum(1, keepdim=True) - 1,
+            past_key_values=cache,
+            use_cache=True,
+        ).logits[:, -1]
+
+
+def _softmax(logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
+    return (logits.float() / TEMPERATURE).softmax(-1)
+
+
+def draw(
+    probabilities: Float[Tensor, "R V"], streams: Sequence[random.Random], top_p: float = TOP_P
+) -> list[int]:
+    """Draw one nucleus token a row; row i takes its random numbers from stream i.
+
+    The nucleus holds the likeliest tokens up to the first whose sum reaches `top_p`, and tokens
+    exactly as likely as its last one.
+    """
+    cumulative = probabilities.cumsum(-1)
+    tokens = [0] * len(streams)
+    left = list(range(len(streams)))
+    while left:
+        rows = torch.tensor(left, device=probabilities.device)
+        uniform = cumulative.new_tensor([[streams[i].random()] for i in left])
+        # A sum in fp32 is not quite 1.
+        ceiling = cumulative[rows, -1:]
+        drawn = torch.searchsorted(cumulative[rows], uniform * ceiling, right=True)
+        drawn = drawn.clamp(max=cumulative.shape[1] - 1)
+        chances = probabilities[rows]
+        likelier = (chances * (chances > chances.gather(1, drawn))).sum(1)
+        again = []
+        for i, token, above in zip(left, drawn[:, 0].tolist(), likelier.tolist(), strict=True):
+            tokens[i] = token
+            if above >= top_p:
+                again.append(i)
+        left = again
+    return tokens

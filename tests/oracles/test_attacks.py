@@ -1,0 +1,283 @@
+"""The attacks against slow versions written from their definitions."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ssiuu.attacks.membership import (
+    Tokens,
+    lowest,
+    membership_aucs,
+    membership_scores,
+    token_statistics,
+)
+from ssiuu.attacks.quantise import int4, int8, linear_maps, nf4, normal_float, quantised
+from ssiuu.attacks.retrain import retrain
+from ssiuu.attacks.samples import leaks
+from ssiuu.evaluation.sample import TOP_P, draw, sample_answers
+from ssiuu.evaluation.score import FREE_MARGIN, free_answer_holds, read_facts
+from ssiuu.likelihood import Example, Prompt
+from ssiuu.models.load import snapshot
+from ssiuu.records.schema import FactText, Reading
+from ssiuu.statistics.ranks import auc
+
+# The 16 codes as printed in the appendix of the QLoRA paper, to five digits.
+PRINTED = [-1.0, -0.69619, -0.52507, -0.39492, -0.28444, -0.18477, -0.09105, 0.0]
+PRINTED += [0.07958, 0.16093, 0.24611, 0.33792, 0.44071, 0.56262, 0.72296, 1.0]
+
+
+# --- quantisation -------------------------------------------------------------------------------
+
+
+def by_loop(weight: Tensor, group: int, codes: list[float]) -> Tensor:
+    """Round each value to the nearest code times the scale of its group, one value at a time."""
+    out = weight.clone()
+    for row in range(weight.shape[0]):
+        for start in range(0, weight.shape[1], group):
+            part = weight[row, start : start + group].tolist()
+            scale = max(abs(value) for value in part)
+            for place, value in enumerate(part):
+                nearest = min(codes, key=lambda c: abs(c * scale - value))
+                out[row, start + place] = nearest * scale
+    return out
+
+
+@pytest.mark.parametrize(("rows", "width"), [(3, 8), (5, 21), (1, 64), (4, 3)])
+def test_quantisation_equals_the_loop(rows: int, width: int) -> None:
+    weight = torch.randn(rows, width, generator=torch.Generator().manual_seed(width)).double()
+    whole = [n / 127 for n in range(-127, 128)]
+    small = [n / 7 for n in range(-7, 8)]
+    close = {"rtol": 0.0, "atol": 1e-12}
+    torch.testing.assert_close(int8(weight), by_loop(weight, width, whole), **close)
+    torch.testing.assert_close(int4(weight, 8), by_loop(weight, 8, small), **close)
+    torch.testing.assert_close(nf4(weight, 8), by_loop(weight, 8, list(normal_float())), **close)
+
+
+def test_normal_float_has_the_printed_codes() -> None:
+    assert normal_float() == pytest.approx(PRINTED, abs=6e-6)
+
+
+def test_quantising_again_or_nothing_changes_nothing() -> None:
+    weight = torch.randn(4, 20, generator=torch.Generator().manual_seed(1))
+    for form in (int8, int4, nf4):
+        torch.testing.assert_close(form(form(weight)), form(weight))
+        assert torch.equal(form(torch.zeros(2, 5)), torch.zeros(2, 5))
+        assert torch.equal(form(3 * weight), form(weight) * 3) or torch.allclose(
+            form(3 * weight), 3 * form(weight)
+        )
+    errors = [(form(weight) - weight).abs().mean() for form in (int8, nf4)]
+    assert errors[0] < errors[1] / 5
+
+
+def test_each_format_begins_with_the_weights_as_they_were(make_model: Any) -> None:
+    model = make_model(3)
+    before = snapshot(model)
+    maps = {n for n, m in model.named_modules() if any(m is found for found in linear_maps(model))}
+    assert len(maps) == 14 and "lm_head" not in maps
+    for name in quantised(model, ["int4", "int8"]):
+        form = {"int4": int4, "int8": int8}[name]
+        for key, parameter in model.named_parameters():
+            wanted = form(before[key]) if key.removesuffix(".weight") in maps else before[key]
+            assert torch.equal(parameter, wanted)
+
+
+# --- membership ---------------------------------------------------------------------------------
+
+
+def brute_force(higher: list[float], lower: list[float]) -> float:
+    wins = [1.0 if a > b else 0.5 if a == b else 0.0 for a in higher for b in lower]
+    return sum(wins) / len(wins)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_auc_is_the_share_of_won_pairs(seed: int) -> None:
+    rng = random.Random(seed)
+    higher = [float(rng.randint(0, 6)) for _ in range(rng.randint(1, 20))]  # many ties
+    lower = [float(rng.randint(0, 6)) for _ in range(rng.randint(1, 20))]
+    assert auc(higher, lower) == pytest.approx(brute_force(higher, lower), abs=1e-12)
+    assert auc(lower, higher) == pytest.approx(1 - brute_force(higher, lower), abs=1e-12)
+
+
+def test_auc_of_nothing_is_not_scored() -> None:
+    assert auc([], [1.0]) is None and auc([1.0], []) is None
+    assert auc([2.0, 3.0], [0.0, 1.0]) == 1.0 and auc([1.0], [1.0]) == 0.5
+
+
+def test_token_statistics_equal_the_loop(make_model: Any, make_examples: Any) -> None:
+    model, examples = make_model(2, double=True), make_examples(9)
+    found = token_statistics(model, examples, 1)
+    for example in examples:
+        row = torch.tensor([example.prompt + example.answer])
+        with torch.no_grad():
+            logits = model(input_ids=row).logits[0]
+        for t, token in enumerate(example.answer):
+            logp = logits[len(example.prompt) + t - 1].log_softmax(-1)
+            mean = float((logp.exp() * logp).sum())
+            square = float((logp.exp() * logp.square()).sum())
+            tokens = found[example.id]
+            assert tokens.logprob[t] == pytest.approx(float(logp[token]), abs=1e-9)
+            assert tokens.mean[t] == pytest.approx(mean, abs=1e-9)
+            assert tokens.std[t] == pytest.approx(math.sqrt(square - mean**2), abs=1e-7)
+
+
+def test_membership_scores_by_hand() -> None:
+    tokens = Tokens([-1.0, -4.0, -2.0, -3.0, -5.0], [-2.0] * 5, [2.0, 1.0, 1.0, 1.0, 0.0])
+    scores = membership_scores(tokens)
+    assert scores["loss"] == -3.0
+    assert scores["min-k 20%"] == -5.0 and scores["min-k 40%"] == -4.5
+    # (-1+2)/2, -2, 0, -1, and 0 where nothing varies
+    assert scores["min-k++ 20%"] == -2.0 and scores["min-k++ 40%"] == -1.5
+    assert lowest([-7.0], 0.2) == -7.0
+    sure, lost = Tokens([-0.1], [-1.0], [1.0]), Tokens([-9.0], [-1.0], [1.0])
+    assert set(membership_aucs({"a": sure}, {"b": lost}).values()) == {1.0}
+    assert set(membership_aucs({"a": sure}, {}).values()) == {None}
+
+
+# --- sampled answers ----------------------------------------------------------------------------
+
+
+def nucleus(probabilities: Tensor, top_p: float) -> set[int]:
+    """Sort, and take tokens until their sum reaches top_p."""
+    kept, total = set(), 0.0
+    for token in probabilities.argsort(descending=True).tolist():
+        if total >= top_p:
+            break
+        kept.add(token)
+        total += float(probabilities[token])
+    return kept
+
+
+def sampled(model: Any, prompt: Prompt, example: Example, number: int, seed: int) -> list[int]:
+    """One sample, without cache or batch: the whole text is read again for every token."""
+    stream = random.Random(f"{seed}:{example.id}:{number}")
+    written: list[int] = []
+    while len(written) < len(example.answer) + FREE_MARGIN:
+        with torch.no_grad():
+            row = torch.tensor([example.prompt + written])
+            chances = model(input_ids=row).logits[0, -1].float().softmax(-1)
+        allowed = nucleus(chances, TOP_P)
+        while True:
+            target = stream.random()
+            token = next(i for i, total in enumerate(chances.cumsum(0).tolist()) if total > target)
+            if token in allowed:
+                break
+        written.append(token)
+        if token == prompt.tokenizer.eos_token_id:
+            break
+        if "\n" in prompt.tokenizer.decode(written).lstrip():
+            break
+    return written
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_samples_equal_the_loop_whatever_the_batch(
+    make_model: Any, make_examples: Any, tokenizer: Any, seed: int
+) -> None:
+    model, prompt, examples = make_model(seed), Prompt(tokenizer), make_examples(7, seed)
+    wanted = {e.id: [sampled(model, prompt, e, n, seed) for n in range(3)] for e in examples}
+    lengths = {len(ids) for found in wanted.values() for ids in found}
+    assert len(lengths) > 2  # some end early, some at their limit
+    for rows in (1, 6, 256):
+        assert sample_answers(model, prompt, examples, 3, FREE_MARGIN, seed, rows) == wanted
+    some = sample_answers(model, prompt, list(reversed(examples))[:4], 5, FREE_MARGIN, seed)
+    for name, found in some.items():  # more samples, other company: the first ones stay
+        assert found[:3] == wanted[name]
+    assert sample_answers(model, prompt, examples, 3, FREE_MARGIN, seed + 9) != wanted
+
+
+def test_draws_have_the_distribution_of_the_nucleus() -> None:
+    chances = torch.tensor([0.02, 0.5, 0.03, 0.35, 0.1])
+    streams = [random.Random(f"draw {n}") for n in range(20_000)]
+    found = draw(chances.expand(len(streams), -1), streams, top_p=0.9)
+    counts = torch.tensor(found).bincount(minlength=5) / len(found)
+    wanted = torch.tensor([0.0, 0.5, 0.0, 0.35, 0.1]) / 0.95
+    torch.testing.assert_close(counts, wanted, atol=0.012, rtol=0.0)
+    assert nucleus(chances, 0.9) == {1, 3, 4}
+
+
+def test_a_fact_leaks_by_the_first_sample_that_holds_it(make_model: Any, tokenizer: Any) -> None:
+    model, prompt = make_model(5), Prompt(tokenizer)
+    facts, examples = [], []
+    for n in range(12):
+        fact = FactText(id=f"f{n}", question=f" w{n} w{n + 3}", answer=f"w{40 + n % 3}")
+        facts.append(fact)
+        examples.append(Example(fact.id, prompt.question(fact.question), prompt.answer(fact.answer)))
+    # Make the answers likely enough to leak now and then.
+    with torch.no_grad():
+        for word in range(3):
+            model.lm_head.weight[tokenizer.convert_tokens_to_ids(f" w{40 + word}")] *= 2.5
+    start = {f.id: Reading(correct=False, logprob=-1.0) for f in facts}
+    reads = leaks(model, prompt, facts, examples, [1, 2, 6], start, 0)
+    assert [r.step for r in reads] == [1, 2, 6]
+    seen = set()
+    for fact, example in zip(facts, examples, strict=True):
+        texts = [prompt.text(sampled(model, prompt, example, n, 0)) for n in range(6)]
+        for read in reads:
+            wanted = any(free_answer_holds(fact.answer, text) for text in texts[: read.step])
+            assert read.facts[fact.id].correct is wanted
+            seen.add((read.step, wanted))
+    assert {(1, False), (6, True), (6, False)} <= seen
+
+
+# --- retraining ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("space", ["full", "lora-qv", "lora-all"])
+def test_adapters_end_up_in_the_weights_that_were_read(
+    make_model: Any, make_examples: Any, tokenizer: Any, space: Any
+) -> None:
+    model, prompt = make_model(1), Prompt(tokenizer)
+    before = snapshot(model)
+    pool = [
+        FactText(id=f"f{n}", question=f" w{n}", answer=f"w{n + 9}", options=[f"w{n + 9}", "w30"])
+        for n in range(5)
+    ]
+    rows = make_examples(6)
+    start = read_facts(model, prompt, pool)
+    found = retrain(
+        model, prompt, "harmful_0.3", "harmful", rows, pool, start, 1e-2, [1, 3], 4, 0, "fp32", 1,
+        0.3, space,
+    )  # fmt: skip
+    assert [r.step for r in found.reads] == [0, 1, 3] and found.space == space
+    assert found.tokens is not None and 0 < found.tokens <= 12 * 14
+    names = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert set(before) == {n for n, _ in model.named_parameters()}
+    if space == "lora-qv":
+        assert names == {n for n in before if "q_proj" in n or "v_proj" in n}
+    elif space == "lora-all":
+        assert names == {n for n in before if "_proj" in n}
+    else:
+        assert names > {n for n in before if "_proj" in n}
+    after = read_facts(model, prompt, pool)
+    last = found.reads[-1].facts
+    for name, reading in after.items():
+        assert reading.logprob == pytest.approx(last[name].logprob, abs=1e-4)
+        assert reading.logprob != pytest.approx(start[name].logprob, abs=1e-3)
+
+
+def test_equal_steps_train_on_equal_tokens(make_model: Any, make_examples: Any, tokenizer: Any) -> None:
+    rows, prompt = make_examples(8), Prompt(tokenizer)
+    counts = {
+        retrain(
+            make_model(seed), prompt, "benign", "benign", rows, [], {}, rate, [5], 4, 2, "fp32", 1,
+            None, space,
+        ).tokens
+        for seed, rate, space in ((0, 1e-4, "full"), (1, 1e-3, "lora-qv"))
+    }  # fmt: skip
+    assert len(counts) == 1
+
+
+def test_a_diverging_curve_ends_with_a_note(
+    make_model: Any, make_examples: Any, tokenizer: Any
+) -> None:
+    model, prompt = make_model(0), Prompt(tokenizer)
+    found = retrain(
+        model, prompt, "benign", "benign", make_examples(6), [], {}, 1e30, [1, 8], 4, 0, "fp32", 1
+    )
+    assert "diverged" in found.note and found.reads[-1].step < 8
