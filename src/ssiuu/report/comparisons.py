@@ -15,6 +15,7 @@ sides were picked the same way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -29,7 +30,7 @@ from ssiuu.statistics import (
     Estimate,
     Interval,
     bootstrap_difference,
-    bootstrap_mean,
+    bootstrap_ratio,
     differs,
     wilson,
 )
@@ -66,6 +67,7 @@ SCORES: dict[str, Score] = {
 class Comparison:
     """One score of a method less that of the baseline, over the same facts and seeds.
 
+    `items`: facts (or paraphrases) that both were scored on; `seeds`: unlearning seeds of both.
     `better` is None where the interval holds 0, and where both are at guessing or below.
     """
 
@@ -154,30 +156,6 @@ def _curves(attacks: Iterable[Attack], name: str) -> list[list[Attack]]:
     return list(groups.values())
 
 
-class Stacked(NamedTuple):
-    """Outcomes of several groups of cells on the items they share: arrays [seeds, seeds, items]."""
-
-    arrays: list[np.ndarray]
-    entities: list[str]
-
-
-def _stack(record: RunRecord, groups: Sequence[Sequence[Outcomes]]) -> Stacked | None:
-    """Stack groups of outcomes (one a method, each one a seed); None where they share nothing."""
-    tables = [table for group in groups for table in group]
-    if not tables or not all(tables):
-        return None
-    items = sorted(set.intersection(*(set(table) for table in tables)))
-    seeds = set.intersection(*(set(values) for table in tables for values in table.values()))
-    if not items or not seeds:
-        return None
-    arrays = [
-        np.array([[[table[item][seed] for item in items] for seed in sorted(seeds)] for table in group])
-        for group in groups
-    ]
-    entity = entities(record)
-    return Stacked(arrays, [entity[fact] for fact, _ in items])
-
-
 def entities(record: RunRecord) -> dict[str, str]:
     """Return the entity of each fact; a fact without one stands for itself."""
     split = record.header.split
@@ -203,28 +181,45 @@ def looks(cell: Cell, column: str) -> int:
 
 
 def level(record: RunRecord, tables: Sequence[Outcomes], looks: int = 1) -> Estimate | None:
-    """Return the mean of a score with its 95 % interval.
+    """Return the mean of a score over all that was scored, with its 95 % interval.
 
     A single accuracy has Wilson's interval; means over paraphrases or seeds are bootstrapped.
 
     Args:
         record: The run, for its facts and their entities.
-        tables: Outcomes of one method, one table an unlearning seed.
+        tables: Outcomes of one method, one table an unlearning seed; they need not share all facts,
+            and a seed that was not scored is left out.
         looks: Number of curves this one was picked from; the interval is widened for that.
 
     Returns:
-        None where a table is empty, or where fewer than two entities were scored.
+        None where nothing was scored, or where fewer than two entities were.
     """
-    stacked = _stack(record, [tables])
-    if stacked is None:
+    tables = [table for table in tables if table]
+    items, seeds = sorted({item for table in tables for item in table}), _seeds(tables)
+    if not items or not seeds:
         return None
-    values = stacked.arrays[0]
-    once = values.shape[:2] == (1, 1) and all(index == 0 for _, index in tables[0])
+    values = np.array([[_row(table, items, seed) for seed in seeds] for table in tables])
+    once = len(tables) == len(seeds) == 1 and len(items) == len({fact for fact, _ in items})
     if once and np.isin(values, (0, 1)).all():
         return _estimate(wilson(int(values.sum()), values.size, looks=looks))
-    if len(set(stacked.entities)) < 2:
+    owners = entities(record)
+    names = [owners[fact] for fact, _ in items]
+    if len(set(names)) < 2:
         return None
-    return bootstrap_mean(values, stacked.entities, confidence=1 - 0.05 / looks)
+    scored = np.isfinite(values)
+    found = bootstrap_ratio(np.nan_to_num(values), scored, names, confidence=1 - 0.05 / looks)
+    # A resample that holds no scored fact at all: so few that any share is possible.
+    return found or Estimate(float(np.nanmean(values)), 0.0, 1.0)
+
+
+def _seeds(tables: Iterable[Outcomes]) -> list[int]:
+    """Return the attack seeds that every item of every table has."""
+    found = [set(values) for table in tables for values in table.values()]
+    return sorted(set.intersection(*found)) if found else []
+
+
+def _row(table: Outcomes, items: Sequence[Item], seed: int) -> list[float]:
+    return [table[item][seed] if item in table else math.nan for item in items]
 
 
 def _estimate(interval: Interval) -> Estimate:
@@ -284,24 +279,27 @@ def compare(record: RunRecord, against: str | None = None) -> list[Comparison]:
 def _compare(
     record: RunRecord, method: Mapping[int, Cell], base: Mapping[int, Cell], column: str
 ) -> Comparison | None:
-    tables = {
-        seed: (outcomes(method[seed], column), outcomes(base[seed], column))
+    pairs = [
+        (outcomes(method[seed], column), outcomes(base[seed], column))
         for seed in sorted(set(method) & set(base))
-    }
-    both = [pair for pair in tables.values() if all(pair)]
-    stacked = _stack(record, [[first for first, _ in both], [second for _, second in both]])
-    if stacked is None or len(set(stacked.entities)) < 2:
+    ]
+    tables = [table for pair in pairs if all(pair) for table in pair]
+    items = sorted(set.intersection(*(set(table) for table in tables))) if tables else []
+    seeds, owners = _seeds(tables), entities(record)
+    names = [owners[fact] for fact, _ in items]
+    if not seeds or len(set(names)) < 2:
         return None
-    first, second = stacked.arrays
-    difference = bootstrap_difference(first, second, stacked.entities)
-    label, against = (next(iter(group.values())).method.label for group in (method, base))
+    stacked = np.array([[_row(table, items, seed) for seed in seeds] for table in tables])
+    first, second = stacked[::2], stacked[1::2]
+    difference = bootstrap_difference(first, second, names)
+    label, against = (next(iter(cells.values())).method.label for cells in (method, base))
     return Comparison(
         label=label,
         baseline=against,
         column=column,
         difference=difference,
-        items=len(stacked.entities),
-        seeds=len(both),
+        items=len(items),
+        seeds=len(first),
         differs=differs(difference),
         better=_better(record, column, difference, max(first.mean(), second.mean())),
     )

@@ -37,10 +37,13 @@ from ssiuu.records.schema import (
     RunRecord,
     Verdict,
 )
+from ssiuu.report.comparisons import columns, compare, row_intervals
 from ssiuu.report.figures import best_curve, figures
+from ssiuu.report.published import ARROWS, COLUMNS, others, paper_table
 from ssiuu.report.rows import attack_names, mean, rows
 from ssiuu.report.rows import verdict as judge
-from ssiuu.report.text import ORIGINAL, before_row, nats, percent, rate, short
+from ssiuu.report.tables import HEADINGS, marking
+from ssiuu.report.text import ORIGINAL, before_row, nats, percent, points, rate, short, span
 from ssiuu.statistics import Interval, wilson
 
 # Below this share of the gradient the page says that the regulariser hardly acted.
@@ -57,8 +60,17 @@ ORIGINS = {
 }
 
 
-def render(record: RunRecord) -> str:
-    """Return the report of a run as one HTML page."""
+def render(record: RunRecord, baseline: str | None = None) -> str:
+    """Return the report of a run as one HTML page.
+
+    Args:
+        record: The run.
+        baseline: Label of the method the others are compared with; None: gd, or the first that trains.
+
+    Raises:
+        ConfigError: The run has no method with this label.
+    """
+    comparisons = compare(record, baseline)
     environment = _environment()
     template = environment.get_template("template.html.j2")
     block = {
@@ -72,6 +84,14 @@ def render(record: RunRecord) -> str:
         before=before_row(record),
         rows=rows(record)["rows"],
         attacks=attack_names(record),
+        intervals=[row_intervals(record, cell) for cell in record.cells],
+        compared={(found.label, found.column): found for found in comparisons},
+        compared_columns=columns(record),
+        marking=marking(comparisons),
+        headings=HEADINGS,
+        paper=paper_table(record),
+        paper_columns=tuple(zip(COLUMNS, ARROWS, strict=True)),
+        published=others(record),
         descriptions={cell.method.label: cell.method for cell in record.cells},
         plots=figures(record),
         facts=fact_groups(record),
@@ -96,6 +116,8 @@ def _environment() -> Environment:
         "percent": percent,
         "nats": nats,
         "short": short,
+        "span": span,
+        "points": points,
         "rate": rate,
         # Only ever used on SVG that figures.py made.
         "own_svg": Markup,
