@@ -157,8 +157,10 @@ def _ratio(
     if not 0 < confidence < 1:
         raise ValueError(f"need 0 < confidence < 1, got {confidence}")
     sums = np.stack([_by_entity(above, entities), _by_entity(below, entities)])
-    weights = [draw_counts(size, seed + axis) for axis, size in enumerate(sums.shape[1:])]
-    tops, bottoms = np.einsum("suke,ru,rk,re->sr", sums, *weights, optimize=True)
+    *seeds, drawn = [draw_counts(size, seed + axis) for axis, size in enumerate(sums.shape[1:])]
+    # Entities first: they are many, and this is one product of matrices, [resamples, 2, seeds, seeds].
+    by_seed = np.tensordot(drawn, sums, axes=(1, 3))
+    tops, bottoms = np.einsum("rsuk,ru,rk->sr", by_seed, *seeds)
     if below.sum() <= 0 or bottoms.min() <= 0:
         return None
     tail = _tail(sums.shape[3], confidence)
