@@ -20,7 +20,7 @@ from ssiuu.report.comparisons import (
     looks,
     outcomes,
     row_intervals,
-    strongest_point,
+    strongest_points,
 )
 from ssiuu.report.rows import rows
 from ssiuu.statistics import wilson
@@ -127,24 +127,33 @@ def test_what_was_not_scored_has_no_interval(record: RunRecord) -> None:
 # --- the strongest point ----------------------------------------
 
 
-def test_the_strongest_point_is_the_highest_mean_over_attack_seeds() -> None:
+def test_the_strongest_point_is_each_seeds_own_under_the_best_setting() -> None:
     attacks = [
-        curve(0, 1e-5, "1111", "1000", "0000"),
-        curve(1, 1e-5, "1111", "0000", "1000"),
-        # One seed of this rate peaks at 3 of 4 at step 1, but the mean is highest at step 2.
+        # One seed of this rate peaks at 4 of 4, the other at 0: a mean of 2.
+        curve(0, 1e-5, "0000", "1111", "1000"),
+        curve(1, 1e-5, "1111", "0000", "0000"),
+        # Peaks of 3 and 2, at different steps: 2.5.
         curve(0, 1e-4, "0000", "1110", "1100"),
         curve(1, 1e-4, "0000", "0000", "1100"),
     ]
-    found, read = strongest_point(attacks, "benign", [f"f{i}" for i in range(4)])
-    assert [(attack.learning_rate, attack.seed) for attack in found] == [(1e-4, 0), (1e-4, 1)]
-    assert read == 2
-    assert strongest_point(attacks, "benign", ["f2"])[1] == 1  # of this fact alone
+    points = strongest_points(attacks, "benign", [f"f{i}" for i in range(4)])
+    assert [(attack.learning_rate, attack.seed, place) for attack, place in points] == [
+        (1e-4, 0, 1),
+        (1e-4, 1, 2),
+    ]
+    method = sample_record().cells[0].method
+    cell = Cell(method=method, seed=0, attacks=attacks)
+    found = outcomes(cell, "benign")
+    assert found[("f0", 0)] == {0: 1.0, 1: 1.0} and found[("f2", 0)] == {0: 1.0, 1: 0.0}
 
 
-def test_step_0_is_no_attack_and_nothing_is_no_point() -> None:
-    assert strongest_point([curve(0, 1e-5, "11", "00", "10")], "benign", ["f0", "f1"])[1] == 2
-    assert strongest_point([curve(0, 1e-5, "11", "00")], "harmful", ["f0"]) == ([], 0)
-    assert strongest_point([curve(0, 1e-5, "11", "00")], "benign", []) == ([], 0)
+def test_step_0_is_no_attack_unless_there_is_no_other_and_nothing_is_no_point() -> None:
+    (point,) = strongest_points([curve(0, 1e-5, "11", "00", "10")], "benign", ["f0", "f1"])
+    assert point[1] == 2
+    (point,) = strongest_points([curve(0, 1e-5, "11")], "benign", ["f0"])  # diverged at once
+    assert point[1] == 0
+    assert strongest_points([curve(0, 1e-5, "11", "00")], "harmful", ["f0"]) == []
+    assert strongest_points([curve(0, 1e-5, "11", "00")], "benign", []) == []
 
 
 # --- what is called better ----------------------------------------

@@ -6,11 +6,11 @@
 Everything is computed from the outcome of each fact, paired by fact, clustered by entity, with
 unlearning seeds and attack seeds crossed (`ssiuu.statistics.bootstrap`).
 
-For an attack the outcomes are those at its strongest point: of all its curves (learning rates and
-whatever else but the seed) and all readings after step 0, the one with the highest accuracy over the
-common pool, averaged over attack seeds; each unlearned model has its own. The interval of a single
-level is widened for the number of curves it was picked from. That of a difference is not: both
-sides were picked the same way.
+For an attack the outcomes are those at its strongest point, as in the table: of all its settings
+(learning rates, and what was trained) the one whose curves' highest scores over the common pool have
+the highest mean over attack seeds, and on each of its curves the reading with the highest score after
+step 0. Each unlearned model has its own. The interval of a single level is widened for the number of
+settings it was picked from. That of a difference is not: both sides were picked the same way.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ssiuu.diagnosis.verdict import attack_accuracy, common_pool
+from ssiuu.diagnosis.verdict import common_pool
 from ssiuu.errors import ConfigError, unknown
-from ssiuu.records.schema import Attack, Cell, Evaluation, FactScore, RunRecord
+from ssiuu.records.schema import Attack, Cell, Evaluation, FactScore, Reading, RunRecord
 from ssiuu.report.rows import attack_names
 from ssiuu.statistics import (
     Estimate,
@@ -89,8 +89,9 @@ class Comparison:
 
 
 def columns(record: RunRecord) -> list[str]:
-    """Return the columns that have intervals, in the order of the table."""
-    return [*SCORES, *attack_names(record)]
+    """Return the columns that have intervals in this run, in the order of the table."""
+    scored = [name for name in SCORES if any(outcomes(cell, name) for cell in record.cells)]
+    return [*scored, *attack_names(record)]
 
 
 # --- from a record to outcomes ----------------------------------------
@@ -122,37 +123,52 @@ def _evaluated(evaluation: Evaluation | None, score: Score, pool: Collection[str
 
 
 def _attacked(attacks: Iterable[Attack], name: str, pool: Collection[str]) -> Outcomes:
-    curve, read = strongest_point(attacks, name, pool)
+    points = strongest_points(attacks, name, pool)
     found: dict[Item, dict[int, float]] = {}
-    for attack in curve:
-        for fact in pool:
-            reading = attack.reads[read].facts.get(fact)
-            if reading is not None and reading.correct is not None:
-                found.setdefault((fact, 0), {})[attack.seed] = float(reading.correct)
-    return {item: values for item, values in found.items() if len(values) == len(curve)}
+    for attack, place in points:
+        for fact, value in _values(attack, place, pool).items():
+            found.setdefault((fact, 0), {})[attack.seed] = value
+    return {item: values for item, values in found.items() if len(values) == len(points)}
 
 
-def strongest_point(
+def reading_score(reading: Reading) -> float | None:
+    """Return what a fact scores during an attack: is its answer ranked first."""
+    return None if reading.correct is None else float(reading.correct)
+
+
+def _values(attack: Attack, place: int, pool: Collection[str]) -> dict[str, float]:
+    facts = attack.reads[place].facts
+    found = {fact: reading_score(facts[fact]) for fact in pool if fact in facts}
+    return {fact: value for fact, value in found.items() if value is not None}
+
+
+def strongest_points(
     attacks: Iterable[Attack], name: str, pool: Collection[str]
-) -> tuple[list[Attack], int]:
-    """Return the curve of this attack, one record a seed, and the reading where it is strongest."""
-    best: tuple[float, list[Attack], int] = (-1.0, [], 0)
-    for curve in _curves(attacks, name):
-        for read in range(1, min(len(attack.reads) for attack in curve)):
-            levels = [attack_accuracy(attack, read, pool) for attack in curve]
-            scored = [level for level in levels if level is not None]
-            if len(scored) == len(levels) and sum(scored) / len(scored) > best[0]:
-                best = (sum(scored) / len(scored), curve, read)
-    return best[1], best[2]
+) -> list[tuple[Attack, int]]:
+    """Return the curves of an attack's best setting, one a seed, each with its strongest reading."""
+    found = [[_top(attack, pool) for attack in curves] for curves in _settings(attacks, name)]
+    scored = [[top for top in tops if top is not None] for tops in found]
+    best = max(
+        scored, key=lambda tops: sum(top[0] for top in tops) / len(tops) if tops else -1.0, default=[]
+    )
+    return [(attack, place) for _, attack, place in best]
 
 
-def _curves(attacks: Iterable[Attack], name: str) -> list[list[Attack]]:
-    """Group the records of an attack that differ by nothing but their seed."""
-    own = {"seed", "trained", "pool", "reads", "seconds"}
+def _top(attack: Attack, pool: Collection[str]) -> tuple[float, Attack, int] | None:
+    """Return the highest score of a curve and its place; that of step 0 only where nothing follows."""
+    places = range(1, len(attack.reads)) or range(len(attack.reads))
+    values = {place: list(_values(attack, place, pool).values()) for place in places}
+    levels = [(sum(found) / len(found), -place) for place, found in values.items() if found]
+    return (max(levels)[0], attack, -max(levels)[1]) if levels else None
+
+
+def _settings(attacks: Iterable[Attack], name: str) -> list[list[Attack]]:
+    """Group the curves of an attack that differ by their seed."""
     groups: dict[str, list[Attack]] = {}
     for attack in attacks:
         if attack.name == name:
-            groups.setdefault(attack.model_dump_json(exclude=own), []).append(attack)
+            setting = attack.model_dump_json(include={"learning_rate", "space"})
+            groups.setdefault(setting, []).append(attack)
     return list(groups.values())
 
 
@@ -176,8 +192,8 @@ def row_intervals(record: RunRecord, cell: Cell) -> dict[str, Estimate]:
 
 
 def looks(cell: Cell, column: str) -> int:
-    """Return the number of curves the strongest point of an attack was picked from, at least 1."""
-    return len(_curves(cell.attacks, column)) or 1
+    """Return the number of settings the strongest points of an attack were picked from, at least 1."""
+    return len(_settings(cell.attacks, column)) or 1
 
 
 def level(record: RunRecord, tables: Sequence[Outcomes], looks: int = 1) -> Estimate | None:
@@ -189,7 +205,7 @@ def level(record: RunRecord, tables: Sequence[Outcomes], looks: int = 1) -> Esti
         record: The run, for its facts and their entities.
         tables: Outcomes of one method, one table an unlearning seed; they need not share all facts,
             and a seed that was not scored is left out.
-        looks: Number of curves this one was picked from; the interval is widened for that.
+        looks: Number of settings this one was picked from; the interval is widened for that.
 
     Returns:
         None where nothing was scored, or where fewer than two entities were.

@@ -10,9 +10,8 @@ protocol. Everything else the paper reports is returned by `others` and belongs 
 Source: Yang et al. 2026 (ICLR), "Erase or Hide? Suppressing Spurious Unlearning Neurons for Robust
 Unlearning", arXiv 2509.22263: FaithUn on two models, TOFU (forget01) on one.
 
-Departures: harmful and benign are the highest level along the curves; the paper takes it in each of
-three runs and averages, here the strongest point is that of the mean over attack seeds. US is not
-part of a record. The paper's models write the option's word; here the options are ranked.
+Departures: US is not part of a record. The paper's models write the option's word; here the options
+are ranked.
 """
 
 from __future__ import annotations
