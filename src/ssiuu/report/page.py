@@ -37,12 +37,10 @@ from ssiuu.records.schema import (
     RunRecord,
     Verdict,
 )
-from ssiuu.report.comparisons import columns, compare, row_intervals
 from ssiuu.report.figures import best_curve, figures
-from ssiuu.report.published import ARROWS, COLUMNS, others, paper_table
 from ssiuu.report.rows import attack_names, mean, rows
 from ssiuu.report.rows import verdict as judge
-from ssiuu.report.tables import HEADINGS, marking
+from ssiuu.report.tables import page_context
 from ssiuu.report.text import ORIGINAL, before_row, nats, percent, points, rate, short, span
 from ssiuu.statistics import Interval, wilson
 
@@ -70,7 +68,6 @@ def render(record: RunRecord, baseline: str | None = None) -> str:
     Raises:
         ConfigError: The run has no method with this label.
     """
-    comparisons = compare(record, baseline)
     environment = _environment()
     template = environment.get_template("template.html.j2")
     block = {
@@ -84,14 +81,6 @@ def render(record: RunRecord, baseline: str | None = None) -> str:
         before=before_row(record),
         rows=rows(record)["rows"],
         attacks=attack_names(record),
-        intervals=[row_intervals(record, cell) for cell in record.cells],
-        compared={(found.label, found.column): found for found in comparisons},
-        compared_columns=columns(record),
-        marking=marking(comparisons),
-        headings=HEADINGS,
-        paper=paper_table(record),
-        paper_columns=tuple(zip(COLUMNS, ARROWS, strict=True)),
-        published=others(record),
         descriptions={cell.method.label: cell.method for cell in record.cells},
         plots=figures(record),
         facts=fact_groups(record),
@@ -100,6 +89,7 @@ def render(record: RunRecord, baseline: str | None = None) -> str:
         verdicts=VERDICTS,
         origins=ORIGINS,
         original_label=ORIGINAL,
+        **page_context(record, baseline),
     )
 
 

@@ -78,6 +78,25 @@ def data(record: RunRecord, against: str | None = None) -> dict[str, Any]:
     return {**table, "baseline": base, "comparisons": comparisons}
 
 
+def page_context(record: RunRecord, against: str | None = None) -> dict[str, Any]:
+    """Return what the page's tables show beside the rows, by the names its template uses.
+
+    Raises:
+        ConfigError: The run has no method with the label `against`.
+    """
+    found = compare(record, against)
+    return {
+        "intervals": [row_intervals(record, cell) for cell in record.cells],
+        "compared": {(comparison.label, comparison.column): comparison for comparison in found},
+        "compared_columns": columns(record),
+        "marking": marking(found),
+        "headings": HEADINGS,
+        "paper": paper_table(record),
+        "paper_columns": tuple(zip(COLUMNS, ARROWS, strict=True)),
+        "published": others(record),
+    }
+
+
 # --- the tables ----------------------------------------
 
 
