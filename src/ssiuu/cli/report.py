@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
+class Format(StrEnum):
+    """What to make of a record."""
+
+    html = "html"
+    md = "md"
+    csv = "csv"
+    latex = "latex"
+    json = "json"
+
+
 def command(
     folder: Annotated[Path, typer.Argument(help="folder of a run or an audit")],
-    json: Annotated[bool, typer.Option("--json", help="print the table as JSON instead")] = False,
+    format: Annotated[
+        Format, typer.Option(help="html writes report.html; the others print the tables")
+    ] = Format.html,
+    json: Annotated[bool, typer.Option("--json", help="short for --format json")] = False,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABEL", help="method the others are compared with; gd, or the first that trains"
+        ),
+    ] = None,
 ) -> None:
-    """Write report.html, or print the table; needs no model and no torch."""
-    from ssiuu.records.files import dump_json, load_run
+    """Write report.html, or print the tables; needs no model and no torch."""
+    from ssiuu.records.files import load_run
     from ssiuu.report import write_report
-    from ssiuu.report.rows import rows
+    from ssiuu.report.tables import FORMATS
 
     record = load_run(folder)
-    if json:
-        print(dump_json(rows(record)))
+    chosen = Format.json if json else format
+    if chosen is Format.html:
+        print(write_report(record, folder, baseline))
     else:
-        print(write_report(record, folder))
+        print(FORMATS[chosen](record, baseline), end="")

@@ -40,7 +40,8 @@ from ssiuu.records.schema import (
 from ssiuu.report.figures import best_curve, figures
 from ssiuu.report.rows import attack_names, auc_names, mean, rows
 from ssiuu.report.rows import verdict as judge
-from ssiuu.report.text import ORIGINAL, before_row, nats, percent, rate, short
+from ssiuu.report.tables import page_context
+from ssiuu.report.text import ORIGINAL, before_row, nats, percent, points, rate, short, span
 from ssiuu.statistics import Interval, wilson
 
 # Below this share of the gradient the page says that the regulariser hardly acted.
@@ -57,8 +58,16 @@ ORIGINS = {
 }
 
 
-def render(record: RunRecord) -> str:
-    """Return the report of a run as one HTML page."""
+def render(record: RunRecord, baseline: str | None = None) -> str:
+    """Return the report of a run as one HTML page.
+
+    Args:
+        record: The run.
+        baseline: Label of the method the others are compared with; None: gd, or the first that trains.
+
+    Raises:
+        ConfigError: The run has no method with this label.
+    """
     environment = _environment()
     template = environment.get_template("template.html.j2")
     block = {
@@ -82,6 +91,7 @@ def render(record: RunRecord) -> str:
         verdicts=VERDICTS,
         origins=ORIGINS,
         original_label=ORIGINAL,
+        **page_context(record, baseline),
     )
 
 
@@ -98,6 +108,8 @@ def _environment() -> Environment:
         "percent": percent,
         "nats": nats,
         "short": short,
+        "span": span,
+        "points": points,
         "rate": rate,
         # Only ever used on SVG that figures.py made.
         "own_svg": Markup,

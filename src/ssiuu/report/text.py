@@ -26,6 +26,17 @@ def percent(share: float | None, digits: int = 1) -> str:
     return _number(share, lambda value: f"{100 * value:.{digits}f}")
 
 
+def span(low: float, high: float) -> str:
+    """Return the ends of an interval of a share as whole per cents: 72–90."""
+    return f"{percent(low, 0)}–{percent(high, 0)}"
+
+
+def points(value: float) -> str:
+    """Return a difference of two shares in percentage points, with its sign."""
+    text = f"{100 * value:+.1f}"
+    return text.replace("-", "−") if float(text) else text[1:]
+
+
 def nats(value: float | None) -> str:
     """Return a log-probability with one decimal and a true minus sign."""
     return _number(value, lambda number: f"{number:.1f}".replace("-0.0", "0.0").replace("-", "−"))

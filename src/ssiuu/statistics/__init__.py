@@ -1,4 +1,4 @@
-"""Intervals for accuracies. Pure numbers in, pure numbers out."""
+"""Intervals for accuracies and for differences. Pure numbers in, pure numbers out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,24 @@ import math
 from typing import NamedTuple
 
 from scipy.stats import norm
+
+from ssiuu.statistics.bootstrap import (
+    Estimate,
+    bootstrap_difference,
+    bootstrap_mean,
+    bootstrap_ratio,
+    differs,
+)
+
+__all__ = [
+    "Estimate",
+    "Interval",
+    "bootstrap_difference",
+    "bootstrap_mean",
+    "bootstrap_ratio",
+    "differs",
+    "wilson",
+]
 
 
 class Interval(NamedTuple):

@@ -1,0 +1,54 @@
+"""The figures of a report as inline SVG strings; made with matplotlib, never with pyplot.
+
+    for plot in figures(record):
+        plot.title, plot.reading, [panel.svg for panel in plot.panels]
+
+A plot is a row of small panels, so that a page can stack them on a phone. Its SVG has no style
+attributes and no style element (the page's security policy forbids them), no address of another
+file, no date, and ids that are unique in the page. Equal records give equal strings.
+"""
+
+from __future__ import annotations
+
+import matplotlib
+
+from ssiuu.records.schema import RunRecord
+from ssiuu.report.figures.attacks import attack_curves, best_curve, retention_front
+from ssiuu.report.figures.draw import RC, Key, Panel, Plot, Style, styles
+from ssiuu.report.figures.influence import cumulative_curves, heat_maps, top_bars
+from ssiuu.report.figures.lens import lens_curves
+from ssiuu.report.figures.svg import inline_svg
+from ssiuu.report.figures.training import training_curves
+
+__all__ = [
+    "Key",
+    "Panel",
+    "Plot",
+    "Style",
+    "attack_curves",
+    "best_curve",
+    "cumulative_curves",
+    "figures",
+    "heat_maps",
+    "inline_svg",
+    "lens_curves",
+    "retention_front",
+    "styles",
+    "top_bars",
+    "training_curves",
+]
+
+
+def figures(record: RunRecord) -> list[Plot]:
+    """Return all figures of a run, in the order of the page."""
+    makers = [
+        attack_curves,
+        retention_front,
+        cumulative_curves,
+        top_bars,
+        heat_maps,
+        lens_curves,
+        training_curves,
+    ]
+    with matplotlib.rc_context(RC):
+        return [make(record) for make in makers]

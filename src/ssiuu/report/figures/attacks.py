@@ -1,0 +1,229 @@
+"""What attacks bring back: curves over their steps, and against what was kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from ssiuu.diagnosis.verdict import (
+    accuracy,
+    attack_accuracy,
+    common_pool,
+    level_interval,
+    strongest,
+)
+from ssiuu.records.schema import Attack, Axis, Cell, Evaluation, RunRecord
+from ssiuu.report.figures.draw import (
+    FAINT,
+    INK,
+    Panel,
+    Plot,
+    Style,
+    legend,
+    line,
+    panel,
+    percent_axis,
+    plot,
+    styled,
+)
+from ssiuu.report.rows import attack_names, mean
+from ssiuu.report.text import percent, plain, rate, short
+from ssiuu.statistics import Interval, wilson
+
+AXIS_NAMES: dict[Axis, str] = {
+    "steps": "attack steps",
+    "bits": "weights",
+    "k": "k sampled answers (0: the greedy one)",
+    "shots": "answered examples in front",
+    "prompt": "prompt",
+    "score": "score",
+}
+NAMED = 5  # at most so many names fit on an axis
+
+
+def attack_curves(record: RunRecord) -> Plot:
+    """Draw accuracy on the common pool over the steps of each attack."""
+    scored = any(strongest(cell) for cell in record.cells)
+    panels = [_attack_panel(record, name, scored) for name in attack_names(record)]
+    what = "accuracy on the facts no attack trained on" if scored else "mean answer log-probability"
+    return plot(
+        "attacks",
+        "What each attack brings back",
+        f"How to read it: {what}, over the optimiser steps of the attack, or over what else it "
+        "varies (0 is the unlearned model). Sampled answers: the share of facts that one of k answers "
+        "gives away. A line that climbs means that the knowledge was still there. For each method the "
+        "curve with the highest level is drawn. Grey dashes: the original model on the "
+        "same facts; dots: guessing. No attribution is involved.",
+        panels,
+        legend(record, "attacks", (style for cell, style in styled(record) if cell.attacks)),
+        absent="No attack has run yet, so there are no attack curves.",
+    )
+
+
+def _attack_panel(record: RunRecord, name: str, scored: bool) -> Panel:
+    curves: list[tuple[Style, Attack, list[float | None]]] = []
+    rates: dict[str, list[str]] = {}
+    for cell, style in styled(record):
+        chosen = best_curve(cell, name, scored)
+        if chosen is not None:
+            curves.append((style, *chosen))
+            speed = rate(chosen[0].learning_rate) if chosen[0].learning_rate else ""
+            rates.setdefault(speed, []).append(cell.method.label)
+    # An attack that does not train (quantisation, a prompt) has no learning rate.
+    rates.pop("", None)
+
+    labels = _place_labels([attack for _, attack, _ in curves])
+    axis = curves[0][1].axis if curves else "steps"
+
+    def draw(axes: Axes) -> None:
+        steps = sorted({read.step for _, attack, _ in curves for read in attack.reads})
+        for style, attack, levels in curves:
+            if labels:  # places in no order of their own: points, no line
+                line(axes, list(range(len(levels))), levels, style._replace(dash="none"))
+            else:
+                line(axes, [read.step for read in attack.reads], levels, style)
+        _attack_axes(axes, record, steps, scored, axis)
+        if labels:
+            _name_places(axes, labels)
+        elif not rates and steps == [0, 1]:
+            axes.set_xlabel("0: unlearned · 1: under the attack")
+
+    drawn = [f"{speed} ({', '.join(dict.fromkeys(found))})" for speed, found in rates.items()]
+    note = f"Learning rate drawn: {'; '.join(drawn)}." if drawn else ""
+    if len(labels) > NAMED:
+        note = "; ".join(f"{place}: {plain(label)}" for place, label in enumerate(labels)) + "."
+    return panel(f"attack-{name}", plain(name), draw, note)
+
+
+def _place_labels(attacks: list[Attack]) -> list[str]:
+    """Return what stands at each place of an attack that has names there; empty where numbers do."""
+    longest = max((attack.reads for attack in attacks), key=len, default=[])
+    labels = [read.label for read in longest]
+    return ["unlearned", *labels[1:]] if any(labels) else []
+
+
+def _name_places(axes: Axes, labels: list[str]) -> None:
+    """Put names on the axis, or numbers where they would not fit (the panel's note explains them)."""
+    shown = [plain(label) for label in labels] if len(labels) <= NAMED else map(str, range(len(labels)))
+    axes.set_xscale("linear")
+    axes.set_xticks(range(len(labels)), list(shown))
+
+
+def best_curve(cell: Cell, name: str, scored: bool = True) -> tuple[Attack, list[float | None]] | None:
+    """Return the curve of this attack that reaches the highest level, and its levels.
+
+    Args:
+        cell: One method and seed.
+        name: The attack's name; its learning rates compete.
+        scored: Levels are accuracies over the common pool; mean log-probabilities otherwise.
+    """
+    pool = sorted(common_pool(cell.attacks))
+    best = None
+    for attack in (attack for attack in cell.attacks if attack.name == name):
+        levels = [_level(attack, read, pool, scored) for read in range(len(attack.reads))]
+        top = max((level for level in levels[1:] if level is not None), default=-math.inf)
+        if best is None or top > best[0]:
+            best = (top, attack, levels)
+    return None if best is None else best[1:]
+
+
+def _level(attack: Attack, read: int, pool: Sequence[str], scored: bool) -> float | None:
+    if scored or attack.axis == "k":
+        return attack_accuracy(attack, read, pool)
+    facts = attack.reads[read].facts
+    return mean([facts[fact].logprob for fact in pool if fact in facts])
+
+
+def _attack_axes(axes: Axes, record: RunRecord, steps: list[int], scored: bool, axis: Axis) -> None:
+    # Steps double, and 0 must be on the axis: linear up to 1, logarithmic after.
+    axes.set_xscale("symlog", linthresh=1, base=2)
+    axes.xaxis.set_major_locator(FixedLocator(_thin(steps)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.set_xlabel(AXIS_NAMES[axis])
+    if axis == "k":  # neither guessing nor the original's ranking is on this scale
+        percent_axis(axes)
+        axes.set_ylabel("facts that leaked, common pool, %")
+        return
+    if not scored:
+        axes.set_ylabel("mean log p(answer), nats")
+        return
+    percent_axis(axes)
+    axes.set_ylabel("accuracy, common pool, %")
+    before = _original_level(record)
+    if before is not None:
+        axes.axhline(before, color=FAINT, linestyle=(0, (6, 3)), linewidth=1.1, zorder=1)
+    if record.header.chance is not None:
+        axes.axhline(record.header.chance, color=INK, linestyle=(0, (1, 2)), linewidth=1.2, zorder=1)
+
+
+def _thin(steps: list[int]) -> list[int]:
+    """Return at most about eight of the steps, always the first and the last."""
+    every = max(1, math.ceil(len(steps) / 8))
+    return sorted({*steps[::-1][::every], *steps[:1]})
+
+
+def _original_level(record: RunRecord) -> float | None:
+    if record.original is None:
+        return None
+    pool = set().union(*(common_pool(cell.attacks) for cell in record.cells))
+    return accuracy(score for fact, score in record.original.forget.items() if fact in pool)
+
+
+def retention_front(record: RunRecord) -> Plot:
+    """Draw what was kept (held-out accuracy) against what an attack brings back."""
+    points = [
+        (style, kept, level)
+        for cell, style in styled(record)
+        if (kept := _kept(cell.evaluation)) is not None and (level := level_interval(cell)) is not None
+    ]
+
+    def draw(axes: Axes) -> None:
+        for style, kept, level in points:
+            _cross(axes, style, kept, level)
+        _front_axes(axes, record)
+
+    return plot(
+        "front",
+        "What was kept against what comes back",
+        "How to read it: one point a method and seed. Right is better (other facts are kept), low "
+        "is better (the strongest attack brings little back), so the lower right corner is where "
+        "to be; compare levels only at equal retention. Bars: 95\u00a0% Wilson intervals, "
+        "the upright ones widened for the number of attack curves. Star: the original model; "
+        "dots: guessing. "
+        "No attribution is involved.",
+        [panel("front", "Held-out accuracy and level after attack", draw)] if points else [],
+        legend(record, "front", (style for style, _, _ in points)),
+        columns=1,
+        absent="This needs an evaluation and an attack of the same method; none has both yet.",
+    )
+
+
+def _kept(evaluation: Evaluation | None) -> Interval | None:
+    if evaluation is None:
+        return None
+    right = [s.correct for s in evaluation.heldout.values() if s.correct is not None]
+    return wilson(sum(right), len(right)) if right else None
+
+
+def _cross(axes: Axes, style: Style, kept: Interval, level: Interval) -> None:
+    (x, x_low, x_high), (y, y_low, y_high) = kept, level
+    axes.plot([x_low, x_high], [y, y], color=style.colour, linewidth=0.9, alpha=0.6)
+    axes.plot([x, x], [y_low, y_high], color=style.colour, linewidth=0.9, alpha=0.6)
+    axes.plot([x], [y], style.marker, color=style.colour, markersize=8, markeredgecolor="white")
+
+
+def _front_axes(axes: Axes, record: RunRecord) -> None:
+    percent_axis(axes)
+    axes.set_xlim(-0.02, 1.04)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value, 0)))
+    axes.set_xlabel("held-out accuracy, %  (right: more kept)")
+    axes.set_ylabel("highest after attack, %  (low: gone)")
+    if record.header.chance is not None:
+        axes.axhline(record.header.chance, color=INK, linestyle=(0, (1, 2)), linewidth=1.2, zorder=1)
+    kept, before = _kept(record.original), _original_level(record)
+    if kept is not None and before is not None:
+        axes.plot([kept[0]], [before], "*", color=FAINT, markersize=12, zorder=1)

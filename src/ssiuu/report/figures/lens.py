@@ -1,0 +1,45 @@
+"""What each layer still knows: the logit lens, before and after."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+
+from ssiuu.records.schema import RunRecord
+from ssiuu.report.figures.draw import FAINT, INK, Plot, legend, line, panel, percent_axis, plot, styled
+
+
+def lens_curves(record: RunRecord) -> Plot:
+    """Draw the logit lens accuracy by layer, before and after."""
+    found = [
+        (style, cell.diagnosis.lens_before, cell.diagnosis.lens_after)
+        for cell, style in styled(record)
+        if cell.diagnosis and (cell.diagnosis.lens_before or cell.diagnosis.lens_after)
+    ]
+
+    def draw(axes: Axes) -> None:
+        before = next((lens for _, lens, _ in found if lens is not None), None)
+        if before is not None:
+            layers = range(len(before.accuracy))
+            axes.plot(layers, before.accuracy, color=FAINT, linewidth=3.5, alpha=0.6)
+        for style, _, after in found:
+            if after is not None:
+                line(axes, list(range(len(after.accuracy))), list(after.accuracy), style, every=5)
+        axes.axhline(0.5, color=INK, linestyle=(0, (1, 2)), linewidth=1.2, zorder=1)
+        percent_axis(axes)
+        axes.set_xlabel("layer (0: embeddings)")
+        axes.set_ylabel("gold ranked above distractor, %")
+
+    return plot(
+        "lens",
+        "What each layer still knows (logit lens)",
+        "How to read it: the hidden state of each layer is read through the output embedding; how "
+        "often does it prefer the answer to a random distractor? Broad grey: before unlearning; "
+        "coloured: after. Dots at 50\u00a0%: guessing. Near 50\u00a0% from early on looks "
+        "erased; high in the middle and low at the end looks hidden; far below 50\u00a0% is "
+        "over-unlearning. "
+        "No attribution is involved.",
+        [panel("lens", "Logit lens accuracy", draw)] if found else [],
+        legend(record, "lens", (style for style, _, after in found if after)),
+        columns=1,
+        absent="No logit lens was read, so there is no curve by layer.",
+    )

@@ -1,0 +1,67 @@
+"""How unlearning went, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from matplotlib.axes import Axes
+
+from ssiuu.records.schema import RunRecord, StepLog
+from ssiuu.report.figures.draw import INK, Panel, Plot, legend, line, panel, percent_axis, plot, styled
+
+
+def training_curves(record: RunRecord) -> Plot:
+    """Draw how unlearning itself went."""
+    measures: list[tuple[str, str, Callable[[StepLog], float | None]]] = [
+        ("forget-loss", "Forget loss, nats", lambda step: step.forget_loss),
+        ("forget-score", "Forget score (stop rule), %", lambda step: step.forget_score),
+        ("retain-loss", "Retain loss, nats", lambda step: step.retain_loss),
+    ]
+    panels = [
+        _training_panel(record, key, title, read)
+        for key, title, read in measures
+        if any(read(step) is not None for step in _all_steps(record))
+    ]
+    return plot(
+        "training",
+        "How unlearning went",
+        "How to read it: losses and the score of the stop rule over the optimiser steps of "
+        "unlearning. Dashes in the score: the threshold at which unlearning stops. A run that "
+        "ends above it was stopped by its limit of steps. No attribution is involved.",
+        panels,
+        legend(
+            record,
+            "training",
+            (style for cell, style in styled(record) if cell.unlearning and cell.unlearning.steps),
+        ),
+        absent="No unlearning steps were recorded, so there are no training curves.",
+    )
+
+
+def _training_panel(
+    record: RunRecord, key: str, title: str, read: Callable[[StepLog], float | None]
+) -> Panel:
+    def draw(axes: Axes) -> None:
+        for cell, style in styled(record):
+            steps = cell.unlearning.steps if cell.unlearning else []
+            points = [(s.step, value) for s in steps if (value := read(s)) is not None]
+            line(
+                axes,
+                [x for x, _ in points],
+                [y for _, y in points],
+                style,
+                every=1 + len(points) // 8,
+            )
+        axes.set_xlabel("unlearning steps")
+        axes.set_ylabel(title.partition(", ")[2])
+        if key == "forget-score":
+            percent_axis(axes)
+            thresholds = {c.unlearning.threshold for c in record.cells if c.unlearning}
+            for threshold in sorted(thresholds):
+                axes.axhline(threshold, color=INK, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
+
+    return panel(f"training-{key}", title.split(",")[0], draw)
+
+
+def _all_steps(record: RunRecord) -> list[StepLog]:
+    return [step for cell in record.cells if cell.unlearning for step in cell.unlearning.steps]

@@ -1,0 +1,360 @@
+"""The tables of a run outside the page: Markdown, CSV, LaTeX, plain data. The same numbers.
+
+    print(FORMATS["md"](record, "gd"))
+
+Text that comes from a run (labels, names) is escaped for each format: Markdown's marks, LaTeX's
+special characters, and in CSV a leading = + - @ that a spreadsheet would run as a formula.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ssiuu.records.files import dump_json
+from ssiuu.records.schema import RunRecord
+from ssiuu.report.comparisons import Comparison, baseline, columns, compare, row_intervals
+from ssiuu.report.published import ARROWS, COLUMNS, Published, others, paper_table
+from ssiuu.report.rows import rows
+from ssiuu.report.text import (
+    DASH,
+    before_row,
+    nats,
+    percent,
+    plain,
+    points,
+    short,
+    span,
+)
+from ssiuu.statistics import Estimate
+
+HEADINGS = {
+    "forget": "forget ↓",
+    "forget_paraphrase": "paraphrase ↓",
+    "forget_free": "free ↓",
+    "retain": "retain ↑",
+    "heldout": "held-out ↑",
+}
+MARKS = {"lower": "↓", "higher": "↑"}
+
+
+class Table(NamedTuple):
+    """A table as text: the first column holds words, the others numbers."""
+
+    title: str
+    note: str
+    headings: list[str]
+    rows: list[list[str]]
+
+
+def data(record: RunRecord, against: str | None = None) -> dict[str, Any]:
+    """Return the table as plain data, with intervals and comparisons (shares in [0, 1]).
+
+    Raises:
+        ConfigError: The run has no method with the label `against`.
+    """
+    base = baseline(record, against)
+    table = rows(record)
+    for row, cell in zip(table["rows"], record.cells, strict=True):
+        intervals = row_intervals(record, cell)
+        row["intervals"] = {name: [found.low, found.high] for name, found in intervals.items()}
+    comparisons = [
+        {
+            "method": found.label,
+            "score": found.column,
+            "difference": found.difference.value,
+            "low": found.difference.low,
+            "high": found.difference.high,
+            "items": found.items,
+            "seeds": found.seeds,
+            "differs": found.differs,
+            "better": found.better,
+        }
+        for found in compare(record, base)
+    ]
+    return {**table, "baseline": base, "comparisons": comparisons}
+
+
+def page_context(record: RunRecord, against: str | None = None) -> dict[str, Any]:
+    """Return what the page's tables show beside the rows, by the names its template uses.
+
+    Raises:
+        ConfigError: The run has no method with the label `against`.
+    """
+    found = compare(record, against)
+    return {
+        "intervals": [row_intervals(record, cell) for cell in record.cells],
+        "compared": {(comparison.label, comparison.column): comparison for comparison in found},
+        "compared_columns": columns(record),
+        "marking": marking(found),
+        "headings": HEADINGS,
+        "paper": paper_table(record),
+        "paper_columns": tuple(zip(COLUMNS, ARROWS, strict=True)),
+        "published": others(record),
+    }
+
+
+# --- the tables ----------------------------------------
+
+
+def tables(record: RunRecord, against: str | None = None) -> list[Table]:
+    """Return every table of a run: scores, differences, inside and cost, the paper's, the published.
+
+    Raises:
+        ConfigError: The run has no method with the label `against`.
+    """
+    found = compare(record, against)
+    ours = [_scores(record, found), _differences(record, found), _inside(record), _paper(record)]
+    return [table for table in ours if table.rows] + [_published(block) for block in others(record)]
+
+
+def _name(row: Mapping[str, Any], record: RunRecord) -> str:
+    several = len({cell.seed for cell in record.cells}) > 1
+    return f"{row['method']}, seed {row['seed']}" if several else str(row["method"])
+
+
+def _scores(record: RunRecord, found: list[Comparison]) -> Table:
+    marks = {(c.label, c.column): MARKS[c.direction] for c in found if c.direction}
+    names = columns(record)
+    before = before_row(record)
+    lines = []
+    if before is not None:
+        lines.append([before["method"], *(percent(before.get(name)) for name in names), ""])
+    for row, cell in zip(rows(record)["rows"], record.cells, strict=True):
+        intervals = row_intervals(record, cell)
+        cells = [
+            _level(row[name], intervals.get(name), marks.get((row["method"], name))) for name in names
+        ]
+        lines.append([_name(row, record), *cells, row["verdict"]])
+    note = "Accuracies in %, with 95 % intervals; attack columns: highest on the common pool."
+    return Table("All numbers", f"{note} {marking(found)}".strip(), _headings(names), lines)
+
+
+def _headings(names: Iterable[str]) -> list[str]:
+    return ["method", *(HEADINGS.get(name, f"{name} ↓") for name in names), "verdict"]
+
+
+def marking(found: list[Comparison]) -> str:
+    """Say what a mark beside a number means, and how many of them are expected by chance."""
+    if not found:
+        return ""
+    return (
+        f"Marked ↓ or ↑: lower or higher than {found[0].baseline}, where the 95 % interval of the "
+        f"paired difference excludes 0. Of {len(found)} such comparisons about "
+        f"{max(1, round(0.05 * len(found)))} would be marked by chance if no method differed."
+    )
+
+
+def _level(value: float | None, interval: Estimate | None, mark: str | None) -> str:
+    ends = f" ({span(interval.low, interval.high)})" if interval else ""
+    return f"{percent(value)}{ends}{f' {mark}' if mark else ''}"
+
+
+def _differences(record: RunRecord, found: list[Comparison]) -> Table:
+    names = columns(record)
+    by_method: dict[str, dict[str, Comparison]] = {}
+    for comparison in found:
+        by_method.setdefault(comparison.label, {})[comparison.column] = comparison
+    lines = [
+        [label, *(_difference(cells.get(name)) for name in names)] for label, cells in by_method.items()
+    ]
+    base = found[0].baseline if found else ""
+    note = (
+        "Percentage points with 95 % intervals from a bootstrap paired by fact, clustered by entity "
+        "and crossed over seeds; attacks: each method at its own strongest point. Marked where the "
+        "interval excludes 0. Levels after attack compare only at equal retention."
+    )
+    return Table(f"Differences to {base}", note, _headings(names)[:-1], lines)
+
+
+def _difference(comparison: Comparison | None) -> str:
+    if comparison is None:
+        return DASH
+    value, low, high = comparison.difference
+    mark = f" {MARKS[comparison.direction]}" if comparison.direction else ""
+    return f"{points(value)} ({points(low)} to {points(high)}){mark}"
+
+
+def _inside(record: RunRecord) -> Table:
+    fills: dict[str, Callable[[dict[str, Any]], str]] = {
+        "log p forget": lambda row: nats(row["forget_logprob"]),
+        "log p retain": lambda row: nats(row["retain_logprob"]),
+        "log p held-out": lambda row: nats(row["heldout_logprob"]),
+        "pool": lambda row: short(row["pool"]),
+        "D+ top 100": lambda row: short(row["d_plus_100"]),
+        "D− top 100": lambda row: short(row["d_minus_100"]),
+        "hide ratio": lambda row: DASH if row["hide_ratio"] is None else f"{row['hide_ratio']:.2f}",
+        "steps": lambda row: short(row["steps"]),
+        "seconds": lambda row: short(row["seconds"]),
+    }
+    lines = [
+        [_name(row, record), *(fill(row) for fill in fills.values())] for row in rows(record)["rows"]
+    ]
+    note = "Log-probabilities in nats; D+ and D−: attribution target log-probability."
+    return Table("Inside and cost", note, ["method", *fills], lines)
+
+
+def _paper(record: RunRecord) -> Table:
+    table = paper_table(record)
+    lines = []
+    for row in table.rows:
+        numbers = row.published or (None,) * len(COLUMNS)
+        cells = [
+            _level(estimate.value if estimate else None, estimate, None)
+            + (f" / {_number(number)}" if table.same else "")
+            for estimate, number in zip(row.ours, numbers, strict=True)
+        ]
+        lines.append([row.label, *cells])
+    beside = f" After the slash: published ({table.same.model}), same cell." if table.same else ""
+    return Table(
+        "In the paper's columns", f"{paper_note(table.pool)}{beside}", _paper_headings(), lines
+    )
+
+
+def paper_note(pool: str) -> str:
+    """Say what the paper's columns are."""
+    return (
+        "In %, means over seeds: FS forget score, RS held-out, US utility (not part of a record), then "
+        f"the highest after each attack on the {pool}."
+    )
+
+
+def _published(block: Published) -> Table:
+    lines = [[name, *(_number(number) for number in row)] for name, row in block.rows.items()]
+    return Table(
+        f"Published, not comparable: {block.benchmark} on {block.model}",
+        f"Reported by the paper ({block.score}); another model, benchmark or protocol than this run's.",
+        _paper_headings(),
+        lines,
+    )
+
+
+def _paper_headings() -> list[str]:
+    return ["method", *(f"{name} {arrow}" for name, arrow in zip(COLUMNS, ARROWS, strict=True))]
+
+
+def _number(value: float | None) -> str:
+    return DASH if value is None else f"{value:.1f}"
+
+
+# --- the formats ----------------------------------------
+
+
+def markdown(record: RunRecord, against: str | None = None) -> str:
+    """Return all tables as Markdown."""
+    return "\n".join(_markdown(table) for table in tables(record, against))
+
+
+def _markdown(table: Table) -> str:
+    lines = [table.headings, *table.rows]
+    body = [f"| {' | '.join(escape_markdown(cell) for cell in line)} |" for line in lines]
+    rule = "|".join(["", ":--", *["--:"] * (len(table.headings) - 1), ""])
+    return "\n".join(
+        [
+            f"### {escape_markdown(table.title)}",
+            "",
+            body[0],
+            rule,
+            *body[1:],
+            "",
+            escape_markdown(table.note),
+            "",
+        ]
+    )
+
+
+def escape_markdown(text: str) -> str:
+    """Return the text so that Markdown shows it as it is, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|#~&$])", r"\\\1", plain(text))
+
+
+def latex(record: RunRecord, against: str | None = None) -> str:
+    """Return all tables as LaTeX for booktabs."""
+    head = "% \\usepackage{booktabs}\n"
+    return head + "\n".join(_latex(table) for table in tables(record, against))
+
+
+def _latex(table: Table) -> str:
+    lines = [f"{' & '.join(escape_latex(cell) for cell in line)} \\\\" for line in table.rows]
+    heading = " & ".join(escape_latex(cell) for cell in table.headings)
+    return "\n".join(
+        [
+            "\\begin{table}",
+            "\\centering\\footnotesize",
+            f"\\caption{{{escape_latex(table.title)}. {escape_latex(table.note)}}}",
+            f"\\begin{{tabular}}{{l{'r' * (len(table.headings) - 1)}}}",
+            "\\toprule",
+            f"{heading} \\\\",
+            "\\midrule",
+            *lines,
+            "\\bottomrule",
+            "\\end{tabular}",
+            "\\end{table}",
+            "",
+        ]
+    )
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "–": "--",
+    "−": "$-$",
+    "∞": r"$\infty$",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+} | {char: f"\\{char}" for char in "{}$&#_%"}
+
+
+def escape_latex(text: str) -> str:
+    """Return the text so that LaTeX prints it as it is."""
+    return "".join(LATEX.get(char, char) for char in plain(text))
+
+
+def comma_separated(record: RunRecord, against: str | None = None) -> str:
+    """Return the rows as CSV, shares in [0, 1]; an empty field was not measured.
+
+    Beside a score: `_low`, `_high` of its interval, `_difference` to the baseline with its own
+    `_difference_low`, `_difference_high`.
+    """
+    found = data(record, against)
+    differences = {(c["method"], c["score"]): c for c in found["comparisons"]}
+    lines = []
+    for row in found["rows"]:
+        intervals = row.pop("intervals")
+        line = {**row}
+        for name in columns(record):
+            line[f"{name}_low"], line[f"{name}_high"] = intervals.get(name, (None, None))
+            comparison = differences.get((row["method"], name), {})
+            line[f"{name}_difference"] = comparison.get("difference")
+            line[f"{name}_difference_low"] = comparison.get("low")
+            line[f"{name}_difference_high"] = comparison.get("high")
+        lines.append(line)
+    target = io.StringIO()
+    writer = csv.writer(target, lineterminator="\n")
+    writer.writerow([escape_csv(name) for name in lines[0]] if lines else [])
+    writer.writerows([escape_csv(value) for value in line.values()] for line in lines)
+    return target.getvalue()
+
+
+def escape_csv(value: Any) -> Any:
+    """Return text so that no spreadsheet takes it for a formula; numbers stay as they are."""
+    if isinstance(value, str):
+        text = plain(value)
+        return f"'{text}" if text[:1] in {"=", "+", "-", "@"} else text
+    return value
+
+
+FORMATS: dict[str, Callable[[RunRecord, str | None], str]] = {
+    "md": markdown,
+    "csv": comma_separated,
+    "latex": latex,
+    "json": lambda record, against: dump_json(data(record, against)) + "\n",
+}
