@@ -28,7 +28,7 @@ from ssiuu.likelihood import Prompt
 from ssiuu.records.schema import Evaluation, FactScore, FactText, Reading
 from ssiuu.report.rows import rows
 from ssiuu.report.text import summary
-from ssiuu.report.tofu import tofu_columns, utility
+from ssiuu.report.tofu import guessing, tofu_columns, utility
 from tofu_folder import write_tofu
 
 
@@ -246,5 +246,8 @@ def test_columns_of_a_run() -> None:
     peak = max(read.step for read in reads[0].reads) * 0.1
     assert ours["harmful-0.1"] == pytest.approx(peak) and ours["harmful-0.1_ranking"] == 0
     alone = run.model_copy(update={"cells": cells[:1]})
+    # The control ranks every answer first, so this is where guessing stands, not at 1/3.
+    assert guessing(run, cells[0]) == 1 and guessing(alone, cells[0]) == run.header.chance
+    assert guessing(record, attacked) == record.header.chance
     assert tofu_columns(alone, cells[0])["forget_quality"] is None
     assert "utility" in summary(run)

@@ -24,7 +24,7 @@ from ssiuu.records.schema import (
     Space,
     Verdict,
 )
-from ssiuu.report.tofu import attack_rouge, tofu_columns
+from ssiuu.report.tofu import attack_rouge, guessing, tofu_columns
 
 
 def rows(record: RunRecord) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def verdict(record: RunRecord, cell: Cell) -> Verdict:
     reference = reference_level(record.cells, cell.seed)
     if cell.method.name == "never-learned":
         reference = None
-    return cell_verdict(record.original, cell, record.header.chance, reference)
+    return cell_verdict(record.original, cell, guessing(record, cell), reference)
 
 
 def attack_names(record: RunRecord) -> list[str]:

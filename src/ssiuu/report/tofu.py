@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from ssiuu.diagnosis.verdict import accuracy
 from ssiuu.records.schema import Attack, Cell, Evaluation, FactScore, RunRecord
 from ssiuu.statistics.tofu import (
     forget_quality,
@@ -25,7 +26,8 @@ def tofu_columns(record: RunRecord, cell: Cell) -> dict[str, float | None]:
     evaluation = cell.evaluation
     forget = evaluation.forget if evaluation else {}
     heldout = evaluation.heldout if evaluation else {}
-    ratios, kept, control = _ratios(forget), _ratios(heldout), _control(record, cell.seed)
+    ratios, kept = _ratios(forget), _ratios(heldout)
+    control = _ratios(_control(record, cell.seed) or {})
     return {
         "forget_quality": forget_quality(ratios, control) if ratios and control else None,
         "model_utility": utility(evaluation) if evaluation else None,
@@ -54,18 +56,29 @@ def utility(evaluation: Evaluation) -> float | None:
     return model_utility(scores)
 
 
+def guessing(record: RunRecord, cell: Cell) -> float | None:
+    """Return the accuracy of guessing: for TOFU the never-learned control's, where it is higher.
+
+    TOFU's wrong answers are reworded, so their form alone gives some of them away.
+    """
+    chance, control = record.header.chance, _control(record, cell.seed)
+    if chance is None or control is None or not record.header.split.others:
+        return chance
+    return max(chance, accuracy(control.values()) or 0.0)
+
+
 def attack_rouge(attack: Attack, read: int, pool: Iterable[str]) -> float | None:
     """Return the mean ROUGE-L recall over `pool` at the read with this index; None if not scored."""
     facts = attack.reads[read].facts
     return _mean(facts[i].rouge for i in pool if i in facts)
 
 
-def _control(record: RunRecord, seed: int) -> list[float]:
-    """Return the forget set's truth ratios under the never-learned control of this seed."""
+def _control(record: RunRecord, seed: int) -> Mapping[str, FactScore] | None:
+    """Return the forget set's scores under the never-learned control of this seed."""
     for cell in record.cells:
         if cell.method.name == "never-learned" and cell.seed == seed and cell.evaluation:
-            return _ratios(cell.evaluation.forget)
-    return []
+            return cell.evaluation.forget
+    return None
 
 
 def _ratios(scores: Mapping[str, FactScore]) -> list[float]:
