@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 import ssiuu
-from ssiuu.attacks import ATTACKS
+from ssiuu import attacks
 from ssiuu.errors import OutputError
 from ssiuu.records.schema import Axis
 from ssiuu.training import interrupt
@@ -79,7 +79,7 @@ def test_fictional_run_interrupted_and_continued(
         assert [a.reads for a in one.attacks] == [a.reads for a in other.attacks]
         assert {a.axis for a in one.attacks} == set(get_args(Axis))
         assert all(len(a.reads) > 1 for a in one.attacks if a.axis != "score")
-        assert {a.kind for a in one.attacks} == set(ATTACKS)
+        assert {a.kind for a in one.attacks} == set(attacks.ATTACKS)
     twin = ssiuu.rows(whole)["rows"][2]
     assert twin["forget"] < 0.8 and json.dumps(ssiuu.rows(whole), allow_nan=False)
     changed, sources = ssiuu.resolve(None, [*fictional, "unlearn.max_steps=9"])
