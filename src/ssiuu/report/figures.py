@@ -190,6 +190,7 @@ def _attack_panel(record: RunRecord, name: str, scored: bool) -> Panel:
     # An attack that does not train (quantisation, a prompt) has no learning rate.
     rates.pop("", None)
     labels = _place_labels([attack for _, attack, _ in curves])
+    axis = curves[0][1].axis if curves else "steps"
 
     def draw(axes: Axes) -> None:
         steps = sorted({read.step for _, attack, _ in curves for read in attack.reads})
@@ -198,8 +199,7 @@ def _attack_panel(record: RunRecord, name: str, scored: bool) -> Panel:
                 _line(axes, list(range(len(levels))), levels, style._replace(dash="none"))
             else:
                 _line(axes, [read.step for read in attack.reads], levels, style)
-        _attack_axes(axes, record, steps, scored)
-        axes.set_xlabel(AXIS_NAMES[curves[0][1].axis] if curves else "")
+        _attack_axes(axes, record, steps, scored, axis)
         if labels:
             _name_places(axes, labels)
         elif not rates and steps == [0, 1]:
@@ -245,18 +245,23 @@ def best_curve(cell: Cell, name: str, scored: bool = True) -> tuple[Attack, list
 
 
 def _level(attack: Attack, read: int, pool: Sequence[str], scored: bool) -> float | None:
-    if scored:
+    if scored or attack.axis == "k":
         return attack_accuracy(attack, read, pool)
     facts = attack.reads[read].facts
     return mean([facts[fact].logprob for fact in pool if fact in facts])
 
 
-def _attack_axes(axes: Axes, record: RunRecord, steps: list[int], scored: bool) -> None:
+def _attack_axes(axes: Axes, record: RunRecord, steps: list[int], scored: bool, axis: Axis) -> None:
     # Steps double, and 0 must be on the axis: linear up to 1, logarithmic after.
     axes.set_xscale("symlog", linthresh=1, base=2)
     axes.xaxis.set_major_locator(FixedLocator(_thin(steps)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.set_xlabel(AXIS_NAMES[axis])
+    if axis == "k":  # neither guessing nor the original's ranking is on this scale
+        _percent_axis(axes)
+        axes.set_ylabel("facts that leaked, common pool, %")
+        return
     if not scored:
         axes.set_ylabel("mean log p(answer), nats")
         return
