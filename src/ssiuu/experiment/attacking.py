@@ -244,7 +244,7 @@ class Attacker:
         return leaks(session.model, session.prompt, self.pool, examples, counts, start, curve.seed)
 
     def _prompted(self, curve: Curve, start: dict[str, Reading]) -> list[AttackRead]:
-        """Ask under each prompt; a fact that a prompt cannot ask about is not scored there."""
+        """Ask under each prompt; a fact that a prompt cannot ask about keeps its reading."""
         session = self.session
         if curve.kind == "few-shot":
             kept = session.split.retain
@@ -255,12 +255,11 @@ class Attacker:
         else:
             made = prompts(session.prompt, self.pool)
             asked = {label: (n, asking) for n, (label, asking) in enumerate(made.items(), 1)}
-        unasked = {i: Reading(correct=None, logprob=r.logprob) for i, r in start.items()}
         reads = []
         for label, (place, asking) in asked.items():
             found = read_prompted(session.model, session.prompt, self.pool, asking, session.context)
             label = label if curve.kind == "prompts" else ""
-            reads.append(AttackRead(step=place, facts=unasked | found, label=label))
+            reads.append(AttackRead(step=place, facts=start | found, label=label))
         return reads
 
     def _membership(self) -> tuple[dict[str, float | None], str]:
