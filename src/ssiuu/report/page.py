@@ -38,7 +38,7 @@ from ssiuu.records.schema import (
     Verdict,
 )
 from ssiuu.report.figures import best_curve, figures
-from ssiuu.report.rows import attack_names, mean, rows
+from ssiuu.report.rows import attack_names, known_probes, mean, rows
 from ssiuu.report.rows import verdict as judge
 from ssiuu.report.text import ORIGINAL, before_row, nats, percent, rate, short
 from ssiuu.statistics import Interval, wilson
@@ -256,7 +256,7 @@ def _compared(verdict: Verdict, interval: Interval, chance: str, half: str) -> s
 
 
 def _remarks(record: RunRecord, cell: Cell) -> list[str]:
-    notes = _below_chance(record, cell)
+    notes = [*_below_chance(record, cell), *_probes(record, cell)]
     unlearning = cell.unlearning
     if unlearning is None:
         return notes
@@ -269,6 +269,16 @@ def _remarks(record: RunRecord, cell: Cell) -> list[str]:
     if unlearning.stopped == "max_steps":
         notes.append("Unlearning was stopped by its limit of steps, not by its threshold.")
     return notes + unlearning.notes
+
+
+def _probes(record: RunRecord, cell: Cell) -> list[str]:
+    """Say how the probes are answered that the original model got right."""
+    kinds = {"multi_hop": "Multi-hop questions", "same_answer": "Other facts with the same answer"}
+    return [
+        f"{words}: {sum(found)} of the {len(found)} that the original model knew are still right."
+        for kind, words in kinds.items()
+        if (found := known_probes(record, cell, kind))
+    ]
 
 
 def _below_chance(record: RunRecord, cell: Cell) -> list[str]:

@@ -21,7 +21,9 @@ from ssiuu.records.schema import (
     RunRecord,
     Verdict,
 )
-from ssiuu.report.tofu import attack_rouge, tofu_columns
+from ssiuu.report.tofu import attack_rouge, rouge_columns, tofu_columns
+
+PROBES = ("multi_hop", "same_answer")
 
 
 def rows(record: RunRecord) -> dict[str, Any]:
@@ -31,7 +33,9 @@ def rows(record: RunRecord) -> dict[str, Any]:
     "not measured" or "not scored". Attack columns hold the highest accuracy along the curves of all
     learning rates over the common pool; `_wrong_only` is the same over the facts that the unlearned
     model got wrong (the paper's pool). Runs of TOFU have columns of their own, and their attack
-    columns hold mean ROUGE-L recalls; `_ranking` is then the accuracy.
+    columns hold mean ROUGE-L recalls; `_ranking` is then the accuracy. Other runs with further sets
+    have `<set>_rouge`, the mean ROUGE-L recall of the written answers. `forget_multi_hop` and
+    `forget_same_answer` are over the probes that the original model got right.
     """
     names = attack_names(record)
     return {"schema": SCHEMA, "rows": [_row(record, cell, names) for cell in record.cells]}
@@ -77,6 +81,20 @@ def wrong_only(cell: Cell) -> set[str]:
     return {i for i in common_pool(cell.attacks) if i in forget and forget[i].correct is False}
 
 
+def known_probes(record: RunRecord, cell: Cell, kind: str) -> list[bool]:
+    """Return how the forget set's probes of a kind of `PROBES` are answered now, of those that the
+    original model got right.
+    """
+    before = record.original.forget if record.original else {}
+    after = cell.evaluation.forget if cell.evaluation else {}
+    return [
+        bool(now)
+        for id in before.keys() & after.keys()
+        for was, now in zip(getattr(before[id], kind), getattr(after[id], kind), strict=True)
+        if was
+    ]
+
+
 def _row(record: RunRecord, cell: Cell, names: list[str]) -> dict[str, Any]:
     evaluation, unlearning, diagnosis = cell.evaluation, cell.unlearning, cell.diagnosis
     row: dict[str, Any] = {
@@ -85,6 +103,7 @@ def _row(record: RunRecord, cell: Cell, names: list[str]) -> dict[str, Any]:
         "seed": cell.seed,
         "steps": len(unlearning.steps) if unlearning else None,
         **_scores(evaluation),
+        **{f"forget_{kind}": mean(known_probes(record, cell, kind)) for kind in PROBES},
     }
     pool, wrong = common_pool(cell.attacks), wrong_only(cell)
     tofu = tofu_columns(record, cell)
@@ -94,7 +113,7 @@ def _row(record: RunRecord, cell: Cell, names: list[str]) -> dict[str, Any]:
         row[f"{name}_wrong_only"] = peak(cell.attacks, name, wrong, score)
         if tofu:
             row[f"{name}_ranking"] = peak(cell.attacks, name, pool)
-    row |= tofu
+    row |= tofu | rouge_columns(record, cell)
     row["pool"] = len(pool) or None
     row["pool_wrong_only"] = len(wrong) if cell.attacks else None
     influence = diagnosis.influence.get("logprob") if diagnosis else None
