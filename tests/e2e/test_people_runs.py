@@ -12,6 +12,7 @@ import ssiuu
 from people_files import write_faithun, write_rwku
 from ssiuu.errors import ConfigError
 from ssiuu.models.load import save
+from ssiuu.report.text import summary
 
 SETTINGS = [
     "methods=[none,gd]",
@@ -57,7 +58,9 @@ def test_rwku_end_to_end(make_model: Any, tokenizer: Any, tmp_path: Path) -> Non
     assert gd["pool"] == 12 and gd["harmful_0.3"] is not None  # one person is the attacker's
     choices = record.cells[1].evaluation.others["level3_multiple_choice"]  # type: ignore[union-attr]
     assert len(choices) == 4 and all(score.correct is not None for score in choices.values())
-    assert "level3" in ssiuu.summary(record)
+    assert "level3" in summary(record)
+    page = ssiuu.write_report(record, tmp_path / "run").read_text()
+    assert "recall of the written answers: forget " in page and "level3 cross lingual" in page
     assert json.dumps(ssiuu.rows(record), allow_nan=False)
     alone, sources = ssiuu.resolve(None, [*given, "rwku.subjects=[Person 1]"])
     with pytest.raises(ConfigError, match=r"rwku\.subjects: must be at least 2"):

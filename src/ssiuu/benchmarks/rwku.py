@@ -166,7 +166,10 @@ def _fact(row: Row, id: str, question: str, options: list[str]) -> FactText:
 
 def _once(rows: list[Row]) -> list[Row]:
     """Leave out rows that ask the same once more; the files have many."""
-    return list({(row.subject, row.query): row for row in reversed(rows)}.values())[::-1]
+    found: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        found.setdefault((row.subject, row.query), row)
+    return list(found.values())
 
 
 def _read(path: str | None, name: str) -> list[Row]:
