@@ -12,11 +12,11 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from ssiuu.data.fact import Fact
+from ssiuu.data.fact import Fact, Probe
 from ssiuu.errors import DataError
 from ssiuu.evaluation.ask import Question, ask
 from ssiuu.likelihood import Prompt
-from ssiuu.records.schema import FactText, Split
+from ssiuu.records.schema import FactText, ProbeText, Split
 
 SETS: tuple[Literal["forget", "retain", "heldout"], ...] = ("forget", "retain", "heldout")
 PHRASINGS = 2
@@ -90,7 +90,7 @@ def screen(
     texts = {name: [as_text(f, options, seed) for f in found[name]] for name in SETS}
     return Split(
         seed=seed,
-        forget=texts["forget"],
+        forget=others_alone(texts["forget"]),
         retain=texts["retain"],
         heldout=texts["heldout"],
         asked=asked,
@@ -110,7 +110,28 @@ def as_text(fact: Fact, options: int, seed: int) -> FactText:
         options=[fact.answer, *wrong] if wrong else [],
         entity=fact.entity,
         relation=fact.relation,
+        multi_hop=[_probe(p, options, seed) for p in fact.multi_hop],
+        same_answer=[_probe(p, options, seed) for p in fact.same_answer],
     )
+
+
+def _probe(probe: Probe, options: int, seed: int) -> ProbeText:
+    rng = random.Random(f"{seed}:{probe.question}")
+    wrong = rng.sample(probe.distractors, min(options - 1, len(probe.distractors)))
+    return ProbeText(
+        question=probe.question,
+        answer=probe.answer,
+        options=[probe.answer, *wrong] if wrong else [],
+    )
+
+
+def others_alone(facts: Sequence[FactText]) -> list[FactText]:
+    """Leave out same-answer questions that are to be forgotten themselves."""
+    gone = {fact.question for fact in facts}
+    return [
+        fact.model_copy(update={"same_answer": [p for p in fact.same_answer if p.question not in gone]})
+        for fact in facts
+    ]
 
 
 def _order(facts: Sequence[Fact], seed: int) -> list[Fact]:

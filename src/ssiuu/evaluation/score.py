@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ssiuu.evaluation.ask import Asked, Question, ask
+from ssiuu.evaluation.rouge import rouge_recall
 from ssiuu.evaluation.tofu import evaluate_sentences, read_sentences
 from ssiuu.likelihood import Prompt
-from ssiuu.records.schema import Evaluation, FactScore, FactText, Reading, Split
+from ssiuu.records.schema import Evaluation, FactScore, FactText, ProbeText, Reading, Split
 
 # Tokens a free answer may be longer than the right one.
 FREE_MARGIN = 6
@@ -30,7 +31,7 @@ def score_facts(
         model: The model, in evaluation mode.
         prompt: How questions become tokens.
         facts: With their options, the answer first; no options: ranking is left unscored.
-        paraphrases: Ask every paraphrase too.
+        paraphrases: Ask every paraphrase, multi-hop and same-answer question too.
         free: Write a free answer to the base question.
     """
     questions: list[Question] = []
@@ -38,14 +39,19 @@ def score_facts(
         options = [prompt.answer(option) for option in fact.options or [fact.answer]]
         room = len(options[0]) + FREE_MARGIN if free else 0
         questions.append(Question(prompt.question(fact.question), options, room))
-        for text in fact.paraphrases if paraphrases else ():
-            questions.append(Question(prompt.question(text), options))
+        if paraphrases:
+            questions += [Question(prompt.question(text), options) for text in fact.paraphrases]
+            questions += [_probe(prompt, p) for p in (*fact.multi_hop, *fact.same_answer)]
     answers = iter(ask(model, prompt, questions))
     scores = {}
     for fact in facts:
         base = next(answers)
-        others = [next(answers).first for _ in (fact.paraphrases if paraphrases else ())]
-        scores[fact.id] = _score(prompt, fact, base, others, free)
+        score = _score(prompt, fact, base, free)
+        if paraphrases:
+            kinds = ("paraphrases", "multi_hop", "same_answer")
+            ranked = {kind: [next(answers).first for _ in getattr(fact, kind)] for kind in kinds}
+            score = score.model_copy(update=ranked)
+        scores[fact.id] = score
     return scores
 
 
@@ -60,12 +66,12 @@ def read_facts(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> dict[st
 
 
 def evaluate(model: Any, prompt: Prompt, split: Split) -> Evaluation:
-    """Score all three sets: forget in every phrasing, the others on the base question.
+    """Score all three sets: forget by every question there is, the others by the base question.
 
-    Free answers are written for forget and held-out facts; the retain facts were trained on.
-    TOFU's sets have scores of their own.
+    Free answers are written for all but the retain facts, which were trained on. TOFU's sets have
+    scores of their own.
     """
-    if split.others:
+    if any(fact.perturbed for fact in split.forget):
         return evaluate_sentences(model, prompt, split)
     start = time.perf_counter()
     kept = score_facts(model, prompt, split.retain, paraphrases=False, free=False)
@@ -73,6 +79,10 @@ def evaluate(model: Any, prompt: Prompt, split: Split) -> Evaluation:
         forget=score_facts(model, prompt, split.forget),
         retain=kept,
         heldout=score_facts(model, prompt, split.heldout, paraphrases=False),
+        others={
+            name: score_facts(model, prompt, facts, paraphrases=False)
+            for name, facts in split.others.items()
+        },
         seconds=round(time.perf_counter() - start, 2),
     )
 
@@ -91,15 +101,18 @@ def normalise(text: str) -> str:
     return " ".join(word for word in words if word not in {"a", "an", "the"})
 
 
-def _score(
-    prompt: Prompt, fact: FactText, base: Asked, others: list[bool | None], free: bool
-) -> FactScore:
+def _probe(prompt: Prompt, probe: ProbeText) -> Question:
+    options = [prompt.answer(option) for option in probe.options or [probe.answer]]
+    return Question(prompt.question(probe.question), options)
+
+
+def _score(prompt: Prompt, fact: FactText, base: Asked, free: bool) -> FactScore:
     text = prompt.text(base.free) if free else None
     return FactScore(
         correct=base.first,
-        paraphrases=others,
         logprob=base.logprob,
         tokens=base.tokens,
         free_text=text,
         free_correct=free_answer_holds(fact.answer, text) if text is not None else None,
+        rouge=rouge_recall(fact.answer, text) if text is not None else None,
     )

@@ -37,21 +37,36 @@ def estimate(recipe: Recipe) -> str:
 
 def _tokens(recipe: Recipe) -> float:
     """Return forward-equivalent tokens of the whole recipe; a backward counts twice."""
-    split, attacks, steps = recipe.split, recipe.attacks, recipe.unlearn.max_steps
+    attacks, steps = recipe.attacks, recipe.unlearn.max_steps
     methods = [m for m in recipe.made() if m.trains]
     cells = len(methods) * len(recipe.seeds)
     if recipe.benchmark == "tofu":
         tokens, forget = SENTENCE, FORGET[recipe.tofu.split]
         start, score = _tofu(recipe, forget)
     else:
-        tokens, forget = TOKENS, split.forget
-        start = 4 * TOKENS * (forget + split.retain + split.heldout)  # screening
-        score = TOKENS * (4 * forget + 1.5 * (split.retain + split.heldout))
+        forget, kept = _sizes(recipe)
+        tokens = TOKENS
+        start = 4 * TOKENS * (forget + kept)  # screening
+        score = TOKENS * (4 * forget + 1.5 * kept)
     train = 3 * tokens * 2 * recipe.unlearn.batch_size * steps
     checks = tokens * forget * steps / recipe.unlearn.check_every
     asked = sum(_attack_tokens(recipe, curve, tokens, forget) for curve in plan(recipe))
     attacked = cells + (len(recipe.seeds) if attacks.control else 0)
     return start + score + cells * (score + train + checks) + attacked * asked
+
+
+def _sizes(recipe: Recipe) -> tuple[int, int]:
+    """Return how many facts are forgotten, and how many others are scored."""
+    split, people = recipe.split, recipe.rwku.subjects
+    if recipe.benchmark == "faithun":
+        heldout = recipe.faithun.heldout
+        return 33, 66 + (464 if heldout is None else heldout)
+    if recipe.benchmark == "rwku":
+        people = people if isinstance(people, int) else len(people)
+        forget = 14 * people  # on average
+        sets = 11 * min(recipe.rwku.items or forget, forget)
+        return forget, split.retain + split.heldout + sets
+    return split.forget, split.retain + split.heldout
 
 
 def _tofu(recipe: Recipe, forget: int) -> tuple[float, float]:

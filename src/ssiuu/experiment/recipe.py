@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ssiuu.errors import ConfigError, unknown
 from ssiuu.methods import Method, make
@@ -16,6 +16,8 @@ BENCHMARKS = {
     "worldfacts": "facts about the real world, screened for what the model knows",
     "fictional": "a made-up world: a small model trained here, and its never-learned twin",
     "tofu": "questions about authors who do not exist: the model is fine-tuned on them first",
+    "faithun": "FaithUn's questions about 200 people, with its official splits",
+    "rwku": "RWKU: famous people to forget, asked on three levels; not screened",
     "own": "your own facts: forget and retain name their files",
 }
 
@@ -147,11 +149,38 @@ class TofuConfig(Section):
     )
 
 
+class FaithunConfig(Section):
+    """FaithUn's official splits; the counts of `split` do not apply."""
+
+    path: str | None = Field(default=None, description="its question file, FaithUn_Dataset.json")
+    splits: str | None = Field(
+        default=None, description="folder of the split files; null: splits beside the question file"
+    )
+    heldout: int | None = Field(default=None, ge=0, description="of the test set; null: all")
+
+
+class RwkuConfig(Section):
+    """RWKU's people; of `split`, retain and heldout count questions on neighbours, at most."""
+
+    path: str | None = Field(default=None, description="folder of jinzhuoran/RWKU; null: the hub")
+    subjects: int | list[str] = Field(default=4, description="people to forget: how many, or names")
+    items: int | None = Field(
+        default=None, ge=1, description="questions of each further set that are asked; null: all"
+    )
+
+    @field_validator("subjects")
+    @classmethod
+    def _given(cls, value: int | list[str]) -> int | list[str]:
+        if not value or (isinstance(value, int) and value < 1):
+            raise ValueError("give a number from 1 on, or a list of names")
+        return value
+
+
 class Recipe(Section):
     """A whole experiment. A null is filled in by the benchmark."""
 
     model: str | None = Field(default=None, description="short name, folder or hub name")
-    benchmark: Literal["worldfacts", "fictional", "tofu", "own"] = "worldfacts"
+    benchmark: Literal["worldfacts", "fictional", "tofu", "faithun", "rwku", "own"] = "worldfacts"
     forget: str | None = Field(default=None, description="own: file of facts to forget")
     retain: str | None = Field(default=None, description="own: file of facts to keep, or none")
     methods: list[str | dict[str, Any]] = Field(
@@ -176,6 +205,8 @@ class Recipe(Section):
     attacks: AttackConfig = AttackConfig()
     fictional: FictionalConfig = FictionalConfig()
     tofu: TofuConfig = TofuConfig()
+    faithun: FaithunConfig = FaithunConfig()
+    rwku: RwkuConfig = RwkuConfig()
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     prompt: Literal["plain", "qa", "chat"] | None = None
     keep_checkpoints: bool = Field(default=False, description="keep every unlearned model's weights")
@@ -215,6 +246,8 @@ BENCHMARK_DEFAULTS: dict[str, dict[str, Any]] = {
         "attacks.benign.learning_rates": [1e-3],
     },
     "tofu": {"model": "smollm2-135m", "prompt": "qa", "methods": PLAIN},
+    "faithun": {"model": "smollm2-135m", "prompt": "qa"},
+    "rwku": {"model": "smollm2-135m", "prompt": "qa", "methods": PLAIN},
     "own": {"prompt": "qa", "methods": PLAIN},
 }
 

@@ -175,6 +175,14 @@ def open_session(recipe: Recipe, out: Path | None, progress: Progress) -> Sessio
         from ssiuu.experiment.tofu import open_tofu  # it makes a Session
 
         return open_tofu(recipe, progress)
+    if recipe.benchmark == "faithun":
+        from ssiuu.experiment.faithun import open_faithun
+
+        return open_faithun(recipe, progress)
+    if recipe.benchmark == "rwku":
+        from ssiuu.experiment.rwku import open_rwku
+
+        return open_rwku(recipe, progress)
     facts, version, digest = worldfacts.load()
     progress(f"loading {recipe.model}")
     loaded = load(str(recipe.model))

@@ -92,7 +92,7 @@ def split_of(config: TofuConfig, data: tofu.Tofu, seed: int) -> Split:
     rng.shuffle(authors)
     by_author = sorted(scored, key=lambda fact: authors.index(fact.entity))
     heldout = by_author[: config.heldout]
-    asked = {fact.id for fact in _some(by_author[config.heldout :], config.items, rng)}
+    asked = {fact.id for fact in some(by_author[config.heldout :], config.items, rng)}
     away = {fact.id for fact in heldout}
     retain = [
         fact if fact.id in asked else fact.model_copy(update={"perturbed": []})
@@ -103,14 +103,15 @@ def split_of(config: TofuConfig, data: tofu.Tofu, seed: int) -> Split:
         seed=seed,
         forget=data.forget,
         retain=retain,
-        heldout=_some(heldout, config.items, rng),
-        others={name: _some(facts, config.items, rng) for name, facts in data.others.items()},
+        heldout=some(heldout, config.items, rng),
+        others={name: some(facts, config.items, rng) for name, facts in data.others.items()},
         asked=len(data.forget) + len(learned),
         known=len(data.forget) + len(learned),
     )
 
 
-def _some(facts: list[FactText], count: int | None, rng: random.Random) -> list[FactText]:
+def some(facts: list[FactText], count: int | None, rng: random.Random) -> list[FactText]:
+    """Return `count` facts drawn at random, or all where there are no more or no count is given."""
     return facts if count is None or count >= len(facts) else rng.sample(facts, count)
 
 

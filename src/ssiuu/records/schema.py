@@ -34,9 +34,19 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+class ProbeText(Record):
+    """A question that is only asked, never trained on; `options` begins with the answer."""
+
+    question: str
+    answer: str
+    options: list[str] = []
+
+
 class FactText(Record):
     """A fact as it was asked in this run; `options` begins with the answer.
 
+    `multi_hop`: questions that need this fact and another one, `same_answer`: questions about other
+    things that have the same answer (a model that forgot the fact alone still knows these).
     `perturbed`: wrong answers of the same form, `paraphrased_answer`: the right one in other words
     (TOFU). A fact with perturbed answers is scored by ROUGE-L as well.
     """
@@ -50,6 +60,8 @@ class FactText(Record):
     relation: str | None = None
     paraphrased_answer: str | None = None
     perturbed: list[str] = []
+    multi_hop: list[ProbeText] = []
+    same_answer: list[ProbeText] = []
 
 
 class Split(Record):
@@ -81,14 +93,18 @@ class FactScore(Record):
     """How one model answers one fact.
 
     `correct` and `paraphrases`: is the answer ranked first among the options, for the base question
-    and for each paraphrase. `logprob`: log p(answer | question), nats, summed over `tokens` tokens.
-    `free_text`: the greedy answer; `free_correct`: does it hold the answer. TOFU's scores, defined in
-    ssiuu.statistics.tofu: `probability` a token, or over the answers given, `rouge` (ROUGE-L recall of
-    the greedy answer), `truth_ratio`, `extraction_strength`, `exact_memorisation`.
+    and for each paraphrase; so too `multi_hop` and `same_answer`, where a probe counts only if the
+    original model got it right (no fact is screened for its probes). `logprob`:
+    log p(answer | question), nats, summed over `tokens` tokens. `free_text`: the greedy answer;
+    `free_correct`: does it hold the answer; `rouge`: its ROUGE-L recall. TOFU's scores, defined in
+    ssiuu.statistics.tofu: `probability` a token, or over the answers given, `truth_ratio`,
+    `extraction_strength`, `exact_memorisation`.
     """
 
     correct: bool | None
     paraphrases: list[bool | None] = []
+    multi_hop: list[bool | None] = []
+    same_answer: list[bool | None] = []
     logprob: float
     tokens: int
     free_text: str | None = None

@@ -38,10 +38,11 @@ from ssiuu.records.schema import (
     Verdict,
 )
 from ssiuu.report.figures import best_curve, figures
-from ssiuu.report.rows import attack_names, auc_names, mean, rows
+from ssiuu.report.rows import attack_names, auc_names, known_probes, mean, rows
 from ssiuu.report.rows import verdict as judge
 from ssiuu.report.tables import page_context
 from ssiuu.report.text import ORIGINAL, before_row, nats, percent, points, rate, short, span
+from ssiuu.report.tofu import rouge_columns
 from ssiuu.statistics import Interval, wilson
 
 # Below this share of the gradient the page says that the regulariser hardly acted.
@@ -276,7 +277,7 @@ def _compared(verdict: Verdict, interval: Interval, chance: str, half: str) -> s
 
 
 def _remarks(record: RunRecord, cell: Cell) -> list[str]:
-    notes = _below_chance(record, cell)
+    notes = [*_below_chance(record, cell), *_probes(record, cell), *_written(record, cell)]
     unlearning = cell.unlearning
     if unlearning is None:
         return notes
@@ -289,6 +290,29 @@ def _remarks(record: RunRecord, cell: Cell) -> list[str]:
     if unlearning.stopped == "max_steps":
         notes.append("Unlearning was stopped by its limit of steps, not by its threshold.")
     return notes + unlearning.notes
+
+
+def _probes(record: RunRecord, cell: Cell) -> list[str]:
+    """Say how the probes are answered that the original model got right."""
+    kinds = {"multi_hop": "Multi-hop questions", "same_answer": "Other facts with the same answer"}
+    return [
+        f"{words}: {sum(found)} of the {len(found)} that the original model knew are still right."
+        for kind, words in kinds.items()
+        if (found := known_probes(record, cell, kind))
+    ]
+
+
+def _written(record: RunRecord, cell: Cell) -> list[str]:
+    """Say how the written answers changed, set by set, where a run has further sets."""
+    if record.original is None or cell.evaluation is None:
+        return []
+    before = rouge_columns(record, cell.model_copy(update={"evaluation": record.original}))
+    after = rouge_columns(record, cell)
+    parts = [
+        f"{key.removesuffix('_rouge').replace('_', ' ')} {percent(before[key])} → {percent(level)} %"
+        for key, level in after.items()
+    ]
+    return [f"Mean ROUGE-L recall of the written answers: {', '.join(parts)}."] if parts else []
 
 
 def _below_chance(record: RunRecord, cell: Cell) -> list[str]:

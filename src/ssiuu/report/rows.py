@@ -24,7 +24,9 @@ from ssiuu.records.schema import (
     Space,
     Verdict,
 )
-from ssiuu.report.tofu import attack_rouge, guessing, tofu_columns
+from ssiuu.report.tofu import attack_rouge, guessing, is_tofu, rouge_columns, tofu_columns
+
+PROBES = ("multi_hop", "same_answer")
 
 
 def rows(record: RunRecord) -> dict[str, Any]:
@@ -42,7 +44,9 @@ def rows(record: RunRecord) -> dict[str, Any]:
 
     `strongest` is the attack with the highest level among those that read the ranking, and
     `auc_<score>` the AUC of a membership score. Runs of TOFU have columns of their own,
-    and their attack columns hold mean ROUGE-L recalls; `_ranking` is then the accuracy.
+    and their attack columns hold mean ROUGE-L recalls; `_ranking` is then the accuracy. Other runs with
+    further sets have `<set>_rouge`, the mean ROUGE-L recall of the written answers.
+    `forget_multi_hop` and `forget_same_answer` are over the probes that the original got right.
     """
     names = attack_names(record)
     return {"schema": SCHEMA, "rows": [_row(record, cell, names) for cell in record.cells]}
@@ -86,7 +90,7 @@ class Setting(NamedTuple):
 
 def level_of(record: RunRecord) -> Level:
     """Return how a reading of this run's attacks is scored: ROUGE-L recall in TOFU, else accuracy."""
-    return attack_rouge if record.header.benchmark.name == "tofu" else attack_accuracy
+    return attack_rouge if is_tofu(record) else attack_accuracy
 
 
 def settings(
@@ -165,6 +169,20 @@ def wrong_only(cell: Cell) -> set[str]:
     return {i for i in common_pool(cell.attacks) if i in forget and forget[i].correct is False}
 
 
+def known_probes(record: RunRecord, cell: Cell, kind: str) -> list[bool]:
+    """Return how the forget set's probes of a kind of `PROBES` are answered now, of those that the
+    original model got right.
+    """
+    before = record.original.forget if record.original else {}
+    after = cell.evaluation.forget if cell.evaluation else {}
+    return [
+        bool(now)
+        for id in before.keys() & after.keys()
+        for was, now in zip(getattr(before[id], kind), getattr(after[id], kind), strict=True)
+        if was
+    ]
+
+
 def _row(record: RunRecord, cell: Cell, names: list[str]) -> dict[str, Any]:
     evaluation, unlearning, diagnosis = cell.evaluation, cell.unlearning, cell.diagnosis
     row: dict[str, Any] = {
@@ -173,6 +191,7 @@ def _row(record: RunRecord, cell: Cell, names: list[str]) -> dict[str, Any]:
         "seed": cell.seed,
         "steps": len(unlearning.steps) if unlearning else None,
         **_scores(evaluation),
+        **{f"forget_{kind}": mean(known_probes(record, cell, kind)) for kind in PROBES},
     }
     pool, wrong = common_pool(cell.attacks), wrong_only(cell)
     level, tofu = level_of(record), tofu_columns(record, cell)
@@ -183,7 +202,7 @@ def _row(record: RunRecord, cell: Cell, names: list[str]) -> dict[str, Any]:
         row[f"{name}_over_control"] = over_control(record, cell, name)
         if tofu:
             row[f"{name}_ranking"] = peak(cell.attacks, name, pool)
-    row |= tofu
+    row |= tofu | rouge_columns(record, cell)
     best = strongest_setting(cell, level)
     row["strongest"] = best.name if best else None
     row["strongest_learning_rate"] = best.learning_rate if best else None

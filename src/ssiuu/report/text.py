@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ssiuu.records.schema import Cell, MethodInfo, RunRecord
 from ssiuu.report.rows import attack_names, rows
+from ssiuu.report.tofu import is_tofu, rouge_sets
 
 DASH = "–"
 WIDTH = 110
@@ -140,7 +141,13 @@ def _columns(record: RunRecord) -> list[Column]:
         "heldout": ("held-", "out"),
     }
     middle = [_share(key, *heading) for key, heading in shares.items()]
-    if record.header.split.others:
+    if any(fact.multi_hop or fact.same_answer for fact in record.header.split.forget):
+        middle += [_share("forget_multi_hop", "multi-", "hop")]
+        middle += [_share("forget_same_answer", "same", "answer")]
+    for name in rouge_sets(record):
+        heading = (name, "ROUGE") if name in shares else _two_lines(plain(name.replace("_", "-")))
+        middle.append(_share(f"{name}_rouge", *heading))
+    if is_tofu(record):
         middle += [
             Column("forget", "quality", lambda row: short(row.get("forget_quality"))),
             _share("model_utility", "model", "utility"),
@@ -229,8 +236,10 @@ def _footnotes(record: RunRecord) -> list[str]:
         "these attacks did not bring it back: evidence, not proof. D+, D−: target log-probability.",
         "log p: mean log-probability of an answer, nats. Peak: memory while unlearning.",
     ]
-    if record.header.split.others:
+    if is_tofu(record):
         notes.append("TOFU: attack columns hold the mean ROUGE-L recall of the written answers.")
+    if rouge_sets(record):
+        notes.append("ROUGE and the sets after it: mean ROUGE-L recall of the written answers.")
     if any(row["seconds"] == 0 for row in rows(record)["rows"]):
         notes.append("Some cells have not run yet.")
     return notes

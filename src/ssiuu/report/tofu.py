@@ -16,12 +16,33 @@ from ssiuu.statistics.tofu import (
 UTILITY = ("retain", "real_authors", "world_facts")  # the sets model utility is taken over
 
 
+def is_tofu(record: RunRecord) -> bool:
+    """Whether the run has TOFU's sets, and with them its scores."""
+    return UTILITY[1] in record.header.split.others
+
+
+def rouge_sets(record: RunRecord) -> list[str]:
+    """Return the sets of a run that are scored by ROUGE-L recall, where it has others than TOFU's."""
+    others = record.header.split.others
+    return ["forget", "heldout", *others] if others and not is_tofu(record) else []
+
+
+def rouge_columns(record: RunRecord, cell: Cell) -> dict[str, float | None]:
+    """Return the mean ROUGE-L recall of the written answers of those sets."""
+    scores = cell.evaluation
+    sets = {"forget": scores.forget, "heldout": scores.heldout, **scores.others} if scores else {}
+    return {
+        f"{name}_rouge": _mean(s.rouge for s in sets.get(name, {}).values())
+        for name in rouge_sets(record)
+    }
+
+
 def tofu_columns(record: RunRecord, cell: Cell) -> dict[str, float | None]:
     """Return what TOFU reports of one cell; nothing for the runs of other benchmarks.
 
     `forget_quality` needs the never-learned control of the same seed.
     """
-    if record.header.benchmark.name != "tofu":
+    if not is_tofu(record):
         return {}
     evaluation = cell.evaluation
     forget = evaluation.forget if evaluation else {}
