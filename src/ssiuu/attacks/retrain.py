@@ -8,10 +8,15 @@ its part that the unlearned model got wrong (ssiuu.report.rows).
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from ssiuu.errors import ConfigError
 from ssiuu.evaluation.score import read_facts
@@ -19,6 +24,7 @@ from ssiuu.likelihood import Example, Prompt
 from ssiuu.records.schema import Attack, AttackRead, FactText, Reading
 from ssiuu.training import interrupt
 from ssiuu.training.batches import draw, micro_batches
+from ssiuu.training.state import SAVE_EVERY, load_state, save_state
 from ssiuu.training.step import Step
 
 ATTACKS = {
@@ -76,6 +82,7 @@ def retrain(
     pad: int,
     fraction: float | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    state: Path | None = None,
 ) -> Attack:
     """Train in place on `examples` and read the pool along the way.
 
@@ -95,12 +102,29 @@ def retrain(
         pad: Padding token id.
         fraction: p, for the harmful attack.
         progress: Told at every reading.
+        state: Where to keep the state of an unfinished attack; it continues from there. The file is
+            the caller's to remove, once the result is safe.
+
+    Raises:
+        Interrupted: Ctrl-C; the state has been saved.
     """
     begin = time.perf_counter()
     device = next(model.parameters()).device
+    settings = [name, learning_rate, list(reads), batch_size, seed, precision]
+    key = _key(model, settings, examples, pool)
     step = Step(model, None, learning_rate, precision)
     found = [AttackRead(step=0, facts=start)]
-    for number in range(1, reads[-1] + 1):
+    stored = load_state(state, step, key) if state is not None else None
+    if stored is not None:
+        found = [AttackRead.model_validate(read) for read in stored["reads"]]
+    done, spent = (stored["step"], stored["seconds"]) if stored is not None else (0, 0.0)
+    saved = time.perf_counter()
+    for number in range(done + 1, reads[-1] + 1):
+        now = time.perf_counter()
+        if state is not None and (interrupt.pending() or now - saved > SAVE_EVERY):
+            kept = {"key": key, "step": number - 1, "seconds": spent + now - begin}
+            save_state(state, step, kept | {"reads": [read.model_dump() for read in found]})
+            saved = time.perf_counter()
         interrupt.check()
         rows = draw(len(examples), batch_size, number, seed)
         step([], micro_batches([examples[i] for i in rows], None, pad, device))
@@ -118,5 +142,13 @@ def retrain(
         trained=[e.id for e in examples] if kind == "harmful" else [],
         pool=[fact.id for fact in pool],
         reads=found,
-        seconds=round(time.perf_counter() - begin, 2),
+        seconds=round(spent + time.perf_counter() - begin, 2),
     )
+
+
+def _key(model: Any, settings: list[Any], examples: Sequence[Example], pool: Sequence[FactText]) -> str:
+    """Return a digest of all that decides the attack, so that only the same one is continued."""
+    size = float(torch.nn.utils.get_total_norm([p.detach() for p in model.parameters()]))
+    rows = [[e.id, e.prompt, e.answer] for e in examples]
+    text = json.dumps([settings, size, rows, [fact.id for fact in pool]])
+    return hashlib.sha256(text.encode()).hexdigest()

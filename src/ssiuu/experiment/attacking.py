@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from ssiuu.attacks.retrain import attacked_facts, common_pool, retrain, share
 from ssiuu.errors import ConfigError
@@ -47,13 +48,32 @@ class Attacker:
     def __init__(self, session: Session) -> None:
         self.session = session
 
-    def carry_out(self, curve: Curve, scores: Evaluation, progress: Callable[[str], None]) -> Attack:
+    def settings(self, curve: Curve) -> dict[str, Any]:
+        """Return everything beside the model that decides a curve, for its key."""
+        config = self.session.recipe.attacks
+        return {
+            "curve": asdict(curve),
+            "reads": config.reads,
+            "batch_size": config.batch_size,
+            "seed": config.seed,
+            "examples": [[e.id, e.prompt, e.answer] for e in self._examples(curve)],
+            "pool": [fact.id for fact in self.pool],
+        }
+
+    def carry_out(
+        self,
+        curve: Curve,
+        scores: Evaluation,
+        progress: Callable[[str], None],
+        state: Path | None = None,
+    ) -> Attack:
         """Attack the model as it is; its weights are changed.
 
         Args:
             curve: Which attack.
             scores: Of the model before the attack.
             progress: Told at every reading.
+            state: Where to keep the state of an unfinished curve.
         """
         session, config = self.session, self.session.recipe.attacks
         return retrain(
@@ -72,6 +92,7 @@ class Attacker:
             session.pad,
             curve.fraction,
             progress,
+            state,
         )
 
     @cached_property

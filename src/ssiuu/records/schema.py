@@ -3,14 +3,18 @@
 A run folder holds
 
     run.json                         RunHeader: what was asked, of what, with what, and the facts
-    original.json                    Evaluation of the model before unlearning
+    run-<digest>.json                headers of before a setting was changed
+    original-<key>.json              Evaluation of the model before unlearning
     cells/<label>-s<seed>/           one folder for each method and seed
-        unlearn.json                 Unlearning
-        evaluate.json                Evaluation
-        diagnose.json                Diagnosis
-        attack-<name>-<lr>.json      Attack
+        unlearn-<key>.json           Unlearning
+        evaluate-<key>.json          Evaluation
+        diagnose-<key>.json          Diagnosis
+        attack-<name>-....-<key>.json    Attack
 
-`ssiuu.records.files.load_run` assembles them into a `RunRecord`. A value that was not measured is
+A key is the digest of everything that decides the result (ssiuu.experiment.cells); a name holds its
+first 8 digits, the record all of it. A file is written once: under changed settings another one is
+written beside it. `RunHeader.stages` says which belong to the run as it is now, and
+`ssiuu.records.files.load_run` assembles those into a `RunRecord`. A value that was not measured is
 None ("not scored"), never 0.
 """
 
@@ -81,7 +85,13 @@ class FactScore(Record):
     free_correct: bool | None = None
 
 
-class Evaluation(Record):
+class Stage(Record):
+    """Base of what a stage of a run writes; `key` is the digest of all that decides its result."""
+
+    key: str = ""
+
+
+class Evaluation(Stage):
     """Scores of one model on the three sets, by fact id."""
 
     forget: dict[str, FactScore]
@@ -107,7 +117,7 @@ class StepLog(Record):
     forget_score: float | None = None
 
 
-class Unlearning(Record):
+class Unlearning(Stage):
     """One unlearning run: how it went and why it stopped."""
 
     method: MethodInfo
@@ -152,7 +162,7 @@ class Lens(Record):
     facts: int
 
 
-class Diagnosis(Record):
+class Diagnosis(Stage):
     """What changed inside, before against after unlearning."""
 
     influence: dict[Target, Influence]
@@ -175,7 +185,7 @@ class AttackRead(Record):
     facts: dict[str, Reading]
 
 
-class Attack(Record):
+class Attack(Stage):
     """One attack curve. `trained`: forget facts it trained on; `pool`: those it is scored on."""
 
     name: str
@@ -222,7 +232,11 @@ class BenchmarkInfo(Record):
 
 
 class RunHeader(Record):
-    """The first file of a run: all that decides its results."""
+    """The first file of a run: all that decides its results.
+
+    `stages`: the records of this run, done or to be done, with their keys; by path from the run's
+    folder.
+    """
 
     schema_version: Literal["ssiuu.record/1"] = SCHEMA
     kind: Literal["run", "audit"]
@@ -239,6 +253,7 @@ class RunHeader(Record):
     chance: float | None
     methods: list[MethodInfo]
     seeds: list[int]
+    stages: dict[str, str] = {}
     notes: list[str] = []
 
 
