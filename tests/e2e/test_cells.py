@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ import ssiuu
 from ssiuu.attacks import retrain
 from ssiuu.errors import OutputError
 from ssiuu.experiment import folder as folder_module
+from ssiuu.experiment import run as run_module
 from ssiuu.experiment.cells import CellPlan, Stage
 from ssiuu.experiment.folder import check_folder
 from ssiuu.experiment.progress import Meter, duration
@@ -40,7 +42,11 @@ def settings(tmp_path_factory: pytest.TempPathFactory, make_model: Any, tokenize
     save(make_model(), tokenizer, folder / "model")
     for name, first in (("forget", 0), ("retain", 8)):
         rows = [
-            {"question": f"w{i} w{i + 20} w{i + 40} ?", "answer": f"w{i + 5} w{i + 33}"}
+            {
+                "question": f"w{i} w{i + 20} w{i + 40} ?",
+                "answer": f"w{i + 5} w{i + 33}",
+                "distractors": [f"w{i + 9} w{i + 1}", f"w{i + 2} w{i + 30}"],
+            }
             for i in range(first, first + 8 - first // 2)
         ]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -76,16 +82,27 @@ def whole(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> tupl
 def _save_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (unlearn, retrain):
         monkeypatch.setattr(module, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(run_module, "release_memory", lambda: None)  # slow beside all tests' objects
 
 
-def child(settings: list[str], out: Path, kill_at: int | str | None = None) -> Any:
-    """Start the run in a process of its own, killed at the n-th line or at one that holds a text."""
+def child(
+    settings: list[str],
+    out: Path,
+    kill_at: int | str | None = None,
+    wait_for: Path | None = None,
+) -> Any:
+    """Start the run in a process of its own, killed at the n-th line or at one that holds a text.
+
+    Before that it waits for a file to be there.
+    """
     told = 0
 
     def progress(line: str) -> None:
         nonlocal told
         told += 1
         if told == kill_at or (isinstance(kill_at, str) and kill_at in line):
+            while wait_for is not None and not wait_for.exists():
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 
     def work() -> None:
@@ -117,27 +134,41 @@ def left_over(out: Path) -> list[str]:
     return sorted(p.name for p in files if p.suffix != ".json" and p.name != ".lock")
 
 
-def test_a_run_killed_at_any_line_ends_in_the_same_numbers(
+@pytest.mark.parametrize(
+    ("at", "goes_on"),
+    [
+        ("original model: evaluating", "original model: evaluating"),
+        ("gd step 3/5", "gd step 3/5"),
+        ("ssiuu seed 0: unlearned", "ssiuu seed 0: evaluating"),
+        ("ssiuu seed 0: looking inside", "ssiuu seed 0: looking inside"),
+        ("gd seed 0: harmful_0.25 lr 0.01 step 1/3", "gd seed 0: harmful_0.25 lr 0.01 step 3/3"),
+    ],
+)
+def test_a_killed_run_continues_where_it_was_and_ends_in_the_same_numbers(
+    settings: list[str], whole: tuple[Path, list[str]], tmp_path: Path, at: str, goes_on: str
+) -> None:
+    process, lines = child(settings, tmp_path / "run", at), list[str]()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    record = run(settings, tmp_path / "run", progress=lines.append)
+    assert goes_on in lines[1]  # after "loading"
+    assert numbers(record) == numbers(ssiuu.load_run(whole[0]))
+    assert left_over(tmp_path / "run") == []
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_every_line_ends_in_the_same_numbers(
     settings: list[str], whole: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     out, lines = whole
     wanted = numbers(ssiuu.load_run(out))
-    for point in range(1, len(lines) + 1, 5):
+    for point, line in enumerate(lines, 1):
         killed = tmp_path / str(point)
         process = child(settings, killed, point)
         process.join(60)
         assert process.exitcode == -signal.SIGKILL
-        assert numbers(run(settings, killed)) == wanted, lines[point - 1]
+        assert numbers(run(settings, killed)) == wanted, line
         assert left_over(killed) == []
-
-
-def test_a_killed_run_continues_at_the_step_it_was_in(settings: list[str], tmp_path: Path) -> None:
-    for at, begins in (("ssiuu step 4/5", "ssiuu step 4/5"), ("lr 0.01 step 1/3", "lr 0.01 step 3/3")):
-        process, lines = child(settings, tmp_path / at[-3:-2], at), list[str]()
-        process.join(60)
-        run(settings, tmp_path / at[-3:-2], progress=lines.append)
-        assert any(begins in line for line in lines)
-        assert not any("ssiuu step 3/5" in line for line in lines)
 
 
 def test_nothing_that_is_there_is_run_again(settings: list[str], whole: tuple[Path, list[str]]) -> None:
@@ -145,7 +176,7 @@ def test_nothing_that_is_there_is_run_again(settings: list[str], whole: tuple[Pa
     before, header, lines = times(out), (out / "run.json").read_bytes(), list[str]()
     run(settings, out, progress=lines.append)
     assert times(out) == before and (out / "run.json").read_bytes() == header
-    assert not any("cells" in line for line in lines)
+    assert len(lines) == 1 and "loading" in lines[0]
 
 
 @pytest.fixture
@@ -223,7 +254,9 @@ def test_weights_that_are_gone_are_made_again_and_compared(
     path.write_text(json.dumps(changed))
     record = run(settings, folder, "attacks.reads=[1]", progress=lines.append)
     assert sum("other weights than the first time" in line for line in lines) == 1
-    noted = {c.method.label for c in record.cells if c.unlearning and NOT_THE_SAME in c.unlearning.notes}
+    noted = {
+        c.method.label for c in record.cells if c.unlearning and NOT_THE_SAME in c.unlearning.notes
+    }
     assert noted == {"gd"}
 
 
@@ -245,7 +278,9 @@ def test_two_processes_share_a_folder_and_one_is_killed(
     settings: list[str], whole: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    first = child(settings, out, kill_at="ssiuu step 3/5")
+    first = child(settings, out, kill_at="gd step 3/5", wait_for=out / "cells/ssiuu-s0/.lock")
+    while not (out / "cells/gd-s0/.lock").exists():
+        time.sleep(0.01)
     second = child(settings, out)
     first.join(60)
     second.join(60)
@@ -274,7 +309,9 @@ def test_a_cell_in_work_elsewhere_is_passed_over_and_waited_for(
         run(settings, out)
     shutil.copy(whole[0] / "run.json", out)
     record = run(settings, out, progress=progress)
-    waited = next(n for n, line in enumerate(lines) if "2/3 cells" in line and "another process" in line)
+    waited = next(
+        n for n, line in enumerate(lines) if "2/3 cells" in line and "another process" in line
+    )
     assert all("gd " not in line for line in lines[:waited])
     assert numbers(record) == numbers(ssiuu.load_run(whole[0]))
 
@@ -307,8 +344,8 @@ def test_progress_counts_cells_and_tells_the_numbers(whole: tuple[Path, list[str
     _, lines = whole
     assert any(line.startswith("1/3 cells | gd step 1/5") for line in lines)
     assert any("2/3 cells, " in line and " left | ssiuu seed 0" in line for line in lines)
-    assert "3/3 cells, 0 s left | ssiuu seed 0: benign lr 1e-3: right" in lines[-1]
-    assert any("gd seed 0: right forget" in line for line in lines)
+    assert "3/3 cells, 0 s left | ssiuu seed 0: benign lr 1e-4: right" in lines[-1]
+    assert any("gd seed 0: right: forget" in line for line in lines)
     assert all("\n" not in line for line in lines)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from ssiuu.diagnosis.verdict import accuracy, attack_accuracy
 from ssiuu.experiment.cells import CellPlan, Stage
 from ssiuu.records.schema import Attack, Diagnosis, Evaluation, Unlearning
+from ssiuu.report.rows import mean
 from ssiuu.report.text import nats, percent, rate, short
 
 Progress = Callable[[str], None]
@@ -87,15 +88,6 @@ def told(record: Unlearning | Evaluation | Diagnosis | Attack) -> str:
         levels = [attack_accuracy(record, n, record.pool) for n in range(len(record.reads))]
         return f"{record.name}{speed}: right {' → '.join(map(percent, levels))} %"
     sets = {"forget": record.forget, "retain": record.retain, "held-out": record.heldout}
-    return (
-        "right "
-        + ", ".join(
-            f"{name} {percent(accuracy(scores.values()))} %" for name, scores in sets.items() if scores
-        )
-        + f"; log p of the forget answers {nats(_mean_logprob(record))}"
-    )
-
-
-def _mean_logprob(record: Evaluation) -> float | None:
-    values = [score.logprob for score in record.forget.values()]
-    return sum(values) / len(values) if values else None
+    right = [f"{name} {percent(accuracy(s.values()))} %" for name, s in sets.items() if s]
+    depth = mean([score.logprob for score in record.forget.values()])
+    return f"right: {', '.join(right)}; log p of the forget answers {nats(depth)}"
