@@ -27,9 +27,11 @@ from ssiuu.experiment import run as run_module
 from ssiuu.experiment.cells import CellPlan, Stage
 from ssiuu.experiment.folder import check_folder
 from ssiuu.experiment.progress import Meter, duration
+from ssiuu.experiment.tuning import best
 from ssiuu.models.load import save
 from ssiuu.records.files import NOT_THE_SAME, without_times
 from ssiuu.records.schema import MethodInfo, RunHeader, RunRecord
+from ssiuu.report.page import render
 from ssiuu.training import unlearn
 
 FORK = multiprocessing.get_context("fork")
@@ -125,13 +127,13 @@ def numbers(record: RunRecord) -> Any:
 
 def times(out: Path) -> dict[Path, int]:
     """Return when every record in the cells was written."""
-    return {p.relative_to(out): p.stat().st_mtime_ns for p in out.glob("cells/*/*.json")}
+    return {p.relative_to(out): p.stat().st_mtime_ns for p in out.glob("*/*/*.json")}
 
 
 def left_over(out: Path) -> list[str]:
     """Return what is neither a record nor a lock."""
     files = [p for p in out.rglob("*") if p.is_file()]
-    return sorted(p.name for p in files if p.suffix != ".json" and p.name != ".lock")
+    return sorted(p.name for p in files if p.suffix != ".json" and not p.name.endswith(".lock"))
 
 
 @pytest.mark.parametrize(
@@ -269,6 +271,38 @@ def test_equal_models_are_measured_once(settings: list[str], folder: Path) -> No
     lines: list[str] = []
     record = run(settings, folder, "seeds=[0,1,2]", "methods=[none]", progress=lines.append)
     assert [c.seed for c in record.cells] == [0, 1, 2] and lines == lines[:1]
+
+
+# --- tuning -------------------------------------------------------------------------------------
+
+TUNE = ["tune.trials=2", "tune.space={'*': {learning_rate: [1e-4, 1e-2]}}"]
+
+
+def test_every_method_is_tuned_and_its_best_setting_is_run(settings: list[str], tmp_path: Path) -> None:
+    out, lines = tmp_path / "run", list[str]()
+    process = child([*settings, *TUNE], out, "2/4 trials")
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert ssiuu.load_run(out).cells[1].unlearning is None
+    record = run(settings, out, *TUNE, progress=lines.append)
+    assert [t.method.label for t in record.trials] == ["gd", "gd", "ssiuu", "ssiuu"]
+    assert any("2/4 trials" in line and "ssiuu step 1/5" in line for line in lines)
+    assert not any("trials" in line and "gd step" in line for line in lines)
+    for label in ("gd", "ssiuu"):
+        trials = [t for t in record.trials if t.method.label == label]
+        rates = {t.values["learning_rate"] for t in trials}
+        cell = next(c for c in record.cells if c.method.label == label)
+        taken = cell.method.hyperparameters["learning_rate"]
+        assert len(rates) == 2 and taken == best(trials).values["learning_rate"]
+        assert any(f"{label} was tuned: learning_rate {taken}" in note for note in record.header.notes)
+    page = render(record)
+    assert "Settings tried in tuning (4)" in page
+    assert left_over(out) == []
+    before, header = times(out), (out / "run.json").read_bytes()
+    run(settings, out, *TUNE)
+    assert times(out) == before and (out / "run.json").read_bytes() == header
+    more = run(settings, out, "tune.trials=3", TUNE[1])
+    assert len(more.trials) == 6 and len(list(out.glob("tune/*/*.json"))) == 6
 
 
 # --- several processes --------------------------------------------------------------------------

@@ -14,18 +14,17 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from ssiuu.experiment.attacking import Attacker, Curve, plan
+from ssiuu.experiment.drive import settings_of
 from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
 from ssiuu.models.load import fingerprint
 from ssiuu.records.files import cell_folder, keyed
 from ssiuu.records.schema import MethodInfo
-from ssiuu.training.lora import Lora
-from ssiuu.training.unlearn import Settings
 
 # Raised when a result under the same settings becomes another one, so that no older one is taken.
 REVISION: Final = 1
 
-Kind = Literal["unlearn", "evaluate", "diagnose", "attack"]
+Kind = Literal["unlearn", "evaluate", "diagnose", "attack", "trial"]
 
 
 @dataclass(frozen=True)
@@ -124,42 +123,6 @@ def digest(*parts: Any) -> str:
     """Return the sha256 of JSON that is the same for equal values."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def info_of(method: Method) -> MethodInfo:
-    """Return how a method stands in the record."""
-    return MethodInfo(
-        label=method.label,
-        name=method.name,
-        origin=method.whose,
-        description=method.description,
-        hyperparameters=method.model_dump(mode="json", by_alias=True),
-    )
-
-
-def settings_of(session: Session, method: Method, seed: int, threshold: float) -> Settings:
-    """Return how a method is driven in this experiment."""
-    config = session.recipe.unlearn
-    return Settings(
-        learning_rate=method.learning_rate or config.learning_rate,
-        batch_size=config.batch_size,
-        micro_batch_size=config.micro_batch_size,
-        max_steps=config.max_steps,
-        check_every=config.check_every,
-        threshold=threshold,
-        weight_decay=config.weight_decay,
-        seed=seed,
-        precision=session.precision,
-        lora=None
-        if config.lora.rank is None
-        else Lora(
-            config.lora.rank,
-            config.lora.alpha,
-            tuple(config.lora.targets),
-            config.lora.attribution,
-            seed,
-        ),
-    )
 
 
 def _stage(folder: Path, kind: Kind, key: str, curve: Curve | None = None) -> Stage:

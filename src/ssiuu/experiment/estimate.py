@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 
 from ssiuu.experiment.recipe import Recipe
+from ssiuu.experiment.tuning import VALIDATION
 
 TOKENS = 18  # of a question with its answer, typical of short facts
 SMOLLM2 = 134_515_008
@@ -34,6 +35,7 @@ def _tokens(recipe: Recipe) -> float:
     split, attacks, steps = recipe.split, recipe.attacks, recipe.unlearn.max_steps
     methods = [m for m in recipe.made() if m.trains]
     cells = len(methods) * len(recipe.seeds)
+    trials = len(methods) * (recipe.tune.trials or 0)
     score = TOKENS * (4 * split.forget + 1.5 * (split.retain + split.heldout))
     train = 3 * TOKENS * 2 * recipe.unlearn.batch_size * steps
     checks = TOKENS * split.forget * steps / recipe.unlearn.check_every
@@ -42,7 +44,8 @@ def _tokens(recipe: Recipe) -> float:
     curve = 3 * TOKENS * attacks.batch_size * attacks.reads[-1]
     curve += TOKENS * split.forget * len(attacks.reads)
     screening = 4 * TOKENS * (split.forget + split.retain + split.heldout)
-    return screening + score + cells * (score + train + checks + curves * curve)
+    tuning = trials * (train + checks + TOKENS * VALIDATION * split.retain)
+    return screening + tuning + score + cells * (score + train + checks + curves * curve)
 
 
 def _parameters(recipe: Recipe) -> int | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from ssiuu.errors import OutputError
+from ssiuu.experiment.cells import CellPlan
 from ssiuu.experiment.recipe import Recipe, flatten
 from ssiuu.records.files import read_header, read_record, write_bytes, write_record
 from ssiuu.records.schema import RunHeader
@@ -25,6 +26,7 @@ CHANGEABLE = {
     "evaluate",
     "diagnose",
     "attacks",
+    "tune",
     "precision",
     "keep_checkpoints",
 }
@@ -32,7 +34,7 @@ FACTS = {"evaluate.options"}  # decides them all the same
 OTHER = "Model and facts are one for a whole folder; choose another folder."
 PAUSE = 0.5  # seconds between two looks at a lock
 
-J = TypeVar("J")
+P = TypeVar("P", bound=CellPlan)
 
 
 def check_folder(out: Path, recipe: Recipe, after: Path | None = None) -> None:
@@ -140,28 +142,33 @@ def _take(stream: IO[Any]) -> bool:
     return True
 
 
-def in_turn(jobs: Sequence[J], attempt: Callable[[J], bool], wait: Callable[[J], None]) -> None:
+def in_turn(jobs: Sequence[P], attempt: Callable[[P], bool], progress: Callable[[str], None]) -> None:
     """Do all jobs; one that another process is at is passed over and looked at again at the end.
 
     Args:
         jobs: What is to be done.
         attempt: Does one; False if another process is at it.
-        wait: Told a job, once, when only those of other processes are left.
+        progress: Told once when only those of other processes are left.
     """
     told = False
     while jobs:
         left = [job for job in jobs if not attempt(job)]
         if len(left) == len(jobs):
             if not told:
-                wait(left[0])
+                progress(f"{left[0].name}: another process is at it; waiting")
             told = True
             interrupt.check()
             time.sleep(PAUSE)
         jobs = left
 
 
-def sweep(folder: Path) -> None:
-    """Remove the half-written files that a killed process has left; the caller holds the lock."""
-    for pattern in (".*.json.*", ".*.safetensors.*"):
+def sweep(folder: Path, name: str = "") -> None:
+    """Remove the half-written files that a killed process has left; the caller holds the lock.
+
+    Args:
+        folder: Where.
+        name: What the names of the files begin with.
+    """
+    for pattern in (f".{name}*.json.*", f".{name}*.safetensors.*"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)

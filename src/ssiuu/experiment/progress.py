@@ -19,9 +19,11 @@ Progress = Callable[[str], None]
 class Meter:
     """Says progress with the cells done and the time left; other processes' work is counted."""
 
-    def __init__(self, out: Path, cells: Sequence[CellPlan], say: Progress) -> None:
+    def __init__(
+        self, out: Path, cells: Sequence[CellPlan], say: Progress, what: str = "cells"
+    ) -> None:
         """Look at what is there."""
-        self.out, self.cells, self.say = out, cells, say
+        self.out, self.cells, self.say, self.what = out, cells, say, what
         self.seconds: dict[str, list[float]] = {}
         self.known: set[Path] = set()
         self.look()
@@ -49,7 +51,7 @@ class Meter:
         """Say one line."""
         left = self.left()
         time_left = "" if left is None else f", {duration(left)} left"
-        self.say(f"{self.done}/{len(self.cells)} cells{time_left} | {text}")
+        self.say(f"{self.done}/{len(self.cells)} {self.what}{time_left} | {text}")
 
     def left(self) -> float | None:
         """Return the seconds this process would need for the rest; None until it can be said.

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,12 +21,14 @@ from ssiuu.diagnosis.lens import logit_lens
 from ssiuu.errors import InputError
 from ssiuu.evaluation.score import evaluate
 from ssiuu.experiment.attacking import Attacker
-from ssiuu.experiment.cells import CellPlan, Keys, Stage, info_of, settings_of
+from ssiuu.experiment.cells import CellPlan, Keys, Stage
+from ssiuu.experiment.drive import info_of, unlearn_here
 from ssiuu.experiment.folder import check_folder, in_turn, locked, settle, sweep
 from ssiuu.experiment.progress import Meter, told
 from ssiuu.experiment.provenance import machine, now, versions
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.experiment.session import Session, open_session
+from ssiuu.experiment.trials import TrialPlan, Tuner, choose, plan_trials
 from ssiuu.methods import Method
 from ssiuu.models.load import (
     load_checkpoint_weights,
@@ -56,7 +59,6 @@ from ssiuu.records.schema import (
     Unlearning,
 )
 from ssiuu.training import interrupt
-from ssiuu.training.unlearn import unlearn
 
 Progress = Callable[[str], None]
 R = TypeVar("R", Unlearning, Evaluation, Diagnosis, Attack)
@@ -94,23 +96,42 @@ def run(
     """
     check_folder(out, recipe, after)
     with interrupt.graceful():
-        with locked(out / ".lock", lambda: progress("waiting for another process to set up the run")):
+        set_up = partial(locked, out / ".lock", lambda: progress("another process sets up the run"))
+        with set_up():
             sweep(out)
             session = open_session(recipe, out if (out / "run.json").exists() else None, progress)
             sites, attacker = _sites(session), Attacker(session)
             keys = Keys(session, attacker, after)
-            methods = _methods(session, after)
-            cells = [
-                keys.cell(info, method, seed, bool(sites))
-                for seed in recipe.seeds
-                for info, method in methods
-            ]
-            header = settle(out, _header(session, sources, command, after, keys, cells))
+            origin = partial(_header, session, sources, command, after, keys)
+            trials = plan_trials(keys)
+            if trials and not (out / "run.json").exists():
+                settle(out, origin(_methods(session, after, recipe.made()), [], trials, []))
+        made, notes = _tune(session, out, trials, progress)
+        methods = _methods(session, after, made)
+        cells = [
+            keys.cell(info, method, seed, bool(sites))
+            for seed in recipe.seeds
+            for info, method in methods
+        ]
+        with set_up():
+            header = settle(out, origin(methods, cells, trials, notes))
             original = _original(session, out, keys, progress)
         meter = Meter(out, cells, progress)
         stages = _Stages(session, out, after, _Shared(sites, attacker, original), meter)
-        in_turn(cells, stages.attempt, lambda c: meter(f"{c.name}: another process is at it; waiting"))
+        in_turn(cells, stages.attempt, meter)
         return assemble(out, header)
+
+
+def _tune(
+    session: Session, out: Path, trials: list[TrialPlan], progress: Progress
+) -> tuple[list[Method], list[str]]:
+    """Return the methods at the settings they are run with, and what is to be said of that."""
+    methods = session.recipe.made()
+    if not trials:
+        return methods, []
+    tuner = Tuner(session, out, progress, trials)
+    in_turn(trials, tuner.attempt, tuner.meter)
+    return choose(methods, trials, out)
 
 
 @dataclass(frozen=True)
@@ -131,9 +152,11 @@ def _sites(session: Session) -> list[Site]:
         return []
 
 
-def _methods(session: Session, after: Path | None) -> list[tuple[MethodInfo, Method | None]]:
+def _methods(
+    session: Session, after: Path | None, methods: Sequence[Method]
+) -> list[tuple[MethodInfo, Method | None]]:
     """Return what is judged, with the method where one is run."""
-    made: list[tuple[MethodInfo, Method | None]] = [(info_of(m), m) for m in session.recipe.made()]
+    made: list[tuple[MethodInfo, Method | None]] = [(info_of(m), m) for m in methods]
     if after is not None:
         return [made[0], (_given(after), None)]
     if session.never_learned is not None:
@@ -147,15 +170,18 @@ def _header(
     command: str,
     after: Path | None,
     keys: Keys,
+    methods: Sequence[tuple[MethodInfo, Method | None]],
     cells: Sequence[CellPlan],
+    trials: Sequence[TrialPlan],
+    tuned: Sequence[str],
 ) -> RunHeader:
     recipe = session.recipe
-    notes = list(session.notes)
+    notes = [*session.notes, *tuned]
     if session.precision == "fp32":
         notes.append("Computed in fp32: this processor has no bf16 instructions, or fp32 was set.")
     original = keys.evaluation(keys.original)
     stages = {keyed("original", original): original}
-    stages |= {stage.path.as_posix(): stage.key for cell in cells for stage in cell.stages}
+    stages |= {stage.path.as_posix(): stage.key for cell in (*trials, *cells) for stage in cell.stages}
     return RunHeader(
         kind="run" if after is None else "audit",
         created=now(),
@@ -169,7 +195,7 @@ def _header(
         benchmark=session.benchmark,
         split=session.split,
         chance=session.chance,
-        methods=[info for info, _ in _methods(session, after)],
+        methods=[info for info, _ in methods],
         seeds=recipe.seeds,
         stages=stages,
         notes=notes,
@@ -197,38 +223,6 @@ def _original(session: Session, out: Path, keys: Keys, progress: Progress) -> Ev
         found = scores.model_copy(update={"key": key})
         write_record(path, found)
     return found
-
-
-def unlearn_here(
-    session: Session,
-    method: Method,
-    seed: int,
-    state: Path,
-    progress: Progress,
-    adapter: Path | None = None,
-) -> Unlearning:
-    """Unlearn the session's facts in its model, in place.
-
-    Raises:
-        ConfigError: A projection is wanted and there is nothing to take directions from.
-    """
-    stop, threshold = session.stop_rule()
-    retain = session.examples(session.split.retain)
-    return unlearn(
-        session.model,
-        method,
-        info_of(method),
-        session.examples(session.split.forget),
-        retain,
-        settings_of(session, method, seed, threshold),
-        stop,
-        session.pad,
-        state,
-        progress,
-        shared=retain or session.benign(),
-        refusals=session.refusals(method),
-        adapter=adapter,
-    )
 
 
 class _Stages:

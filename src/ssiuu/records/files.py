@@ -20,6 +20,7 @@ from ssiuu.records.schema import (
     RunHeader,
     RunRecord,
     Stage,
+    Trial,
     Unlearning,
 )
 
@@ -122,19 +123,20 @@ def assemble(run: Path, header: RunHeader) -> RunRecord:
     cells = []
     for seed in header.seeds:
         for method in header.methods:
-            folder = cell_folder(method.label, seed)
+            folder = cell_folder(method.label, seed).as_posix()
             cells.append(
                 Cell(
                     method=method,
                     seed=seed,
                     unlearning=_unlearning(run, header, folder),
-                    evaluation=_only(run, header, folder / "evaluate", Evaluation),
-                    diagnosis=_only(run, header, folder / "diagnose", Diagnosis),
-                    attacks=_all(run, header, folder / "attack", Attack),
+                    evaluation=_only(run, header, f"{folder}/evaluate", Evaluation),
+                    diagnosis=_only(run, header, f"{folder}/diagnose", Diagnosis),
+                    attacks=_all(run, header, f"{folder}/attack", Attack),
                 )
             )
-    original = _only(run, header, Path("original"), Evaluation)
-    return RunRecord(header=header, original=original, cells=cells)
+    original = _only(run, header, "original", Evaluation)
+    trials = _all(run, header, "tune/", Trial)
+    return RunRecord(header=header, original=original, cells=cells, trials=trials)
 
 
 def read_stage(path: Path, kind: type[S], key: str) -> S | None:
@@ -149,10 +151,9 @@ def read_stage(path: Path, kind: type[S], key: str) -> S | None:
     return record
 
 
-def _all(run: Path, header: RunHeader, start: Path, kind: type[S]) -> list[S]:
+def _all(run: Path, header: RunHeader, start: str, kind: type[S]) -> list[S]:
     """Return the records of a header whose paths begin so, in its order."""
-    begin = f"{start.as_posix()}-"
-    named = [(run / path, key) for path, key in header.stages.items() if path.startswith(begin)]
+    named = [(run / path, key) for path, key in header.stages.items() if path.startswith(start)]
     return [record for path, key in named if (record := read_stage(path, kind, key)) is not None]
 
 
@@ -166,14 +167,14 @@ def without_times(record: Stage) -> dict[str, Any]:
     return record.model_dump(exclude={"key", "seconds", "peak_memory_mb"})
 
 
-def _unlearning(run: Path, header: RunHeader, folder: Path) -> Unlearning | None:
-    record = _only(run, header, folder / "unlearn", Unlearning)
+def _unlearning(run: Path, header: RunHeader, folder: str) -> Unlearning | None:
+    record = _only(run, header, f"{folder}/unlearn", Unlearning)
     if record is None or not again(run / folder / keyed("unlearn", record.key)).exists():
         return record
     return record.model_copy(update={"notes": [*record.notes, NOT_THE_SAME]})
 
 
-def _only(run: Path, header: RunHeader, start: Path, kind: type[S]) -> S | None:
+def _only(run: Path, header: RunHeader, start: str, kind: type[S]) -> S | None:
     return next(iter(_all(run, header, start, kind)), None)
 
 

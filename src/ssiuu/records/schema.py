@@ -10,6 +10,7 @@ A run folder holds
         evaluate-<key>.json          Evaluation
         diagnose-<key>.json          Diagnosis
         attack-<name>-....-<key>.json    Attack
+    tune/<label>/trial-<key>.json    Trial
 
 A key is the digest of everything that decides the result (ssiuu.experiment.cells); a name holds its
 first 8 digits, the record all of it. A file is written once: under changed settings another one is
@@ -199,6 +200,21 @@ class Attack(Stage):
     seconds: float
 
 
+class Trial(Stage):
+    """One setting tried of a method before the experiment: unlearned with it, then scored.
+
+    `values`: what was drawn. `score`: mean probability of an answer token over retain facts that
+    were not trained on. Where training diverged, `unlearning` and `score` are None.
+    """
+
+    method: MethodInfo
+    seed: int
+    values: dict[str, Any]
+    unlearning: Unlearning | None
+    score: float | None
+    seconds: float
+
+
 class Cell(Record):
     """Everything measured for one method and one seed; parts that have not run yet are None."""
 
@@ -263,3 +279,4 @@ class RunRecord(Record):
     header: RunHeader
     original: Evaluation | None
     cells: list[Cell]
+    trials: list[Trial] = []

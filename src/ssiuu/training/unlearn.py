@@ -107,7 +107,11 @@ def unlearn(
             pad=pad,
             effective=settings.lora is not None and settings.lora.attribution == "effective",
         )
-        record = _train(step, info, forget, retain, settings, stop, pad, state, progress, start)
+        try:
+            record = _train(step, info, forget, retain, settings, stop, pad, state, progress, start)
+        finally:  # after a divergence the same model may be used again
+            model.eval()
+            step.close()
         if wrapped is not None and adapter is not None:
             wrapped.save_pretrained(str(adapter))
     return record
@@ -172,8 +176,6 @@ def _train(
         if time.perf_counter() - saved > SAVE_EVERY:
             keep()
             saved = time.perf_counter()
-    model.eval()
-    step.close()
     seconds = spent + time.perf_counter() - start
     notes = _notes(logs, stopped, stop, settings)
     return _record(info, settings, stop, stopped, logs, seconds, notes)
