@@ -99,48 +99,52 @@ def run(
         set_up = partial(locked, out / ".lock", lambda: progress("another process sets up the run"))
         with set_up():
             sweep(out)
-            session = open_session(recipe, out if (out / "run.json").exists() else None, progress)
-            sites, attacker = _sites(session), Attacker(session)
-            keys = Keys(session, attacker, after)
-            origin = partial(_header, session, sources, command, after, keys)
+            there = (out / "run.json").exists()
+            session = open_session(recipe, out if there else None, progress)
+            shared = _Shared(_sites(session), Attacker(session))
+            keys = Keys(session, shared.attacker, after)
             trials = plan_trials(keys)
-            if trials and not (out / "run.json").exists():
-                settle(out, origin(_methods(session, after, recipe.made()), [], trials, []))
-        made, notes = _tune(session, out, trials, progress)
-        methods = _methods(session, after, made)
-        cells = [
-            keys.cell(info, method, seed, bool(sites))
-            for seed in recipe.seeds
-            for info, method in methods
-        ]
+            header_of = partial(_header, session, sources, command, after, keys, trials)
+            methods = _methods(session, after, recipe.made())
+            notes: list[str] = []
+            cells = [] if trials else _plan(keys, methods, shared)
+            if not there:
+                settle(out, header_of(methods, cells, notes))
+        if trials:
+            made, notes = _tune(session, out, trials, progress)
+            methods = _methods(session, after, made)
+            cells = _plan(keys, methods, shared)
         with set_up():
-            header = settle(out, origin(methods, cells, trials, notes))
+            header = settle(out, header_of(methods, cells, notes))
             original = _original(session, out, keys, progress)
         meter = Meter(out, cells, progress)
-        stages = _Stages(session, out, after, _Shared(sites, attacker, original), meter)
-        in_turn(cells, stages.attempt, meter)
+        in_turn(cells, _Stages(session, out, after, shared, original, meter).attempt, meter)
         return assemble(out, header)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What the cells of a run share: where the neurons are, and the attacker."""
+
+    sites: list[Site]
+    attacker: Attacker
+
+
+def _plan(
+    keys: Keys, methods: Sequence[tuple[MethodInfo, Method | None]], shared: _Shared
+) -> list[CellPlan]:
+    """Return all cells, in the order of the report."""
+    seeds, diagnosed = keys.session.recipe.seeds, bool(shared.sites)
+    return [keys.cell(info, method, seed, diagnosed) for seed in seeds for info, method in methods]
 
 
 def _tune(
     session: Session, out: Path, trials: list[TrialPlan], progress: Progress
 ) -> tuple[list[Method], list[str]]:
     """Return the methods at the settings they are run with, and what is to be said of that."""
-    methods = session.recipe.made()
-    if not trials:
-        return methods, []
     tuner = Tuner(session, out, progress, trials)
     in_turn(trials, tuner.attempt, tuner.meter)
-    return choose(methods, trials, out)
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """What the cells of a run share."""
-
-    sites: list[Site]
-    attacker: Attacker
-    original: Evaluation
+    return choose(session.recipe.made(), trials, out)
 
 
 def _sites(session: Session) -> list[Site]:
@@ -170,9 +174,9 @@ def _header(
     command: str,
     after: Path | None,
     keys: Keys,
+    trials: Sequence[TrialPlan],
     methods: Sequence[tuple[MethodInfo, Method | None]],
     cells: Sequence[CellPlan],
-    trials: Sequence[TrialPlan],
     tuned: Sequence[str],
 ) -> RunHeader:
     recipe = session.recipe
@@ -229,10 +233,16 @@ class _Stages:
     """The stages of one run; what they share is made when first needed."""
 
     def __init__(
-        self, session: Session, out: Path, after: Path | None, shared: _Shared, meter: Meter
+        self,
+        session: Session,
+        out: Path,
+        after: Path | None,
+        shared: _Shared,
+        original: Evaluation,
+        meter: Meter,
     ) -> None:
         self.session, self.out, self.after, self.meter = session, out, after, meter
-        self.shared = shared
+        self.shared, self.original = shared, original
         self._baseline: Baseline | None = None
         self._lens: Any = None
 
@@ -278,11 +288,11 @@ class _Stages:
 
     def _there(self, stage: Stage) -> bool:
         """Whether a stage is done, be it under the same key in another cell."""
-        path, original = self.out / stage.path, self.shared.original
+        path = self.out / stage.path
         if path.exists():
             return True
-        if stage.key == original.key:
-            write_record(path, original)
+        if stage.key == self.original.key:
+            write_record(path, self.original)
             return True
         for other in sorted((self.out / "cells").glob(f"*/{stage.path.name}")):
             if json.loads(other.read_bytes())["key"] == stage.key:
