@@ -82,6 +82,6 @@ def test_fictional_run_interrupted_and_continued(
         assert {a.kind for a in one.attacks} == set(attacks.ATTACKS)
     twin = ssiuu.rows(whole)["rows"][2]
     assert twin["forget"] < 0.8 and json.dumps(ssiuu.rows(whole), allow_nan=False)
-    changed, sources = ssiuu.resolve(None, [*fictional, "unlearn.max_steps=9"])
-    with pytest.raises(OutputError, match=r"unlearn\.max_steps"):
+    changed, sources = ssiuu.resolve(None, [*fictional, "fictional.people=25"])
+    with pytest.raises(OutputError, match=r"fictional\.people"):
         ssiuu.run(changed, sources, tmp_path / "broken")

@@ -12,11 +12,16 @@ every linear map; alpha twice the rank), merged into the weights at the end.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from ssiuu.errors import ConfigError, DivergedError
 from ssiuu.evaluation.score import read_facts
@@ -25,6 +30,7 @@ from ssiuu.records.schema import Attack, AttackRead, FactText, Reading, Space
 from ssiuu.training import interrupt
 from ssiuu.training.batches import draw, micro_batches
 from ssiuu.training.lora import Lora, adapted
+from ssiuu.training.state import SAVE_EVERY, load_state, save_state
 from ssiuu.training.step import Step
 
 # rank, alpha and targets of the attacker's adapters
@@ -92,6 +98,7 @@ def retrain(
     fraction: float | None = None,
     space: Space = "full",
     progress: Callable[[str], None] = lambda _: None,
+    state: Path | None = None,
 ) -> Attack:
     """Train in place on `examples` and read the pool along the way.
 
@@ -114,14 +121,36 @@ def retrain(
         fraction: p, for the harmful attack.
         space: What is trained.
         progress: Told at every reading.
+        state: Where to keep the state of an unfinished attack; it continues from there. The file is
+            the caller's to remove, once the result is safe.
+
+    Raises:
+        Interrupted: Ctrl-C; the state has been saved.
     """
     begin = time.perf_counter()
     device = next(model.parameters()).device
+    settings = [name, learning_rate, list(reads), batch_size, seed, space, precision]
+    key = _key(model, settings, examples, pool)
     found = [AttackRead(step=0, facts=start)]
-    tokens, note = 0, ""
+    done, tokens, spent, note = 0, 0, 0.0, ""
     with adapted(model, _adapter(space, seed)):
         step = Step(model, None, learning_rate, precision)
-        for number in range(1, reads[-1] + 1):
+        stored = load_state(state, step, key) if state is not None else None
+        if stored is not None:
+            found = [AttackRead.model_validate(read) for read in stored["reads"]]
+            done, tokens, spent = stored["step"], stored["tokens"], stored["seconds"]
+        saved = time.perf_counter()
+        for number in range(done + 1, reads[-1] + 1):
+            now = time.perf_counter()
+            if state is not None and (interrupt.pending() or now - saved > SAVE_EVERY):
+                kept = {
+                    "key": key,
+                    "step": number - 1,
+                    "tokens": tokens,
+                    "seconds": spent + now - begin,
+                }
+                save_state(state, step, kept | {"reads": [read.model_dump() for read in found]})
+                saved = time.perf_counter()
             interrupt.check()
             rows = [examples[i] for i in draw(len(examples), batch_size, number, seed)]
             try:
@@ -152,7 +181,7 @@ def retrain(
         trained=[e.id for e in examples] if kind == "harmful" else [],
         pool=[fact.id for fact in pool],
         reads=found,
-        seconds=round(time.perf_counter() - begin, 2),
+        seconds=round(spent + time.perf_counter() - begin, 2),
         note=note,
     )
 
@@ -166,3 +195,11 @@ def _adapter(space: Space, seed: int) -> Lora | None:
 
 def _finite(readings: Iterable[Reading]) -> bool:
     return all(math.isfinite(reading.logprob) for reading in readings)
+
+
+def _key(model: Any, settings: list[Any], examples: Sequence[Example], pool: Sequence[FactText]) -> str:
+    """Return a digest of all that decides the attack, so that only the same one is continued."""
+    size = float(torch.nn.utils.get_total_norm([p.detach() for p in model.parameters()]))
+    rows = [[e.id, e.prompt, e.answer] for e in examples]
+    text = json.dumps([settings, size, rows, [fact.id for fact in pool]])
+    return hashlib.sha256(text.encode()).hexdigest()

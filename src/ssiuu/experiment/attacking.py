@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from ssiuu.attacks.membership import membership_aucs, token_statistics
 from ssiuu.attacks.prompts import few_shot, prompts, read_prompted
@@ -112,13 +113,40 @@ class Attacker:
         for shots in session.recipe.attacks.shots:
             few_shot(session.prompt, session.split.retain, shots, 0)
 
-    def carry_out(self, curve: Curve, scores: Evaluation, progress: Callable[[str], None]) -> Attack:
+    def settings(self, curve: Curve) -> dict[str, Any]:
+        """Return everything beside the model that decides a curve, for its key."""
+        config = self.session.recipe.attacks
+        return {
+            "curve": asdict(curve),
+            "batch_size": config.batch_size,
+            "examples": self._rows(curve),
+            "pool": [fact.id for fact in self.pool],
+        }
+
+    def _rows(self, curve: Curve) -> list[Any]:
+        """Return what a curve uses beside the pool: its training rows, or the facts it asks with."""
+        if curve.kind == "few-shot":
+            return [fact.id for fact in self.session.split.retain]
+        if curve.kind == "membership":
+            return [fact.id for fact in self.session.split.heldout]
+        if curve.kind in AXES:
+            return []
+        return [[e.id, e.prompt, e.answer] for e in self._examples(curve)]
+
+    def carry_out(
+        self,
+        curve: Curve,
+        scores: Evaluation,
+        progress: Callable[[str], None],
+        state: Path | None = None,
+    ) -> Attack:
         """Attack the model as it is; its weights may be changed.
 
         Args:
             curve: Which attack.
             scores: Of the model before the attack.
             progress: Told at every reading.
+            state: Where to keep the state of an unfinished curve.
         """
         if curve.kind in AXES:
             progress(curve.name)
@@ -142,6 +170,7 @@ class Attacker:
             curve.fraction,
             curve.space,
             progress,
+            state,
         )
 
     @cached_property

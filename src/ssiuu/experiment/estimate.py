@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from ssiuu.experiment.attacking import Curve, plan
 from ssiuu.experiment.recipe import Recipe
+from ssiuu.experiment.tuning import VALIDATION
 
 TOKENS = 18  # of a question with its answer, typical of short facts
 SENTENCE = 56  # the same in TOFU
@@ -37,7 +38,7 @@ def estimate(recipe: Recipe) -> str:
 
 def _tokens(recipe: Recipe) -> float:
     """Return forward-equivalent tokens of the whole recipe; a backward counts twice."""
-    attacks, steps = recipe.attacks, recipe.unlearn.max_steps
+    split, attacks, steps = recipe.split, recipe.attacks, recipe.unlearn.max_steps
     methods = [m for m in recipe.made() if m.trains]
     cells = len(methods) * len(recipe.seeds)
     if recipe.benchmark == "tofu":
@@ -48,11 +49,13 @@ def _tokens(recipe: Recipe) -> float:
         tokens = TOKENS
         start = 4 * TOKENS * (forget + kept)  # screening
         score = TOKENS * (4 * forget + 1.5 * kept)
+    trials = len(methods) * (recipe.tune.trials or 0)
     train = 3 * tokens * 2 * recipe.unlearn.batch_size * steps
     checks = tokens * forget * steps / recipe.unlearn.check_every
     asked = sum(_attack_tokens(recipe, curve, tokens, forget) for curve in plan(recipe))
     attacked = cells + (len(recipe.seeds) if attacks.control else 0)
-    return start + score + cells * (score + train + checks) + attacked * asked
+    tuning = trials * (train + checks + tokens * VALIDATION * split.retain)
+    return start + tuning + score + cells * (score + train + checks) + attacked * asked
 
 
 def _sizes(recipe: Recipe) -> tuple[int, int]:

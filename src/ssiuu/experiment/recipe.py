@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ssiuu.errors import ConfigError, unknown
+from ssiuu.experiment.tuning import tried
 from ssiuu.methods import Method, make
 from ssiuu.records.schema import Space
 
@@ -176,6 +177,17 @@ class RwkuConfig(Section):
         return value
 
 
+class TuneConfig(Section):
+    """Settings tried of every method before the experiment; the best of each is then run."""
+
+    trials: int | None = Field(default=None, ge=1, description="settings a method; null: no tuning")
+    seed: int = Field(default=0, ge=0, description="decides what is tried")
+    space: dict[str, dict[str, list[Any]]] = Field(
+        default={},
+        description="by method or *, then by hyper-parameter: [low, high], or a list of choices",
+    )
+
+
 class Recipe(Section):
     """A whole experiment. A null is filled in by the benchmark."""
 
@@ -203,6 +215,7 @@ class Recipe(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     diagnose: bool = Field(default=True, description="look inside: D+, D-, logit lens")
     attacks: AttackConfig = AttackConfig()
+    tune: TuneConfig = TuneConfig()
     fictional: FictionalConfig = FictionalConfig()
     tofu: TofuConfig = TofuConfig()
     faithun: FaithunConfig = FaithunConfig()
@@ -230,6 +243,15 @@ class Recipe(Section):
         if problems:
             raise ConfigError(problems)
         return methods
+
+    def tried(self) -> dict[str, list[tuple[dict[str, Any], Method]]]:
+        """Return the settings to try of each method, by label; none where nothing is tuned.
+
+        Raises:
+            ConfigError: The space does not fit the methods.
+        """
+        tune = self.tune
+        return {} if tune.trials is None else tried(self.methods, tune.space, tune.trials, tune.seed)
 
 
 PLAIN = ["none", "gd", "npo", "ssiuu", "ssiuu+projection"]  # each at the recipe's own rate
@@ -314,6 +336,7 @@ def resolve(path: Path | None, sets: list[str]) -> tuple[Recipe, dict[str, str]]
 
 def _check(recipe: Recipe) -> None:
     recipe.made()
+    recipe.tried()
     problems = []
     attacks = recipe.attacks
     if not attacks.reads:
@@ -344,11 +367,14 @@ def _check(recipe: Recipe) -> None:
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one with dotted keys; lists stay whole."""
+    """Return nested mappings as one with dotted keys; lists stay whole, and tune.space does.
+
+    Its keys are labels of methods, which may hold dots.
+    """
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and name != "tune.space":
             flat |= flatten(value, f"{name}.")
         else:
             flat[name] = value

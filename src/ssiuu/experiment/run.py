@@ -1,27 +1,34 @@
 """Run an experiment: for each method and seed unlearn, evaluate, diagnose, attack, record.
 
-Every stage writes one file and is skipped when its file is there, so the same command continues
-an interrupted run.
+Every stage writes one file, named by a key of all that decides it, and is skipped when its file is
+there. So the same command continues an interrupted run, and under changed settings only what depends
+on them is run. Several processes may work in one folder: each takes a cell that no other is at.
 """
 
 from __future__ import annotations
 
-import fcntl
+import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ssiuu.attribution.neuron import extremes
 from ssiuu.diagnosis.influence import Baseline, influence
 from ssiuu.diagnosis.lens import logit_lens
-from ssiuu.errors import InputError, OutputError
+from ssiuu.errors import InputError
 from ssiuu.evaluation.score import evaluate
-from ssiuu.experiment.attacking import Attacker, Curve, plan
+from ssiuu.experiment.attacking import Attacker
+from ssiuu.experiment.cells import CellPlan, Keys, Stage
+from ssiuu.experiment.drive import info_of, unlearn_here
+from ssiuu.experiment.folder import check_folder, in_turn, locked, settle, sweep
+from ssiuu.experiment.progress import Meter, told
 from ssiuu.experiment.provenance import machine, now, versions
-from ssiuu.experiment.recipe import Recipe, flatten
+from ssiuu.experiment.recipe import Recipe
 from ssiuu.experiment.session import Session, open_session
+from ssiuu.experiment.trials import TrialPlan, Tuner, choose, plan_trials
 from ssiuu.methods import Method
 from ssiuu.models.load import (
     load_checkpoint_weights,
@@ -32,9 +39,18 @@ from ssiuu.models.load import (
     snapshot,
 )
 from ssiuu.models.precision import release_memory
-from ssiuu.models.sites import find_sites
-from ssiuu.records.files import cell_folder, load_run, read_record, write_record
+from ssiuu.models.sites import Site, find_sites
+from ssiuu.records.files import (
+    again,
+    assemble,
+    keyed,
+    read_stage,
+    without_times,
+    write_bytes,
+    write_record,
+)
 from ssiuu.records.schema import (
+    Attack,
     Diagnosis,
     Evaluation,
     MethodInfo,
@@ -43,10 +59,9 @@ from ssiuu.records.schema import (
     Unlearning,
 )
 from ssiuu.training import interrupt
-from ssiuu.training.lora import Lora
-from ssiuu.training.unlearn import Settings, unlearn
 
 Progress = Callable[[str], None]
+R = TypeVar("R", Unlearning, Evaluation, Diagnosis, Attack)
 
 NEVER_LEARNED = MethodInfo(
     label="never-learned",
@@ -54,6 +69,7 @@ NEVER_LEARNED = MethodInfo(
     origin="control",
     description="Control: the twin trained in the same way without the facts to forget.",
 )
+WEIGHTS, STATE = ".safetensors", ".state.safetensors"  # beside a record, while they are needed
 
 
 def run(
@@ -64,12 +80,12 @@ def run(
     after: Path | None = None,
     progress: Progress = lambda _: None,
 ) -> RunRecord:
-    """Run a recipe into a folder, or continue the same run there.
+    """Run a recipe into a folder; what is there already is not run again.
 
     Args:
         recipe: What to do.
         sources: Where each setting came from, for the record.
-        out: The run's folder.
+        out: The run's folder; several processes may share it.
         command: As typed, for the record.
         after: Judge this checkpoint instead of unlearning (an audit).
         progress: Told what is going on.
@@ -79,87 +95,103 @@ def run(
         Interrupted: Ctrl-C; the same command continues.
     """
     check_folder(out, recipe, after)
-    with interrupt.graceful(), _locked(out):
-        session = open_session(recipe, out if (out / "run.json").exists() else None, progress)
-        header = _header(session, sources, command, after)
-        previous = read_record(out / "run.json", RunHeader)
-        if previous is None:
-            write_record(out / "run.json", header)
-            write_record(out / "split.json", session.split)
-        else:
-            header = previous
-        stages = _Stages(session, out, progress)
-        for seed in header.seeds:
-            for info in header.methods:
-                stages.cell(info, _method(recipe, info), seed, after)
-        return load_run(out)
+    with interrupt.graceful():
+        set_up = partial(locked, out / ".lock", lambda: progress("another process sets up the run"))
+        with set_up():
+            sweep(out)
+            there = (out / "run.json").exists()
+            session = open_session(recipe, out if there else None, progress)
+            shared = _Shared(_sites(session), Attacker(session))
+            keys = Keys(session, shared.attacker, after)
+            trials = plan_trials(keys)
+            header_of = partial(_header, session, sources, command, after, keys, trials)
+            methods = _methods(session, after, recipe.made())
+            notes: list[str] = []
+            cells = [] if trials else _plan(keys, methods, shared)
+            if not there:
+                settle(out, header_of(methods, cells, notes))
+        if trials:
+            made, notes = _tune(session, out, trials, progress)
+            methods = _methods(session, after, made)
+            cells = _plan(keys, methods, shared)
+        with set_up():
+            header = settle(out, header_of(methods, cells, notes))
+            original = _original(session, out, keys, progress)
+        meter = Meter(out, cells, progress)
+        in_turn(cells, _Stages(session, out, after, shared, original, meter).attempt, meter)
+        return assemble(out, header)
 
 
-def check_folder(out: Path, recipe: Recipe, after: Path | None = None) -> None:
-    """Refuse a folder that holds something else.
+@dataclass(frozen=True)
+class _Shared:
+    """What the cells of a run share: where the neurons are, and the attacker."""
 
-    Raises:
-        OutputError: It holds another run, or files that are no run.
-    """
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise OutputError(f"--out {out} is a file; name a folder.")
-    header = read_record(out / "run.json", RunHeader)
-    if header is None:
-        left = [p.name for p in out.iterdir() if not p.name.startswith(".")]
-        if left and left != ["split.json"]:
-            raise OutputError(f"--out {out} is not empty and holds no run ({left[0]}, ...).")
-        return
-    wanted = flatten(_config(recipe, after))
-    there = flatten(header.config)
-    changed = sorted(k for k in wanted.keys() | there.keys() if wanted.get(k) != there.get(k))
-    if changed:
-        key = changed[0]
-        raise OutputError(
-            f"--out {out} holds another run: {key} is {there.get(key)!r} there and "
-            f"{wanted.get(key)!r} now ({len(changed)} settings differ). Choose another folder."
-        )
+    sites: list[Site]
+    attacker: Attacker
 
 
-def _config(recipe: Recipe, after: Path | None) -> dict[str, Any]:
-    config = recipe.model_dump(mode="json")
-    return config | ({"after": str(after)} if after else {})
+def _plan(
+    keys: Keys, methods: Sequence[tuple[MethodInfo, Method | None]], shared: _Shared
+) -> list[CellPlan]:
+    """Return all cells, in the order of the report."""
+    seeds, diagnosed = keys.session.recipe.seeds, bool(shared.sites)
+    return [keys.cell(info, method, seed, diagnosed) for seed in seeds for info, method in methods]
 
 
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Let one process at a time work in a run folder."""
+def _tune(
+    session: Session, out: Path, trials: list[TrialPlan], progress: Progress
+) -> tuple[list[Method], list[str]]:
+    """Return the methods at the settings they are run with, and what is to be said of that."""
+    tuner = Tuner(session, out, progress, trials)
+    in_turn(trials, tuner.attempt, tuner.meter)
+    return choose(session.recipe.made(), trials, out)
+
+
+def _sites(session: Session) -> list[Site]:
+    """Return where the neurons are; a model that has none we know is noted and not diagnosed."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        stream = (out / ".lock").open("w")
-    except OSError as error:
-        raise OutputError(f"--out {out} cannot be written to: {error.strerror}") from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(f"--out {out} is in use by another process.") from error
-        yield
+        return find_sites(session.model) if session.recipe.diagnose else []
+    except InputError as error:
+        session.notes.extend(error.problems)
+        return []
 
 
-def _header(session: Session, sources: dict[str, str], command: str, after: Path | None) -> RunHeader:
-    recipe = session.recipe
+def _methods(
+    session: Session, after: Path | None, methods: Sequence[Method]
+) -> list[tuple[MethodInfo, Method | None]]:
+    """Return what is judged, with the method where one is run."""
+    made: list[tuple[MethodInfo, Method | None]] = [(info_of(m), m) for m in methods]
     if after is not None:
-        methods = [_info(recipe.made()[0]), _given(after)]
-    else:
-        methods = [_info(method) for method in recipe.made()]
-        if session.never_learned is not None:
-            methods.append(NEVER_LEARNED)
-    notes = list(session.notes)
+        return [made[0], (_given(after), None)]
+    if session.never_learned is not None:
+        made.append((NEVER_LEARNED, None))
+    return made
+
+
+def _header(
+    session: Session,
+    sources: dict[str, str],
+    command: str,
+    after: Path | None,
+    keys: Keys,
+    trials: Sequence[TrialPlan],
+    methods: Sequence[tuple[MethodInfo, Method | None]],
+    cells: Sequence[CellPlan],
+    tuned: Sequence[str],
+) -> RunHeader:
+    recipe = session.recipe
+    notes = [*session.notes, *tuned]
     if session.precision == "fp32":
         notes.append("Computed in fp32: this processor has no bf16 instructions, or fp32 was set.")
+    original = keys.evaluation(keys.original)
+    stages = {keyed("original", original): original}
+    stages |= {stage.path.as_posix(): stage.key for cell in (*trials, *cells) for stage in cell.stages}
     return RunHeader(
         kind="run" if after is None else "audit",
         created=now(),
         command=command,
         protocol=recipe.protocol,
-        config=_config(recipe, after),
+        config=recipe.model_dump(mode="json") | ({"after": str(after)} if after else {}),
         sources=sources,
         versions=versions(),
         machine=machine(session.precision),
@@ -167,19 +199,10 @@ def _header(session: Session, sources: dict[str, str], command: str, after: Path
         benchmark=session.benchmark,
         split=session.split,
         chance=session.chance,
-        methods=methods,
+        methods=[info for info, _ in methods],
         seeds=recipe.seeds,
+        stages=stages,
         notes=notes,
-    )
-
-
-def _info(method: Method) -> MethodInfo:
-    return MethodInfo(
-        label=method.label,
-        name=method.name,
-        origin=method.whose,
-        description=method.description,
-        hyperparameters=method.model_dump(mode="json", by_alias=True),
     )
 
 
@@ -192,187 +215,166 @@ def _given(after: Path) -> MethodInfo:
     )
 
 
-def _method(recipe: Recipe, info: MethodInfo) -> Method | None:
-    return next((m for m in recipe.made() if m.label == info.label), None)
-
-
-def settings_of(session: Session, method: Method, seed: int, threshold: float) -> Settings:
-    """Return how a method is driven in this experiment."""
-    config = session.recipe.unlearn
-    return Settings(
-        learning_rate=method.learning_rate or config.learning_rate,
-        batch_size=config.batch_size,
-        micro_batch_size=config.micro_batch_size,
-        max_steps=config.max_steps,
-        check_every=config.check_every,
-        threshold=threshold,
-        weight_decay=config.weight_decay,
-        seed=seed,
-        precision=session.precision,
-        lora=None
-        if config.lora.rank is None
-        else Lora(
-            config.lora.rank,
-            config.lora.alpha,
-            tuple(config.lora.targets),
-            config.lora.attribution,
-            seed,
-        ),
-    )
-
-
-def unlearn_here(
-    session: Session,
-    method: Method,
-    seed: int,
-    state: Path,
-    progress: Progress,
-    adapter: Path | None = None,
-) -> Unlearning:
-    """Unlearn the session's facts in its model, in place.
-
-    Raises:
-        ConfigError: A projection is wanted and there is nothing to take directions from.
-    """
-    stop, threshold = session.stop_rule()
-    retain = session.examples(session.split.retain)
-    return unlearn(
-        session.model,
-        method,
-        _info(method),
-        session.examples(session.split.forget),
-        retain,
-        settings_of(session, method, seed, threshold),
-        stop,
-        session.pad,
-        state,
-        progress,
-        shared=retain or session.benign(),
-        refusals=session.refusals(method),
-        adapter=adapter,
-    )
+def _original(session: Session, out: Path, keys: Keys, progress: Progress) -> Evaluation:
+    """Return the scores of the model before unlearning; taken where they are not there."""
+    key = keys.evaluation(keys.original)
+    path = out / keyed("original", key)
+    found = read_stage(path, Evaluation, key)
+    if found is None:
+        progress("original model: evaluating")
+        session.original.restore()
+        scores = evaluate(session.model, session.prompt, session.split)
+        found = scores.model_copy(update={"key": key})
+        write_record(path, found)
+    return found
 
 
 class _Stages:
     """The stages of one run; what they share is made when first needed."""
 
-    def __init__(self, session: Session, out: Path, progress: Progress) -> None:
-        self.session, self.out, self.progress = session, out, progress
-        self.forget = session.split.forget
-        try:
-            self.sites = find_sites(session.model) if session.recipe.diagnose else []
-        except InputError as error:
-            self.sites = []
-            session.notes.extend(error.problems)
+    def __init__(
+        self,
+        session: Session,
+        out: Path,
+        after: Path | None,
+        shared: _Shared,
+        original: Evaluation,
+        meter: Meter,
+    ) -> None:
+        self.session, self.out, self.after, self.meter = session, out, after, meter
+        self.shared, self.original = shared, original
         self._baseline: Baseline | None = None
         self._lens: Any = None
-        self.attacker = Attacker(session)
 
-    def cell(self, info: MethodInfo, method: Method | None, seed: int, after: Path | None) -> None:
-        """Do what is not done yet for one method and seed."""
-        folder = cell_folder(self.out, info.label, seed)
-        folder.mkdir(parents=True, exist_ok=True)
-        control = info.name == "none"
-        curves = (
-            [] if control and not self.session.recipe.attacks.control else plan(self.session.recipe)
-        )
-        files = ["unlearn.json", "evaluate.json"] if method and method.trains else ["evaluate.json"]
-        if self.sites and not control:
-            files.append("diagnose.json")
-        if all((folder / name).exists() for name in [*files, *[c.file for c in curves]]):
+    def attempt(self, cell: CellPlan) -> bool:
+        """Do what is not done yet of a cell; False if another process is at it."""
+        with locked(self.out / cell.folder / ".lock") as mine:
+            if mine:
+                sweep(self.out / cell.folder)
+                self._cell(cell)
+                self._tidy(cell)
+        self.meter.look()
+        return mine
+
+    def _cell(self, cell: CellPlan) -> None:
+        missing = [stage for stage in cell.stages if not self._there(stage)]
+        if not missing and not self._lost(cell):
             return
         release_memory()
-        original = self._original()
-        if control:
-            write_record(folder / "evaluate.json", original)
-        self._weights(info, method, seed, after, folder)
-        name = f"{info.label} seed {seed}"
-        if not (folder / "evaluate.json").exists():
-            self.progress(f"{name}: evaluating")
-            scores = evaluate(self.session.model, self.session.prompt, self.session.split)
-            write_record(folder / "evaluate.json", scores)
-        if "diagnose.json" in files and not (folder / "diagnose.json").exists():
-            self.progress(f"{name}: looking inside")
-            write_record(folder / "diagnose.json", self._diagnose(info, method, seed, after, folder))
-        self._attack(name, folder, curves)
-        if not self.session.recipe.keep_checkpoints:
-            (folder / "weights.safetensors").unlink(missing_ok=True)
+        if any(stage.kind == "diagnose" for stage in missing):
+            self._before()
+        self._weights(cell)
+        for stage in missing:
+            if stage.kind == "evaluate":
+                self.meter(f"{cell.name}: evaluating")
+                scores = evaluate(self.session.model, self.session.prompt, self.session.split)
+                self._write(cell, stage, scores)
+            elif stage.kind == "diagnose":
+                self.meter(f"{cell.name}: looking inside")
+                self._write(cell, stage, self._diagnose())
+        self._attack(cell, [stage for stage in missing if stage.kind == "attack"])
 
-    def _original(self) -> Evaluation:
-        path = self.out / "original.json"
-        found = read_record(path, Evaluation)
-        if found is None:
-            self.progress("original model: evaluating")
-            self.session.original.restore()
-            found = evaluate(self.session.model, self.session.prompt, self.session.split)
-            write_record(path, found)
-        return found
+    def _lost(self, cell: CellPlan) -> bool:
+        """Whether weights that are to be kept are not there."""
+        unlearning = cell.stage("unlearn") if self.session.recipe.keep_checkpoints else None
+        return unlearning is not None and not self._beside(unlearning, WEIGHTS).exists()
 
-    def _weights(
-        self, info: MethodInfo, method: Method | None, seed: int, after: Path | None, folder: Path
-    ) -> None:
-        """Put the weights of this cell into the model, unlearning where that has not been done."""
-        session, stored = self.session, folder / "weights.safetensors"
-        if info.name == "given" and after is not None:
-            load_checkpoint_weights(session.model, after)
-        elif info.name == "never-learned" and session.never_learned is not None:
+    def _tidy(self, cell: CellPlan) -> None:
+        """Remove what a finished cell needs no more."""
+        for stage in cell.stages:
+            self._beside(stage, STATE).unlink(missing_ok=True)
+            if not self.session.recipe.keep_checkpoints:
+                self._beside(stage, WEIGHTS).unlink(missing_ok=True)
+
+    def _there(self, stage: Stage) -> bool:
+        """Whether a stage is done, be it under the same key in another cell."""
+        path = self.out / stage.path
+        if path.exists():
+            return True
+        if stage.key == self.original.key:
+            write_record(path, self.original)
+            return True
+        for other in sorted((self.out / "cells").glob(f"*/{stage.path.name}")):
+            if json.loads(other.read_bytes())["key"] == stage.key:
+                write_bytes(path, other.read_bytes())
+                return True
+        return False
+
+    def _beside(self, stage: Stage, suffix: str) -> Path:
+        return (self.out / stage.path).with_suffix(suffix)
+
+    def _write(self, cell: CellPlan, stage: Stage, record: R) -> None:
+        write_record(self.out / stage.path, record.model_copy(update={"key": stage.key}))
+        self._beside(stage, STATE).unlink(missing_ok=True)
+        self.meter.look()
+        self.meter(f"{cell.name}: {told(record)}")
+
+    def _weights(self, cell: CellPlan) -> None:
+        """Put the weights of this cell into the model, unlearning where they are not there."""
+        session, unlearning = self.session, cell.stage("unlearn")
+        if cell.info.name == "given" and self.after is not None:
+            load_checkpoint_weights(session.model, self.after)
+        elif cell.info.name == "never-learned" and session.never_learned is not None:
             load_checkpoint_weights(session.model, session.never_learned)
-        elif method is None or not method.trains:
+        elif unlearning is None:
             session.original.restore()
-        elif (folder / "unlearn.json").exists() and stored.exists():
-            load_weights(session.model, stored)
+        elif (self.out / unlearning.path).exists() and self._beside(unlearning, WEIGHTS).exists():
+            load_weights(session.model, self._beside(unlearning, WEIGHTS))
         else:
-            require_space(folder, 4 * sum(p.numel() for p in session.model.parameters()))
-            if self.sites:
-                self._before()  # while the original weights are at hand
-            session.original.restore()
-            record = unlearn_here(session, method, seed, folder / "state.safetensors", self.progress)
-            for note in record.notes:
-                self.progress(f"{info.label} seed {seed}: {note}")
-            release_memory()
-            save_weights(session.model, stored)
-            write_record(folder / "unlearn.json", record)
+            self._unlearn(cell, unlearning)
+
+    def _unlearn(self, cell: CellPlan, stage: Stage) -> None:
+        """Unlearn and keep the weights; once more where a record has outlived them."""
+        session, state = self.session, self._beside(stage, STATE)
+        assert cell.method is not None
+        require_space(state.parent, 4 * sum(p.numel() for p in session.model.parameters()))
+        session.original.restore()
+        record = unlearn_here(session, cell.method, cell.seed, state, self.meter)
+        release_memory()
+        save_weights(session.model, self._beside(stage, WEIGHTS))
+        before = read_stage(self.out / stage.path, Unlearning, stage.key)
+        if before is None:
+            self._write(cell, stage, record)
+        elif without_times(before) != without_times(record):
+            write_record(self.out / again(stage.path), record)
+            self.meter(f"{cell.name}: unlearning again gave other weights than the first time")
+        for note in record.notes:
+            self.meter(f"{cell.name}: {note}")
 
     def _before(self) -> tuple[Baseline, Any]:
         """Return the attributions and the lens of the original model."""
         if self._baseline is None:
-            session = self.session
+            session, forget = self.session, self.session.split.forget
             session.original.restore()
-            examples = session.examples(self.forget)
-            self._baseline = Baseline.of(extremes(session.model, self.sites, examples, session.pad))
-            self._lens = logit_lens(session.model, session.prompt, self.forget, session.pad)
+            found = extremes(session.model, self.shared.sites, session.examples(forget), session.pad)
+            self._baseline = Baseline.of(found)
+            self._lens = logit_lens(session.model, session.prompt, forget, session.pad)
         return self._baseline, self._lens
 
-    def _diagnose(
-        self, info: MethodInfo, method: Method | None, seed: int, after: Path | None, folder: Path
-    ) -> Diagnosis:
-        session = self.session
-        if self._baseline is None:
-            self._before()
-            self._weights(info, method, seed, after, folder)
+    def _diagnose(self) -> Diagnosis:
+        session, forget, sites = self.session, self.session.split.forget, self.shared.sites
         begin = time.perf_counter()
         baseline, lens = self._before()
-        examples = session.examples(self.forget)
-        found = influence(
-            baseline, extremes(session.model, self.sites, examples, session.pad), self.sites
-        )
+        after = extremes(session.model, sites, session.examples(forget), session.pad)
         return Diagnosis(
-            influence=found,
+            influence=influence(baseline, after, sites),
             lens_before=lens,
-            lens_after=logit_lens(session.model, session.prompt, self.forget, session.pad),
+            lens_after=logit_lens(session.model, session.prompt, forget, session.pad),
             seconds=round(time.perf_counter() - begin, 2),
         )
 
-    def _attack(self, name: str, folder: Path, plan: list[Curve]) -> None:
-        plan = [curve for curve in plan if not (folder / curve.file).exists()]
-        if not plan:
+    def _attack(self, cell: CellPlan, stages: list[Stage]) -> None:
+        if not stages:
             return
-        weights = snapshot(self.session.model)
-        scores = read_record(folder / "evaluate.json", Evaluation)
+        weights, evaluation = snapshot(self.session.model), cell.stage("evaluate")
+        assert evaluation is not None
+        scores = read_stage(self.out / evaluation.path, Evaluation, evaluation.key)
         assert scores is not None
-        for curve in plan:
+        for stage in stages:
+            assert stage.curve is not None
+            state = self._beside(stage, STATE)
             restore(self.session.model, weights)
-            record = self.attacker.carry_out(
-                curve, scores, lambda text: self.progress(f"{name}: {text}")
+            record = self.shared.attacker.carry_out(
+                stage.curve, scores, lambda text: self.meter(f"{cell.name}: {text}"), state
             )
-            write_record(folder / curve.file, record)
+            self._write(cell, stage, record)

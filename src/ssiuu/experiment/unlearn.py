@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ssiuu.errors import ConfigError, OutputError
+from ssiuu.experiment.drive import unlearn_here
 from ssiuu.experiment.recipe import resolve
-from ssiuu.experiment.run import run, unlearn_here
+from ssiuu.experiment.run import run
 from ssiuu.experiment.session import open_session
 from ssiuu.models.load import place, require_space, save
 from ssiuu.records.files import write_record

@@ -19,10 +19,17 @@ from ssiuu.records.schema import (
     Record,
     RunHeader,
     RunRecord,
+    Stage,
+    Trial,
     Unlearning,
 )
 
 R = TypeVar("R", bound=Record)
+S = TypeVar("S", bound=Stage)
+NOT_THE_SAME = (
+    "The weights were needed again, and unlearning did not end in the same ones: what was measured "
+    "later was measured on others."
+)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -78,38 +85,97 @@ def read_record(path: Path, kind: type[R]) -> R | None:
         ) from error
 
 
-def cell_folder(run: Path, label: str, seed: int) -> Path:
-    """Return the folder of one method and seed."""
-    return run / "cells" / f"{label}-s{seed}"
+def keyed(name: str, key: str) -> str:
+    """Return the file name of a record: readable, and another one under every key."""
+    return f"{name}-{key[:8]}.json"
+
+
+def cell_folder(label: str, seed: int) -> Path:
+    """Return the folder of one method and seed, from the run's folder."""
+    return Path("cells") / f"{label}-s{seed}"
 
 
 def load_run(run: Path) -> RunRecord:
     """Assemble a run folder into one record; stages that have not run yet are None.
 
     Raises:
-        InputError: There is no run in this folder.
+        InputError: There is no run in this folder, or a file in it does not belong there.
+    """
+    return assemble(run, read_header(run))
+
+
+def read_header(run: Path) -> RunHeader:
+    """Return the header of a run folder.
+
+    Raises:
+        InputError: There is none.
     """
     header = read_record(run / "run.json", RunHeader)
     if header is None:
         raise InputError(f"{run} holds no run: there is no run.json in it.")
+    if not header.stages:
+        raise InputError(f"{run} was made by an older version, which named its files otherwise.")
+    return header
+
+
+def assemble(run: Path, header: RunHeader) -> RunRecord:
+    """Return the records that this header names."""
     cells = []
     for seed in header.seeds:
         for method in header.methods:
-            folder = cell_folder(run, method.label, seed)
-            attacks = [read_record(path, Attack) for path in sorted(folder.glob("attack-*.json"))]
+            folder = cell_folder(method.label, seed).as_posix()
             cells.append(
                 Cell(
                     method=method,
                     seed=seed,
-                    unlearning=read_record(folder / "unlearn.json", Unlearning),
-                    evaluation=read_record(folder / "evaluate.json", Evaluation),
-                    diagnosis=read_record(folder / "diagnose.json", Diagnosis),
-                    attacks=[attack for attack in attacks if attack is not None],
+                    unlearning=_unlearning(run, header, folder),
+                    evaluation=_only(run, header, f"{folder}/evaluate", Evaluation),
+                    diagnosis=_only(run, header, f"{folder}/diagnose", Diagnosis),
+                    attacks=_all(run, header, f"{folder}/attack", Attack),
                 )
             )
-    return RunRecord(
-        header=header, original=read_record(run / "original.json", Evaluation), cells=cells
-    )
+    original = _only(run, header, "original", Evaluation)
+    trials = _all(run, header, "tune/", Trial)
+    return RunRecord(header=header, original=original, cells=cells, trials=trials)
+
+
+def read_stage(path: Path, kind: type[S], key: str) -> S | None:
+    """Read the record of one stage; None where it is not there yet.
+
+    Raises:
+        InputError: It is not a record of this kind, or was made under another key.
+    """
+    record = read_record(path, kind)
+    if record is not None and record.key != key:
+        raise InputError(f"{path} holds another result than its name says. Move the file away.")
+    return record
+
+
+def _all(run: Path, header: RunHeader, start: str, kind: type[S]) -> list[S]:
+    """Return the records of a header whose paths begin so, in its order."""
+    named = [(run / path, key) for path, key in header.stages.items() if path.startswith(start)]
+    return [record for path, key in named if (record := read_stage(path, kind, key)) is not None]
+
+
+def again(path: Path) -> Path:
+    """Return where a repetition is recorded that did not give the same; beside the first record."""
+    return path.with_suffix(".again.json")
+
+
+def without_times(record: Stage) -> dict[str, Any]:
+    """Return what a record holds but for its key, times and memory: the same for the same run."""
+    return record.model_dump(exclude={"key", "seconds", "peak_memory_mb"})
+
+
+def _unlearning(run: Path, header: RunHeader, folder: str) -> Unlearning | None:
+    record = _only(run, header, f"{folder}/unlearn", Unlearning)
+    if record is None or not again(run / folder / keyed("unlearn", record.key)).exists():
+        return record
+    return record.model_copy(update={"notes": [*record.notes, NOT_THE_SAME]})
+
+
+def _only(run: Path, header: RunHeader, start: str, kind: type[S]) -> S | None:
+    return next(iter(_all(run, header, start, kind)), None)
 
 
 def dump_json(value: Any) -> str:

@@ -3,14 +3,19 @@
 A run folder holds
 
     run.json                         RunHeader: what was asked, of what, with what, and the facts
-    original.json                    Evaluation of the model before unlearning
+    run-<digest>.json                headers of before a setting was changed
+    original-<key>.json              Evaluation of the model before unlearning
     cells/<label>-s<seed>/           one folder for each method and seed
-        unlearn.json                 Unlearning
-        evaluate.json                Evaluation
-        diagnose.json                Diagnosis
-        attack-<name>-....json       Attack
+        unlearn-<key>.json           Unlearning
+        evaluate-<key>.json          Evaluation
+        diagnose-<key>.json          Diagnosis
+        attack-<name>-....-<key>.json    Attack
+    tune/<label>/trial-<key>.json    Trial
 
-`ssiuu.records.files.load_run` assembles them into a `RunRecord`. A value that was not measured is
+A key is the digest of everything that decides the result (ssiuu.experiment.cells); a name holds its
+first 8 digits, the record all of it. A file is written once: under changed settings another one is
+written beside it. `RunHeader.stages` says which belong to the run as it is now, and
+`ssiuu.records.files.load_run` assembles those into a `RunRecord`. A value that was not measured is
 None ("not scored"), never 0.
 """
 
@@ -116,8 +121,14 @@ class FactScore(Record):
     exact_memorisation: float | None = None
 
 
-class Evaluation(Record):
-    """Scores of one model on the three sets and on any others, by fact id."""
+class Stage(Record):
+    """Base of what a stage of a run writes; `key` is the digest of all that decides its result."""
+
+    key: str = ""
+
+
+class Evaluation(Stage):
+    """Scores of one model on the three sets, by fact id."""
 
     forget: dict[str, FactScore]
     retain: dict[str, FactScore]
@@ -143,7 +154,7 @@ class StepLog(Record):
     forget_score: float | None = None
 
 
-class Unlearning(Record):
+class Unlearning(Stage):
     """One unlearning run: how it went and why it stopped."""
 
     method: MethodInfo
@@ -188,7 +199,7 @@ class Lens(Record):
     facts: int
 
 
-class Diagnosis(Record):
+class Diagnosis(Stage):
     """What changed inside, before against after unlearning."""
 
     influence: dict[Target, Influence]
@@ -219,15 +230,8 @@ class AttackRead(Record):
     label: str = ""
 
 
-class Attack(Record):
-    """One attack curve. `trained`: forget facts it trained on; `pool`: those it is scored on.
-
-    `axis` says what the reads run over: optimiser steps, bits of a weight, k sampled answers, shots
-    in the prompt, the number of a prompt. Under "k", a reading's `correct` is whether one of the
-    first k answers holds the right one; elsewhere whether it is ranked first. Under "score" there
-    are no reads but `values`: the AUC of each membership score. `space`: what was trained;
-    `tokens`: how many were trained on, question and answer.
-    """
+class Attack(Stage):
+    """One attack curve. `trained`: forget facts it trained on; `pool`: those it is scored on."""
 
     name: str
     kind: str
@@ -243,6 +247,21 @@ class Attack(Record):
     values: dict[str, float | None] = {}
     seconds: float
     note: str = ""
+
+
+class Trial(Stage):
+    """One setting tried of a method before the experiment: unlearned with it, then scored.
+
+    `values`: what was drawn. `score`: mean probability of an answer token over retain facts that
+    were not trained on. Where training diverged, `unlearning` and `score` are None.
+    """
+
+    method: MethodInfo
+    seed: int
+    values: dict[str, Any]
+    unlearning: Unlearning | None
+    score: float | None
+    seconds: float
 
 
 class Cell(Record):
@@ -278,7 +297,11 @@ class BenchmarkInfo(Record):
 
 
 class RunHeader(Record):
-    """The first file of a run: all that decides its results."""
+    """The first file of a run: all that decides its results.
+
+    `stages`: the records of this run, done or to be done, with their keys; by path from the run's
+    folder.
+    """
 
     schema_version: Literal["ssiuu.record/1"] = SCHEMA
     kind: Literal["run", "audit"]
@@ -295,6 +318,7 @@ class RunHeader(Record):
     chance: float | None
     methods: list[MethodInfo]
     seeds: list[int]
+    stages: dict[str, str] = {}
     notes: list[str] = []
 
 
@@ -304,3 +328,4 @@ class RunRecord(Record):
     header: RunHeader
     original: Evaluation | None
     cells: list[Cell]
+    trials: list[Trial] = []

@@ -77,6 +77,7 @@ def render(record: RunRecord, baseline: str | None = None) -> str:
     return template.render(
         policy=_policy(block["style"], block["script"]),
         header=record.header,
+        trials=record.trials,
         several=_several(record),
         findings=[finding(record, cell) for cell in record.cells],
         before=before_row(record),

@@ -1,4 +1,4 @@
-"""The state of an unfinished unlearning run: one safetensors file, written whole or not at all."""
+"""The state of unfinished training: one safetensors file, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from safetensors import safe_open
 
 from ssiuu.models.load import write_tensors
 from ssiuu.training.step import Step
+
+SAVE_EVERY = 300.0  # seconds between two saved states of a long run
 
 
 def save_state(path: Path, step: Step, progress: dict[str, Any]) -> None:

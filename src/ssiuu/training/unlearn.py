@@ -23,12 +23,11 @@ from ssiuu.training.batches import draw, micro_batches
 from ssiuu.training.lora import Lora, adapted
 from ssiuu.training.memory import peak_mb, reset_peak
 from ssiuu.training.prepare import prepare
-from ssiuu.training.state import load_state, save_state
+from ssiuu.training.state import SAVE_EVERY, load_state, save_state
 from ssiuu.training.step import Outcome, Step
 
 RETAIN_SEED = 1_000_003  # so that no retain order is another seed's forget order
 ANCHOR_ROWS = 16  # rows in memory at once while the start's attribution is taken
-SAVE_EVERY = 300.0  # seconds between two saved states of a long run
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,8 @@ def unlearn(
         settings: Learning rate, batches, when to stop.
         stop: Read every `check_every` steps.
         pad: Padding token id.
-        state: Where to keep the state of an unfinished run; it continues from there.
+        state: Where to keep the state of an unfinished run; it continues from there. The file is
+            the caller's to remove, once the result is safe.
         progress: Told about every step.
         shared: What a projection takes its directions from; the retain rows if empty.
         refusals: The forget questions with a refusal for an answer, for DPO.
@@ -107,7 +107,11 @@ def unlearn(
             pad=pad,
             effective=settings.lora is not None and settings.lora.attribution == "effective",
         )
-        record = _train(step, info, forget, retain, settings, stop, pad, state, progress, start)
+        try:
+            record = _train(step, info, forget, retain, settings, stop, pad, state, progress, start)
+        finally:  # after a divergence the same model may be used again
+            model.eval()
+            step.close()
         if wrapped is not None and adapter is not None:
             wrapped.save_pretrained(str(adapter))
     return record
@@ -172,10 +176,6 @@ def _train(
         if time.perf_counter() - saved > SAVE_EVERY:
             keep()
             saved = time.perf_counter()
-    model.eval()
-    step.close()
-    if state is not None:
-        state.unlink(missing_ok=True)
     seconds = spent + time.perf_counter() - start
     notes = _notes(logs, stopped, stop, settings)
     return _record(info, settings, stop, stopped, logs, seconds, notes)

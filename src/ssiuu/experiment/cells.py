@@ -1,0 +1,134 @@
+"""The cells of an experiment and their stages, each with a key: the digest of all that decides it.
+
+A key is made of what goes in, so all keys are known before any work: the model's fingerprint, the
+facts, the method as it is driven, the seed, and for what is done to an unlearned model the key of
+that model. Versions of libraries and the machine are no part of it; they stand in the header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from ssiuu.experiment.attacking import Attacker, Curve, plan
+from ssiuu.experiment.drive import settings_of
+from ssiuu.experiment.session import Session
+from ssiuu.methods import Method
+from ssiuu.models.load import fingerprint
+from ssiuu.records.files import cell_folder, keyed
+from ssiuu.records.schema import MethodInfo
+
+# Raised when a result under the same settings becomes another one, so that no older one is taken.
+REVISION: Final = 1
+
+Kind = Literal["unlearn", "evaluate", "diagnose", "attack", "trial"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One result of a cell: its kind, its key, the path of its record from the run's folder."""
+
+    kind: Kind
+    key: str
+    path: Path
+    curve: Curve | None = None
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """One method and seed, and what is to be measured of it. `method`: None where none is run."""
+
+    info: MethodInfo
+    method: Method | None
+    seed: int
+    stages: list[Stage]
+
+    @property
+    def name(self) -> str:
+        """How progress calls it."""
+        return f"{self.info.label} seed {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Its folder, from the run's folder."""
+        return cell_folder(self.info.label, self.seed)
+
+    def stage(self, kind: Kind) -> Stage | None:
+        """Return the first stage of a kind, if there is one."""
+        return next((stage for stage in self.stages if stage.kind == kind), None)
+
+
+class Keys:
+    """The keys of one experiment. Made while the model has its original weights."""
+
+    def __init__(self, session: Session, attacker: Attacker, after: Path | None = None) -> None:
+        self.session, self.attacker, self.after = session, attacker, after
+        self.stop, self.threshold = session.stop_rule()
+        self.original = digest(
+            REVISION,
+            session.loaded.info.fingerprint,
+            session.prompt.style,
+            session.precision,
+            session.benchmark.fingerprint,
+            session.split.model_dump(mode="json"),
+        )
+        # Where there is nothing to retain, a projection takes its directions from these.
+        self.shared = [] if session.split.retain else [_row(e) for e in session.benign()]
+        self._curves: list[tuple[Curve, dict[str, Any]]] | None = None
+
+    def unlearning(self, method: Method, seed: int) -> str:
+        """Return the key of an unlearned model."""
+        settings = asdict(settings_of(self.session, method, seed, self.threshold))
+        told = method.model_dump(mode="json", by_alias=True)
+        return digest(self.original, method.name, told, settings, self.stop.kind, self.shared)
+
+    def model(self, info: MethodInfo, method: Method | None, seed: int) -> str:
+        """Return the key of the model that a cell judges."""
+        given = {"given": self.after, "never-learned": self.session.never_learned}.get(info.name)
+        if given is not None:
+            return digest(self.original, fingerprint(given))
+        return self.unlearning(method, seed) if method and method.trains else self.original
+
+    def evaluation(self, model: str) -> str:
+        """Return the key of a model's scores."""
+        return digest(model, "evaluate", self.session.recipe.evaluate.model_dump(mode="json"))
+
+    def cell(self, info: MethodInfo, method: Method | None, seed: int, diagnosed: bool) -> CellPlan:
+        """Return the plan of one method and seed."""
+        model, folder = self.model(info, method, seed), cell_folder(info.label, seed)
+        control = info.name == "none"
+        stages = [_stage(folder, "evaluate", self.evaluation(model))]
+        if method and method.trains:
+            stages.insert(0, _stage(folder, "unlearn", model))
+        if diagnosed and not control:
+            stages.append(_stage(folder, "diagnose", digest(model, "diagnose")))
+        if not control or self.session.recipe.attacks.control:
+            for curve, settings in self.curves():
+                key = digest(model, "attack", settings)
+                stages.append(_stage(folder, "attack", key, curve))
+        return CellPlan(info, method, seed, stages)
+
+    def curves(self) -> list[tuple[Curve, dict[str, Any]]]:
+        """Return the attack curves of every cell, with their settings."""
+        if self._curves is None:
+            curves = plan(self.session.recipe)
+            self._curves = [(curve, self.attacker.settings(curve)) for curve in curves]
+        return self._curves
+
+
+def digest(*parts: Any) -> str:
+    """Return the sha256 of JSON that is the same for equal values."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _stage(folder: Path, kind: Kind, key: str, curve: Curve | None = None) -> Stage:
+    name = kind if curve is None else Path(curve.file).stem
+    return Stage(kind, key, folder / keyed(name, key), curve)
+
+
+def _row(example: Any) -> list[Any]:
+    return [example.id, example.prompt, example.answer]

@@ -1,0 +1,90 @@
+"""How an experiment drives a method: its settings, its name in the record, one unlearning run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ssiuu.experiment.session import Session
+from ssiuu.methods import Method
+from ssiuu.records.schema import FactText, MethodInfo, Unlearning
+from ssiuu.training.lora import Lora
+from ssiuu.training.unlearn import Settings, unlearn
+
+
+def info_of(method: Method) -> MethodInfo:
+    """Return how a method stands in the record."""
+    return MethodInfo(
+        label=method.label,
+        name=method.name,
+        origin=method.whose,
+        description=method.description,
+        hyperparameters=method.model_dump(mode="json", by_alias=True),
+    )
+
+
+def settings_of(session: Session, method: Method, seed: int, threshold: float) -> Settings:
+    """Return how a method is driven in this experiment."""
+    config = session.recipe.unlearn
+    return Settings(
+        learning_rate=method.learning_rate or config.learning_rate,
+        batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch_size,
+        max_steps=config.max_steps,
+        check_every=config.check_every,
+        threshold=threshold,
+        weight_decay=config.weight_decay,
+        seed=seed,
+        precision=session.precision,
+        lora=None
+        if config.lora.rank is None
+        else Lora(
+            config.lora.rank,
+            config.lora.alpha,
+            tuple(config.lora.targets),
+            config.lora.attribution,
+            seed,
+        ),
+    )
+
+
+def unlearn_here(
+    session: Session,
+    method: Method,
+    seed: int,
+    state: Path,
+    progress: Callable[[str], None],
+    adapter: Path | None = None,
+    retain: Sequence[FactText] | None = None,
+) -> Unlearning:
+    """Unlearn the session's facts in its model, in place.
+
+    Args:
+        session: Holds model and facts.
+        method: What to optimise.
+        seed: Of the order of the rows, and of adapters.
+        state: Where to keep the state of an unfinished run.
+        progress: Told about every step.
+        adapter: Folder for the adapter, where one is trained.
+        retain: Facts to keep, in place of all those of the session.
+
+    Raises:
+        ConfigError: A projection is wanted and there is nothing to take directions from.
+    """
+    stop, threshold = session.stop_rule()
+    kept = session.examples(session.split.retain if retain is None else retain)
+    return unlearn(
+        session.model,
+        method,
+        info_of(method),
+        session.examples(session.split.forget),
+        kept,
+        settings_of(session, method, seed, threshold),
+        stop,
+        session.pad,
+        state,
+        progress,
+        shared=kept or session.benign(),
+        refusals=session.refusals(method),
+        adapter=adapter,
+    )

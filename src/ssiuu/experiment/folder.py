@@ -1,0 +1,174 @@
+"""The folder of a run: which settings may change in it, its header, and the locks of its parts."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from ssiuu.errors import OutputError
+from ssiuu.experiment.cells import CellPlan
+from ssiuu.experiment.recipe import Recipe, flatten
+from ssiuu.records.files import read_header, read_record, write_bytes, write_record
+from ssiuu.records.schema import RunHeader
+from ssiuu.training import interrupt
+
+# What may change within a folder; all else decides the model and the facts.
+CHANGEABLE = {
+    "methods",
+    "seeds",
+    "protocol",
+    "unlearn",
+    "evaluate",
+    "diagnose",
+    "attacks",
+    "tune",
+    "precision",
+    "keep_checkpoints",
+}
+FACTS = {"evaluate.options"}  # decides them all the same
+OTHER = "Model and facts are one for a whole folder; choose another folder."
+PAUSE = 0.5  # seconds between two looks at a lock
+
+P = TypeVar("P", bound=CellPlan)
+
+
+def check_folder(out: Path, recipe: Recipe, after: Path | None = None) -> None:
+    """Refuse a folder that holds something else.
+
+    Raises:
+        OutputError: It holds a run of another model or other facts, or files that are no run.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise OutputError(f"--out {out} is a file; name a folder.")
+    if not (out / "run.json").exists():
+        left = [p.name for p in out.iterdir() if not p.name.startswith(".")]
+        if left:
+            raise OutputError(f"--out {out} is not empty and holds no run ({left[0]}, ...).")
+        return
+    there = read_header(out)
+    kind = "run" if after is None else "audit"
+    if there.kind != kind:
+        raise OutputError(f"--out {out} holds {_a(there.kind)}, this is {_a(kind)}. {OTHER}")
+    old, new = flatten(there.config), flatten(recipe.model_dump(mode="json"))
+    changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and _fixed(k))
+    if changed:
+        key = changed[0]
+        raise OutputError(
+            f"--out {out} holds another run: {key} is {old.get(key)!r} there and "
+            f"{new.get(key)!r} now. {OTHER}"
+        )
+
+
+def _fixed(key: str) -> bool:
+    return key in FACTS or key.partition(".")[0] not in CHANGEABLE | {"after"}
+
+
+def _a(kind: str) -> str:
+    return "an audit" if kind == "audit" else "a run"
+
+
+def settle(out: Path, header: RunHeader) -> RunHeader:
+    """Make this the header of the folder and return it; the one there stays if nothing has changed.
+
+    A header that is replaced is kept as run-<digest>.json.
+
+    Raises:
+        OutputError: What is there has another model or other facts.
+    """
+    path = out / "run.json"
+    there = read_record(path, RunHeader)
+    if there is not None:
+        _same_ground(out, there, header)
+        if (there.config, there.stages) == (header.config, header.stages):
+            return there
+        content = path.read_bytes()
+        write_bytes(out / f"run-{hashlib.sha256(content).hexdigest()[:8]}.json", content)
+    write_record(path, header)
+    if there is None:
+        write_record(out / "split.json", header.split)
+    return header
+
+
+def _same_ground(out: Path, there: RunHeader, header: RunHeader) -> None:
+    grounds = {
+        "the model": (there.model.fingerprint, header.model.fingerprint),
+        "the benchmark": (there.benchmark.fingerprint, header.benchmark.fingerprint),
+        "the choice of facts": (there.split, header.split),
+    }
+    for what, (old, new) in grounds.items():
+        if old != new:
+            raise OutputError(f"--out {out} holds another run: {what} was another one. {OTHER}")
+
+
+@contextmanager
+def locked(path: Path, wait: Callable[[], None] | None = None) -> Iterator[bool]:
+    """Hold a lock file while the block runs; the system lets go of it however this process ends.
+
+    Args:
+        path: The lock file; it stays.
+        wait: Called once where another process holds it, before this one waits for it. Without
+            it the block runs at once and is told False.
+
+    Raises:
+        OutputError: The folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("w")
+    except OSError as error:
+        raise OutputError(f"{path.parent} cannot be written to: {error.strerror}") from error
+    with stream:
+        mine = _take(stream)
+        if not mine and wait is not None:
+            wait()
+            while not (mine := _take(stream)):
+                interrupt.check()
+                time.sleep(PAUSE)
+        yield mine
+
+
+def _take(stream: IO[Any]) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def in_turn(jobs: Sequence[P], attempt: Callable[[P], bool], progress: Callable[[str], None]) -> None:
+    """Do all jobs; one that another process is at is passed over and looked at again at the end.
+
+    Args:
+        jobs: What is to be done.
+        attempt: Does one; False if another process is at it.
+        progress: Told once when only those of other processes are left.
+    """
+    told = False
+    while jobs:
+        left = [job for job in jobs if not attempt(job)]
+        if len(left) == len(jobs):
+            if not told:
+                progress(f"{left[0].name}: another process is at it; waiting")
+            told = True
+            interrupt.check()
+            time.sleep(PAUSE)
+        jobs = left
+
+
+def sweep(folder: Path, name: str = "") -> None:
+    """Remove the half-written files that a killed process has left; the caller holds the lock.
+
+    Args:
+        folder: Where.
+        name: What the names of the files begin with.
+    """
+    for pattern in (f".{name}*.json.*", f".{name}*.safetensors.*"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)

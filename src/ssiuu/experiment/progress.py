@@ -1,0 +1,95 @@
+"""What progress says: cells done, time left, and the numbers of the stage that has just ended."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ssiuu.diagnosis.verdict import accuracy, attack_accuracy
+from ssiuu.experiment.cells import CellPlan, Stage
+from ssiuu.records.schema import Attack, Diagnosis, Evaluation, Unlearning
+from ssiuu.report.rows import mean
+from ssiuu.report.text import nats, percent, rate, short
+
+Progress = Callable[[str], None]
+
+
+class Meter:
+    """Says progress with the cells done and the time left; other processes' work is counted."""
+
+    def __init__(
+        self, out: Path, cells: Sequence[CellPlan], say: Progress, what: str = "cells"
+    ) -> None:
+        """Look at what is there."""
+        self.out, self.cells, self.say, self.what = out, cells, say, what
+        self.seconds: dict[str, list[float]] = {}
+        self.known: set[Path] = set()
+        self.look()
+
+    def look(self) -> None:
+        """Take stock again: a stage has ended, here or in another process."""
+        self.missing: list[Stage] = []
+        self.done = 0
+        self.begun = time.monotonic()
+        for cell in self.cells:
+            missing = [stage for stage in cell.stages if not self._there(stage)]
+            self.missing += missing
+            self.done += not missing
+
+    def _there(self, stage: Stage) -> bool:
+        """Whether a stage is done; its time is read when it is first seen."""
+        path = self.out / stage.path
+        if stage.path not in self.known and path.exists():
+            self.known.add(stage.path)
+            spent = json.loads(path.read_bytes())["seconds"]
+            self.seconds.setdefault(_kind(stage), []).append(float(spent))
+        return stage.path in self.known
+
+    def __call__(self, text: str) -> None:
+        """Say one line."""
+        left = self.left()
+        time_left = "" if left is None else f", {duration(left)} left"
+        self.say(f"{self.done}/{len(self.cells)} {self.what}{time_left} | {text}")
+
+    def left(self) -> float | None:
+        """Return the seconds this process would need for the rest; None until it can be said.
+
+        A missing stage is taken to last as long as the mean of its kind in this folder.
+        """
+        kinds = [_kind(stage) for stage in self.missing]
+        if any(kind not in self.seconds for kind in kinds):
+            return None
+        total = sum(sum(self.seconds[k]) / len(self.seconds[k]) for k in kinds)
+        return max(0.0, total - (time.monotonic() - self.begun))
+
+
+def _kind(stage: Stage) -> str:
+    return stage.kind if stage.curve is None else stage.curve.name
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: 40 s, 5 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def told(record: Unlearning | Evaluation | Diagnosis | Attack) -> str:
+    """Return the numbers of one record in a few words."""
+    if isinstance(record, Unlearning):
+        score = next((s.forget_score for s in record.steps[::-1] if s.forget_score is not None), None)
+        return f"unlearned in {len(record.steps)} steps, forget score {percent(score)} %"
+    if isinstance(record, Diagnosis):
+        found = record.influence.get("logprob")
+        plus, minus = (found.d_plus_100, found.d_minus_100) if found else (None, None)
+        return f"D+ {short(plus)}, D− {short(minus)} of the top 100 neurons"
+    if isinstance(record, Attack):
+        speed = f" lr {rate(record.learning_rate)}" if record.learning_rate else ""
+        levels = [attack_accuracy(record, n, record.pool) for n in range(len(record.reads))]
+        return f"{record.name}{speed}: right {' → '.join(map(percent, levels))} %"
+    sets = {"forget": record.forget, "retain": record.retain, "held-out": record.heldout}
+    right = [f"{name} {percent(accuracy(s.values()))} %" for name, s in sets.items() if s]
+    depth = mean([score.logprob for score in record.forget.values()])
+    return f"right: {', '.join(right)}; log p of the forget answers {nats(depth)}"

@@ -1,0 +1,152 @@
+"""The trials of tuning: which there are, how one is carried out, and what they lead to."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssiuu.errors import DivergedError
+from ssiuu.evaluation.score import score_facts
+from ssiuu.experiment.cells import CellPlan, Keys, Stage, digest
+from ssiuu.experiment.drive import info_of, unlearn_here
+from ssiuu.experiment.folder import locked, sweep
+from ssiuu.experiment.progress import Meter, told
+from ssiuu.experiment.session import Session
+from ssiuu.experiment.tuning import best, divide
+from ssiuu.methods import Method
+from ssiuu.models.precision import release_memory
+from ssiuu.records.files import keyed, read_stage, write_record
+from ssiuu.records.schema import Trial, Unlearning
+
+
+@dataclass(frozen=True)
+class TrialPlan(CellPlan):
+    """One setting to try of a method; its only stage is the trial's record."""
+
+    values: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """How progress calls it."""
+        return f"{self.info.label} {_told(self.values)}"
+
+
+def plan_trials(keys: Keys) -> list[TrialPlan]:
+    """Return the trials of an experiment; none where nothing is tuned.
+
+    Raises:
+        ConfigError: There are too few facts to retain.
+    """
+    session, plans = keys.session, []
+    recipe = session.recipe
+    for label, drawn in recipe.tried().items():
+        _, validation = divide(session.split.retain, recipe.tune.seed)
+        ids = [fact.id for fact in validation]
+        for values, method in drawn:
+            key = digest(keys.unlearning(method, recipe.seeds[0]), "trial", ids)
+            stage = Stage("trial", key, Path("tune") / label / keyed("trial", key))
+            plans.append(TrialPlan(info_of(method), method, recipe.seeds[0], [stage], values))
+    return plans
+
+
+class Tuner:
+    """Carries trials out."""
+
+    def __init__(
+        self, session: Session, out: Path, say: Callable[[str], None], plans: Sequence[TrialPlan]
+    ) -> None:
+        self.session, self.out = session, out
+        self.train, self.validation = divide(session.split.retain, session.recipe.tune.seed)
+        self.meter = Meter(out, plans, say, "trials")
+
+    def attempt(self, plan: TrialPlan) -> bool:
+        """Do a trial that is not done; False if another process is at it."""
+        path = self.out / plan.stages[0].path
+        with locked(path.with_name(f".{path.stem}.lock")) as mine:
+            if mine:
+                sweep(path.parent, path.stem)
+                state = path.with_suffix(".state.safetensors")
+                if not path.exists():
+                    self._carry_out(plan, path, state)
+                state.unlink(missing_ok=True)
+        self.meter.look()
+        return mine
+
+    def _carry_out(self, plan: TrialPlan, path: Path, state: Path) -> None:
+        session = self.session
+        assert plan.method is not None
+        begin = time.perf_counter()
+        release_memory()
+        session.original.restore()
+        unlearning, score = None, None
+        try:
+            unlearning = unlearn_here(
+                session, plan.method, plan.seed, state, self.meter, retain=self.train
+            )
+            score = self._score()
+            said = f"{told(unlearning)}, retain score {score:.3f}"
+        except DivergedError as error:
+            said = f"diverged: {error}"
+        write_record(path, self._record(plan, unlearning, score, time.perf_counter() - begin))
+        self.meter.look()
+        self.meter(f"{plan.name}: {said}")
+
+    def _score(self) -> float:
+        """Return the mean probability of an answer token over the validation facts."""
+        session = self.session
+        scores = score_facts(session.model, session.prompt, self.validation, False, False)
+        return sum(math.exp(s.logprob / s.tokens) for s in scores.values()) / len(scores)
+
+    def _record(
+        self, plan: TrialPlan, unlearning: Unlearning | None, score: float | None, seconds: float
+    ) -> Trial:
+        return Trial(
+            key=plan.stages[0].key,
+            method=plan.info,
+            seed=plan.seed,
+            values=plan.values,
+            unlearning=unlearning,
+            score=score,
+            seconds=round(seconds, 2),
+        )
+
+
+def choose(
+    methods: Sequence[Method], plans: Sequence[TrialPlan], out: Path
+) -> tuple[list[Method], list[str]]:
+    """Return the methods, each at its best setting, and a sentence for each that was tuned.
+
+    Raises:
+        DivergedError: Training diverged in every trial of a method.
+    """
+    chosen, notes = [], []
+    for method in methods:
+        made = {}
+        for plan in (plan for plan in plans if plan.info.label == method.label):
+            trial = read_stage(out / plan.stages[0].path, Trial, plan.stages[0].key)
+            assert trial is not None and plan.method is not None
+            made[trial.key] = trial, plan.method
+        if made:
+            trial = best([trial for trial, _ in made.values()])
+            method = made[trial.key][1]
+            notes.append(
+                f"{method.label} was tuned: {_told(trial.values)} was taken of {len(made)} settings "
+                f"tried; {_reason(trial)}."
+            )
+        chosen.append(method)
+    return chosen, notes
+
+
+def _reason(trial: Trial) -> str:
+    reached = trial.unlearning is not None and trial.unlearning.stopped == "threshold"
+    if reached:
+        return f"of those that reached the threshold it has the highest retain score, {trial.score:.3f}"
+    return "none reached the threshold and it came nearest"
+
+
+def _told(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())

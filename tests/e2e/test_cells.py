@@ -1,0 +1,403 @@
+"""Cells in one folder: killed, continued, shared by processes, run again under changed settings.
+
+The children are forked: they are killed outright (SIGKILL) at a line of progress, as a machine would.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ssiuu
+from ssiuu.attacks import retrain
+from ssiuu.errors import OutputError
+from ssiuu.experiment import folder as folder_module
+from ssiuu.experiment import run as run_module
+from ssiuu.experiment.cells import CellPlan, Stage
+from ssiuu.experiment.folder import check_folder
+from ssiuu.experiment.progress import Meter, duration
+from ssiuu.experiment.tuning import best
+from ssiuu.models.load import save
+from ssiuu.records.files import NOT_THE_SAME, without_times
+from ssiuu.records.schema import MethodInfo, RunHeader, RunRecord
+from ssiuu.report.page import render
+from ssiuu.training import unlearn
+
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, make_model: Any, tokenizer: Any) -> list[str]:
+    """A run of seconds: a random model, twelve facts, two methods, three attack curves."""
+    folder = tmp_path_factory.mktemp("cells")
+    save(make_model(), tokenizer, folder / "model")
+    for name, first in (("forget", 0), ("retain", 8)):
+        rows = [
+            {
+                "question": f"w{i} w{i + 20} w{i + 40} ?",
+                "answer": f"w{i + 5} w{i + 33}",
+                "distractors": [f"w{i + 9} w{i + 1}", f"w{i + 2} w{i + 30}"],
+            }
+            for i in range(first, first + 8 - first // 2)
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [
+        "benchmark=own",
+        f"model={folder / 'model'}",
+        f"forget={folder / 'forget.jsonl'}",
+        f"retain={folder / 'retain.jsonl'}",
+        "methods=[none,gd,{name: ssiuu, lambda: 0.1}]",
+        "unlearn={max_steps: 5, check_every: 5, learning_rate: 1e-3}",
+        "attacks.harmful={fractions: [0.25], learning_rates: [1e-3, 1e-2]}",
+        "attacks.benign={rows: 12, tokens: 4}",
+        "attacks.reads=[1,3]",
+    ]
+
+
+def run(
+    settings: list[str], out: Path, *more: str, progress: Callable[[str], None] = lambda _: None
+) -> RunRecord:
+    recipe, sources = ssiuu.resolve(None, [*settings, *more])
+    return ssiuu.run(recipe, sources, out, progress=progress)
+
+
+@pytest.fixture(scope="module")
+def whole(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder of a run that nothing disturbed, and its lines of progress."""
+    out, lines = tmp_path_factory.mktemp("whole") / "run", list[str]()
+    run(settings, out, progress=lines.append)
+    return out, lines
+
+
+@pytest.fixture(autouse=True)
+def _save_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (unlearn, retrain):
+        monkeypatch.setattr(module, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(run_module, "release_memory", lambda: None)  # slow beside all tests' objects
+
+
+def child(
+    settings: list[str],
+    out: Path,
+    kill_at: int | str | None = None,
+    wait_for: Path | None = None,
+) -> Any:
+    """Start the run in a process of its own, killed at the n-th line or at one that holds a text.
+
+    Before that it waits for a file to be there.
+    """
+    told = 0
+
+    def progress(line: str) -> None:
+        nonlocal told
+        told += 1
+        if told == kill_at or (isinstance(kill_at, str) and kill_at in line):
+            while wait_for is not None and not wait_for.exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def work() -> None:
+        run(settings, out, progress=progress)
+
+    process = FORK.Process(target=work)
+    process.start()
+    return process
+
+
+def numbers(record: RunRecord) -> Any:
+    """Return everything measured but times, memory and the header's date."""
+    cells = [
+        [without_times(part) if part else None for part in (c.unlearning, c.evaluation, c.diagnosis)]
+        + [without_times(attack) for attack in c.attacks]
+        for c in record.cells
+    ]
+    return record.header.stages, record.original and without_times(record.original), cells
+
+
+def times(out: Path) -> dict[Path, int]:
+    """Return when every record in the cells was written."""
+    return {p.relative_to(out): p.stat().st_mtime_ns for p in out.glob("*/*/*.json")}
+
+
+def left_over(out: Path) -> list[str]:
+    """Return what is neither a record nor a lock."""
+    files = [p for p in out.rglob("*") if p.is_file()]
+    return sorted(p.name for p in files if p.suffix != ".json" and not p.name.endswith(".lock"))
+
+
+@pytest.mark.parametrize(
+    ("at", "goes_on"),
+    [
+        ("original model: evaluating", "original model: evaluating"),
+        ("gd step 3/5", "gd step 3/5"),
+        ("ssiuu seed 0: unlearned", "ssiuu seed 0: evaluating"),
+        ("ssiuu seed 0: looking inside", "ssiuu seed 0: looking inside"),
+        ("gd seed 0: harmful_0.25 lr 0.01 step 1/3", "gd seed 0: harmful_0.25 lr 0.01 step 3/3"),
+    ],
+)
+def test_a_killed_run_continues_where_it_was_and_ends_in_the_same_numbers(
+    settings: list[str], whole: tuple[Path, list[str]], tmp_path: Path, at: str, goes_on: str
+) -> None:
+    process, lines = child(settings, tmp_path / "run", at), list[str]()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    record = run(settings, tmp_path / "run", progress=lines.append)
+    assert goes_on in lines[1]  # after "loading"
+    assert numbers(record) == numbers(ssiuu.load_run(whole[0]))
+    assert left_over(tmp_path / "run") == []
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_every_line_ends_in_the_same_numbers(
+    settings: list[str], whole: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    out, lines = whole
+    wanted = numbers(ssiuu.load_run(out))
+    for point, line in enumerate(lines, 1):
+        killed = tmp_path / str(point)
+        process = child(settings, killed, point)
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        assert numbers(run(settings, killed)) == wanted, line
+        assert left_over(killed) == []
+
+
+def test_nothing_that_is_there_is_run_again(settings: list[str], whole: tuple[Path, list[str]]) -> None:
+    out, _ = whole
+    before, header, lines = times(out), (out / "run.json").read_bytes(), list[str]()
+    run(settings, out, progress=lines.append)
+    assert times(out) == before and (out / "run.json").read_bytes() == header
+    assert len(lines) == 1 and "loading" in lines[0]
+
+
+@pytest.fixture
+def folder(whole: tuple[Path, list[str]], tmp_path: Path) -> Path:
+    return shutil.copytree(whole[0], tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "made"),
+    [
+        ("diagnose=false", {}),
+        ("attacks.harmful.learning_rates=[1e-3, 1e-2, 3e-3]", {"gd": 1, "ssiuu": 1}),
+        ("attacks.benign.tokens=3", {"gd": 1, "ssiuu": 1}),
+        ("methods=[none,gd,{name: ssiuu, lambda: 0.2}]", {"ssiuu": 6}),
+        ("methods=[none,{name: gd, learning_rate: 2e-3},{name: ssiuu, lambda: 0.1}]", {"gd": 6}),
+        ("seeds=[0,1]", {"gd": 6, "ssiuu": 6, "none": 1}),
+        ("attacks.control=true", {"none": 3}),
+    ],
+)
+def test_a_changed_setting_runs_what_depends_on_it(
+    settings: list[str], folder: Path, change: str, made: dict[str, int]
+) -> None:
+    before, old = times(folder), ssiuu.load_run(folder)
+    record = run(settings, folder, change)
+    after = times(folder)
+    assert before.items() <= after.items()
+    new = Counter(path.parent.name.rpartition("-")[0] for path in after.keys() - before.keys())
+    assert new == made
+    assert not any(not (folder / path).exists() for path in record.header.stages)
+    assert [c.model_dump() for c in ssiuu.load_run(folder).cells] == [
+        c.model_dump() for c in record.cells
+    ]
+    kept = [RunHeader.model_validate_json(p.read_bytes()) for p in folder.glob("run-*.json")]
+    assert kept == [old.header]
+    back = run(settings, folder)
+    assert times(folder) == after and numbers(back) == numbers(old)
+
+
+def test_other_facts_or_another_model_are_another_run(
+    settings: list[str], folder: Path, tmp_path: Path, make_model: Any, tokenizer: Any
+) -> None:
+    save(make_model(seed=1), tokenizer, tmp_path / "model")
+    facts = Path(next(s for s in settings if s.startswith("forget=")).removeprefix("forget="))
+    before = {path: path.read_bytes() for path in folder.rglob("*.json")}
+    for change, said in (
+        ("split.seed=1", r"split\.seed is 0 there and 1 now"),
+        ("evaluate.options=2", r"evaluate\.options"),
+        (f"model={tmp_path / 'model'}", "model is"),
+        ("prompt=plain", "prompt"),
+    ):
+        with pytest.raises(OutputError, match=said):
+            run(settings, folder, change)
+    with pytest.raises(OutputError, match="holds a run, this is an audit"):
+        check_folder(folder, ssiuu.resolve(None, settings)[0], tmp_path / "model")
+    content = facts.read_text()
+    try:
+        facts.write_text(content.replace("w0 w20", "w1 w20"))
+        with pytest.raises(OutputError, match="the benchmark was another one"):
+            run(settings, folder)
+    finally:
+        facts.write_text(content)
+    assert {path: path.read_bytes() for path in folder.rglob("*.json")} == before
+
+
+def test_weights_that_are_gone_are_made_again_and_compared(
+    settings: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    run(settings, folder, "attacks.reads=[2]", progress=lines.append)
+    assert any("gd step 5/5" in line for line in lines)
+    assert not any("other weights" in line for line in lines)
+    path = next(folder.glob("cells/gd-s0/unlearn-*.json"))
+    changed = json.loads(path.read_text())
+    changed["steps"][-1]["forget_loss"] += 1e-9
+    path.write_text(json.dumps(changed))
+    record = run(settings, folder, "attacks.reads=[1]", progress=lines.append)
+    assert sum("other weights than the first time" in line for line in lines) == 1
+    noted = {
+        c.method.label for c in record.cells if c.unlearning and NOT_THE_SAME in c.unlearning.notes
+    }
+    assert noted == {"gd"}
+
+
+def test_weights_are_kept_where_that_is_asked(settings: list[str], folder: Path) -> None:
+    record = run(settings, folder, "keep_checkpoints=true")
+    assert len(left_over(folder)) == 2 and numbers(record) == numbers(ssiuu.load_run(folder))
+
+
+def test_equal_models_are_measured_once(settings: list[str], folder: Path) -> None:
+    lines: list[str] = []
+    record = run(settings, folder, "seeds=[0,1,2]", "methods=[none]", progress=lines.append)
+    assert [c.seed for c in record.cells] == [0, 1, 2] and lines == lines[:1]
+
+
+# --- tuning -------------------------------------------------------------------------------------
+
+TUNE = ["tune.trials=2", "tune.space={'*': {learning_rate: [1e-4, 1e-2]}}"]
+
+
+def test_every_method_is_tuned_and_its_best_setting_is_run(settings: list[str], tmp_path: Path) -> None:
+    out, lines = tmp_path / "run", list[str]()
+    process = child([*settings, *TUNE], out, "2/4 trials")
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert ssiuu.load_run(out).cells[1].unlearning is None
+    record = run(settings, out, *TUNE, progress=lines.append)
+    assert [t.method.label for t in record.trials] == ["gd", "gd", "ssiuu", "ssiuu"]
+    assert any("2/4 trials" in line and "ssiuu step 1/5" in line for line in lines)
+    assert not any("trials" in line and "gd step" in line for line in lines)
+    for label in ("gd", "ssiuu"):
+        trials = [t for t in record.trials if t.method.label == label]
+        rates = {t.values["learning_rate"] for t in trials}
+        cell = next(c for c in record.cells if c.method.label == label)
+        taken = cell.method.hyperparameters["learning_rate"]
+        assert len(rates) == 2 and taken == best(trials).values["learning_rate"]
+        assert any(f"{label} was tuned: learning_rate {taken}" in note for note in record.header.notes)
+    page = render(record)
+    assert "Settings tried in tuning (4)" in page
+    assert left_over(out) == []
+    before, header = times(out), (out / "run.json").read_bytes()
+    run(settings, out, *TUNE)
+    assert times(out) == before and (out / "run.json").read_bytes() == header
+    more = run(settings, out, "tune.trials=3", TUNE[1])
+    assert len(more.trials) == 6 and len(list(out.glob("tune/*/*.json"))) == 6
+
+
+# --- several processes --------------------------------------------------------------------------
+
+
+def test_two_processes_share_a_folder_and_one_is_killed(
+    settings: list[str], whole: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    first = child(settings, out, kill_at="gd step 3/5", wait_for=out / "cells/ssiuu-s0/.lock")
+    while not (out / "cells/gd-s0/.lock").exists():
+        time.sleep(0.01)
+    second = child(settings, out)
+    first.join(60)
+    second.join(60)
+    assert (first.exitcode, second.exitcode) == (-signal.SIGKILL, 0)
+    assert numbers(ssiuu.load_run(out)) == numbers(ssiuu.load_run(whole[0]))
+    assert left_over(out) == []
+    assert not [p for p in out.rglob(".*") if p.name != ".lock"]
+    assert len(list(out.glob("cells/*/*.json"))) == len(times(whole[0]))
+
+
+def test_a_cell_in_work_elsewhere_is_passed_over_and_waited_for(
+    settings: list[str], whole: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_module, "PAUSE", 0.01)
+    out, lines = tmp_path / "run", list[str]()
+    (out / "cells" / "gd-s0").mkdir(parents=True)
+    lock = (out / "cells" / "gd-s0" / ".lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def progress(line: str) -> None:
+        lines.append(line)
+        if "another process is at it" in line:
+            lock.close()
+
+    with pytest.raises(OutputError, match="holds no run"):
+        run(settings, out)
+    shutil.copy(whole[0] / "run.json", out)
+    record = run(settings, out, progress=progress)
+    waited = next(
+        n for n, line in enumerate(lines) if "2/3 cells" in line and "another process" in line
+    )
+    assert all("gd " not in line for line in lines[:waited])
+    assert numbers(record) == numbers(ssiuu.load_run(whole[0]))
+
+
+def test_every_stage_runs_once_when_processes_work_at_the_same_time(
+    settings: list[str], tmp_path: Path
+) -> None:
+    queue = FORK.SimpleQueue()
+
+    def work() -> None:
+        run(settings, tmp_path / "run", progress=queue.put)
+
+    workers = [FORK.Process(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    lines = []
+    while not queue.empty():
+        lines.append(queue.get())
+    did = Counter(line.partition(" | ")[2] for line in lines)
+    assert did["gd seed 0: evaluating"] == did["ssiuu seed 0: looking inside"] == 1
+    assert sum("original model" in line for line in lines) == 1
+
+
+# --- progress -----------------------------------------------------------------------------------
+
+
+def test_progress_counts_cells_and_tells_the_numbers(whole: tuple[Path, list[str]]) -> None:
+    _, lines = whole
+    assert any(line.startswith("1/3 cells | gd step 1/5") for line in lines)
+    assert any("2/3 cells, " in line and " left | ssiuu seed 0" in line for line in lines)
+    assert "3/3 cells, 0 s left | ssiuu seed 0: benign lr 1e-4: right" in lines[-1]
+    assert any("gd seed 0: right: forget" in line for line in lines)
+    assert all("\n" not in line for line in lines)
+
+
+def test_time_left_is_the_mean_of_what_was_measured(tmp_path: Path) -> None:
+    def plan(number: int) -> CellPlan:
+        info = MethodInfo(label="gd", name="gd", origin="literature", description="")
+        stage = Stage("evaluate", "k", Path(f"cells/gd-s{number}/evaluate-k.json"))
+        return CellPlan(info, None, number, [stage])
+
+    cells = [plan(n) for n in range(4)]
+    assert Meter(tmp_path, cells, print).left() is None
+    for cell, seconds in zip(cells, (10.0, 20.0), strict=False):
+        path = tmp_path / cell.stages[0].path
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"seconds": seconds}))
+    lines: list[str] = []
+    meter = Meter(tmp_path, cells, lines.append)
+    assert meter.left() == pytest.approx(30.0, abs=0.1)
+    meter("text")
+    assert lines == ["2/4 cells, 30 s left | text"]
+    assert [duration(s) for s in (5, 89, 240, 3 * 3600)] == ["5 s", "89 s", "4 min", "3.0 h"]
