@@ -143,7 +143,10 @@ def left_over(out: Path) -> list[str]:
         ("gd step 3/5", "gd step 3/5"),
         ("ssiuu seed 0: unlearned", "ssiuu seed 0: evaluating"),
         ("ssiuu seed 0: looking inside", "ssiuu seed 0: looking inside"),
-        ("gd seed 0: harmful_0.25 lr 0.01 step 1/3", "gd seed 0: harmful_0.25 lr 0.01 step 3/3"),
+        (
+            "gd seed 0: harmful_0.25 full lr 0.01 seed 0 step 3/3",
+            "gd seed 0: harmful_0.25 full lr 0.01 seed 0 step 3/3",
+        ),
     ],
 )
 def test_a_killed_run_continues_where_it_was_and_ends_in_the_same_numbers(

@@ -87,7 +87,7 @@ def _linked(facts: list[Fact], relations: list[dict[str, Any]]) -> list[Fact]:
             if other.entity != fact.entity
         ]
         hops = [p for p in hops if p.answer.casefold() not in p.question.casefold()]
-        probes = {"multi_hop": tuple(hops), "same_answer": tuple(same[:3])}
+        probes = {"multi_hop": tuple(hops), "same_answer": tuple(same[:1])}
         linked.append(fact.model_copy(update=probes))
     return linked
 

@@ -8,6 +8,7 @@ the attacks of this run did not bring it back. It is evidence, not proof.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from ssiuu.records.schema import Attack, Cell, Evaluation, FactScore, Verdict
 from ssiuu.statistics import Interval, wilson
@@ -66,27 +67,54 @@ def fact_verdict(before: FactScore, after: FactScore, attacks: Iterable[Attack],
         attacks: The attacks of the cell; those that trained on this fact are left out.
         fact: The fact's id.
     """
+    return judge(fact_evidence(before, after, attacks, fact))
+
+
+class FactEvidence(NamedTuple):
+    """What the rules look at.
+
+    `removed`: F1 does not hold. `back`: the largest share of the lost log-probability that an attack
+    restored with the answer ranked first (or not scored); `most`: the largest share in any reading.
+    None: no attack that left this fact out was read, or nothing was lost.
+    """
+
+    removed: bool
+    back: float | None
+    most: float | None
+
+
+def fact_evidence(
+    before: FactScore, after: FactScore, attacks: Iterable[Attack], fact: str
+) -> FactEvidence:
+    """Return what decides about one fact; arguments as for `fact_verdict`."""
     asked = [after.correct, *after.paraphrases]
     scored = [bool(answer) for answer in asked if answer is not None]
     if scored:
         removed = sum(scored) * 2 < len(scored)
     else:
         removed = before.logprob - after.logprob >= LOST and after.free_correct is not True
-    if not removed:
-        return "not removed"
-    shares = []
+    shares: list[tuple[float, bool]] = []
     for attack in ranking(attacks):
         if fact in attack.trained or fact not in attack.reads[-1].facts:
             continue
-        for read in attack.reads[1:]:
-            reading = read.facts[fact]
+        for reading in (read.facts[fact] for read in attack.reads[1:]):
             share = way_back(before.logprob, after.logprob, reading.logprob)
-            if share is None:
-                continue
-            if share >= RETURNED and reading.correct is not False:
-                return "hidden"
-            shares.append(share)
-    if shares and max(shares) < GONE:
+            if share is not None:
+                shares.append((share, reading.correct is not False))
+    return FactEvidence(
+        removed,
+        back=max((share for share, first in shares if first), default=None),
+        most=max((share for share, _ in shares), default=None),
+    )
+
+
+def judge(found: FactEvidence, returned: float = RETURNED, gone: float = GONE) -> Verdict:
+    """Return the verdict under these thresholds."""
+    if not found.removed:
+        return "not removed"
+    if found.back is not None and found.back >= returned:
+        return "hidden"
+    if found.most is not None and found.most < gone:
         return "erased"
     return "undecided"
 

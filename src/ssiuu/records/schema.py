@@ -31,6 +31,8 @@ Verdict = Literal["erased", "hidden", "not removed", "undecided"]
 Target = Literal["probability", "logprob"]
 Axis = Literal["steps", "bits", "k", "shots", "prompt", "score"]
 Space = Literal["full", "lora-qv", "lora-all"]
+Ablation = Literal["zero", "mean", "restore"]
+Side = Literal["minus", "plus"]
 
 
 class Record(BaseModel):
@@ -199,12 +201,98 @@ class Lens(Record):
     facts: int
 
 
+class Estimate(Record):
+    """A value with its 95 % interval; what the interval is over stands where it is used."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Level(Record):
+    """Mean log-probability of the answers (nats) and share ranked first; None: not scored."""
+
+    logprob: float
+    accuracy: float | None
+
+
+class CausalPoint(Record):
+    """The forget facts with `m` neurons ablated: the top ones, and random ones of the same maps.
+
+    `random_logprob`, `random_accuracy`: mean over the draws, and where another draw would fall.
+    `share`: part of the lost log-probability that comes back, top minus random, over entities.
+    """
+
+    m: int
+    top: Level
+    random_logprob: Estimate
+    random_accuracy: Estimate | None
+    share: Estimate | None
+
+
+class CausalCurve(Record):
+    """One way to ablate, over m; `side`: the neurons with the largest D- ("minus") or D+ ("plus")."""
+
+    side: Side
+    mode: Ablation
+    points: list[CausalPoint]
+
+
+class Causal(Record):
+    """The causal test. `share`: of zero ablation of the top 100 of D- (`CausalPoint.share`)."""
+
+    facts: int
+    draws: int
+    original: Level
+    unlearned: Level
+    curves: list[CausalCurve]
+    share: Estimate | None
+
+
+class Probe(Record):
+    """A linear probe by layer (0 = embeddings): can the answer be read from the prompt's last state?
+
+    `accuracy`: right answer before the options. `control`: the same with the labels shuffled
+    within each relation. `selectivity`: accuracy less control, interval over entities.
+    """
+
+    accuracy: list[float]
+    control: list[float]
+    selectivity: list[Estimate]
+    facts: int
+
+
+class Depth(Record):
+    """Unlearning depth score (UDS): 0 the knowledge is as in the original, 1 as if never learned.
+
+    `reference`, `unlearned`: mean drop of the answer's log-probability a token when that model's
+    state is patched into the original, by layer. `facts`: by id; None where the never-learned
+    model's states make no difference in any layer.
+    """
+
+    score: Estimate | None
+    reference: list[float]
+    unlearned: list[float]
+    facts: dict[str, float | None]
+
+
+class Evidence(Record):
+    """What a look inside shows beyond attribution; parts that cannot be had here are None."""
+
+    causal: Causal | None
+    probe_before: Probe | None
+    probe_after: Probe | None
+    depth: Depth | None
+    seconds: float
+
+
 class Diagnosis(Stage):
     """What changed inside, before against after unlearning."""
 
     influence: dict[Target, Influence]
     lens_before: Lens | None
     lens_after: Lens | None
+    evidence: Evidence | None = None
     seconds: float
 
 

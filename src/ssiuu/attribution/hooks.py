@@ -1,0 +1,24 @@
+"""Forward hooks that do not outlive their context, whatever happens in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+Hook = Callable[[torch.nn.Module, Any, Any], Any]
+
+
+@contextmanager
+def hooked(hooks: Iterable[tuple[torch.nn.Module, Hook]]) -> Iterator[None]:
+    """Register forward hooks for the time of the context; what a hook returns replaces the output."""
+    handles = []
+    try:
+        for module, hook in hooks:
+            handles.append(module.register_forward_hook(hook))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,280 @@
+"""The causal test: does the answer come back when the spurious neurons are taken out?
+
+The neurons with the largest D- (those that began to oppose the answer) are ablated in the unlearned
+model, and the forget facts are read again. Beside each such set stand random sets of as many neurons
+of the same maps: ablating anything changes a model, and only what goes beyond that counts.
+
+zero: the neuron's output is 0. mean: its output is its mean over other facts. Both bring nothing of
+the original model along, so an answer that returns was still there: hidden. restore: the neuron's row
+of weights (and bias) is the one before unlearning, which also undoes erasure that happened in it, so
+an answer that returns tells where the change is and not of which kind. The counterpart restores the
+neurons with the largest D+ (those that stopped helping).
+
+Covered: q, k, v, o, gate, up and down maps. Not covered: norms and embeddings; neurons that oppose
+the answer only together with others of low rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ssiuu.attribution.hooks import hooked
+from ssiuu.attribution.neuron import BATCH, Extremes
+from ssiuu.diagnosis.influence import Baseline, variation
+from ssiuu.errors import ConfigError
+from ssiuu.evaluation.score import read_facts
+from ssiuu.likelihood import Example, Prompt, collate, length_sorted
+from ssiuu.models.sites import Site
+from ssiuu.records.schema import (
+    Ablation,
+    Causal,
+    CausalCurve,
+    CausalPoint,
+    Estimate,
+    FactText,
+    Level,
+    Reading,
+    Side,
+)
+from ssiuu.statistics import Interval, next_draw, ratio_of_sums
+
+GRID = (1, 10, 100, 1000)  # and all neurons of that side
+HEADLINE = 100  # neurons of the one number
+PLAN: tuple[tuple[Side, Ablation], ...] = (
+    ("minus", "zero"),
+    ("minus", "mean"),
+    ("minus", "restore"),
+    ("plus", "restore"),
+)
+BUDGET = 100  # readings of the facts: 4 curves, 5 points, 1 top set and 4 random ones
+
+Units = dict[Site, Int[Tensor, " m"]]  # which output units of each map
+Readings = Mapping[str, Reading]
+
+
+def neuron_influence(before: Baseline, after: Iterable[Extremes]) -> dict[Side, Float[Tensor, " N"]]:
+    """Return D- and D+ of every neuron under log P, clipped at 0 (Eq. 4 and 5)."""
+    plus = minus = torch.zeros(())
+    count = 0
+    for batch in after:
+        for row, id in enumerate(batch.ids):
+            terms = variation(before.facts[id][:2], (batch.highest[row], batch.lowest[row]))
+            plus, minus = plus + terms[0].double(), minus + terms[1].double()
+            count += 1
+    return {"minus": (minus / count).clamp(min=0), "plus": (plus / count).clamp(min=0)}
+
+
+def causal_test(
+    model: Any,
+    prompt: Prompt,
+    facts: Sequence[FactText],
+    sites: Sequence[Site],
+    influence: Mapping[Side, Float[Tensor, " N"]],
+    original: Readings,
+    before: Mapping[str, Tensor],
+    means: Mapping[Site, Tensor] | None = None,
+    seed: int = 0,
+    budget: int = BUDGET,
+) -> Causal:
+    """Ablate the top m neurons and random ones, and read the facts each time.
+
+    Args:
+        model: The unlearned model; it is the same, bit for bit, afterwards.
+        prompt: How questions become tokens.
+        facts: The forget facts.
+        sites: Where the neurons are.
+        influence: D- and D+ of every neuron, in the order of the sites.
+        original: Readings of the facts before unlearning.
+        before: The sites' parameters before unlearning, by name.
+        means: Mean output of every site over other facts; None leaves mean ablation out.
+        seed: Of the random neurons.
+        budget: Most readings of all facts; decides how many random sets are drawn.
+
+    Raises:
+        ConfigError: The budget leaves fewer than two random sets a point.
+    """
+    plan = [(side, mode) for side, mode in PLAN if mode != "mean" or means is not None]
+    draws = budget // (len(plan) * (len(GRID) + 1)) - 1
+    if draws < 2:
+        least = 3 * len(plan) * (len(GRID) + 1)
+        raise ConfigError(f"budget: must be at least {least} readings of the facts, got {budget}.")
+    generator = torch.Generator().manual_seed(seed)
+    unlearned = read_facts(model, prompt, facts)
+
+    def read(mode: Ablation, units: Units) -> Readings:
+        with _ablation(model, mode, units, before, means):
+            return read_facts(model, prompt, facts)
+
+    curves = []
+    for side, mode in plan:
+        points = []
+        for m in grid(influence[side]):
+            top = top_units(influence[side], sites, m)
+            others = [read(mode, random_units(top, generator)) for _ in range(draws)]
+            points.append(_point(m, facts, original, unlearned, read(mode, top), others))
+        curves.append(CausalCurve(side=side, mode=mode, points=points))
+    headline = [p.share for p in curves[0].points if p.m == HEADLINE]
+    return Causal(
+        facts=len(facts),
+        draws=draws,
+        original=level(original, facts),
+        unlearned=level(unlearned, facts),
+        curves=curves,
+        share=headline[0] if headline else None,
+    )
+
+
+def grid(values: Float[Tensor, " N"]) -> list[int]:
+    """Return the sizes of one curve: the grid, and all neurons above 0."""
+    count = int((values > 0).sum())
+    return sorted({m for m in GRID if m < count} | ({count} if count else set()))
+
+
+def top_units(values: Float[Tensor, " N"], sites: Sequence[Site], m: int) -> Units:
+    """Return the m neurons with the largest values, by site."""
+    chosen = torch.zeros(values.numel(), dtype=torch.bool)
+    chosen[values.argsort(descending=True, stable=True)[:m].cpu()] = True
+    parts = chosen.split([site.width for site in sites])
+    return {s: part.nonzero().squeeze(1) for s, part in zip(sites, parts, strict=True) if part.any()}
+
+
+def random_units(like: Units, generator: torch.Generator) -> Units:
+    """Return as many neurons of every site, drawn without replacement from all of its neurons."""
+    return {
+        site: torch.randperm(site.width, generator=generator)[: len(units)]
+        for site, units in like.items()
+    }
+
+
+@torch.no_grad()
+def mean_outputs(
+    model: Any, sites: Sequence[Site], examples: Sequence[Example], pad: int
+) -> dict[Site, Float[Tensor, " width"]]:
+    """Return every site's mean output over all real tokens of the examples."""
+    device = next(model.parameters()).device
+    sums: dict[Site, Tensor] = {}
+    count = 0
+    for rows in length_sorted([len(e.prompt) + len(e.answer) for e in examples], BATCH):
+        batch = collate([examples[i] for i in rows], pad).to(device)
+        keep = batch.attention_mask.bool()
+        count += int(keep.sum())
+
+        def add(site: Site, keep: Tensor, module: Any, inputs: Any, output: Tensor) -> None:
+            total = output[keep].double().sum(0)
+            sums[site] = sums[site] + total if site in sums else total
+
+        with hooked((model.get_submodule(s.path), partial(add, s, keep)) for s in sites):
+            model(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                position_ids=batch.position_ids,
+                logits_to_keep=1,
+                use_cache=False,
+            )
+    return {site: total / count for site, total in sums.items()}
+
+
+@contextmanager
+def ablated(
+    model: Any, units: Units, means: Mapping[Site, Float[Tensor, " width"]] | None = None
+) -> Iterator[None]:
+    """Put 0, or their mean, in place of the output of these neurons."""
+
+    def replace(
+        units: Tensor, value: Tensor | float, module: Any, inputs: Any, output: Tensor
+    ) -> Tensor:
+        output = output.clone()
+        output[..., units] = value if isinstance(value, float) else value.to(output)
+        return output
+
+    hooks = [
+        (
+            model.get_submodule(site.path),
+            partial(replace, chosen, 0.0 if means is None else means[site][chosen]),
+        )
+        for site, chosen in units.items()
+    ]
+    with hooked(hooks):
+        yield
+
+
+@contextmanager
+def restored(model: Any, units: Units, before: Mapping[str, Tensor]) -> Iterator[None]:
+    """Give these neurons their rows of weights (and biases) of before; the present ones come back.
+
+    Args:
+        model: Changed in place within the context.
+        units: Which neurons.
+        before: Parameters by name.
+    """
+    kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    try:
+        with torch.no_grad():
+            for site, chosen in units.items():
+                for name, parameter in model.get_submodule(site.path).named_parameters():
+                    kept.append((parameter, chosen, parameter[chosen].clone()))
+                    parameter[chosen] = before[f"{site.path}.{name}"][chosen].to(parameter)
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, chosen, rows in kept:
+                parameter[chosen] = rows
+
+
+def level(readings: Readings, facts: Sequence[FactText]) -> Level:
+    """Return the mean over the facts."""
+    right = [bool(c) for f in facts if (c := readings[f.id].correct) is not None]
+    return Level(
+        logprob=sum(readings[f.id].logprob for f in facts) / len(facts),
+        accuracy=sum(right) / len(right) if right else None,
+    )
+
+
+def _ablation(
+    model: Any,
+    mode: Ablation,
+    units: Units,
+    before: Mapping[str, Tensor],
+    means: Mapping[Site, Tensor] | None,
+) -> AbstractContextManager[None]:
+    if mode == "restore":
+        return restored(model, units, before)
+    return ablated(model, units, means if mode == "mean" else None)
+
+
+def _point(
+    m: int,
+    facts: Sequence[FactText],
+    original: Readings,
+    unlearned: Readings,
+    top: Readings,
+    others: Sequence[Readings],
+) -> CausalPoint:
+    """Sum up one top set and its random ones."""
+    levels = [level(other, facts) for other in others]
+    accuracies = [x.accuracy for x in levels if x.accuracy is not None]
+    random = [sum(other[f.id].logprob for other in others) / len(others) for f in facts]
+    share = ratio_of_sums(
+        [top[f.id].logprob - r for f, r in zip(facts, random, strict=True)],
+        [original[f.id].logprob - unlearned[f.id].logprob for f in facts],
+        [f.entity or f.id for f in facts],
+    )
+    return CausalPoint(
+        m=m,
+        top=level(top, facts),
+        random_logprob=estimate(next_draw([x.logprob for x in levels])),
+        random_accuracy=estimate(next_draw(accuracies)) if accuracies else None,
+        share=estimate(share) if share else None,
+    )
+
+
+def estimate(interval: Interval) -> Estimate:
+    """Return an interval as a record."""
+    return Estimate(value=interval.share, low=interval.low, high=interval.high)

@@ -1,0 +1,178 @@
+"""Linear probe: can the answer be read off the hidden state at the prompt's end, layer by layer?
+
+A linear map is fitted by ridge regression from the state at the prompt's last token to the direction
+of the answer (its tokens' mean embedding, normalised), on facts of other entities, and a fact is right
+when its own answer lies nearer to what the map says than each wrong option:
+
+    M = argmin sum |M h - e(answer)|^2 + lambda |M|^2,    right: e(answer)·M h > e(option)·M h
+
+One map serves all facts, so it can be fitted on a few and asked for answers it has never seen. It is
+cross-validated by entity. Control: the same with labels shuffled, that is, answer and options handed
+to another fact of the same relation. The control keeps what relation and options give away and cuts
+the tie to the entity, so that selectivity = accuracy less control is what the state says of *this* one.
+
+What it shows: a selectivity above 0 means that the answer is there in a linear form. What it does
+not: an answer may be there in another form, fitted on few facts the probe misses much, and an answer
+that can be read need not be used by the model.
+
+Source: Alain & Bengio 2016; control tasks and selectivity, Hewitt & Liang 2019. Departures: the label
+is an embedding in place of a class, as few facts share an answer.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ssiuu.diagnosis.causal import estimate
+from ssiuu.likelihood import Example, Prompt, collate, length_sorted
+from ssiuu.records.schema import FactText, Probe
+from ssiuu.statistics import Interval, ratio_of_sums
+
+FOLDS = 8
+SHUFFLES = 5
+RIDGE = 1.0  # lambda over the mean squared length of the states
+
+
+def linear_probe(
+    model: Any,
+    prompt: Prompt,
+    facts: Sequence[FactText],
+    others: Sequence[FactText],
+    pad: int,
+    seed: int = 0,
+) -> Probe | None:
+    """Return the accuracy by layer (0 = embeddings); None where nothing can be ranked.
+
+    Args:
+        model: In evaluation mode.
+        prompt: How questions become tokens.
+        facts: What is asked (the forget facts).
+        others: More facts to fit on (the retain facts).
+        pad: Padding token id.
+        seed: Of folds and shuffles.
+    """
+    asked = [fact for fact in [*facts, *others] if len(fact.options) > 1]
+    count = sum(len(fact.options) > 1 for fact in facts)
+    if not count or len({_entity(fact) for fact in asked}) < 2:
+        return None
+    states = prompt_states(model, prompt, asked, pad)
+    options = [option_directions(model, prompt, fact) for fact in asked]
+    folds = entity_folds(asked, seed)
+    shuffles = [shuffled(asked, random.Random(f"probe:{seed}:{n}")) for n in range(SHUFFLES)]
+    entities = [_entity(fact) for fact in asked[:count]]
+    accuracy, control, selectivity = [], [], []
+    for layer in states.unbind(1):
+        right = probe_right(layer, options, folds)[:count]
+        chance = torch.stack([probe_right(layer, [options[i] for i in s], folds) for s in shuffles])
+        luck = chance.mean(0)[:count]
+        accuracy.append(float(right.mean()))
+        control.append(float(luck.mean()))
+        gain = (right - luck).tolist()
+        found = ratio_of_sums(gain, [1.0] * count, entities)
+        selectivity.append(estimate(found or Interval(sum(gain) / count, -1.0, 1.0)))
+    return Probe(accuracy=accuracy, control=control, selectivity=selectivity, facts=count)
+
+
+@torch.no_grad()
+def prompt_states(
+    model: Any, prompt: Prompt, facts: Sequence[FactText], pad: int
+) -> Float[Tensor, "F L d"]:
+    """Return the residual stream at the prompt's last token, after the embeddings and every block."""
+    device = next(model.parameters()).device
+    prompts = [prompt.question(fact.question) for fact in facts]
+    found: dict[int, Tensor] = {}
+    for rows in length_sorted([len(p) for p in prompts], 16):
+        # The last column is never fed, so one token stands in for the answer.
+        batch = collate([Example("", prompts[i], [pad]) for i in rows], pad).to(device)
+        states = model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            output_hidden_states=True,
+            logits_to_keep=1,
+            use_cache=False,
+        ).hidden_states
+        last = torch.stack([state[:, -1].float().cpu() for state in states], 1)
+        found |= dict(zip(rows, last, strict=True))
+    return torch.stack([found[i] for i in range(len(facts))])
+
+
+@torch.no_grad()
+def option_directions(model: Any, prompt: Prompt, fact: FactText) -> Float[Tensor, "O d"]:
+    """Return the mean output embedding of every option's tokens, the answer's first."""
+    embedding = model.get_output_embeddings().weight
+    return torch.stack([embedding[prompt.answer(o)].float().mean(0).cpu() for o in fact.options])
+
+
+def entity_folds(facts: Sequence[FactText], seed: int) -> list[int]:
+    """Return the fold of every fact; the facts of one entity share one."""
+    names = sorted({_entity(fact) for fact in facts})
+    random.Random(f"folds:{seed}").shuffle(names)
+    fold = {name: index % FOLDS for index, name in enumerate(names)}
+    return [fold[_entity(fact)] for fact in facts]
+
+
+def shuffled(facts: Sequence[FactText], rng: random.Random) -> list[int]:
+    """Return whose label every fact gets: another one's of the same relation, drawn at random."""
+    order = list(range(len(facts)))
+    for relation in {fact.relation for fact in facts}:
+        members = [i for i, fact in enumerate(facts) if fact.relation == relation]
+        for place, source in zip(members, rng.sample(members, len(members)), strict=True):
+            order[place] = source
+    return order
+
+
+def probe_right(
+    states: Float[Tensor, "F d"], options: Sequence[Float[Tensor, "O d"]], folds: Sequence[int]
+) -> Float[Tensor, " F"]:
+    """Return 1 for every fact whose answer the map picks when fitted on the other folds.
+
+    Args:
+        states: One state a fact.
+        options: Directions of every fact's options, the answer's first.
+        folds: Of every fact.
+    """
+    right = torch.zeros(len(options))
+    answers = torch.stack([rows[0] for rows in options]).double()
+    x = states.double()
+    for fold in set(folds):
+        test = torch.tensor([f == fold for f in folds])
+        centre = answers[~test].mean(0)
+        told = ridge(x[~test], _unit(answers[~test], centre), x[test])
+        for row, index in enumerate(test.nonzero().flatten().tolist()):
+            scores = _unit(options[index].double(), centre) @ told[row]
+            right[index] = float(scores[0] > scores[1:].max())
+    return right
+
+
+def ridge(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "n k"], new: Float[Tensor, "t d"]
+) -> Float[Tensor, "t k"]:
+    """Return ridge regression's predictions, by the dual form, as n is small:
+
+    y_mean + K(new, x) (K(x, x) + lambda I)^-1 (y - y_mean),   K the inner products of centred states.
+    """
+    centre, target = x.mean(0), y.mean(0)
+    x, new = x - centre, new - centre
+    kernel = x @ x.T
+    penalty = RIDGE * kernel.diagonal().mean().clamp(min=1e-12)
+    weights = torch.linalg.solve(kernel + penalty * torch.eye(len(x), dtype=x.dtype), y - target)
+    told: Tensor = target + new @ x.T @ weights
+    return told
+
+
+def _unit(rows: Float[Tensor, "n d"], centre: Float[Tensor, " d"]) -> Float[Tensor, "n d"]:
+    """Return directions from the centre, of length 1."""
+    shifted = rows - centre
+    unit: Tensor = shifted / shifted.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    return unit
+
+
+def _entity(fact: FactText) -> str:
+    return fact.entity or fact.id

@@ -1,0 +1,104 @@
+"""The look inside an unlearned model beyond attribution: causal test, linear probe, depth score."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import cached_property
+
+from torch import Tensor
+
+from ssiuu.attribution.neuron import extremes
+from ssiuu.diagnosis.causal import BUDGET, causal_test, mean_outputs, neuron_influence
+from ssiuu.diagnosis.depth import Drops, answer_states, depth_score, drops
+from ssiuu.diagnosis.influence import Baseline
+from ssiuu.diagnosis.probe import linear_probe
+from ssiuu.evaluation.score import read_facts
+from ssiuu.experiment.session import Session
+from ssiuu.models.load import load_checkpoint_weights, restore, snapshot
+from ssiuu.models.sites import Site
+from ssiuu.records.schema import Depth, Evidence, Probe, Reading
+
+OTHERS = 128  # retain facts that means and probes are fitted on, at most
+
+
+class Inside:
+    """Gathers the evidence of one session's models; what is the same for all of them is kept."""
+
+    def __init__(self, session: Session, sites: Sequence[Site]) -> None:
+        self.session, self.sites = session, sites
+        self.forget = session.split.forget
+        self.others = session.split.retain[:OTHERS]
+        self.examples = session.examples(self.forget)
+
+    def look(self, baseline: Baseline, seed: int = 0, budget: int = BUDGET) -> Evidence:
+        """Return the evidence for the weights the session's model holds; it holds them afterwards.
+
+        Args:
+            baseline: The original model's attributions of the forget facts.
+            seed: Of the random neurons.
+            budget: Readings the causal test may take; 0 leaves it out.
+        """
+        begin = time.perf_counter()
+        session, model = self.session, self.session.model
+        unlearned = snapshot(model)
+        probe = self._probe()
+        states = answer_states(model, self.examples, session.pad) if session.never_learned else None
+        original, probe_before, reference = self._original
+        session.original.restore()
+        before = self._site_weights()
+        depth: Depth | None = None
+        if states is not None and reference is not None:
+            found = drops(model, self.examples, states, session.pad)
+            depth = depth_score(found, reference, {f.id: f.entity or f.id for f in self.forget})
+        restore(model, unlearned)
+        causal = None
+        if budget and self.sites:
+            batches = extremes(model, self.sites, self.examples, session.pad)
+            others = session.examples(self.others)
+            causal = causal_test(
+                model,
+                session.prompt,
+                self.forget,
+                self.sites,
+                neuron_influence(baseline, batches),
+                original,
+                before,
+                mean_outputs(model, self.sites, others, session.pad) if others else None,
+                seed,
+                budget,
+            )
+        return Evidence(
+            causal=causal,
+            probe_before=probe_before,
+            probe_after=probe,
+            depth=depth,
+            seconds=round(time.perf_counter() - begin, 2),
+        )
+
+    @cached_property
+    def _original(self) -> tuple[dict[str, Reading], Probe | None, Drops | None]:
+        """Readings and probe of the original; what the never-learned model's states take from it."""
+        session, model = self.session, self.session.model
+        states = None
+        if session.never_learned is not None:
+            load_checkpoint_weights(model, session.never_learned)
+            states = answer_states(model, self.examples, session.pad)
+        session.original.restore()
+        return (
+            read_facts(model, session.prompt, self.forget),
+            self._probe(),
+            None if states is None else drops(model, self.examples, states, session.pad),
+        )
+
+    def _probe(self) -> Probe | None:
+        session = self.session
+        return linear_probe(session.model, session.prompt, self.forget, self.others, session.pad)
+
+    def _site_weights(self) -> dict[str, Tensor]:
+        paths = {site.path for site in self.sites}
+        return {
+            name: parameter.detach().clone()
+            for name, parameter in self.session.model.named_parameters()
+            if name.rpartition(".")[0] in paths
+        }
