@@ -101,7 +101,7 @@ def test_probes(facts: list[Fact]) -> None:
         other = by_question[probe.question]
         assert probe.answer == other.answer == fact.answer
         assert other.entity != fact.entity
-    assert max(len(f.same_answer) for f in facts) == 3
+    assert max(len(f.same_answer) for f in facts) == 1
 
 
 def test_loading_is_deterministic(facts: list[Fact]) -> None:

@@ -104,7 +104,9 @@ class Keys:
         if method and method.trains:
             stages.insert(0, _stage(folder, "unlearn", model))
         if diagnosed and not control:
-            stages.append(_stage(folder, "diagnose", digest(model, "diagnose")))
+            stages.append(
+                _stage(folder, "diagnose", digest(model, "diagnose", self.session.recipe.inside))
+            )
         if not control or self.session.recipe.attacks.control:
             for curve, settings in self.curves():
                 key = digest(model, "attack", settings)

@@ -25,6 +25,7 @@ CHANGEABLE = {
     "unlearn",
     "evaluate",
     "diagnose",
+    "inside",
     "attacks",
     "tune",
     "precision",

@@ -214,6 +214,9 @@ class Recipe(Section):
     unlearn: UnlearnConfig = UnlearnConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     diagnose: bool = Field(default=True, description="look inside: D+, D-, logit lens")
+    inside: bool = Field(
+        default=False, description="look further inside: causal test, linear probe, depth score"
+    )
     attacks: AttackConfig = AttackConfig()
     tune: TuneConfig = TuneConfig()
     fictional: FictionalConfig = FictionalConfig()

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from ssiuu.experiment.attacking import Attacker
 from ssiuu.experiment.cells import CellPlan, Keys, Stage
 from ssiuu.experiment.drive import info_of, unlearn_here
 from ssiuu.experiment.folder import check_folder, in_turn, locked, settle, sweep
+from ssiuu.experiment.inside import Inside
 from ssiuu.experiment.progress import Meter, told
 from ssiuu.experiment.provenance import machine, now, versions
 from ssiuu.experiment.recipe import Recipe
@@ -351,15 +352,21 @@ class _Stages:
             self._lens = logit_lens(session.model, session.prompt, forget, session.pad)
         return self._baseline, self._lens
 
+    @cached_property
+    def _inside(self) -> Inside:
+        return Inside(self.session, self.shared.sites)
+
     def _diagnose(self) -> Diagnosis:
         session, forget, sites = self.session, self.session.split.forget, self.shared.sites
         begin = time.perf_counter()
         baseline, lens = self._before()
         after = extremes(session.model, sites, session.examples(forget), session.pad)
+        evidence = self._inside.look(baseline) if session.recipe.inside else None
         return Diagnosis(
             influence=influence(baseline, after, sites),
             lens_before=lens,
             lens_after=logit_lens(session.model, session.prompt, forget, session.pad),
+            evidence=evidence,
             seconds=round(time.perf_counter() - begin, 2),
         )
 

@@ -216,6 +216,10 @@ def _row(record: RunRecord, cell: Cell, names: list[str]) -> dict[str, Any]:
     row["d_plus_100"] = influence.d_plus_100 if influence else None
     row["d_minus_100"] = influence.d_minus_100 if influence else None
     row["hide_ratio"] = influence.hide_ratio if influence else None
+    evidence = diagnosis.evidence if diagnosis else None
+    causal, depth = (evidence.causal, evidence.depth) if evidence else (None, None)
+    row["causal_share"] = causal.share.value if causal and causal.share else None
+    row["depth_score"] = depth.score.value if depth and depth.score else None
     row["penalty_share"] = _penalty_share(cell)
     row["verdict"] = verdict(record, cell)
     row["seconds"] = seconds(cell)

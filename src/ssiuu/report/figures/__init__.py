@@ -15,6 +15,7 @@ import matplotlib
 from ssiuu.records.schema import RunRecord
 from ssiuu.report.figures.attacks import attack_curves, best_curve, retention_front
 from ssiuu.report.figures.draw import RC, Key, Panel, Plot, Style, styles
+from ssiuu.report.figures.evidence import evidence_curves
 from ssiuu.report.figures.influence import cumulative_curves, heat_maps, top_bars
 from ssiuu.report.figures.lens import lens_curves
 from ssiuu.report.figures.svg import inline_svg
@@ -28,6 +29,7 @@ __all__ = [
     "attack_curves",
     "best_curve",
     "cumulative_curves",
+    "evidence_curves",
     "figures",
     "heat_maps",
     "inline_svg",
@@ -50,5 +52,7 @@ def figures(record: RunRecord) -> list[Plot]:
         lens_curves,
         training_curves,
     ]
+    if any(cell.diagnosis and cell.diagnosis.evidence for cell in record.cells):
+        makers.insert(-1, evidence_curves)
     with matplotlib.rc_context(RC):
         return [make(record) for make in makers]
