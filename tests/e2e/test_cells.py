@@ -21,9 +21,10 @@ import pytest
 
 import ssiuu
 from ssiuu.attacks import retrain
-from ssiuu.errors import OutputError
+from ssiuu.errors import InputError, OutputError
 from ssiuu.experiment import folder as folder_module
 from ssiuu.experiment import run as run_module
+from ssiuu.experiment import trials
 from ssiuu.experiment.cells import CellPlan, Stage
 from ssiuu.experiment.folder import check_folder
 from ssiuu.experiment.progress import Meter, duration
@@ -31,7 +32,7 @@ from ssiuu.experiment.tuning import best
 from ssiuu.models.load import save
 from ssiuu.records.files import NOT_THE_SAME, without_times
 from ssiuu.records.schema import MethodInfo, RunHeader, RunRecord
-from ssiuu.report.page import render
+from ssiuu.report import page
 from ssiuu.training import unlearn
 
 FORK = multiprocessing.get_context("fork")
@@ -84,7 +85,9 @@ def whole(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> tupl
 def _save_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (unlearn, retrain):
         monkeypatch.setattr(module, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(run_module, "release_memory", lambda: None)  # slow beside all tests' objects
+    for module in (run_module, trials):  # slow beside all the objects of the tests
+        monkeypatch.setattr(module, "release_memory", lambda: None)
+    monkeypatch.setattr(page, "figures", lambda _: [])
 
 
 def child(
@@ -142,7 +145,6 @@ def left_over(out: Path) -> list[str]:
         ("original model: evaluating", "original model: evaluating"),
         ("gd step 3/5", "gd step 3/5"),
         ("ssiuu seed 0: unlearned", "ssiuu seed 0: evaluating"),
-        ("ssiuu seed 0: looking inside", "ssiuu seed 0: looking inside"),
         (
             "gd seed 0: harmful_0.25 full lr 0.01 seed 0 step 3/3",
             "gd seed 0: harmful_0.25 full lr 0.01 seed 0 step 3/3",
@@ -276,6 +278,18 @@ def test_equal_models_are_measured_once(settings: list[str], folder: Path) -> No
     assert [c.seed for c in record.cells] == [0, 1, 2] and lines == lines[:1]
 
 
+def test_a_file_that_does_not_belong_is_told(folder: Path) -> None:
+    path = next(folder.glob("cells/gd-s0/evaluate-*.json"))
+    other = next(folder.glob("cells/ssiuu-s0/evaluate-*.json"))
+    path.write_bytes(other.read_bytes())
+    with pytest.raises(InputError, match=f"{path.name} holds another result"):
+        ssiuu.load_run(folder)
+    header = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(header | {"stages": {}}))
+    with pytest.raises(InputError, match="older version"):
+        ssiuu.load_run(folder)
+
+
 # --- tuning -------------------------------------------------------------------------------------
 
 TUNE = ["tune.trials=2", "tune.space={'*': {learning_rate: [1e-4, 1e-2]}}"]
@@ -292,14 +306,13 @@ def test_every_method_is_tuned_and_its_best_setting_is_run(settings: list[str], 
     assert any("2/4 trials" in line and "ssiuu step 1/5" in line for line in lines)
     assert not any("trials" in line and "gd step" in line for line in lines)
     for label in ("gd", "ssiuu"):
-        trials = [t for t in record.trials if t.method.label == label]
-        rates = {t.values["learning_rate"] for t in trials}
+        tried = [t for t in record.trials if t.method.label == label]
+        rates = {t.values["learning_rate"] for t in tried}
         cell = next(c for c in record.cells if c.method.label == label)
         taken = cell.method.hyperparameters["learning_rate"]
-        assert len(rates) == 2 and taken == best(trials).values["learning_rate"]
+        assert len(rates) == 2 and taken == best(tried).values["learning_rate"]
         assert any(f"{label} was tuned: learning_rate {taken}" in note for note in record.header.notes)
-    page = render(record)
-    assert "Settings tried in tuning (4)" in page
+    assert "Settings tried in tuning (4)" in page.render(record)
     assert left_over(out) == []
     before, header = times(out), (out / "run.json").read_bytes()
     run(settings, out, *TUNE)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -77,7 +78,6 @@ class Keys:
         )
         # Where there is nothing to retain, a projection takes its directions from these.
         self.shared = [] if session.split.retain else [_row(e) for e in session.benign()]
-        self._curves: list[tuple[Curve, dict[str, Any]]] | None = None
 
     def unlearning(self, method: Method, seed: int) -> str:
         """Return the key of an unlearned model."""
@@ -108,17 +108,16 @@ class Keys:
                 _stage(folder, "diagnose", digest(model, "diagnose", self.session.recipe.inside))
             )
         if not control or self.session.recipe.attacks.control:
-            for curve, settings in self.curves():
+            for curve, settings in self.curves:
                 key = digest(model, "attack", settings)
                 stages.append(_stage(folder, "attack", key, curve))
         return CellPlan(info, method, seed, stages)
 
-    def curves(self) -> list[tuple[Curve, dict[str, Any]]]:
-        """Return the attack curves of every cell, with their settings."""
-        if self._curves is None:
-            curves = plan(self.session.recipe)
-            self._curves = [(curve, self.attacker.settings(curve)) for curve in curves]
-        return self._curves
+    @cached_property
+    def curves(self) -> list[tuple[Curve, str]]:
+        """The attack curves of every cell, each with the digest of its settings."""
+        curves = plan(self.session.recipe)
+        return [(curve, digest(self.attacker.settings(curve))) for curve in curves]
 
 
 def digest(*parts: Any) -> str:

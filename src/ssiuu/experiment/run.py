@@ -258,7 +258,7 @@ class _Stages:
         return mine
 
     def _cell(self, cell: CellPlan) -> None:
-        missing = [stage for stage in cell.stages if not self._there(stage)]
+        missing = [stage for stage in cell.stages if not self._there(cell, stage)]
         if not missing and not self._lost(cell):
             return
         release_memory()
@@ -287,14 +287,16 @@ class _Stages:
             if not self.session.recipe.keep_checkpoints:
                 self._beside(stage, WEIGHTS).unlink(missing_ok=True)
 
-    def _there(self, stage: Stage) -> bool:
-        """Whether a stage is done, be it under the same key in another cell."""
+    def _there(self, cell: CellPlan, stage: Stage) -> bool:
+        """Whether a stage is done, be it of an equal model in another cell."""
         path = self.out / stage.path
         if path.exists():
             return True
         if stage.key == self.original.key:
             write_record(path, self.original)
             return True
+        if cell.stage("unlearn"):
+            return False  # a model of its own
         for other in sorted((self.out / "cells").glob(f"*/{stage.path.name}")):
             if json.loads(other.read_bytes())["key"] == stage.key:
                 write_bytes(path, other.read_bytes())
