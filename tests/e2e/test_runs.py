@@ -51,7 +51,7 @@ def fictional() -> list[str]:
         "attacks.reads=[1,2]",
         "attacks.harmful.learning_rates=[1e-3]",
         "attacks.filler.learning_rates=[1e-3]",
-        "attacks.spaces=[full,lora-qv]",
+        "attacks.spaces=[lora-qv]",
         "attacks.quantise=[int8,nf4]",
         "attacks.prompts=true",
         "attacks.shots=[1,2]",
