@@ -21,7 +21,8 @@ GONE = 0.25
 # An attack whose readings say something else than "ranked first" is shown beside the verdict: chance
 # and the original score are no measure for it.
 OTHER_SCALES = ("k", "score")
-# Log-probability (nats) an answer must have lost for "removed" where ranking is not scored.
+# Log-probability (nats) an answer must have lost for "removed" where it is still ranked first, which
+# among three options happens by luck, or where ranking is not scored.
 LOST = 1.0
 
 
@@ -73,12 +74,14 @@ def fact_verdict(before: FactScore, after: FactScore, attacks: Iterable[Attack],
 class FactEvidence(NamedTuple):
     """What the rules look at.
 
-    `removed`: F1 does not hold. `back`: the largest share of the lost log-probability that an attack
-    restored with the answer ranked first (or not scored); `most`: the largest share in any reading.
-    None: no attack that left this fact out was read, or nothing was lost.
+    `removed`: F1 does not hold. `lost`: log-probability the answer lost, nats. `back`: the
+    largest share of it that an attack restored with the answer ranked first (or not scored).
+    `most`: the largest share in any reading. None: no attack that left this fact out was read,
+    or nothing was lost.
     """
 
     removed: bool
+    lost: float
     back: float | None
     most: float | None
 
@@ -89,10 +92,9 @@ def fact_evidence(
     """Return what decides about one fact; arguments as for `fact_verdict`."""
     asked = [after.correct, *after.paraphrases]
     scored = [bool(answer) for answer in asked if answer is not None]
-    if scored:
-        removed = sum(scored) * 2 < len(scored)
-    else:
-        removed = before.logprob - after.logprob >= LOST and after.free_correct is not True
+    lost = before.logprob - after.logprob
+    outranked = bool(scored) and sum(scored) * 2 < len(scored)
+    written = not scored and after.free_correct is True
     shares: list[tuple[float, bool]] = []
     for attack in ranking(attacks):
         if fact in attack.trained or fact not in attack.reads[-1].facts:
@@ -102,7 +104,8 @@ def fact_evidence(
             if share is not None:
                 shares.append((share, reading.correct is not False))
     return FactEvidence(
-        removed,
+        removed=outranked or (lost >= LOST and not written),
+        lost=lost,
         back=max((share for share, first in shares if first), default=None),
         most=max((share for share, _ in shares), default=None),
     )

@@ -57,6 +57,7 @@ OPTIONS = 3
 RANK, RATE, STEPS = 16, 1e-2, 400  # of the inhibitory adapter
 CURVES = (("harmful", 1e-3), ("harmful", 3e-4), ("benign", 1e-3))
 READS = (3, 6, 12)
+BUDGET = 60  # readings of the causal test
 
 
 def calibrate(worlds: int, people: int, progress: Progress = lambda _: None) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def judged(session: Session, progress: Progress) -> Iterator[tuple[Verdict, dict
         if truth == "hidden":
             suppress(session, progress)
         after = score_facts(model, prompt, forget, free=False)
-        evidence = inside.look(baseline)
+        evidence = inside.look(baseline, budget=BUDGET)
         found = {}
         for part in halves(forget):
             attacks = list(attacked(session, part, after))
