@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import LAYOUTS, build_architecture
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from architectures import LAYOUTS, build_architecture
 from ssiuu.errors import ConfigError, ModelError
 from ssiuu.likelihood import Example, collate
 from ssiuu.methods import make
@@ -31,7 +31,9 @@ def outputs_and_input(model: Any, sites: list[Site], reader: str) -> tuple[dict[
         )
         for path in {site.path for site in sites}
     ]
-    handles.append(model.get_submodule(reader).register_forward_pre_hook(lambda _, x: given.append(x[0])))
+    handles.append(
+        model.get_submodule(reader).register_forward_pre_hook(lambda _, x: given.append(x[0]))
+    )
     model(input_ids=torch.tensor([[5, 9]]))
     for handle in handles:
         handle.remove()
@@ -50,7 +52,9 @@ def test_q_k_and_v_are_told_apart_by_what_reaches_which_token(layout: str) -> No
     weights = torch.randn(given.shape[-1], dtype=given.dtype)
     touched: dict[str, dict[str, Tensor]] = {}
     for name, token in (("first", 0), ("second", 1)):
-        grads = torch.autograd.grad((given[0, token] * weights).sum(), [*seen.values()], retain_graph=True)
+        grads = torch.autograd.grad(
+            (given[0, token] * weights).sum(), [*seen.values()], retain_graph=True
+        )
         touched[name] = {path: g[0].abs() > 1e-12 for path, g in zip(seen, grads, strict=True)}
     for site in attention:
         alone = site.take(touched["first"][site.path])[0]
@@ -133,7 +137,7 @@ def test_experts_are_refused() -> None:
     model = build_architecture("llama")
     expert = torch.nn.ModuleDict({"up_proj": torch.nn.Linear(16, 4)})
     model.model.layers[0].mlp.experts = torch.nn.ModuleList([expert])
-    with pytest.raises(ModelError, match="block 0 has several up maps.*Mixtures of experts"):
+    with pytest.raises(ModelError, match=r"block 0 has several up maps.*Mixtures of experts"):
         find_sites(model)
 
 
@@ -157,8 +161,12 @@ def test_projection_takes_its_directions_out_on_the_right_side(layout: str) -> N
         gradient = project_out(torch.randn_like(weight), basis)
         gradient = gradient.T if basis.transposed else gradient  # [out, in]
         assert basis.transposed == (layout == "gpt2")
-        torch.testing.assert_close(gradient @ basis.inputs, torch.zeros(gradient.shape[0], 2), atol=1e-5, rtol=0)
-        torch.testing.assert_close(basis.outputs.T @ gradient, torch.zeros(2, gradient.shape[1]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            gradient @ basis.inputs, torch.zeros(gradient.shape[0], 2), atol=1e-5, rtol=0
+        )
+        torch.testing.assert_close(
+            basis.outputs.T @ gradient, torch.zeros(2, gradient.shape[1]), atol=1e-5, rtol=0
+        )
 
 
 def test_a_transposed_gradient_is_projected_as_its_transpose() -> None:

@@ -39,7 +39,7 @@ TOP = 100
 TARGETS: tuple[Target, ...] = ("logprob", "probability")
 RESAMPLES = 200
 CONFIDENCE = 0.95
-HELD = 1 << 20  # numbers of one kind that are in memory at once
+HELD = 1 << 19  # numbers of one kind that are in memory at once
 
 
 class Baseline:
@@ -90,7 +90,9 @@ class Baseline:
         """Return P(y|x) of these facts."""
         return torch.tensor([self._logprob[self._rows[i]] for i in ids]).exp()
 
-    def read(self, ids: Sequence[str], neurons: slice) -> tuple[Float[Tensor, "F n"], Float[Tensor, "F n"]]:
+    def read(
+        self, ids: Sequence[str], neurons: slice
+    ) -> tuple[Float[Tensor, "F n"], Float[Tensor, "F n"]]:
         """Return max over k and min over k of A for log P, for some facts and neurons."""
         count = neurons.stop - neurons.start
         values = np.empty((len(ids), 2, count), np.float32)
@@ -252,8 +254,9 @@ def _relation(sums: _Sums, row: int, facts: int) -> RelationInfluence:
 def _bands(sums: _Sums, first: int, entities: int) -> InfluenceBands:
     """Return the intervals of everything from the rows of weights that are resamples."""
 
-    def of(values: Float[Tensor, " W"]) -> Band:
-        return basic_interval(float(values[0]), values[first:].tolist())
+    def of(values: Float[Tensor, " W"], least: float = 0.0, most: float = np.inf) -> Band:
+        band = basic_interval(float(values[0]), values[first:].tolist())
+        return Band(**{name: min(max(v, least), most) for name, v in band})
 
     shares = sums.all[:, 1] / sums.all.sum(1)
     return InfluenceBands(
@@ -264,9 +267,9 @@ def _bands(sums: _Sums, first: int, entities: int) -> InfluenceBands:
         d_minus_100=of(sums.top[:, 1]),
         d_plus_all=of(sums.all[:, 0]),
         d_minus_all=of(sums.all[:, 1]),
-        net_plus=of(sums.net[:, 0]),
-        net_minus=of(sums.net[:, 1]),
-        hide_ratio=of(shares) if bool(shares.isfinite().all()) else None,
+        net_plus=of(sums.net[:, 0], least=-np.inf),
+        net_minus=of(sums.net[:, 1], least=-np.inf),
+        hide_ratio=of(shares, most=1.0) if bool(shares.isfinite().all()) else None,
     )
 
 
@@ -294,12 +297,9 @@ def summarise(
     """Sum up the means over facts: curves over the top m neurons, top 100, maps by module and layer."""
     count = plus.numel()
     grid = sorted({min(count, round(10 ** (e / 8))) for e in range(0, 60)} | {min(TOP, count), count})
-    places = torch.tensor(grid) - 1
-    net_plus, net_minus = (v.sort(descending=True).values.cumsum(0)[places].tolist() for v in (plus, minus))
+    net_plus, net_minus = _curve(plus, grid), _curve(minus, grid)
     plus, minus = plus.clamp(min=0), minus.clamp(min=0)
-    curve_plus, curve_minus = (
-        v.sort(descending=True).values.cumsum(0)[places].tolist() for v in (plus, minus)
-    )
+    curve_plus, curve_minus = _curve(plus, grid), _curve(minus, grid)
     top = grid.index(min(TOP, count))
     return Influence(
         target=target,
@@ -320,6 +320,12 @@ def summarise(
         curve_net_plus=net_plus,
         curve_net_minus=net_minus,
     )
+
+
+def _curve(values: Float[Tensor, " N"], grid: Sequence[int]) -> list[float]:
+    """Return the sums over the top m neurons."""
+    sums: list[float] = values.sort(descending=True).values.cumsum(0)[torch.tensor(grid) - 1].tolist()
+    return sums
 
 
 def _ratio(plus: float, minus: float) -> float | None:

@@ -58,7 +58,8 @@ class Site:
     def take(self, outputs: Tensor) -> Tensor:
         """Return the site's part of the map's output: [..., out] -> [..., width]."""
         grouped = outputs.unflatten(-1, (self.groups, -1))
-        return grouped[..., self.start : self.start + self.width // self.groups].flatten(-2)
+        part: Tensor = grouped[..., self.start : self.start + self.width // self.groups]
+        return part.flatten(-2)
 
     @property
     def units(self) -> str:
@@ -79,8 +80,8 @@ def find_sites(model: Any) -> list[Site]:
         maps = [p for p, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D))]
         raise ModelError(
             f"no neurons found in {type(model).__name__}: none of its {len(maps)} linear maps "
-            f"({', '.join(maps[:8]) or 'there is none'}) stands in a numbered block under a known name: "
-            f"{', '.join(sorted({*_ATTENTION, *_FEED_FORWARD, *_FUSED, 'gate_up_proj'}))}."
+            f"({', '.join(maps[:8]) or 'there is none'}) stands in a numbered block under a known "
+            f"name: {', '.join(sorted({*_ATTENTION, *_FEED_FORWARD, *_FUSED, 'gate_up_proj'}))}."
         )
     seen: dict[tuple[int, str], str] = {}
     for site in found:
@@ -141,7 +142,9 @@ def _fused(model: Any, path: str, name: str, width: int) -> tuple[dict[str, int]
             f"{config.model_type!r}. Known: {', '.join(sorted(_IN_A_ROW | _BY_GROUP))}."
         )
     heads = config.num_attention_heads
-    keys = getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None) or heads
+    keys = (
+        getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None) or heads
+    )
     if getattr(config, "multi_query", False) and not config.new_decoder_architecture:
         keys = 1  # Falcon 7B
     if heads % keys or width % (heads + 2 * keys):
