@@ -99,8 +99,9 @@ def differences(model: Any, site: Site, unit: int, example: Example) -> list[flo
         ends = []
         for sign in (1, -1):
 
-            def move(_: Any, __: Any, output: Tensor, token: int = token, sign: int = sign) -> Tensor:
+            def move(_: Any, __: Any, output: Tensor, at: Any = (token, sign, seen)) -> Tensor:
                 moved = output.reshape(length, -1).clone()
+                token, sign, seen = at
                 seen.append(float(moved[token, place]))
                 moved[token, place] += sign * step
                 return moved.view(output.shape)

@@ -15,6 +15,7 @@ a slice of neurons at a time, so the memory grows neither with the facts nor wit
 from __future__ import annotations
 
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -46,7 +47,8 @@ class Baseline:
     """The extremes of one model by fact, in a temporary file that goes when this does."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the object
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed with the object
+        weakref.finalize(self, self._file.close)
         self._rows: dict[str, int] = {}
         self._logprob: list[float] = []
         self._gaps: list[float] = []
