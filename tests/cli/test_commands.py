@@ -250,3 +250,19 @@ def test_the_list_of_methods_names_source_and_knobs() -> None:
         assert make(name).source in told
     for text in ("beta = 0.1", "lambda = 0.001", "+projection", "gate", "rhoNUMBER"):
         assert text in told
+
+
+def test_the_sites_of_a_model_are_listed_with_their_outputs(place: Path) -> None:
+    told = ssiuu("list", "sites", place / "model")
+    assert told.returncode == 0
+    rows = [line.split() for line in told.stdout.splitlines()]
+    assert rows[0] == ["layer", "module", "width", "path", "outputs"]
+    assert rows[1] == ["0", "q", "32", "model.layers.0.self_attn.q_proj", "0:32"]
+    assert "512 neurons in 14 sites." in told.stdout
+    assert "no site" not in told.stdout
+
+
+def test_sites_of_no_model_are_refused() -> None:
+    assert ssiuu("list", "sites").returncode == 2
+    assert "which model?" in ssiuu("list", "sites").stderr
+    assert "takes nothing more, got 'x'" in ssiuu("list", "methods", "x").stderr

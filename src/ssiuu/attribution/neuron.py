@@ -11,7 +11,8 @@ Covered: every q, k, v, o, gate, up and down map. Not covered: embeddings, norms
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,13 +31,15 @@ BATCH = 16
 class Extremes:
     """max over k and min over k of A[i,k] for log P, with log P itself; rows are examples.
 
-    Shapes: `highest`, `lowest` [B, N], `logprob` [B].
+    Shapes: `highest`, `lowest` [B, N], `logprob` [B]. `gap` [B]: what integrated gradients leave
+    unexplained (see `ssiuu.attribution.integrated`); None for gradient x activation.
     """
 
     ids: tuple[str, ...]
     highest: Float[Tensor, "B N"]
     lowest: Float[Tensor, "B N"]
     logprob: Float[Tensor, " B"]
+    gap: Float[Tensor, " B"] | None = None
 
 
 def extremes(
@@ -50,46 +53,63 @@ def extremes(
         examples: Questions with their answers.
         pad: Padding token id.
     """
+    for batch in batches(model, examples, pad):
+        yield _batch(model, sites, batch)
+
+
+def batches(model: Any, examples: Sequence[Example], pad: int) -> Iterator[Batch]:
+    """Yield batches of examples with similar lengths, on the model's device."""
     device = next(model.parameters()).device
     for rows in length_sorted([len(e.prompt) + len(e.answer) for e in examples], BATCH):
-        yield _batch(model, sites, collate([examples[i] for i in rows], pad).to(device))
+        yield collate([examples[i] for i in rows], pad).to(device)
 
 
 def _batch(model: Any, sites: Sequence[Site], batch: Batch) -> Extremes:
-    found: dict[str, tuple[Tensor, Tensor]] = {}
+    found: dict[Site, tuple[Tensor, Tensor]] = {}
+    placed = by_path(sites)
     keep = batch.attention_mask.bool()
-    with frozen(model), capture(model, sites, _reducer(found, keep)):
+
+    def sink(path: str, activation: Tensor, gradient: Tensor) -> None:
+        kind = torch.promote_types(activation.dtype, torch.float32)
+        low, high = token_extremes(activation.to(kind) * gradient.to(kind), keep)
+        for site in placed[path]:
+            found[site] = site.take(high), site.take(low)
+
+    with frozen(model), capture(model, placed, sink):
         logprob = answer_logprobs(model, batch).sum
         logprob.sum().backward()
     return Extremes(
         ids=batch.ids,
-        highest=torch.cat([found[site.path][0] for site in sites], 1),
-        lowest=torch.cat([found[site.path][1] for site in sites], 1),
+        highest=torch.cat([found[site][0] for site in sites], 1),
+        lowest=torch.cat([found[site][1] for site in sites], 1),
         logprob=logprob.detach(),
     )
 
 
-def _reducer(
-    found: dict[str, tuple[Tensor, Tensor]], keep: Bool[Tensor, "B T"]
-) -> Callable[[str, Tensor, Tensor], None]:
-    """Return a sink that keeps only the largest and smallest attribution over real tokens."""
-    hidden = ~keep.unsqueeze(-1)
+def by_path(sites: Iterable[Site]) -> dict[str, list[Site]]:
+    """Return the sites of every map: several where it is a fused one."""
+    placed: defaultdict[str, list[Site]] = defaultdict(list)
+    for site in sites:
+        placed[site.path].append(site)
+    return dict(placed)
 
-    def sink(path: str, activation: Tensor, gradient: Tensor) -> None:
-        product = activation.float() * gradient.float()
-        found[path] = (
-            product.masked_fill(hidden, -torch.inf).amax(1),
-            product.masked_fill_(hidden, torch.inf).amin(1),
-        )
 
-    return sink
+def token_extremes(
+    attribution: Float[Tensor, "B T n"] | Float[Tensor, "BT n"], keep: Bool[Tensor, "B T"]
+) -> tuple[Float[Tensor, "B n"], Float[Tensor, "B n"]]:
+    """Return min and max over the real tokens; some models flatten rows and tokens into one."""
+    by_token = attribution.reshape(*keep.shape, -1)
+    # Rows are padded on the left, so the last token is a real one and may stand in for padding.
+    real = torch.where(keep.unsqueeze(-1), by_token, by_token[:, -1:])
+    low, high = real.aminmax(dim=1)
+    return low, high
 
 
 @contextmanager
 def capture(
-    model: Any, sites: Sequence[Site], sink: Callable[[str, Tensor, Tensor], None]
+    model: Any, paths: Iterable[str], sink: Callable[[str, Tensor, Tensor], None]
 ) -> Iterator[None]:
-    """Hand every site's activation [B, T, width] and its gradient to `sink` during backward.
+    """Hand every map's activation [B, T, out] and its gradient to `sink` during backward.
 
     No hook outlives the context, whatever happens in it.
     """
@@ -101,9 +121,7 @@ def capture(
 
         return hook
 
-    handles = [
-        model.get_submodule(site.path).register_forward_hook(forward_hook(site.path)) for site in sites
-    ]
+    handles = [model.get_submodule(path).register_forward_hook(forward_hook(path)) for path in paths]
     # With frozen parameters the graph must begin somewhere: at the embeddings.
     handles.append(
         model.get_input_embeddings().register_forward_hook(

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ssiuu.errors import ConfigError
+
 
 class What(StrEnum):
     """The kinds of things that can be listed."""
@@ -15,12 +17,25 @@ class What(StrEnum):
     attacks = "attacks"
     benchmarks = "benchmarks"
     models = "models"
+    sites = "sites"
 
 
-def command(what: Annotated[What, typer.Argument(help="what to list")]) -> None:
-    """List methods, attacks, benchmarks or models."""
+def command(
+    what: Annotated[What, typer.Argument(help="what to list")],
+    model: Annotated[str, typer.Argument(help="of which model (sites only)")] = "",
+) -> None:
+    """List methods, attacks, benchmarks or models, or the sites of a model's neurons."""
+    if bool(model) != (what is What.sites):
+        raise ConfigError(
+            "list sites: which model? For example: ssiuu list sites smollm2-135m."
+            if what is What.sites
+            else f"list {what.value}: takes nothing more, got {model!r}."
+        )
     if what is What.methods:
         _methods()
+        return
+    if what is What.sites:
+        _sites(model)
         return
     for name, text in _plain(what).items():
         print(f"{name:14s} {text}")
@@ -39,6 +54,23 @@ def _plain(what: What) -> dict[str, str]:
 
     others = {"FOLDER": "any causal LM in the Hugging Face layout with safetensors weights"}
     return {name: text for name, (_, text) in MODELS.items()} | others | {"OWNER/NAME": "from the hub"}
+
+
+def _sites(name: str) -> None:
+    from ssiuu.models.load import load
+    from ssiuu.models.sites import find_sites, left_out
+
+    model = load(name).model
+    sites = find_sites(model)
+    longest = max(len(site.path) for site in sites)
+    print(f"layer  module  width  {'path':{longest}s}  outputs")
+    for site in sites:
+        print(
+            f"{site.layer:5d}  {site.module:6s}  {site.width:5d}  {site.path:{longest}s}  {site.units}"
+        )
+    print(f"\n{sum(site.width for site in sites):,} neurons in {len(sites)} sites.")
+    if others := left_out(model, sites):
+        print(f"Matrices of the blocks that belong to no site: {', '.join(others)}.")
 
 
 def _methods() -> None:

@@ -10,7 +10,7 @@ of weights (and bias) is the one before unlearning, which also undoes erasure th
 an answer that returns tells where the change is and not of which kind. The counterpart restores the
 neurons with the largest D+ (those that stopped helping).
 
-Covered: q, k, v, o, gate, up and down maps. Not covered: norms and embeddings; neurons that oppose
+Covered: q, k, v, o, gate, up and down maps that stand apart. Not covered: fused maps, norms and embeddings; neurons that oppose
 the answer only together with others of low rank.
 """
 
@@ -65,8 +65,9 @@ def neuron_influence(before: Baseline, after: Iterable[Extremes]) -> dict[Side, 
     count = 0
     for batch in after:
         for row, id in enumerate(batch.ids):
-            terms = variation(before.facts[id][:2], (batch.highest[row], batch.lowest[row]))
-            plus, minus = plus + terms[0].double(), minus + terms[1].double()
+            read = before.read([id], slice(0, before.width))
+            terms = variation(read, (batch.highest[row : row + 1], batch.lowest[row : row + 1]))
+            plus, minus = plus + terms[0][0].double(), minus + terms[1][0].double()
             count += 1
     return {"minus": (minus / count).clamp(min=0), "plus": (plus / count).clamp(min=0)}
 

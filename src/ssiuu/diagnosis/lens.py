@@ -18,6 +18,9 @@ import torch
 from ssiuu.likelihood import Example, Prompt, collate, length_sorted
 from ssiuu.models.sites import final_norm
 from ssiuu.records.schema import FactText, Lens
+from ssiuu.statistics import wilson
+
+CHANCE = 0.5
 
 
 @torch.no_grad()
@@ -47,7 +50,17 @@ def logit_lens(model: Any, prompt: Prompt, facts: Sequence[FactText], pad: int) 
         wins = torch.stack([((x * (good - bad)).sum(-1) > 0).sum() for x in last])
         right = wins if right is None else right + wins
     assert right is not None
-    return Lens(accuracy=[float(w) / len(rows) for w in right], facts=len(rows))
+    wins_by_layer = [int(w) for w in right]
+    return Lens(
+        accuracy=[w / len(rows) for w in wins_by_layer],
+        facts=len(rows),
+        below_chance=below_chance(wins_by_layer, len(rows)),
+    )
+
+
+def below_chance(wins: Sequence[int], facts: int) -> list[int]:
+    """Return the layers where the answer wins surely less often than by chance (over-unlearning)."""
+    return [i for i, w in enumerate(wins) if wilson(w, facts, looks=len(wins)).high < CHANCE]
 
 
 def _rows(prompt: Prompt, facts: Sequence[FactText]) -> list[tuple[Example, int, int]]:

@@ -53,7 +53,7 @@ class Inside:
             depth = depth_score(found, reference, {f.id: f.entity or f.id for f in self.forget})
         restore(model, unlearned)
         causal = None
-        if budget and self.sites:
+        if budget and self.sites and all(_apart(site) for site in self.sites):
             batches = extremes(model, self.sites, self.examples, session.pad)
             others = session.examples(self.others)
             causal = causal_test(
@@ -102,3 +102,8 @@ class Inside:
             for name, parameter in self.session.model.named_parameters()
             if name.rpartition(".")[0] in paths
         }
+
+
+def _apart(site: Site) -> bool:
+    """Whether a site's neurons are the rows of its weight."""
+    return site.groups == 1 and site.start == 0 and not site.transposed

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
-from ssiuu.attribution.neuron import capture, frozen
+from ssiuu.attribution.neuron import by_path, capture, frozen
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Batch, answer_logprobs
 from ssiuu.models.sites import find_sites
@@ -33,10 +33,14 @@ from ssiuu.models.sites import find_sites
 
 @dataclass(frozen=True)
 class Basis:
-    """Orthonormal shared directions of one linear map, None where a side is left alone."""
+    """Orthonormal shared directions of one linear map, None where a side is left alone.
+
+    `transposed`: the map's weight, and so its gradient, is stored as [in, out].
+    """
 
     inputs: Float[Tensor, "in k"] | None = None
     outputs: Float[Tensor, "out m"] | None = None
+    transposed: bool = False
 
     def of(self, side: Literal["inputs", "outputs"]) -> Basis:
         """Return one side alone."""
@@ -46,6 +50,9 @@ class Basis:
 @torch.no_grad()
 def project_out(gradient: Float[Tensor, "out in"], basis: Basis) -> Float[Tensor, "out in"]:
     """Return (I - U U^T) G (I - V V^T), in place."""
+    if basis.transposed:
+        project_out(gradient.T, Basis(basis.inputs, basis.outputs))
+        return gradient
     if basis.inputs is not None:
         shared = basis.inputs.to(gradient.dtype)
         gradient.sub_((gradient @ shared) @ shared.T)
@@ -100,7 +107,7 @@ def retain_bases(
     left = _directions(found.inputs, inputs, "projection", "input")
     right = _directions(found.outputs, outputs, "projection_outputs", "output")
     return {
-        f"{path}.weight": Basis(left.get(source), right.get(path))
+        f"{path}.weight": Basis(left.get(source), right.get(path), path in found.transposed)
         for path, source in found.owner.items()
     }
 
@@ -121,16 +128,20 @@ _SHARED = {"k": "q", "v": "q", "up": "gate"}
 
 
 class _Found:
-    """Second moments by path; `owner` names the path that keeps a map's input moment."""
+    """Second moments by path; `owner` names the path that keeps a map's input moment.
+
+    A fused map has one moment of inputs and one of outputs, for all of its parts.
+    """
 
     def __init__(self) -> None:
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
         self.owner: dict[str, str] = {}
+        self.transposed: set[str] = set()
         self.mask = torch.empty(0)
 
     def add(self, moments: dict[str, Tensor], path: str, rows: Tensor) -> None:
-        x = rows[self.mask].float()
+        x = rows.reshape(*self.mask.shape, -1)[self.mask].float()
         moment = x.T @ x
         moments[path] = moments[path] + moment if path in moments else moment
 
@@ -140,21 +151,22 @@ def _moments(model: Any, inputs: bool, outputs: bool) -> Iterator[_Found]:
     """Collect second moments while the context is open; no hook outlives it."""
     found = _Found()
     handles = []
-    sites = find_sites(model)
     first: dict[tuple[int, str], str] = {}
-    for site in sites:
-        source = _SHARED.get(site.module, site.module)
-        first.setdefault((site.layer, site.module), site.path)
-        found.owner[site.path] = first[(site.layer, source)]
-        if inputs and source == site.module:
+    for path, parts in by_path(find_sites(model)).items():
+        layer, module = parts[0].layer, parts[0].module
+        first |= {(layer, part.module): path for part in parts}
+        found.owner[path] = first.get((layer, _SHARED.get(module, module)), path)
+        if parts[0].transposed:
+            found.transposed.add(path)
+        if inputs and found.owner[path] == path:
             handles.append(
-                model.get_submodule(site.path).register_forward_pre_hook(
-                    lambda _, given, path=site.path: found.add(found.inputs, path, given[0].detach())
+                model.get_submodule(path).register_forward_pre_hook(
+                    lambda _, given, path=path: found.add(found.inputs, path, given[0].detach())
                 )
             )
     try:
         if outputs:
-            with capture(model, sites, lambda path, _, d: found.add(found.outputs, path, d)):
+            with capture(model, found.owner, lambda path, _, d: found.add(found.outputs, path, d)):
                 yield found
         else:
             with torch.no_grad():

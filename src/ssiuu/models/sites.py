@@ -1,52 +1,159 @@
 """Where the neurons of a model are.
 
 A neuron is one output unit of a linear map: q, k, v and o of attention, gate, up and down of the
-feed-forward, in every block (Sec. 2 of the paper).
+feed-forward, in every block (Sec. 2 of the paper). Maps that stand apart and maps that compute
+several at once (q, k and v; gate and up) are both found; a part of a fused map is a slice of its
+output. A map is an `nn.Linear` or a `Conv1D`, which stores its weight as [in, out].
+
+Not covered: biases apart, norms, embeddings, experts that are no modules of their own (`left_out`
+names the weights of the blocks that belong to no site).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from ssiuu.errors import ModelError
 
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
-_NAME = re.compile(r"\.(\d+)\.(?:.*\.)?(q|k|v|o|gate|up|down)_proj$")
+_BLOCK = re.compile(r"\.(\d+)\.(.+)$")
+_ATTENTION = {"q_proj": "q", "k_proj": "k", "v_proj": "v"} | dict.fromkeys(
+    ("o_proj", "out_proj", "dense", "c_proj"), "o"
+)
+_FEED_FORWARD = (
+    {"gate_proj": "gate"}
+    | dict.fromkeys(("up_proj", "fc1", "fc_in", "c_fc", "dense_h_to_4h"), "up")
+    | dict.fromkeys(("down_proj", "fc2", "fc_out", "c_proj", "dense_4h_to_h"), "down")
+)
+# Fused q, k and v: all of q, then of k, then of v; or so in each group of heads that share a key.
+_IN_A_ROW = {"gpt2": "c_attn", "mpt": "Wqkv", "phi3": "qkv_proj"}
+_BY_GROUP = dict.fromkeys(("bloom", "falcon", "gpt_neox"), "query_key_value")
+_FUSED = {*_IN_A_ROW.values(), *_BY_GROUP.values()}
 
 
 @dataclass(frozen=True)
 class Site:
-    """One linear map: its path in the model, which kind it is, its block and its output width."""
+    """One linear map, or one part of a fused one.
+
+    `path`: of the map in the model. `module`: which of `MODULES`. `width`: neurons. `start`, `groups`:
+    the map's output falls into so many groups of one size, and the site's units begin at `start`
+    in each. `transposed`: the weight is stored as [in, out].
+    """
 
     path: str
     module: str
     layer: int
     width: int
+    start: int = 0
+    groups: int = 1
+    transposed: bool = False
+
+    def take(self, outputs: Tensor) -> Tensor:
+        """Return the site's part of the map's output: [..., out] -> [..., width]."""
+        grouped = outputs.unflatten(-1, (self.groups, -1))
+        part: Tensor = grouped[..., self.start : self.start + self.width // self.groups]
+        return part.flatten(-2)
+
+    @property
+    def units(self) -> str:
+        """Which units of the map's output these are, in words."""
+        span = f"{self.start}:{self.start + self.width // self.groups}"
+        return span if self.groups == 1 else f"{span} in each of {self.groups} groups"
 
 
 def find_sites(model: Any) -> list[Site]:
     """Return every q, k, v, o, gate, up and down map, by layer and then by module.
 
     Raises:
-        ModelError: The model has no such maps (its projections are fused or named otherwise).
+        ModelError: The model has no such maps, several of one kind in a block, or fused ones whose
+            order is not known.
     """
-    found = []
-    for path, module in model.named_modules():
-        match = _NAME.search(path.removesuffix(".base_layer"))
-        if match and isinstance(module, torch.nn.Linear):
-            layer, kind = int(match[1]), match[2]
-            path = path.removesuffix(".base_layer")  # a map with an adapter keeps its name
-            found.append(Site(path, kind, layer, module.out_features))
+    found = [site for path, module in model.named_modules() for site in _sites(model, path, module)]
     if not found:
+        maps = [p for p, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D))]
         raise ModelError(
-            f"no neurons found in {type(model).__name__}: it has no linear maps named "
-            "q_proj ... down_proj. Models with fused projections are not supported yet."
+            f"no neurons found in {type(model).__name__}: none of its {len(maps)} linear maps "
+            f"({', '.join(maps[:8]) or 'there is none'}) stands in a numbered block under a known "
+            f"name: {', '.join(sorted({*_ATTENTION, *_FEED_FORWARD, *_FUSED, 'gate_up_proj'}))}."
         )
+    seen: dict[tuple[int, str], str] = {}
+    for site in found:
+        other = seen.setdefault((site.layer, site.module), site.path)
+        if other != site.path:
+            raise ModelError(
+                f"{type(model).__name__}: block {site.layer} has several {site.module} maps ({other}, "
+                f"{site.path}). Mixtures of experts and several towers are not supported."
+            )
     return sorted(found, key=lambda site: (site.layer, MODULES.index(site.module)))
+
+
+def left_out(model: Any, sites: Sequence[Site]) -> list[str]:
+    """Return the matrices inside the blocks that belong to no site."""
+    owned = {f"{site.path}.weight" for site in sites}
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if _BLOCK.search(name) and parameter.dim() > 1 and name not in owned
+    ]
+
+
+def _sites(model: Any, path: str, module: Any) -> Iterator[Site]:
+    """Yield the sites of one module."""
+    path = path.removesuffix(".base_layer")  # a map with an adapter keeps its name
+    match = _BLOCK.search(path)
+    if match is None or not isinstance(module, (torch.nn.Linear, Conv1D)):
+        return
+    transposed = isinstance(module, Conv1D)
+    width = int(module.weight.shape[1 if transposed else 0])
+    layer, (*parents, name) = int(match[1]), match[2].split(".")
+    attends = any("att" in parent for parent in parents)
+    if attends and name in _FUSED:
+        parts, groups = _fused(model, path, name, width)
+    elif not attends and name == "gate_up_proj":
+        parts, groups = {"gate": width // 2, "up": width // 2}, 1
+    elif kind := (_ATTENTION if attends else _FEED_FORWARD).get(name):
+        parts, groups = {kind: width}, 1
+    else:
+        return
+    start = 0
+    for kind, units in parts.items():
+        yield Site(path, kind, layer, units * groups, start, groups, transposed)
+        start += units
+
+
+def _fused(model: Any, path: str, name: str, width: int) -> tuple[dict[str, int], int]:
+    """Return how many units q, k and v have in each group of a fused map, and how many groups.
+
+    Raises:
+        ModelError: The order is not known, or the width does not fit the configuration.
+    """
+    config = model.config
+    by_group = _BY_GROUP.get(config.model_type) == name
+    if not by_group and _IN_A_ROW.get(config.model_type) != name:
+        raise ModelError(
+            f"{path}: q, k and v are one map here, in an order that is not known for models of type "
+            f"{config.model_type!r}. Known: {', '.join(sorted(_IN_A_ROW | _BY_GROUP))}."
+        )
+    heads = config.num_attention_heads
+    keys = (
+        getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None) or heads
+    )
+    if getattr(config, "multi_query", False) and not config.new_decoder_architecture:
+        keys = 1  # Falcon 7B
+    if heads % keys or width % (heads + 2 * keys):
+        raise ModelError(
+            f"{path}: {width} outputs do not divide into {heads} heads of q and {keys} of k and of v."
+        )
+    groups = keys if by_group else 1
+    each = width // (heads + 2 * keys)
+    return {"q": heads // groups * each, "k": keys // groups * each, "v": keys // groups * each}, groups
 
 
 def final_norm(model: Any) -> torch.nn.Module | None:

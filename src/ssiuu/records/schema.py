@@ -33,6 +33,7 @@ Axis = Literal["steps", "bits", "k", "shots", "prompt", "score"]
 Space = Literal["full", "lora-qv", "lora-all"]
 Ablation = Literal["zero", "mean", "restore"]
 Side = Literal["minus", "plus"]
+Attribution = Literal["gradient", "integrated"]
 
 
 class Record(BaseModel):
@@ -170,6 +171,45 @@ class Unlearning(Stage):
     notes: list[str] = []
 
 
+class Band(Record):
+    """A bootstrap interval. `corrected` is the estimate less its bias; see `InfluenceBands`."""
+
+    low: float
+    corrected: float
+    high: float
+
+
+class InfluenceBands(Record):
+    """Bootstrap intervals of an influence variation over facts, drawn by entity.
+
+    Each neuron's average is cut at 0, so what is only noise adds up, and a sum over all neurons is too
+    large for few facts. The resamples show the same once more: an interval is 2 estimate - quantile
+    (basic bootstrap), around what many more facts would give. It may lie below the printed sum.
+    """
+
+    confidence: float
+    resamples: int
+    entities: int
+    d_plus_100: Band
+    d_minus_100: Band
+    d_plus_all: Band
+    d_minus_all: Band
+    net_plus: Band
+    net_minus: Band
+    hide_ratio: Band | None
+
+
+class RelationInfluence(Record):
+    """The influence variation averaged over the facts of one relation."""
+
+    facts: int
+    d_plus_100: float
+    d_minus_100: float
+    d_plus_all: float
+    d_minus_all: float
+    hide_ratio: float | None
+
+
 class Influence(Record):
     """Influence variation (Eq. 4 and 5) under one attribution target.
 
@@ -177,7 +217,15 @@ class Influence(Record):
     each sorted separately). `map_plus`, `map_minus`: mean of the top 100 neurons by module and
     layer. `facts`: per fact id, the sums over all neurons before averaging, (D+, D-).
     `hide_ratio` = D- / (D+ + D-) over all neurons; None when both are 0.
+
+    `net_plus`, `net_minus`: the same sums over all neurons without the cut at 0 (what turned the other
+    way counts against); `curve_net_plus`, `curve_net_minus`: their curves on `m`; `facts_net`: per
+    fact. `completeness_gap`: what integrated gradients leave unexplained, as a share, the larger of
+    before and after; None for gradient x activation.
     """
+
+    attribution: Attribution = "gradient"
+    completeness_gap: float | None = None
 
     target: Target
     neurons: int
@@ -192,13 +240,67 @@ class Influence(Record):
     map_plus: dict[str, list[float]]
     map_minus: dict[str, list[float]]
     facts: dict[str, tuple[float, float]]
+    net_plus: float | None = None
+    net_minus: float | None = None
+    curve_net_plus: list[float] = []
+    curve_net_minus: list[float] = []
+    facts_net: dict[str, tuple[float, float]] = {}
+    relations: dict[str, RelationInfluence] = {}
+    bands: InfluenceBands | None = None
+
+
+class Attributions(Record):
+    """One end of the attributions (max or min over tokens) in three models, a mean over facts a neuron.
+
+    Keys of `histogram`: "original", "unlearned", "attacked"; counts of neurons between the edges of the
+    record. Keys of the correlations over neurons: "original-unlearned", "original-attacked",
+    "unlearned-attacked"; None where one side does not vary. `returned`: by m, the share of the top m
+    neurons of D+ (max) or D- (min) that the attack brought back by more than half.
+    """
+
+    histogram: dict[str, list[int]]
+    pearson: dict[str, float | None]
+    spearman: dict[str, float | None]
+    returned: dict[int, float]
+
+
+class ReturnedNeuron(Record):
+    """One neuron of the top D-: its mean attribution (min over tokens) in the three models."""
+
+    module: str
+    layer: int
+    unit: int
+    original: float
+    unlearned: float
+    attacked: float
+
+
+class Stability(Record):
+    """How attributions moved through unlearning and an attack (the paper's Fig. 6).
+
+    `edges`: of the histograms, which also have one bin below and one above. `leading`: the top
+    neurons of D-, largest first.
+    """
+
+    target: Target
+    attack: str
+    facts: int
+    edges: list[float]
+    highest: Attributions
+    lowest: Attributions
+    leading: list[ReturnedNeuron]
 
 
 class Lens(Record):
-    """Logit lens accuracy by layer (0 = embeddings): gold against one distractor, chance 0.5."""
+    """Logit lens accuracy by layer (0 = embeddings): gold against one distractor, chance 0.5.
+
+    `below_chance`: the layers whose whole 95 % interval, widened for the number of layers, is below
+    0.5: the model avoids the answer there (over-unlearning).
+    """
 
     accuracy: list[float]
     facts: int
+    below_chance: list[int] = []
 
 
 class Estimate(Record):
@@ -287,9 +389,14 @@ class Evidence(Record):
 
 
 class Diagnosis(Stage):
-    """What changed inside, before against after unlearning."""
+    """What changed inside, before against after unlearning.
+
+    `influence`: by gradient x activation; `integrated`: log P by integrated gradients.
+    """
 
     influence: dict[Target, Influence]
+    integrated: Influence | None = None
+    stability: Stability | None = None
     lens_before: Lens | None
     lens_after: Lens | None
     evidence: Evidence | None = None

@@ -118,8 +118,15 @@ def knowledge_neurons(
 
     Scores (see `knowledge_scores`) are averaged over the forget facts. A neuron's attribution is
     its highest one over the tokens, as in Eq. 1 and 4.
+
+    Raises:
+        ConfigError: The model's weights have no row a neuron.
     """
     sites = [site for site in find_sites(model) if site.module in FEED_FORWARD]
+    if any(site.transposed for site in sites):
+        raise ConfigError(
+            f"klue: {type(model).__name__} stores its weights as [in, out], and KLUE trains rows."
+        )
     rng = random.Random(0)
     facts = {
         name: row
@@ -137,8 +144,13 @@ def knowledge_neurons(
         else:
             total += facts[example.id]
     mask = leading(total, method.share)
-    pieces = mask.split([site.width for site in sites])
-    return {f"{site.path}.weight": piece for site, piece in zip(sites, pieces, strict=True)}
+    rows: dict[str, Tensor] = {}
+    for site, piece in zip(sites, mask.split([site.width for site in sites]), strict=True):
+        name = f"{site.path}.weight"
+        if name not in rows:  # a fused map is filled part by part
+            rows[name] = mask.new_zeros(model.get_submodule(site.path).out_features)
+        rows[name][site.take(torch.arange(len(rows[name])))] = piece
+    return rows
 
 
 def _batches(model: Any, examples: Sequence[Example], pad: int) -> list[Batch]:

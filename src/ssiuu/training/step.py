@@ -613,7 +613,13 @@ def _neuron_weights(model: Any, form: Ssiuu) -> frozenset[str]:
     """Return the weights whose rows are neurons, where the penalty is on neurons."""
     if form.level == "parameter":
         return frozenset()
-    weights = {f"{site.path}.weight" for site in find_sites(model)}
+    sites = find_sites(model)
+    if any(site.transposed for site in sites):
+        raise ConfigError(
+            f"ssiuu-neuron: {type(model).__name__} stores its weights as [in, out], and the penalty on "
+            "neurons needs a row a neuron. Use level: parameter."
+        )
+    weights = {f"{site.path}.weight" for site in sites}
     adapted = {n for n, _ in model.named_parameters() if weight_of(n)[1] == "outputs"}
     return frozenset(weights | adapted)
 
