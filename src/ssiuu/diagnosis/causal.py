@@ -10,8 +10,8 @@ of weights (and bias) is the one before unlearning, which also undoes erasure th
 an answer that returns tells where the change is and not of which kind. The counterpart restores the
 neurons with the largest D+ (those that stopped helping).
 
-Covered: q, k, v, o, gate, up and down maps that stand apart. Not covered: fused maps, norms and embeddings; neurons that oppose
-the answer only together with others of low rank.
+Covered: q, k, v, o, gate, up and down maps that stand apart. Not covered: fused maps, norms and
+embeddings; neurons that oppose the answer only together with others of low rank.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Inside:
             depth = depth_score(found, reference, {f.id: f.entity or f.id for f in self.forget})
         restore(model, unlearned)
         causal = None
-        if budget and self.sites and all(_apart(site) for site in self.sites):
+        if budget and self._rows_of_weights():
             batches = extremes(model, self.sites, self.examples, session.pad)
             others = session.examples(self.others)
             causal = causal_test(
@@ -95,6 +95,11 @@ class Inside:
         session = self.session
         return linear_probe(session.model, session.prompt, self.forget, self.others, session.pad)
 
+    def _rows_of_weights(self) -> bool:
+        """Whether every site's neurons are all rows of a weight of its own."""
+        paths = {site.path for site in self.sites if not site.transposed}
+        return bool(paths) and len(paths) == len(self.sites)
+
     def _site_weights(self) -> dict[str, Tensor]:
         paths = {site.path for site in self.sites}
         return {
@@ -102,8 +107,3 @@ class Inside:
             for name, parameter in self.session.model.named_parameters()
             if name.rpartition(".")[0] in paths
         }
-
-
-def _apart(site: Site) -> bool:
-    """Whether a site's neurons are the rows of its weight."""
-    return site.groups == 1 and site.start == 0 and not site.transposed
