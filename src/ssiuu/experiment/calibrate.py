@@ -54,7 +54,8 @@ Progress = Callable[[str], None]
 CLASSES: tuple[Verdict, ...] = ("erased", "hidden", "not removed")
 FORGET, HELDOUT = 0.4, 0.1  # shares of the people
 OPTIONS = 3
-RANK, RATE, STEPS = 16, 1e-2, 400  # of the inhibitory adapter
+# The inhibitory adapter: NPO is bounded, so the answers end where a guess has them and not far below.
+RANK, RATE, STEPS, BETA = 16, 1e-2, 400, 0.5
 CURVES = (("harmful", 1e-3), ("harmful", 3e-4), ("benign", 1e-3))
 READS = (3, 6, 12)
 BUDGET = 60  # readings of the causal test
@@ -151,7 +152,7 @@ def judged(session: Session, progress: Progress) -> Iterator[tuple[Verdict, dict
 
 def suppress(session: Session, progress: Progress) -> None:
     """Train an adapter of the last feed-forward map against the answers, and merge it."""
-    method = make("gd")
+    method = make({"name": "npo", "beta": BETA})
     stop, threshold = session.stop_rule()
     last = session.loaded.info.layers - 1
     settings = replace(
@@ -161,7 +162,7 @@ def suppress(session: Session, progress: Progress) -> None:
         max_steps=STEPS,
         lora=Lora(RANK, 2.0 * RANK, (f"{last}.mlp.down_proj",), seed=session.split.seed),
     )
-    info = MethodInfo(label="adapter", name="gd", origin="control", description="inhibitory adapter")
+    info = MethodInfo(label="adapter", name="npo", origin="control", description="inhibitory adapter")
     record = unlearn(
         session.model,
         method,
