@@ -19,7 +19,8 @@ from ssiuu.likelihood import Example, answer_logprobs, collate
 from ssiuu.models.sites import Site, find_sites
 
 PAD = 2
-EXACT = ["phi", "gpt2", "gpt_neox", "opt", "bloom", "mpt", "falcon 40b"]  # float64 throughout
+EXACT = ["phi", "gpt2", "gpt_neox", "opt"]  # float64 throughout
+NEARLY = ["bloom", "mpt", "falcon", "falcon 40b"]  # but for an fp32 step; they add in place
 
 
 class Paper(torch.nn.Module):
@@ -88,10 +89,10 @@ def value(model: Any, example: Example) -> float:
         return float(answer_logprobs(model, collate([example], PAD)).sum)
 
 
-def differences(model: Any, site: Site, unit: int, example: Example) -> list[float]:
+def differences(model: Any, site: Site, unit: int, example: Example, step: float) -> list[float]:
     """Return A[unit, k] for every token k by central differences in what the map puts out."""
     module = model.get_submodule(site.path)
-    length, step, found = len(example.prompt + example.answer) - 1, 1e-5, []
+    length, found = len(example.prompt + example.answer) - 1, []
     out = module.weight.shape[1 if site.transposed else 0]
     place = int(site.take(torch.arange(out))[unit])
     for token in range(length):
@@ -113,18 +114,20 @@ def differences(model: Any, site: Site, unit: int, example: Example) -> list[flo
     return found
 
 
-@pytest.mark.parametrize("layout", ["llama", *EXACT])
+@pytest.mark.parametrize("layout", ["llama", *EXACT, *NEARLY])
 def test_finite_differences(layout: str, exact_model: Any) -> None:
     model = exact_model if layout == "llama" else build_architecture(layout, double=True)
+    step, share = (1e-3, 1e-2) if layout in NEARLY else (1e-5, 1e-5)
     example = rows()[0]
     sites = find_sites(model)
     found = next(extremes(model, sites, [example], PAD))
     start = 0
     for number, site in enumerate(sites):
         unit = (5 * number + 3) % site.width
-        wanted = differences(model, site, unit, example)
-        assert float(found.highest[0, start + unit]) == pytest.approx(max(wanted), rel=1e-5, abs=1e-8)
-        assert float(found.lowest[0, start + unit]) == pytest.approx(min(wanted), rel=1e-5, abs=1e-8)
+        wanted = differences(model, site, unit, example, step)
+        close = {"rel": share, "abs": share / 100}
+        assert float(found.highest[0, start + unit]) == pytest.approx(max(wanted), **close)
+        assert float(found.lowest[0, start + unit]) == pytest.approx(min(wanted), **close)
         start += site.width
     assert start == found.highest.shape[1]
 
@@ -191,7 +194,7 @@ def test_integral_by_brute_force(layout: str, exact_model: Any) -> None:
         here = slice(start, start + site.width)
         if site.module in ("v", "down"):
             paths = [other.path for other in sites if other.layer == site.layer]
-            wanted = slow_integral(model, site, sorted(set(paths)), example, 400)
+            wanted = slow_integral(model, site, sorted(set(paths)), example, 100)
             torch.testing.assert_close(found.highest[0, here], wanted.amax(0), rtol=1e-3, atol=1e-4)
             torch.testing.assert_close(found.lowest[0, here], wanted.amin(0), rtol=1e-3, atol=1e-4)
         start += site.width

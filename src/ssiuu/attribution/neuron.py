@@ -116,7 +116,7 @@ def capture(
 
     def forward_hook(path: str) -> Any:
         def hook(module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
-            activation = output.detach()
+            activation = output.detach().clone()  # some blocks add to it in place
             output.register_hook(lambda gradient: sink(path, activation, gradient))
 
         return hook

@@ -8,6 +8,11 @@ Before (theta) and after (theta') unlearning, over n forget examples:
 The inner max(., 0) stands only in D+: turning negative earns no credit for erasure. Without the outer
 max(0, .) the sums are called net.
 
+What a target cannot show: dP = P dlog P is 0 for all neurons once the answer is improbable, so under P
+D- is 0 whatever was hidden. dlog p = (1 - p) dlogit for one token, so under log P a fact that was
+known for sure has almost no attribution before, D+ is near 0 and the hide ratio near 1 whatever the
+method did.
+
 Nothing is held for all facts at once: attributions lie in a temporary file, a row a fact, and are read
 a slice of neurons at a time, so the memory grows neither with the facts nor with the model's width.
 """

