@@ -125,7 +125,7 @@ def test_finite_differences(layout: str, exact_model: Any) -> None:
     for number, site in enumerate(sites):
         unit = (5 * number + 3) % site.width
         wanted = differences(model, site, unit, example, step)
-        close = {"rel": share, "abs": share / 1000}
+        close = {"rel": share, "abs": share / 100}
         assert float(found.highest[0, start + unit]) == pytest.approx(max(wanted), **close)
         assert float(found.lowest[0, start + unit]) == pytest.approx(min(wanted), **close)
         start += site.width
