@@ -218,8 +218,10 @@ class Attacker:
 
     def _start(self, scores: Evaluation) -> dict[str, Reading]:
         found = {fact.id: scores.forget[fact.id] for fact in self.pool}
+        written = self.session.mismatched is not None  # TOFU reads ROUGE-L recalls all along
         return {
-            i: Reading(correct=s.correct, logprob=s.logprob, rouge=s.rouge) for i, s in found.items()
+            i: Reading(correct=s.correct, logprob=s.logprob, rouge=s.rouge if written else None)
+            for i, s in found.items()
         }
 
     # --- attacks that ask -----------------------------------------------------------------------

@@ -22,10 +22,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ssiuu.diagnosis.verdict import common_pool
+from ssiuu.diagnosis.verdict import common_pool, ranking
 from ssiuu.errors import ConfigError, unknown
 from ssiuu.records.schema import Attack, Cell, Evaluation, FactScore, Reading, RunRecord
 from ssiuu.report.rows import attack_names
+from ssiuu.report.tofu import is_tofu
 from ssiuu.statistics import (
     Estimate,
     Interval,
@@ -60,7 +61,14 @@ SCORES: dict[str, Score] = {
     "forget_free": Score(lambda e: e.forget, lambda s: [s.free_correct], "lower", ranked=False),
     "retain": Score(lambda e: e.retain, lambda s: [s.correct], "higher"),
     "heldout": Score(lambda e: e.heldout, lambda s: [s.correct], "higher"),
+    "forget_rouge": Score(lambda e: e.forget, lambda s: _tofu_rouge(s), "lower", ranked=False),
+    "heldout_rouge": Score(lambda e: e.heldout, lambda s: _tofu_rouge(s), "higher", ranked=False),
 }
+
+
+def _tofu_rouge(score: FactScore) -> list[float | None]:
+    """Return the ROUGE-L recall of a sentence; short answers are scored by what they hold."""
+    return [score.rouge] if score.truth_ratio is not None else []
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,9 @@ def _attacked(attacks: Iterable[Attack], name: str, pool: Collection[str]) -> Ou
 
 
 def reading_score(reading: Reading) -> float | None:
-    """Return what a fact scores during an attack: is its answer ranked first."""
+    """Return what a fact scores during an attack: ROUGE-L recall (TOFU), else ranked first or not."""
+    if reading.rouge is not None:
+        return reading.rouge
     return None if reading.correct is None else float(reading.correct)
 
 
@@ -324,7 +334,9 @@ def _compare(
 def _better(record: RunRecord, column: str, difference: Estimate, higher: float) -> bool | None:
     score = SCORES.get(column)
     wanted: Wanted = score.wanted if score else "lower"
-    chance = record.header.chance if score is None or score.ranked else None
+    attacks = [a for cell in record.cells for a in cell.attacks if a.name == column]
+    scaled = score.ranked if score else bool(ranking(attacks)) and not is_tofu(record)
+    chance = record.header.chance if scaled else None
     guessing = wanted == "lower" and chance is not None and higher <= chance
     if not differs(difference) or guessing:
         return None
