@@ -19,6 +19,7 @@ from sample_record import sample_record
 from ssiuu.attacks.retrain import attacked_facts, common_pool
 from ssiuu.benchmarks.tofu import load, mismatched_rouge
 from ssiuu.errors import ConfigError, DataError
+from ssiuu.evaluation import tofu as tofu_scores
 from ssiuu.evaluation.rouge import rouge_recall
 from ssiuu.evaluation.score import read_facts
 from ssiuu.evaluation.tofu import score_sentences
@@ -183,6 +184,22 @@ def test_other_sets_have_the_share_among_the_answers(
     assert score.probability == pytest.approx(own / (own + sum(wrong)), rel=1e-4)
     geometric = math.prod(wrong) ** (1 / 3)
     assert score.truth_ratio == pytest.approx(geometric / own, rel=1e-4)
+
+
+def test_a_name_may_come_within_a_sentence(
+    make_model: Any, tokenizer: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After fine-tuning on sentences a model answers "The author is ..." where a name would do."""
+    model, prompt = make_model(2), Prompt(tokenizer)
+    author = load(str(folder), "forget01", 3).others["real_authors"][0]
+    wanted = prompt.answer(author.answer)
+    sentence = [prompt.answer("w7")[0]] * 20 + wanted
+
+    def scripted(_model: Any, _prompt: Any, _questions: Any, limits: list[int]) -> list[list[int]]:
+        return [sentence[:limit] for limit in limits]
+
+    monkeypatch.setattr(tofu_scores, "write", scripted)
+    assert tofu_scores.rouge_recalls(model, prompt, [author]) == [1.0]
 
 
 def scored(**values: Any) -> FactScore:
