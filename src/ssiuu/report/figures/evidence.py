@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from ssiuu.records.schema import CausalCurve, Evidence, RunRecord
 from ssiuu.report.figures.draw import FAINT, INK, Plot, Style, legend, line, panel, plot, styled
@@ -17,6 +17,7 @@ CURVES = {
     ("minus", "restore"): "D\u2212 neurons' old weights put back",
     ("plus", "restore"): "D+ neurons' old weights put back",
 }
+POWERS = (1, 10, 100, 1000)  # what is written on the axis; the last point is all neurons of that side
 Found = list[tuple[Style, Evidence]]
 
 
@@ -40,8 +41,8 @@ def evidence_curves(record: RunRecord) -> Plot:
         "How to read it: the m neurons with the largest influence variation are ablated in the "
         "unlearned model; drawn is the share of the answers' lost log-probability that returns beyond "
         "what ablating m random neurons of the same maps brings back, with its 95\u00a0% interval over "
-        "entities. Above 0 after neurons are set to 0 or to their mean: the answer was still there, "
-        "hidden. Putting old weights back also undoes erasure, so it tells where the change sits. "
+        "entities. Above 0 after neurons are set to 0 or to their mean, and above the never-learned control "
+        "where there is one: the answer was still there, hidden. Putting old weights back also undoes erasure, so it tells where the change sits. "
         "Probe: how much better than with shuffled labels the right answer can be read from the last "
         "state of the question; grey: before unlearning.",
         panels,
@@ -71,7 +72,7 @@ def _causal(found: Found, side: str, mode: str) -> Callable[[Axes], None]:
             grid |= {p.m for p in points}
         axes.axhline(0, color=INK, linestyle=(0, (1, 2)), linewidth=1.2, zorder=1)
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(FixedLocator(sorted(grid)))
+        axes.xaxis.set_major_locator(FixedLocator([m for m in sorted(grid) if m in POWERS]))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
         axes.set_xlabel("m, neurons")
@@ -91,6 +92,7 @@ def _probe(found: Found) -> Callable[[Axes], None]:
                 values = [s.value for s in evidence.probe_after.selectivity]
                 line(axes, list(range(len(values))), list(values), style, every=5)
         axes.axhline(0, color=INK, linestyle=(0, (1, 2)), linewidth=1.2, zorder=1)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("layer (0: embeddings)")
         axes.set_ylabel("accuracy less shuffled labels")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from ssiuu.records.schema import RunRecord
 from ssiuu.report.figures.draw import FAINT, INK, Plot, legend, line, panel, percent_axis, plot, styled
@@ -26,6 +27,7 @@ def lens_curves(record: RunRecord) -> Plot:
                 line(axes, list(range(len(after.accuracy))), list(after.accuracy), style, every=5)
         axes.axhline(0.5, color=INK, linestyle=(0, (1, 2)), linewidth=1.2, zorder=1)
         percent_axis(axes)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("layer (0: embeddings)")
         axes.set_ylabel("gold ranked above distractor, %")
 
