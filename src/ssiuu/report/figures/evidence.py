@@ -17,7 +17,7 @@ CURVES = {
     ("minus", "restore"): "D\u2212 neurons' old weights put back",
     ("plus", "restore"): "D+ neurons' old weights put back",
 }
-POWERS = (1, 10, 100, 1000)  # what is written on the axis; the last point is all neurons of that side
+POWERS = (1, 10, 100, 1000)  # on the axis; the last point is all neurons of that side
 Found = list[tuple[Style, Evidence]]
 
 
@@ -41,8 +41,9 @@ def evidence_curves(record: RunRecord) -> Plot:
         "How to read it: the m neurons with the largest influence variation are ablated in the "
         "unlearned model; drawn is the share of the answers' lost log-probability that returns beyond "
         "what ablating m random neurons of the same maps brings back, with its 95\u00a0% interval over "
-        "entities. Above 0 after neurons are set to 0 or to their mean, and above the never-learned control "
-        "where there is one: the answer was still there, hidden. Putting old weights back also undoes erasure, so it tells where the change sits. "
+        "entities. Above 0 after neurons are set to 0 or to their mean, and above the never-learned "
+        "control where there is one: the answer was still there, hidden. Putting old weights back also "
+        "undoes erasure, so it tells where the change sits. "
         "Probe: how much better than with shuffled labels the right answer can be read from the last "
         "state of the question; grey: before unlearning.",
         panels,
