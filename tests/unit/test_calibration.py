@@ -36,11 +36,11 @@ def test_evidence_is_the_largest_share_with_and_without_the_rank() -> None:
     before, after = score(0.0, True), score(-10.0)
     attacks = [attack([(-4.0, False), (-7.0, True)]), attack([(-1.0, True)], trained=("f",))]
     assert fact_evidence(before, after, attacks, "f") == FactEvidence(
-        True, 10.0, pytest.approx(0.3), pytest.approx(0.6)
+        True, False, 10.0, pytest.approx(0.3), pytest.approx(0.6)
     )
-    assert fact_evidence(before, after, [], "f") == FactEvidence(True, 10.0, None, None)
+    assert fact_evidence(before, after, [], "f") == FactEvidence(True, False, 10.0, None, None)
     rose = fact_evidence(score(-10.0), score(-9.0), attacks, "f")
-    assert rose == FactEvidence(True, -1.0, None, None)  # nothing was lost
+    assert rose == FactEvidence(True, False, -1.0, None, None)  # nothing was lost
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,14 @@ def test_removed(after: FactScore, removed: bool) -> None:
 @pytest.mark.parametrize(
     ("found", "verdict"),
     [
-        (FactEvidence(False, 9.0, 1.0, 1.0), "not removed"),
-        (FactEvidence(True, 9.0, RETURNED, 0.9), "hidden"),
-        (FactEvidence(True, 9.0, RETURNED - 0.01, 0.9), "undecided"),
-        (FactEvidence(True, 9.0, None, GONE), "undecided"),
-        (FactEvidence(True, 9.0, None, GONE - 0.01), "erased"),
-        (FactEvidence(True, 9.0, 0.1, -2.0), "erased"),
-        (FactEvidence(True, 9.0, None, None), "undecided"),
+        (FactEvidence(False, True, 9.0, 1.0, 1.0), "not removed"),
+        (FactEvidence(True, False, 9.0, RETURNED, 0.9), "hidden"),
+        (FactEvidence(True, False, 9.0, RETURNED - 0.01, 0.9), "undecided"),
+        (FactEvidence(True, False, 9.0, None, GONE), "undecided"),
+        (FactEvidence(True, False, 9.0, None, GONE - 0.01), "erased"),
+        (FactEvidence(True, False, 9.0, 0.1, -2.0), "erased"),
+        (FactEvidence(True, True, 9.0, 0.1, 0.1), "undecided"),  # first by luck, or still known
+        (FactEvidence(True, False, 9.0, None, None), "undecided"),
     ],
 )
 def test_rules(found: FactEvidence, verdict: str) -> None:
@@ -87,9 +88,9 @@ def test_verdict_is_the_rules_on_the_evidence() -> None:
 
 # back and most by class: erased come back up to 0.4, hidden 0.6 and more.
 FACTS: list[Known] = [
-    *[("erased", FactEvidence(True, 9.0, None, most)) for most in (0.0, 0.1, 0.3, 0.4)],
-    *[("hidden", FactEvidence(True, 9.0, back, back)) for back in (0.6, 0.7, 0.8, 0.9)],
-    *[("not removed", FactEvidence(False, 9.0, None, None))] * 2,
+    *[("erased", FactEvidence(True, False, 9.0, None, most)) for most in (0.0, 0.1, 0.3, 0.4)],
+    *[("hidden", FactEvidence(True, False, 9.0, back, back)) for back in (0.6, 0.7, 0.8, 0.9)],
+    *[("not removed", FactEvidence(False, True, 9.0, None, None))] * 2,
 ]
 
 
@@ -106,8 +107,8 @@ def test_best_thresholds_are_the_nearest_that_are_right() -> None:
     assert (returned, gone) == (0.5, 0.45)
     assert balanced_accuracy(confusion(FACTS, returned, gone)) == 1.0
     everything_right: list[Known] = [
-        ("erased", FactEvidence(True, 9.0, None, 0.1)),
-        ("hidden", FactEvidence(True, 9.0, 0.9, 0.9)),
-        ("not removed", FactEvidence(False, 9.0, None, None)),
+        ("erased", FactEvidence(True, False, 9.0, None, 0.1)),
+        ("hidden", FactEvidence(True, False, 9.0, 0.9, 0.9)),
+        ("not removed", FactEvidence(False, True, 9.0, None, None)),
     ]
     assert best_thresholds(everything_right) == (RETURNED, GONE)

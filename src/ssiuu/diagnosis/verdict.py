@@ -74,13 +74,14 @@ def fact_verdict(before: FactScore, after: FactScore, attacks: Iterable[Attack],
 class FactEvidence(NamedTuple):
     """What the rules look at.
 
-    `removed`: F1 does not hold. `lost`: log-probability the answer lost, nats. `back`: the
-    largest share of it that an attack restored with the answer ranked first (or not scored).
-    `most`: the largest share in any reading. None: no attack that left this fact out was read,
-    or nothing was lost.
+    `removed`: F1 does not hold. `first`: the answer is still ranked first in at least half of the
+    phrasings. `lost`: log-probability the answer lost, nats. `back`: the largest share of it that an
+    attack restored with the answer ranked first (or not scored). `most`: the largest share in any
+    reading. None: no attack that left this fact out was read, or nothing was lost.
     """
 
     removed: bool
+    first: bool
     lost: float
     back: float | None
     most: float | None
@@ -93,8 +94,8 @@ def fact_evidence(
     asked = [after.correct, *after.paraphrases]
     scored = [bool(answer) for answer in asked if answer is not None]
     lost = before.logprob - after.logprob
-    outranked = bool(scored) and sum(scored) * 2 < len(scored)
-    written = not scored and after.free_correct is True
+    first = bool(scored) and sum(scored) * 2 >= len(scored)
+    rarer = lost >= LOST and after.free_correct is not True
     shares: list[tuple[float, bool]] = []
     for attack in ranking(attacks):
         if fact in attack.trained or fact not in attack.reads[-1].facts:
@@ -104,7 +105,8 @@ def fact_evidence(
             if share is not None:
                 shares.append((share, reading.correct is not False))
     return FactEvidence(
-        removed=outranked or (lost >= LOST and not written),
+        removed=rarer or (bool(scored) and not first),
+        first=first,
         lost=lost,
         back=max((share for share, first in shares if first), default=None),
         most=max((share for share, _ in shares), default=None),
@@ -117,7 +119,7 @@ def judge(found: FactEvidence, returned: float = RETURNED, gone: float = GONE) -
         return "not removed"
     if found.back is not None and found.back >= returned:
         return "hidden"
-    if found.most is not None and found.most < gone:
+    if found.most is not None and found.most < gone and not found.first:
         return "erased"
     return "undecided"
 
