@@ -253,8 +253,9 @@ def test_an_unknown_baseline_is_refused_with_the_nearest(record: RunRecord) -> N
 
 
 def test_every_score_reads_its_own_facts(record: RunRecord) -> None:
-    forget = {"a": FactScore(correct=True, paraphrases=[False, None], logprob=-1, tokens=1)}
-    other = {"b": FactScore(correct=False, logprob=-1, tokens=1, free_correct=True)}
+    sentence = {"rouge": 0.4, "truth_ratio": 2.0}  # TOFU's; a short answer's recall is no score
+    forget = {"a": FactScore(correct=True, paraphrases=[False, None], logprob=-1, tokens=1, **sentence)}
+    other = {"b": FactScore(correct=False, logprob=-1, tokens=1, free_correct=True, rouge=0.9)}
     evaluation = Evaluation(forget=forget, retain=other, heldout={}, seconds=1)
     cell = cell_of(record, "gd").model_copy(update={"evaluation": evaluation})
     assert {name: outcomes(cell, name) for name in SCORES} == {
@@ -263,4 +264,6 @@ def test_every_score_reads_its_own_facts(record: RunRecord) -> None:
         "forget_free": {},
         "retain": {("b", 0): {0: 0.0}},
         "heldout": {},
+        "forget_rouge": {("a", 0): {0: 0.4}},
+        "heldout_rouge": {},
     }
