@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
 import pytest
-import torch
 
 import ssiuu
 from ssiuu import attacks
@@ -24,15 +21,7 @@ ATTACKS = [
 ]
 
 
-@pytest.fixture
-def all_cores() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def test_real_model_end_to_end(tmp_path: Path, all_cores: None) -> None:
+def test_real_model_end_to_end(tmp_path: Path) -> None:
     recipe, sources = ssiuu.resolve(
         None,
         [
