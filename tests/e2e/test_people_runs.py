@@ -52,6 +52,7 @@ def test_rwku_end_to_end(make_model: Any, tokenizer: Any, tmp_path: Path) -> Non
     assert any("mean ROUGE-L recall of 18 questions; 18 are ranked" in n for n in record.header.notes)
     unlearning = record.cells[1].unlearning
     assert unlearning is not None and unlearning.stop_score == "ranking"
+    assert unlearning.distance is not None and 0 < unlearning.distance < 1
     none, gd = ssiuu.rows(record)["rows"]
     for name in ("forget", "heldout", "level1", "level3_multiple_choice", "neighbour_level1"):
         assert 0 <= none[f"{name}_rouge"] <= 1

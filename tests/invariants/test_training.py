@@ -154,6 +154,7 @@ def _no_request_left() -> Any:
         {"name": "ssiuu", "lambda": 10.0},
         {"name": "ssiuu", "lambda": 0.1, "target": "logprob"},
         {"name": "npo", "projection": 2},
+        {"name": "gd", "pull": 50.0},
     ],
 )
 def test_an_interrupted_run_ends_where_a_whole_one_does(
@@ -172,6 +173,25 @@ def test_an_interrupted_run_ends_where_a_whole_one_does(
     assert found.steps == wanted.steps
     assert [log.step for log in found.steps] == list(range(1, STEPS + 1))
     assert list(tmp_path.iterdir()) == [state]  # the caller's, until the weights are safe
+
+
+def stepped(model: Any, pull: float, examples: Any) -> dict[str, torch.Tensor]:
+    """Return the weights after one step of 1e-3."""
+    one = copy.deepcopy(model)
+    batch = [collate(examples(4), PAD)]
+    Step(one, make({"name": "gd", "pull": pull}), 1e-3)(batch, batch)
+    return weights(one)
+
+
+def test_a_pull_goes_its_share_of_the_way_back(exact_model: Any, make_examples: Any) -> None:
+    before, plain = weights(exact_model), stepped(exact_model, 0.0, make_examples)
+    pulled = stepped(exact_model, 250.0, make_examples)
+    for name, there in before.items():
+        torch.testing.assert_close(pulled[name], there + 0.75 * (plain[name] - there))
+
+
+def test_the_strongest_pull_stays_at_the_start(exact_model: Any, make_examples: Any) -> None:
+    assert same(stepped(exact_model, 1000.0, make_examples), weights(exact_model))
 
 
 def test_another_run_does_not_continue_from_a_state(tiny_model: Any, rows: Any, tmp_path: Path) -> None:

@@ -217,3 +217,9 @@ def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         make({"name": "npo", "beta": -1, "betta": 1, "retain_weight": -2})
     assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_tag_tells_two_settings_of_any_method_apart(name: str) -> None:
+    plain, tagged = make(name), make({"name": name, "tag": "b"})
+    assert tagged.label == f"{plain.label}@b"

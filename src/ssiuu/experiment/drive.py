@@ -73,7 +73,7 @@ def unlearn_here(
     """
     stop, threshold = session.stop_rule()
     kept = session.examples(session.split.retain if retain is None else retain)
-    return unlearn(
+    record = unlearn(
         session.model,
         method,
         info_of(method),
@@ -88,3 +88,4 @@ def unlearn_here(
         refusals=session.refusals(method),
         adapter=adapter,
     )
+    return record.model_copy(update={"distance": session.original.distance()})

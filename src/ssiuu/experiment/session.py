@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from ssiuu.benchmarks import instructions, worldfacts
 from ssiuu.benchmarks.screening import as_text, screen
@@ -23,7 +25,7 @@ from ssiuu.experiment.recipe import Recipe
 from ssiuu.likelihood import Example, Prompt, encode
 from ssiuu.methods.base import Method
 from ssiuu.methods.dpo import DirectPreference
-from ssiuu.models.load import Loaded, cache_folder, load, restore, snapshot
+from ssiuu.models.load import Loaded, cache_folder, load, snapshot
 from ssiuu.models.precision import resolve as resolve_precision
 from ssiuu.records.files import read_record, write_record
 from ssiuu.records.schema import BenchmarkInfo, FactText, Split
@@ -50,15 +52,30 @@ class Original:
     @torch.no_grad()
     def restore(self) -> None:
         """Put the original weights back into the model."""
-        if self.copy is not None:
-            restore(self.model, self.copy)
-            return
+        for parameter, weight in self._pairs():
+            parameter.copy_(weight)
+
+    @torch.no_grad()
+    def distance(self) -> float:
+        """Return how far the model is from its original weights, as a share of their norm."""
+        moved = whole = 0.0
+        for parameter, weight in self._pairs():
+            there = weight.to(parameter)
+            moved += float((parameter - there).square().sum())
+            whole += float(there.square().sum())
+        return math.sqrt(moved / whole)
+
+    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield every parameter of the model with its original weight."""
         parameters = dict(self.model.named_parameters())
+        if self.copy is not None:
+            yield from ((parameters[name], weight) for name, weight in self.copy.items())
+            return
         for path in self.files:
             with safe_open(path, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - not a mapping
                     if name in parameters:
-                        parameters[name].copy_(tensors.get_tensor(name))
+                        yield parameters[name], tensors.get_tensor(name)
 
 
 @dataclass

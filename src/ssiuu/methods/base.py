@@ -85,7 +85,12 @@ class Method(BaseModel):
         ge=1,
         description="ours: the same with the directions of each linear map's output gradients",
     )
-
+    pull: float = Field(
+        default=0.0,
+        ge=0,
+        description="control: decay to the weights before unlearning; a step goes back "
+        "learning_rate * pull of the way",
+    )
     tag: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9_.-]+$",
@@ -129,10 +134,13 @@ class Method(BaseModel):
     def label(self) -> str:
         """The default name of a run of this method in tables and folders."""
         kl = "+kl" if self.retain == "kl" and type(self).model_fields["retain"].default != "kl" else ""
+        tag = f"@{self.tag}" if self.tag else ""
+        return f"{self.stem}{kl}{self._projections()}{tag}"
+
+    def _projections(self) -> str:
         inputs = "+projection" if self.projection else ""
         outputs = "+outputs" if self.projection_outputs else ""
-        tag = f"@{self.tag}" if self.tag else ""
-        return f"{self.stem}{kl}{inputs}{outputs}{tag}"
+        return inputs + outputs
 
     @property
     def whose(self) -> Origin:

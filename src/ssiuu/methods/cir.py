@@ -34,10 +34,8 @@ class Collapse(GradientDifference):
         default=8, ge=1, description="directions of output gradients taken out"
     )
 
-    @property
-    def label(self) -> str:
-        """Its projections are the method, not a suffix."""
-        return f"{self.name}+kl" if self.retain == "kl" else self.name
+    def _projections(self) -> str:
+        return ""  # they are the method, not a suffix
 
     @property
     def whose(self) -> Origin:

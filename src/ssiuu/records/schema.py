@@ -158,7 +158,10 @@ class StepLog(Record):
 
 
 class Unlearning(Stage):
-    """One unlearning run: how it went and why it stopped."""
+    """One unlearning run: how it went and why it stopped.
+
+    `distance`: how far the weights went, as a share of the norm of all weights before.
+    """
 
     method: MethodInfo
     seed: int
@@ -166,6 +169,7 @@ class Unlearning(Stage):
     stop_score: Literal["ranking", "free", "rouge", "none"]
     threshold: float
     steps: list[StepLog]
+    distance: float | None = None
     seconds: float
     peak_memory_mb: float
     notes: list[str] = []

@@ -221,6 +221,7 @@ def _row(record: RunRecord, cell: Cell, names: list[str]) -> dict[str, Any]:
     row["causal_share"] = causal.share.value if causal and causal.share else None
     row["depth_score"] = depth.score.value if depth and depth.score else None
     row["penalty_share"] = _penalty_share(cell)
+    row["distance"] = unlearning.distance if unlearning else None
     row["verdict"] = verdict(record, cell)
     row["seconds"] = seconds(cell)
     row["peak_memory_mb"] = unlearning.peak_memory_mb if unlearning else None

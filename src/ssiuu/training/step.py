@@ -131,6 +131,8 @@ class Step:
         split = SplitGradients(model, self.named) if self.together and self._shapes() else None
         self.split = split if split is not None and split.possible else None
         self.running: dict[str, Tensor] = {}  # mean retain gradient, for disruption masking
+        pulled = self.named if method is not None and method.pull else {}
+        self.start = {name: p.detach().clone() for name, p in pulled.items()}
 
     def set_anchor(self, batches: Sequence[Batch], size: int) -> None:
         """Hold A to what it is now, over all these rows, scaled to `size` of them (anchor: initial).
@@ -171,6 +173,7 @@ class Step:
         norm = self._norm()
         self._require_finite(forget, retain, forget_loss, retain_loss, norm)
         self.optimizer.step()
+        self._pull()
         told = moved is not None and bool(moved.forget_squared > 0)
         return Outcome(
             forget_loss=forget_loss,
@@ -553,6 +556,15 @@ class Step:
         for parameter in frozen:
             parameter.requires_grad_(False)
         return frozen
+
+    @torch.no_grad()
+    def _pull(self) -> None:
+        """Go a part of the way back to the start, apart from Adam's scaling as weight decay does."""
+        if not self.start or self.method is None:
+            return
+        share = self.optimizer.param_groups[0]["lr"] * self.method.pull
+        for name, parameter in self.named.items():
+            parameter.lerp_(self.start[name], share)
 
     def _norm(self) -> float:
         grads = [p.grad for p in self.named.values() if p.grad is not None]
