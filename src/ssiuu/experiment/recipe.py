@@ -301,7 +301,8 @@ def resolve(path: Path | None, sets: list[str]) -> tuple[Recipe, dict[str, str]]
     """Return the recipe and, by dotted key, where each value came from.
 
     Args:
-        path: A YAML file, or None for the defaults.
+        path: A YAML file, or None for the defaults. Under `scales` it may hold further settings by
+            name, that scale=NAME among `sets` puts in place of its own.
         sets: "dotted.key=value" strings; the value is YAML.
 
     Raises:
@@ -309,16 +310,25 @@ def resolve(path: Path | None, sets: list[str]) -> tuple[Recipe, dict[str, str]]
     """
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    if path is not None:
-        for key, value in flatten(_read(path)).items():
-            values[key], sources[key] = value, str(path)
+    given: dict[str, Any] = {}
     for text in sets:
         key, found, value = text.partition("=")
         if not found:
             raise ConfigError(f"--set {text!r} is not of the form key=value.")
-        given = _yaml(value, f"--set {key}")
-        for sub, part in flatten({key.strip(): given}).items():
-            values[sub], sources[sub] = part, "--set"
+        given[key.strip()] = _yaml(value, f"--set {key}")
+    scale = given.pop("scale", None)
+    parts = [("--set", flatten(given))]
+    if path is not None:
+        written = _read(path)
+        scales = written.pop("scales", {})
+        if scale is not None:
+            parts.insert(0, (f"{path}, scale {scale}", flatten(_scaled(scales, scale, path))))
+        parts.insert(0, (str(path), flatten(written)))
+    elif scale is not None:
+        raise ConfigError(f"--set scale={scale}: scales stand in a recipe, and none is given.")
+    for source, part in parts:
+        for key, value in part.items():
+            values[key], sources[key] = value, source
     chosen = {
         "protocol": (values.get("protocol", "paper"), PROTOCOL_DEFAULTS),
         "benchmark": (values.get("benchmark", "worldfacts"), BENCHMARK_DEFAULTS),
@@ -335,6 +345,14 @@ def resolve(path: Path | None, sets: list[str]) -> tuple[Recipe, dict[str, str]]
         sources.setdefault(key, "default")
     _check(recipe)
     return recipe, sources
+
+
+def _scaled(scales: Any, scale: Any, path: Path) -> dict[str, Any]:
+    """Return what one of a recipe's scales sets."""
+    if not isinstance(scales, dict) or not isinstance(scales.get(scale), dict):
+        names = list(scales) if isinstance(scales, dict) else []
+        raise ConfigError(unknown("scale", str(scale), names, f"{path}: scales"))
+    return dict(scales[scale])
 
 
 def _check(recipe: Recipe) -> None:

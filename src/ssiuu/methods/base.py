@@ -85,6 +85,9 @@ class Method(BaseModel):
         ge=1,
         description="ours: the same with the directions of each linear map's output gradients",
     )
+    projection_from: Literal["retain", "forget", "both"] = Field(
+        default="retain", description="the rows whose leading directions are taken out"
+    )
     pull: float = Field(
         default=0.0,
         ge=0,

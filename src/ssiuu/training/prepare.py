@@ -94,7 +94,9 @@ def prepare(
     if isinstance(base, Misdirection) and method.keeps == "activations":
         made.retain_hidden = _hidden(model, retain, pad, base.layer)
     if method.projects:
-        batches = _batches(model, shared or retain, pad)
+        kept = [*(shared or retain)] if method.projection_from != "forget" else []
+        rows = [*kept, *forget] if method.projection_from != "retain" else kept
+        batches = _batches(model, rows, pad)
         made.bases = retain_bases(model, batches, method.projection, method.projection_outputs)
     if isinstance(method, LocalisedUnlearning):
         made.rows = knowledge_neurons(model, method, forget, pad)
