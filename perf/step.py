@@ -1,10 +1,12 @@
 """What a step costs: GD and the forms of Ssiuu, interleaved in one process.
 
     python perf/step.py --json [--model smollm2-135m] [--rounds 5] [--rows 8] [--tokens 64]
+        [--micro-batches 1] [--kinds gd ssiuu_gate]
 
 naive: forget and retain in two passes, a separate forward and backward for P, its gradient kept
-whole; two_passes: GD in two passes, the others run forget and retain as one batch. Prints medians in
-seconds, their ratios to GD, and the bytes a parameter that a form keeps between two steps.
+whole; two_passes: GD in two passes, while the others run forget and retain as one batch, unless a
+step has several micro-batches of `rows` (the field's default is 32 rows in four parts). Prints medians
+in seconds, their ratios to GD, and the bytes a parameter that a form keeps between two steps.
 """
 
 from __future__ import annotations
@@ -37,12 +39,12 @@ class NaiveStep(Step):
     """Takes the gradient of P by a forward and backward of its own, before the step's."""
 
     def _weigh(self, second, view, loss):  # type: ignore[no-untyped-def]
-        again = answer_logprobs(self.model, self.batch)
+        again = answer_logprobs(self.model, next(self.left))
         second.scale = None
         second.add(torch.autograd.grad(again.sum.exp().sum(), list(self.named.values())))
 
     def __call__(self, forget, retain):  # type: ignore[no-untyped-def]
-        self.batch = forget[0]
+        self.left = iter(forget)
         return super().__call__(forget, retain)
 
 
@@ -53,23 +55,32 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--micro-batches", type=int, default=1)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     keep_memory()
     loaded = load(args.model)
     model = loaded.model
-    forget, retain = (_batch(loaded.tokenizer, args.rows, args.tokens, turn) for turn in (0, 1))
+    forget, retain = (
+        [
+            _batch(loaded.tokenizer, args.rows, args.tokens, 2 * part + side)
+            for part in range(args.micro_batches)
+        ]
+        for side in (0, 1)
+    )
+    kinds = {name: KINDS[name] for name in dict.fromkeys(["gd", *args.kinds])}
     precision = resolve("auto", torch.device("cpu"))
-    times: dict[str, list[float]] = {name: [] for name in KINDS}
+    times: dict[str, list[float]] = {name: [] for name in kinds}
     kept: dict[str, float] = {}
     for _ in range(args.rounds):
-        for name, label in KINDS.items():
+        for name, label in kinds.items():
             kind = NaiveStep if name == "naive" else Step
             together = name not in ("naive", "two_passes")
             step = kind(model, make(label), 1e-12, precision, together=together)
             for turn in range(3):  # the first allocates, the second stores A_{t-1}
                 start = time.perf_counter()
-                step([forget], [retain])
+                step(forget, retain)
                 if turn == 2:
                     times[name].append(time.perf_counter() - start)
             kept[name] = _bytes(step)
@@ -77,12 +88,12 @@ def main() -> None:
             del step
     medians = {name: statistics.median(values) for name, values in times.items()}
     result: dict[str, object] = {f"{n}_seconds": round(v, 4) for n, v in medians.items()}
-    for name in KINDS:
+    for name in kinds:
         if name != "gd":
             result[f"{name}_over_gd"] = round(medians[name] / medians["gd"], 3)
     result["extra_bytes_per_parameter"] = {n: round(b, 3) for n, b in kept.items()}
     result |= vars(args) | {"precision": precision, "threads": torch.get_num_threads()}
-    del result["json"]
+    del result["json"], result["kinds"]
     print(json.dumps(result, indent=None if args.json else 1))
 
 
