@@ -3,8 +3,8 @@
     python docs/study.py collect RUN NAME    # RUN/run.json and its cells -> docs/study/NAME.json
     python docs/study.py                     # docs/study/*.json -> docs/study.md, docs/study/*.svg
 
-A leg of the study is one run. Its methods are named family@setting; every family has the same number of
-settings. A family's matched setting is, of those whose every seed reached the threshold of forgetting,
+A leg of the study is one run. Its methods are tagged with their learning rate (gd@lr1e-3); those that
+differ in nothing else are a family, and every family has the same number of settings. A family's matched setting is, of those whose every seed reached the threshold of forgetting,
 the one whose held-out accuracy is nearest to that of the matched gd; gd's own is the one that keeps most.
 """
 
@@ -52,10 +52,8 @@ def collect(record: RunRecord, attacks: Sequence[str]) -> dict[str, Any]:
     return {
         "header": {
             "benchmark": record.header.benchmark.model_dump(mode="json"),
-            "model": record.header.model.model_dump(mode="json"),
             "chance": record.header.chance,
-            "config": record.header.config,
-            "versions": record.header.versions,
+                        "versions": record.header.versions,
         },
         "attacks": list(attacks),
         "settings": settings,
@@ -90,7 +88,7 @@ def _matched(settings: dict[str, Any]) -> dict[str, str]:
     families: dict[str, list[str]] = {}
     for label, setting in settings.items():
         if setting["reached"] and setting["heldout"] is not None and label not in (CONTROL, ORIGINAL):
-            families.setdefault(label.partition("@")[0], []).append(label)
+            families.setdefault(_family(label), []).append(label)
     if BASE not in families:
         return {}
     kept = {label: settings[label]["heldout"] for labels in families.values() for label in labels}
@@ -100,6 +98,10 @@ def _matched(settings: dict[str, Any]) -> dict[str, str]:
         for family, labels in families.items()
     }
     return chosen | {BASE: base}
+
+
+def _family(label: str) -> str:
+    return label.partition("lr")[0].rstrip("@-")
 
 
 def _half(record: RunRecord, label: str, base: str, attack: str) -> list[float] | None:
@@ -140,7 +142,7 @@ def _section(name: str, leg: dict[str, Any]) -> str:
     lines = [
         f"## {name}",
         "",
-        f"{head['benchmark']['name']} on {head['model']['name']}; chance {_percent(head['chance'])} %; "
+        f"Benchmark {head['benchmark']['name']}; chance {_percent(head['chance'])} %; "
         f"{max(s['seeds'] for s in leg['settings'].values())} unlearning seeds. Accuracies in %, with 95 % "
         "intervals clustered by entity. *Against gd*: paired difference in points; bold where its interval "
         "excludes 0. *Half*: recovery beyond the control less half of gd's; the target is an interval below 0.",
@@ -213,7 +215,7 @@ def draw(leg: dict[str, Any], path: Path) -> None:
         found = setting[f"{name}_level"]
         if found is None or setting["heldout"] is None or label == ORIGINAL or not setting["reached"]:
             continue
-        families.setdefault(label.partition("@")[0], []).append((100 * setting["heldout"], 100 * found[0]))
+        families.setdefault(_family(label), []).append((100 * setting["heldout"], 100 * found[0]))
     colours = matplotlib.colormaps["tab20"]
     for place, (family, points) in enumerate(sorted(families.items())):
         points.sort()
