@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ssiuu.errors import ConfigError, unknown
+from ssiuu.evaluation import utility
 from ssiuu.experiment.tuning import tried
 from ssiuu.methods import Method, make
 from ssiuu.records.schema import Space
@@ -71,6 +72,9 @@ class EvaluateConfig(Section):
     """How a model is scored."""
 
     options: int = Field(default=3, ge=2, le=6, description="options a fact, the answer included")
+    utility: bool = Field(
+        default=False, description="the paper's five public tasks, by lm-eval and from the hub"
+    )
 
 
 class HarmfulConfig(Section):
@@ -365,6 +369,11 @@ def _check(recipe: Recipe) -> None:
         problems.append(f"attacks: learning rates must lie in (0, 1], got {rates}.")
     if recipe.benchmark == "own" and not (recipe.forget and recipe.model):
         problems.append("benchmark 'own' needs forget (a file of facts) and model.")
+    if recipe.evaluate.utility:
+        try:
+            utility.require()
+        except ConfigError as error:
+            problems += error.problems
     if problems:
         raise ConfigError(problems)
 
