@@ -13,7 +13,7 @@ from __future__ import annotations
 import matplotlib
 
 from ssiuu.records.schema import RunRecord
-from ssiuu.report.figures.attacks import attack_curves, best_curve, retention_front
+from ssiuu.report.figures.attacks import attack_curves, best_curve, drawn_level, retention_front
 from ssiuu.report.figures.draw import RC, Key, Panel, Plot, Style, styles
 from ssiuu.report.figures.evidence import evidence_curves
 from ssiuu.report.figures.influence import cumulative_curves, heat_maps, top_bars
@@ -29,6 +29,7 @@ __all__ = [
     "attack_curves",
     "best_curve",
     "cumulative_curves",
+    "drawn_level",
     "evidence_curves",
     "figures",
     "heat_maps",
