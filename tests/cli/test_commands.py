@@ -263,6 +263,27 @@ def test_the_paper_recipes_hold_the_papers_settings(name: str, strength: float) 
     assert recipe.attacks.benign.learning_rates == [1e-5, 1e-6, 1e-7]
 
 
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("attacks.shots=[64]", "attacks.shots: 64 examples are wanted"),
+        ("attacks.harmful.fractions=[0.99]", "attacks.harmful.fractions: 0.99 of"),
+        ("attacks.benign.source=nowhere.jsonl", "nowhere.jsonl"),
+    ],
+)
+def test_an_attack_that_cannot_be_is_refused_before_anything_is_run(
+    place: Path, tmp_path: Path, setting: str, told: str
+) -> None:
+    out = tmp_path / "run"
+    words = ["run", "--out", out, "--set", "benchmark=own", "--set", f"model={place / 'model'}"]
+    for name in ("forget", "retain"):
+        words += ["--set", f"{name}={place / f'{name}.jsonl'}"]
+    words += ["--set", "tune={trials: 1, space: {gd: {learning_rate: [1e-4, 1e-3]}}}"]
+    done = ssiuu(*words, "--set", "methods=[gd]", "--set", setting)
+    assert done.returncode == 2 and told in done.stderr
+    assert [path.name for path in out.iterdir()] == [".lock"]
+
+
 def test_the_list_of_methods_names_source_and_knobs() -> None:
     from ssiuu.methods import METHODS, make
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from ssiuu.attacks.retrain import share
 from ssiuu.errors import ConfigError, unknown
 from ssiuu.evaluation import utility
 from ssiuu.experiment.tuning import tried
@@ -261,6 +262,7 @@ class Recipe(Section):
         return {} if tune.trials is None else tried(self.methods, tune.space, tune.trials, tune.seed)
 
 
+SIZED = ("worldfacts", "fictional")  # their sets have exactly the sizes that `split` asks for
 PLAIN = ["none", "gd", "npo", "ssiuu", "ssiuu+projection"]  # each at the recipe's own rate
 
 # What a benchmark decides where the recipe says nothing.
@@ -374,6 +376,26 @@ def _check(recipe: Recipe) -> None:
             utility.require()
         except ConfigError as error:
             problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    if recipe.benchmark in SIZED:
+        _check_sizes(recipe)
+
+
+def _check_sizes(recipe: Recipe) -> None:
+    """Refuse attacks that the sizes of the sets leave no facts for."""
+    problems = []
+    split, attacks = recipe.split, recipe.attacks
+    for fraction in attacks.harmful.fractions:
+        try:
+            share(split.forget, fraction)
+        except ConfigError as error:
+            problems += error.problems
+    if attacks.shots and attacks.shots[-1] > split.retain:
+        problems.append(
+            f"attacks.shots: {attacks.shots[-1]} examples are wanted, and split.retain is "
+            f"{split.retain}. Raise it, or leave this attack out with attacks.shots=[]."
+        )
     if problems:
         raise ConfigError(problems)
 
