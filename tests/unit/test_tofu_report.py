@@ -9,9 +9,12 @@ import matplotlib
 import pytest
 from sample_record import sample_record
 
-from ssiuu.records.schema import FactScore, FactText, RunRecord, TaskScore
+from ssiuu.records.schema import Cell, FactScore, FactText, RunRecord, TaskScore
+from ssiuu.report.figures import _labelled
 from ssiuu.report.figures.attacks import attack_curves, best_curve, drawn_level, retention_front
 from ssiuu.report.figures.draw import RC
+from ssiuu.report.figures.influence import top_bars
+from ssiuu.report.figures.strength import strength_curves, tried_strengths
 from ssiuu.report.published import PUBLISHED, paper_table
 from ssiuu.report.rows import rows
 from ssiuu.report.tables import FORMATS
@@ -135,3 +138,40 @@ def test_utility_stands_in_every_table_and_is_never_zero_where_it_was_not_measur
     assert "utility" in summary(run)
     ours = {row.label: row.ours[2] for row in paper_table(run).rows}
     assert ours["none"] is None and ours["gd"] is not None and ours["gd"].value == pytest.approx(0.3)
+
+
+def test_one_method_at_several_strengths_is_one_line_over_lambda() -> None:
+    """Two λ of gd's look, means over seeds; another backbone and a single λ are no line."""
+    record = sample_record()
+    gd, npo = record.cells[1], record.cells[2]
+
+    def at(cell: Cell, label: str, seed: int = 0, **given: Any) -> Cell:
+        method = cell.method.model_copy(update={"label": label, "hyperparameters": given})
+        return cell.model_copy(update={"method": method, "seed": seed})
+
+    cells = [
+        at(gd, "ssiuu", backbone="gd", **{"lambda": 1e-3}),
+        at(gd, "ssiuu@strong", backbone="gd", tag="strong", **{"lambda": 1.0}),
+        at(npo, "ssiuu@strong", 1, backbone="gd", tag="strong", **{"lambda": 1.0}),
+        at(npo, "ssiuu-npo", backbone="npo", **{"lambda": 1e-3}),
+        at(gd, "gd"),
+    ]
+    # The name of a method tells two apart as well; npo's cell takes gd's.
+    cells[2] = cells[2].model_copy(update={"method": cells[1].method})
+    run = record.model_copy(update={"cells": cells})
+    ((_, tried),) = tried_strengths(run)
+    assert {strength: len(found) for strength, found in tried.items()} == {1e-3: 1, 1.0: 2}
+    drawn = strength_curves(run)
+    assert [panel.title for panel in drawn.panels] == [
+        "Forget accuracy",
+        "Held-out accuracy",
+        "Highest after attack",
+    ]
+    assert "λ" in drawn.panels[0].svg
+    assert not tried_strengths(record) and strength_curves(record).absent
+
+
+def test_figures_say_which_of_the_papers_shows_the_same() -> None:
+    empty = sample_record().model_copy(update={"cells": []})
+    attacks, bars = (_labelled(make(empty)).reading for make in (attack_curves, top_bars))
+    assert attacks.endswith("Tables 1 and 2 hold.") and bars.endswith("Fig. 3, at m = 100.")
