@@ -37,7 +37,7 @@ def test_what_is_not_done_costs_nothing() -> None:
     whole = estimate._tokens(recipe)
     blind, _ = resolve(None, ["diagnose=false"])
     looked = whole - estimate._tokens(blind)
-    assert looked == 5 * 3 * estimate.TOKENS * 48
+    assert looked == pytest.approx(5 * 3 * estimate.TOKENS * 48)
     assert seconds(looked) / 5 == pytest.approx(DIAGNOSE, rel=0.3)
     kind, _ = resolve(None, ["attacks.benign.learning_rates=[]"])
     assert seconds(whole - estimate._tokens(kind)) / 4 == pytest.approx(BENIGN, rel=0.3)
@@ -61,4 +61,4 @@ def test_rows_of_other_lengths_cost_what_they_hold() -> None:
     """The benign curve: 3 passes, 4 rows a step, 6 steps."""
     recipes = [resolve(None, [f"attacks.benign.tokens={n}"])[0] for n in (8, 64)]
     short, long = (estimate._attack_tokens(r, plan(r)[-1], estimate.TOKENS, 48) for r in recipes)
-    assert long - short == 3 * (64 - 8) * 4 * 6
+    assert long - short == pytest.approx(3 * (64 - 8) * 4 * 6)
