@@ -242,6 +242,48 @@ def test_every_shipped_recipe_is_valid_and_opens_with_its_command(recipe: Path) 
     assert f"ssiuu run recipes/{recipe.name}" in recipe.read_text()
 
 
+def test_the_quick_recipe_is_the_embedded_default() -> None:
+    from ssiuu.experiment.recipe import resolve
+
+    assert resolve(RECIPES / "quick.yaml", [])[0] == resolve(None, [])[0]
+
+
+@pytest.mark.parametrize(("name", "strength"), [("paper-faithun", 1e-3), ("paper-tofu", 1e-4)])
+def test_the_paper_recipes_hold_the_papers_settings(name: str, strength: float) -> None:
+    from ssiuu.experiment.recipe import resolve
+
+    recipe = resolve(RECIPES / f"{name}.yaml", [])[0]
+    methods = {method.label: method.model_dump(by_alias=True) for method in recipe.made()}
+    assert list(methods) == ["none", "ga", "gd", "dpo", "npo", "rmu", "klue", "ssiuu"]
+    assert methods["ssiuu"]["lambda"] == strength
+    assert recipe.protocol == "paper" and len(recipe.seeds) == 3
+    assert recipe.attacks.harmful.fractions == [0.1, 0.3]
+    assert recipe.attacks.harmful.learning_rates == [1e-5, 5e-6, 1e-6]
+    assert recipe.attacks.benign.rows == 1000
+    assert recipe.attacks.benign.learning_rates == [1e-5, 1e-6, 1e-7]
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("attacks.shots=[64]", "attacks.shots: 64 examples are wanted"),
+        ("attacks.harmful.fractions=[0.99]", "attacks.harmful.fractions: 0.99 of"),
+        ("attacks.benign.source=nowhere.jsonl", "nowhere.jsonl"),
+    ],
+)
+def test_an_attack_that_cannot_be_is_refused_before_anything_is_run(
+    place: Path, tmp_path: Path, setting: str, told: str
+) -> None:
+    out = tmp_path / "run"
+    words = ["run", "--out", out, "--set", "benchmark=own", "--set", f"model={place / 'model'}"]
+    for name in ("forget", "retain"):
+        words += ["--set", f"{name}={place / f'{name}.jsonl'}"]
+    words += ["--set", "tune={trials: 1, space: {gd: {learning_rate: [1e-4, 1e-3]}}}"]
+    done = ssiuu(*words, "--set", "methods=[gd]", "--set", setting)
+    assert done.returncode == 2 and told in done.stderr
+    assert [path.name for path in out.iterdir()] == [".lock"]
+
+
 def test_the_list_of_methods_names_source_and_knobs() -> None:
     from ssiuu.methods import METHODS, make
 

@@ -86,6 +86,8 @@ def test_seed_alone_still_is_the_seed_of_the_curves() -> None:
     [
         ("attacks.seeds=[1,1]", r"attacks\.seeds"),
         ("attacks.shots=[4,2]", r"attacks\.shots"),
+        ("attacks.shots=[1,97]", r"attacks\.shots: 97 .*split\.retain is 96"),
+        ("attacks.harmful.fractions=[0.3,0.995]", r"fractions: 0\.995 of 48 forget facts"),
         ("attacks.samples=[0]", r"attacks\.samples"),
         ("attacks.quantise=[int3]", r"attacks\.quantise"),
         ("attacks.quantise=[nf4,nf4]", r"attacks\.quantise"),

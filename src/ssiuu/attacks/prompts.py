@@ -68,6 +68,20 @@ def read_prompted(
     """Read the facts that this prompt can ask about; log p is the answer's after this prompt.
 
     Raises:
+        ConfigError: As `fitting`.
+    """
+    asked = fitting(facts, asking, context)
+    answers = ask(model, prompt, list(asked.values()))
+    return {
+        name: Reading(correct=answer.first, logprob=answer.logprob)
+        for name, answer in zip(asked, answers, strict=True)
+    }
+
+
+def fitting(facts: Sequence[FactText], asking: Asking, context: int) -> dict[str, Question]:
+    """Return the questions of the facts that this prompt can ask about, by fact id.
+
+    Raises:
         ConfigError: A prompt with its answer is longer than the model's context.
     """
     asked = {fact.id: question for fact in facts if (question := asking(fact)) is not None}
@@ -78,11 +92,7 @@ def read_prompted(
                 f"attacks: the attacker's prompt for {name} has {length} tokens with its answer, and "
                 f"the model's context holds {context}. Leave out attacks.prompts or some attacks.shots."
             )
-    answers = ask(model, prompt, list(asked.values()))
-    return {
-        name: Reading(correct=answer.first, logprob=answer.logprob)
-        for name, answer in zip(asked, answers, strict=True)
-    }
+    return asked
 
 
 def _question(prompt: Prompt, ids: list[int], fact: FactText, begun: bool = False) -> Question:

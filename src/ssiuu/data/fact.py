@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -52,3 +54,8 @@ class Instruction(Row):
 
     instruction: str = Field(min_length=1)
     output: str = Field(min_length=1)
+
+
+def normal(text: str) -> str:
+    """Return the text without differences of case, of spaces and of composed accents."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())

@@ -4,7 +4,7 @@ The residual stream at the last token of the prompt goes through the final norm 
 embedding after every block; the answer's first token is compared with that of one wrong option.
 0.5 is chance; far below it the model avoids the answer, which is over-unlearning.
 
-Source: nostalgebraist 2020; used as in the paper's Fig. 7. Departures: facts whose options all begin
+Source: nostalgebraist 2020; used as in the paper's Fig. 4. Departures: facts whose options all begin
 with the same token as the answer are left out.
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ssiuu.attacks.membership import membership_aucs, token_statistics
-from ssiuu.attacks.prompts import few_shot, prompts, read_prompted
+from ssiuu.attacks.prompts import Asking, few_shot, fitting, prompts, read_prompted
 from ssiuu.attacks.quantise import BITS, quantised
 from ssiuu.attacks.retrain import attacked_facts, common_pool, retrain, share
 from ssiuu.attacks.samples import leaks
@@ -104,14 +104,18 @@ class Attacker:
     """What the attacks of one session share: the facts the attacker holds, and those scored."""
 
     def __init__(self, session: Session) -> None:
-        """Refuse what can be seen to fail.
+        """Refuse what can be seen to fail, before anything is run or written.
 
         Raises:
-            ConfigError: More shots are wanted than there are retain facts.
+            ConfigError: No fact is left to score, more shots are wanted than there are retain facts, or
+                a prompt is longer than the model's context.
+            DataError: The instructions of the benign attack cannot be read.
         """
         self.session = session
-        for shots in session.recipe.attacks.shots:
-            few_shot(session.prompt, session.split.retain, shots, 0)
+        for curve in plan(session.recipe):
+            self.settings(curve)
+            for _, asking in self._asking(curve).values():
+                fitting(self.pool, asking, session.context)
 
     def settings(self, curve: Curve) -> dict[str, Any]:
         """Return everything beside the model that decides a curve, for its key."""
@@ -274,20 +278,25 @@ class Attacker:
         examples = session.examples(self.pool)
         return leaks(session.model, session.prompt, self.pool, examples, counts, start, curve.seed)
 
-    def _prompted(self, curve: Curve, start: dict[str, Reading]) -> list[AttackRead]:
-        """Ask under each prompt; a fact that a prompt cannot ask about keeps its reading."""
+    def _asking(self, curve: Curve) -> dict[str, tuple[int, Asking]]:
+        """Return the prompts of a curve by label, each with its place; none where it has none."""
         session = self.session
         if curve.kind == "few-shot":
             kept = session.split.retain
-            asked = {
+            return {
                 str(k): (int(k), few_shot(session.prompt, kept, int(k), curve.seed))
                 for k in curve.points
             }
-        else:
-            made = prompts(session.prompt, self.pool)
-            asked = {label: (n, asking) for n, (label, asking) in enumerate(made.items(), 1)}
+        if curve.kind != "prompts":
+            return {}
+        made = prompts(session.prompt, self.pool)
+        return {label: (n, asking) for n, (label, asking) in enumerate(made.items(), 1)}
+
+    def _prompted(self, curve: Curve, start: dict[str, Reading]) -> list[AttackRead]:
+        """Ask under each prompt; a fact that a prompt cannot ask about keeps its reading."""
+        session = self.session
         reads = []
-        for label, (place, asking) in asked.items():
+        for label, (place, asking) in self._asking(curve).items():
             found = read_prompted(session.model, session.prompt, self.pool, asking, session.context)
             label = label if curve.kind == "prompts" else ""
             reads.append(AttackRead(step=place, facts=start | found, label=label))

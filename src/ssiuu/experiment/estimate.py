@@ -1,4 +1,8 @@
-"""Estimate what a recipe costs on this machine, from a short measurement and the size of the model."""
+"""Estimate what a recipe costs on this machine, from a short measurement and the size of the model.
+
+Work is counted in tokens read forward; a backward pass counts twice. The constants were fitted to the
+stages of the default run on two cores (tests/unit/test_estimate.py holds them).
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,21 @@ import torch
 from safetensors import safe_open
 
 from ssiuu.experiment.attacking import Curve, plan
-from ssiuu.experiment.recipe import Recipe
+from ssiuu.experiment.recipe import AttackConfig, Recipe
 from ssiuu.experiment.tuning import VALIDATION
+from ssiuu.methods import Method
 
 TOKENS = 18  # of a question with its answer, typical of short facts
 SENTENCE = 56  # the same in TOFU
 QUESTIONS = 4000  # in TOFU
 FORGET = {"forget01": 40, "forget05": 200, "forget10": 400}
+INSTRUCTION = 15  # of an instruction, without its output
 SAMPLE = 6  # tokens of a sampled answer
+REACHED = 0.6  # of the steps allowed, before most methods reach the threshold
+TWICE = 1.6  # a step with a gradient of P beside the loss's
+PROJECTED = 1.25  # a step with a projection, its directions included
+SHARE = 0.6  # of the speed of one matrix product that a model reaches
+STEP = 0.025  # seconds a step takes whatever the model's size
 PROMPTS = 8  # ways to ask, or readings of about that cost
 SMOLLM2 = 134_515_008
 FICTIONAL = 1_000_000
@@ -29,7 +40,7 @@ def estimate(recipe: Recipe) -> str:
     parameters = _parameters(recipe)
     if parameters is None:
         return "estimate: the model is not on this machine yet, so its size is not known."
-    seconds = 2 * parameters * _tokens(recipe) / _throughput()
+    seconds = 2 * parameters * _tokens(recipe) / (SHARE * _throughput()) + STEP * _steps(recipe)
     # Weights, AdamW's two moments, gradient; Ssiuu adds A_{t-1} in bf16.
     copies = 4.5 if any(m.name == "ssiuu" for m in recipe.made()) else 4
     memory = copies * 4 * parameters / 1e9 + OVERHEAD
@@ -37,10 +48,8 @@ def estimate(recipe: Recipe) -> str:
 
 
 def _tokens(recipe: Recipe) -> float:
-    """Return forward-equivalent tokens of the whole recipe; a backward counts twice."""
-    split, attacks, steps = recipe.split, recipe.attacks, recipe.unlearn.max_steps
-    methods = [m for m in recipe.made() if m.trains]
-    cells = len(methods) * len(recipe.seeds)
+    """Return the tokens of the whole recipe."""
+    methods, seeds = [m for m in recipe.made() if m.trains], len(recipe.seeds)
     if recipe.benchmark == "tofu":
         tokens, forget = SENTENCE, FORGET[recipe.tofu.split]
         start, score = _tofu(recipe, forget)
@@ -49,13 +58,40 @@ def _tokens(recipe: Recipe) -> float:
         tokens = TOKENS
         start = 4 * TOKENS * (forget + kept)  # screening
         score = TOKENS * (4 * forget + 1.5 * kept)
-    trials = len(methods) * (recipe.tune.trials or 0)
-    train = 3 * tokens * 2 * recipe.unlearn.batch_size * steps
-    checks = tokens * forget * steps / recipe.unlearn.check_every
+    unlearned = sum(_unlearning(recipe, method, tokens, forget) for method in methods)
+    validated = len(methods) * tokens * VALIDATION * recipe.split.retain
+    tuning = (recipe.tune.trials or 0) * (unlearned + validated)
+    judged, attacked = _models(recipe)
+    looked = 3.0 * tokens * forget * (judged + 1) if recipe.diagnose else 0.0
     asked = sum(_attack_tokens(recipe, curve, tokens, forget) for curve in plan(recipe))
-    attacked = cells + (len(recipe.seeds) if attacks.control else 0)
-    tuning = trials * (train + checks + tokens * VALIDATION * split.retain)
-    return start + tuning + score + cells * (score + train + checks) + attacked * asked
+    return start + tuning + score * (judged + 1) + seeds * unlearned + looked + attacked * asked
+
+
+def _models(recipe: Recipe) -> tuple[int, int]:
+    """Return how many models are scored beside the original, and how many are attacked."""
+    twin = recipe.benchmark in ("fictional", "tofu")
+    each = sum(m.trains for m in recipe.made()) + twin
+    return each * len(recipe.seeds), (each + recipe.attacks.control) * len(recipe.seeds)
+
+
+def _unlearning(recipe: Recipe, method: Method, tokens: int, forget: int) -> float:
+    """Return the tokens of one unlearning run with its readings of the score."""
+    config = recipe.unlearn
+    steps = REACHED * config.max_steps
+    step = 3.0 * tokens * 2 * config.batch_size
+    if getattr(method, "target", None) == "probability":
+        step *= TWICE
+    if method.projects:
+        step *= PROJECTED
+    return steps * step + tokens * forget * steps / config.check_every
+
+
+def _steps(recipe: Recipe) -> float:
+    """Return the number of optimiser steps of all unlearning and attacks."""
+    trained = sum(m.trains for m in recipe.made())
+    runs = trained * (len(recipe.seeds) + (recipe.tune.trials or 0))
+    curves = [int(c.points[-1]) for c in plan(recipe) if c.learning_rate is not None]
+    return runs * REACHED * recipe.unlearn.max_steps + _models(recipe)[1] * sum(curves)
 
 
 def _sizes(recipe: Recipe) -> tuple[int, int]:
@@ -82,16 +118,24 @@ def _tofu(recipe: Recipe, forget: int) -> tuple[float, float]:
 
 
 def _attack_tokens(recipe: Recipe, curve: Curve, tokens: int, forget: int) -> float:
-    """Return forward-equivalent tokens of one attack curve."""
-    reading = tokens * forget
+    """Return the tokens of one attack curve."""
+    config = recipe.attacks
+    pool = (1 - max(config.harmful.fractions, default=0.0)) * forget
+    reading = tokens * pool
     if curve.learning_rate is not None:
-        steps = int(curve.points[-1])
-        return 3 * tokens * recipe.attacks.batch_size * steps + reading * len(curve.points)
+        row, steps = _row(config, curve, tokens), int(curve.points[-1])
+        return 3 * row * config.batch_size * steps + reading * len(curve.points)
     if curve.kind == "few-shot":
         return reading * sum(1 + int(k) for k in curve.points)
     if curve.kind == "sampled":
-        return SAMPLE * forget * int(curve.points[-1])
+        return SAMPLE * pool * int(curve.points[-1])
     return reading * (len(curve.points) or PROMPTS)
+
+
+def _row(config: AttackConfig, curve: Curve, tokens: int) -> int:
+    """Return the tokens of a row that an attack trains on."""
+    rows = {"benign": INSTRUCTION + config.benign.tokens, "filler": config.filler.tokens}
+    return rows.get(curve.kind, tokens)
 
 
 def _parameters(recipe: Recipe) -> int | None:
@@ -117,4 +161,4 @@ def _throughput() -> float:
         for _ in range(10):
             left @ right
         best = min(best, time.perf_counter() - start)
-    return 0.6 * 10 * 2 * 256 * 1024 * 1024 / best  # small batches reach part of it
+    return 10 * 2 * 256 * 1024 * 1024 / best

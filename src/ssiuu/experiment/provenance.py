@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-PACKAGES = ("ssiuu", "torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy")
+PACKAGES = ("ssiuu", "torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy", "lm-eval")
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from ssiuu.attacks.retrain import share
 from ssiuu.errors import ConfigError, unknown
+from ssiuu.evaluation import utility
 from ssiuu.experiment.tuning import tried
 from ssiuu.methods import Method, make
 from ssiuu.records.schema import Space
@@ -71,6 +73,9 @@ class EvaluateConfig(Section):
     """How a model is scored."""
 
     options: int = Field(default=3, ge=2, le=6, description="options a fact, the answer included")
+    utility: bool = Field(
+        default=False, description="the paper's five public tasks, by lm-eval and from the hub"
+    )
 
 
 class HarmfulConfig(Section):
@@ -257,6 +262,7 @@ class Recipe(Section):
         return {} if tune.trials is None else tried(self.methods, tune.space, tune.trials, tune.seed)
 
 
+SIZED = ("worldfacts", "fictional")  # their sets have exactly the sizes that `split` asks for
 PLAIN = ["none", "gd", "npo", "ssiuu", "ssiuu+projection"]  # each at the recipe's own rate
 
 # What a benchmark decides where the recipe says nothing.
@@ -383,6 +389,31 @@ def _check(recipe: Recipe) -> None:
         problems.append(f"attacks: learning rates must lie in (0, 1], got {rates}.")
     if recipe.benchmark == "own" and not (recipe.forget and recipe.model):
         problems.append("benchmark 'own' needs forget (a file of facts) and model.")
+    if recipe.evaluate.utility:
+        try:
+            utility.require()
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    if recipe.benchmark in SIZED:
+        _check_sizes(recipe)
+
+
+def _check_sizes(recipe: Recipe) -> None:
+    """Refuse attacks that the sizes of the sets leave no facts for."""
+    problems = []
+    split, attacks = recipe.split, recipe.attacks
+    for fraction in attacks.harmful.fractions:
+        try:
+            share(split.forget, fraction)
+        except ConfigError as error:
+            problems += error.problems
+    if attacks.shots and attacks.shots[-1] > split.retain:
+        problems.append(
+            f"attacks.shots: {attacks.shots[-1]} examples are wanted, and split.retain is "
+            f"{split.retain}. Raise it, or leave this attack out with attacks.shots=[]."
+        )
     if problems:
         raise ConfigError(problems)
 

@@ -19,7 +19,6 @@ from ssiuu.attribution.neuron import extremes
 from ssiuu.diagnosis.influence import Baseline, influence
 from ssiuu.diagnosis.lens import logit_lens
 from ssiuu.errors import InputError
-from ssiuu.evaluation.score import evaluate
 from ssiuu.experiment.attacking import Attacker
 from ssiuu.experiment.cells import CellPlan, Keys, Stage
 from ssiuu.experiment.drive import info_of, unlearn_here
@@ -224,8 +223,7 @@ def _original(session: Session, out: Path, keys: Keys, progress: Progress) -> Ev
     if found is None:
         progress("original model: evaluating")
         session.original.restore()
-        scores = evaluate(session.model, session.prompt, session.split)
-        found = scores.model_copy(update={"key": key})
+        found = session.scores().model_copy(update={"key": key})
         write_record(path, found)
     return found
 
@@ -268,8 +266,7 @@ class _Stages:
         for stage in missing:
             if stage.kind == "evaluate":
                 self.meter(f"{cell.name}: evaluating")
-                scores = evaluate(self.session.model, self.session.prompt, self.session.split)
-                self._write(cell, stage, scores)
+                self._write(cell, stage, self.session.scores())
             elif stage.kind == "diagnose":
                 self.meter(f"{cell.name}: looking inside")
                 self._write(cell, stage, self._diagnose())

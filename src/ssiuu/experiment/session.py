@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +19,9 @@ from ssiuu.benchmarks.screening import as_text, screen
 from ssiuu.data.fact import Fact
 from ssiuu.data.read import borrow_distractors, check_pair, read_facts, read_instructions
 from ssiuu.errors import DataError
+from ssiuu.evaluation import utility
+from ssiuu.evaluation.score import evaluate, score_facts
 from ssiuu.evaluation.score import read_facts as read_scores
-from ssiuu.evaluation.score import score_facts
 from ssiuu.evaluation.tofu import rouge_recalls
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.likelihood import Example, Prompt, encode
@@ -28,7 +30,7 @@ from ssiuu.methods.dpo import DirectPreference
 from ssiuu.models.load import Loaded, cache_folder, load, snapshot
 from ssiuu.models.precision import resolve as resolve_precision
 from ssiuu.records.files import read_record, write_record
-from ssiuu.records.schema import BenchmarkInfo, FactText, Split
+from ssiuu.records.schema import BenchmarkInfo, Evaluation, FactText, Split
 from ssiuu.training.unlearn import StopRule
 
 Progress = Callable[[str], None]
@@ -113,6 +115,20 @@ class Session:
         """Accuracy of guessing among a fact's options; None where nothing is ranked."""
         counts = [len(f.options) for f in self.split.forget if f.options]
         return sum(1 / n for n in counts) / len(counts) if counts else None
+
+    def scores(self) -> Evaluation:
+        """Score the model as it is now, and its utility where that is asked for.
+
+        Raises:
+            ConfigError: The hub cannot be reached for the tasks of utility.
+        """
+        scores = evaluate(self.model, self.prompt, self.split)
+        if not self.recipe.evaluate.utility:
+            return scores
+        start = time.perf_counter()
+        tasks = utility.measure(self.model, self.loaded.tokenizer)
+        seconds = round(scores.seconds + time.perf_counter() - start, 2)
+        return scores.model_copy(update={"utility": tasks, "seconds": seconds})
 
     def refusals(self, method: Method) -> list[Example]:
         """Tokenise the forget questions with the refusals that a method prefers, if it does."""

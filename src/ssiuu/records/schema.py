@@ -130,13 +130,21 @@ class Stage(Record):
     key: str = ""
 
 
+class TaskScore(Record):
+    """Accuracy on a public task, and the number of items it is over."""
+
+    accuracy: float
+    items: int
+
+
 class Evaluation(Stage):
-    """Scores of one model on the three sets, by fact id."""
+    """Scores of one model on the three sets, by fact id; `utility` by public task, where asked for."""
 
     forget: dict[str, FactScore]
     retain: dict[str, FactScore]
     heldout: dict[str, FactScore]
     others: dict[str, dict[str, FactScore]] = {}
+    utility: dict[str, TaskScore] = {}
     seconds: float
 
 

@@ -185,7 +185,8 @@ def _settings(attacks: Iterable[Attack], name: str) -> list[list[Attack]]:
 def entities(record: RunRecord) -> dict[str, str]:
     """Return the entity of each fact; a fact without one stands for itself."""
     split = record.header.split
-    facts = [*split.forget, *split.retain, *split.heldout]
+    others = [fact for facts in split.others.values() for fact in facts]
+    facts = [*split.forget, *split.retain, *split.heldout, *others]
     return {fact.id: fact.id if fact.entity is None else f"entity {fact.entity}" for fact in facts}
 
 

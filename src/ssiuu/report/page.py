@@ -37,7 +37,7 @@ from ssiuu.records.schema import (
     RunRecord,
     Verdict,
 )
-from ssiuu.report.figures import best_curve, figures
+from ssiuu.report.figures import best_curve, drawn_level, figures
 from ssiuu.report.rows import attack_names, auc_names, known_probes, mean, rows
 from ssiuu.report.rows import verdict as judge
 from ssiuu.report.tables import page_context
@@ -398,7 +398,7 @@ def _fact_rows(record: RunRecord, cell: Cell) -> list[FactRow]:
     verdicts = _fact_verdicts(record, cell)
     before = record.original.forget if record.original else {}
     after = cell.evaluation.forget if cell.evaluation else {}
-    peaks = [_peak(cell, name) for name in attack_names(record)]
+    peaks = [_peak(record, cell, name) for name in attack_names(record)]
     return [
         FactRow(
             fact=fact,
@@ -429,9 +429,8 @@ class Peak:
         return AttackCell(self.name, fact in self.attack.trained, read.facts.get(fact), where)
 
 
-def _peak(cell: Cell, name: str) -> Peak:
-    scored = strongest(cell) is not None
-    best = best_curve(cell, name, scored)
+def _peak(record: RunRecord, cell: Cell, name: str) -> Peak:
+    best = best_curve(cell, name, drawn_level(record, name))
     if best is None:
         return Peak(name, None, 0)
     attack, levels = best

@@ -10,20 +10,22 @@ protocol. Everything else the paper reports is returned by `others` and belongs 
 Source: Yang et al. 2026 (ICLR), "Erase or Hide? Suppressing Spurious Unlearning Neurons for Robust
 Unlearning", arXiv 2509.22263: FaithUn on two models, TOFU (forget01) on one.
 
-Departures: US is not part of a record. The paper's models write the option's word; here the options
-are ranked.
+Departures: the paper's models write the option's word; here the options are ranked. US is there where a
+run measured it: the public tasks (`evaluate.utility`), and in TOFU always.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ssiuu.records.schema import Attack, Cell, MethodInfo, RunRecord
-from ssiuu.report.comparisons import level, looks, outcomes
+from ssiuu.report.comparisons import Outcomes, level, looks, outcomes
 from ssiuu.report.rows import wrong_only
 from ssiuu.report.text import ORIGINAL
+from ssiuu.report.tofu import is_tofu
+from ssiuu.report.utility import task_mean, world_recalls
 from ssiuu.statistics import Estimate
 
 COLUMNS = ("FS", "RS", "US", "harmful 0.1", "harmful 0.3", "benign")
@@ -34,6 +36,7 @@ Numbers = tuple[float | None, float | None, float | None, float | None, float | 
 class Published(NamedTuple):
     """One block of the paper's tables: per cent, by method, in the order of `COLUMNS`."""
 
+    table: str
     benchmark: str
     model: str
     score: str
@@ -42,6 +45,7 @@ class Published(NamedTuple):
 
 PUBLISHED = (
     Published(
+        "Table 1",
         "FaithUn",
         "Llama-3.2-3B",
         "accuracy",
@@ -57,6 +61,7 @@ PUBLISHED = (
         },
     ),
     Published(
+        "Table 1",
         "FaithUn",
         "Qwen-2.5-3B",
         "accuracy",
@@ -72,6 +77,7 @@ PUBLISHED = (
         },
     ),
     Published(
+        "Table 2",
         "TOFU",
         "Llama-3.2-3B",
         "ROUGE-L recall",
@@ -101,9 +107,13 @@ class PaperRow:
 class PaperTable:
     """The paper's table from a run; `same` is the paper's block for the same cells, if any.
 
-    `pool` says which facts the attacks are scored on.
+    `title` names the paper's table, `score` what is in it, `utility` what US is, `pool` the facts the
+    attacks are scored on.
     """
 
+    title: str
+    score: str
+    utility: str
     rows: list[PaperRow]
     same: Published | None
     pool: str
@@ -112,7 +122,8 @@ class PaperTable:
 def paper_table(record: RunRecord) -> PaperTable:
     """Return a run's numbers in the columns of the paper's main tables, means over seeds."""
     same = next((block for block in PUBLISHED if same_cells(record, block)), None)
-    paper = record.header.protocol == "paper"
+    # The paper's TOFU has no pool of its own.
+    wrong = record.header.protocol == "paper" and not is_tofu(record)
     groups: dict[str, list[Cell]] = {}
     if record.original is not None:
         method = MethodInfo(label=ORIGINAL, name="none", origin="control", description="")
@@ -121,25 +132,35 @@ def paper_table(record: RunRecord) -> PaperTable:
         if cell.evaluation is not None:
             groups.setdefault(cell.method.label, []).append(cell)
     return PaperTable(
+        title=f"As the paper's Table {2 if is_tofu(record) else 1}",
+        score="mean ROUGE-L recall" if is_tofu(record) else "accuracy",
+        utility="Real Authors and World Facts" if is_tofu(record) else "utility (five public tasks)",
         rows=[
-            PaperRow(label, _ours(record, cells, paper), _beside(same, label))
+            PaperRow(label, _ours(record, cells, wrong), _beside(same, label))
             for label, cells in groups.items()
         ],
         same=same,
-        pool="facts no attack trained on" + (" that the unlearned model got wrong" if paper else ""),
+        pool="facts no attack trained on" + (" that the unlearned model got wrong" if wrong else ""),
     )
 
 
 def same_cells(record: RunRecord, block: Published) -> bool:
     """Say whether a run has the benchmark, model, score and protocol of a published block."""
     header = record.header
+    scored = _whole(record) if is_tofu(record) else header.chance is not None
     return (
         header.protocol == "paper"
-        and header.chance is not None
-        and block.score == "accuracy"
+        and scored
+        and (block.score == "accuracy") != is_tofu(record)
         and header.benchmark.name.lower() == block.benchmark.lower()
         and _plain(block.model) in _plain(header.model.name)
     )
+
+
+def _whole(record: RunRecord) -> bool:
+    """Whether a TOFU run is of the paper's cell: forget01, after fine-tuning on all questions."""
+    config = record.header.config.get("tofu") or {}
+    return config.get("split") == "forget01" and config.get("retain") is None
 
 
 def others(record: RunRecord) -> list[Published]:
@@ -161,7 +182,8 @@ def _beside(same: Published | None, label: str) -> Numbers | None:
     return next((numbers for name, numbers in same.rows.items() if name.lower() == label), None)
 
 
-def _ours(record: RunRecord, cells: list[Cell], paper: bool) -> tuple[Estimate | None, ...]:
+def _ours(record: RunRecord, cells: list[Cell], wrong: bool) -> tuple[Estimate | None, ...]:
+    written = "_rouge" if is_tofu(record) else ""
     attacks = [attack for cell in cells for attack in cell.attacks]
     named = [
         _named(attacks, "harmful", 0.1),
@@ -169,11 +191,22 @@ def _ours(record: RunRecord, cells: list[Cell], paper: bool) -> tuple[Estimate |
         _named(attacks, "benign"),
     ]
     return (
-        level(record, [outcomes(cell, "forget") for cell in cells]),
-        level(record, [outcomes(cell, "heldout") for cell in cells]),
-        None,
-        *(_attacked(record, cells, name, paper) for name in named),
+        level(record, [outcomes(cell, f"forget{written}") for cell in cells]),
+        level(record, [outcomes(cell, f"heldout{written}") for cell in cells]),
+        _utility(record, cells),
+        *(_attacked(record, cells, name, wrong) for name in named),
     )
+
+
+def _utility(record: RunRecord, cells: Sequence[Cell]) -> Estimate | None:
+    found = [cell.evaluation for cell in cells if cell.evaluation is not None]
+    if not is_tofu(record):
+        return task_mean([evaluation.utility for evaluation in found])
+    tables: list[Outcomes] = [
+        {(fact, 0): {0: recall} for fact, recall in world_recalls(evaluation).items()}
+        for evaluation in found
+    ]
+    return level(record, tables)
 
 
 def _named(attacks: list[Attack], kind: str, fraction: float | None = None) -> str | None:
@@ -181,9 +214,9 @@ def _named(attacks: list[Attack], kind: str, fraction: float | None = None) -> s
     return next(names, None)
 
 
-def _attacked(record: RunRecord, cells: list[Cell], name: str | None, paper: bool) -> Estimate | None:
+def _attacked(record: RunRecord, cells: list[Cell], name: str | None, wrong: bool) -> Estimate | None:
     if name is None:
         return None
-    pools: list[Any] = [wrong_only(cell) if paper else None for cell in cells]
+    pools: list[Any] = [wrong_only(cell) if wrong else None for cell in cells]
     tables = [outcomes(cell, name, pool) for cell, pool in zip(cells, pools, strict=True)]
     return level(record, tables, max(looks(cell, name) for cell in cells))

@@ -17,6 +17,7 @@ from ssiuu.diagnosis.verdict import (
 from ssiuu.records.schema import (
     SCHEMA,
     Attack,
+    Axis,
     Cell,
     Evaluation,
     FactScore,
@@ -25,8 +26,10 @@ from ssiuu.records.schema import (
     Verdict,
 )
 from ssiuu.report.tofu import attack_rouge, guessing, is_tofu, rouge_columns, tofu_columns
+from ssiuu.report.utility import utility_columns
 
 PROBES = ("multi_hop", "same_answer")
+WRITTEN: tuple[Axis, ...] = ("steps", "bits")  # attacks of TOFU whose readings write answers
 
 
 def rows(record: RunRecord) -> dict[str, Any]:
@@ -43,9 +46,10 @@ def rows(record: RunRecord) -> dict[str, Any]:
                         where the run has no such control
 
     `strongest` is the attack with the highest level among those that read the ranking, and
-    `auc_<score>` the AUC of a membership score. Runs of TOFU have columns of their own,
-    and their attack columns hold mean ROUGE-L recalls; `_ranking` is then the accuracy. Other runs with
-    further sets have `<set>_rouge`, the mean ROUGE-L recall of the written answers.
+    `auc_<score>` the AUC of a membership score. Runs of TOFU have columns of their own, and their
+    attack columns hold mean ROUGE-L recalls where answers are written (retraining, rounded weights);
+    `_ranking` is then the accuracy. `utility` is the mean over the public tasks, if they were asked.
+    Other runs with further sets have `<set>_rouge`, the mean ROUGE-L recall of the written answers.
     `forget_multi_hop` and `forget_same_answer` are over the probes that the original got right.
     """
     names = attack_names(record)
@@ -88,9 +92,19 @@ class Setting(NamedTuple):
     level: float
 
 
-def level_of(record: RunRecord) -> Level:
-    """Return how a reading of this run's attacks is scored: ROUGE-L recall in TOFU, else accuracy."""
-    return attack_rouge if is_tofu(record) else attack_accuracy
+def axis_of(record: RunRecord, name: str) -> Axis:
+    """Return the axis of a run's attack."""
+    attacks = [attack for cell in record.cells for attack in cell.attacks]
+    return next((attack.axis for attack in attacks if attack.name == name), "steps")
+
+
+def level_of(record: RunRecord, name: str) -> Level:
+    """Return how a reading of an attack is scored: in TOFU ROUGE-L recall, else accuracy.
+
+    Attacks of TOFU that ask with other prompts or draw samples are ranked all the same.
+    """
+    written = is_tofu(record) and axis_of(record, name) in WRITTEN
+    return attack_rouge if written else attack_accuracy
 
 
 def settings(
@@ -128,7 +142,7 @@ def strongest_setting(cell: Cell, level: Level = attack_accuracy) -> Setting | N
 
 def share_back(record: RunRecord, cell: Cell, name: str) -> float | None:
     """Return (level - unlearned) / (original - unlearned); None where nothing was lost."""
-    pool, level = common_pool(cell.attacks), level_of(record)
+    pool, level = common_pool(cell.attacks), level_of(record, name)
     top = peak(cell.attacks, name, pool, level)
     attack = next((a for a in cell.attacks if a.name == name), None)
     if attack is None or top is None or record.original is None:
@@ -149,7 +163,7 @@ def over_control(record: RunRecord, cell: Cell, name: str) -> float | None:
 
     Chance is that of ranking, so sampled answers and ROUGE-L recall have no such substitute.
     """
-    level = level_of(record)
+    level = level_of(record, name)
     top = peak(cell.attacks, name, common_pool(cell.attacks), level)
     attack = next((a for a in cell.attacks if a.name == name), None)
     if attack is None or top is None:
@@ -194,16 +208,17 @@ def _row(record: RunRecord, cell: Cell, names: list[str]) -> dict[str, Any]:
         **{f"forget_{kind}": mean(known_probes(record, cell, kind)) for kind in PROBES},
     }
     pool, wrong = common_pool(cell.attacks), wrong_only(cell)
-    level, tofu = level_of(record), tofu_columns(record, cell)
+    tofu = tofu_columns(record, cell)
     for name in names:
+        level = level_of(record, name)
         row[name] = peak(cell.attacks, name, pool, level)
         row[f"{name}_wrong_only"] = peak(cell.attacks, name, wrong, level)
         row[f"{name}_way_back"] = share_back(record, cell, name)
         row[f"{name}_over_control"] = over_control(record, cell, name)
-        if tofu:
+        if level is attack_rouge:
             row[f"{name}_ranking"] = peak(cell.attacks, name, pool)
-    row |= tofu | rouge_columns(record, cell)
-    best = strongest_setting(cell, level)
+    row |= tofu | rouge_columns(record, cell) | utility_columns(record, cell)
+    best = strongest_setting(cell, attack_rouge if tofu else attack_accuracy)
     row["strongest"] = best.name if best else None
     row["strongest_learning_rate"] = best.learning_rate if best else None
     row["strongest_space"] = best.space if best else None

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ssiuu.records.files import dump_json
-from ssiuu.records.schema import RunRecord
+from ssiuu.records.schema import Cell, Evaluation, RunRecord, TaskScore
 from ssiuu.report.comparisons import Comparison, baseline, columns, compare, row_intervals
-from ssiuu.report.published import ARROWS, COLUMNS, Published, others, paper_table
+from ssiuu.report.published import ARROWS, COLUMNS, PaperTable, Published, others, paper_table
 from ssiuu.report.rows import rows
 from ssiuu.report.text import (
     DASH,
+    ORIGINAL,
     before_row,
     nats,
     percent,
@@ -29,12 +30,16 @@ from ssiuu.report.text import (
     short,
     span,
 )
-from ssiuu.statistics import Estimate
+from ssiuu.report.tofu import is_tofu
+from ssiuu.report.utility import task_mean, task_names
+from ssiuu.statistics import Estimate, wilson
 
 HEADINGS = {
     "forget": "forget ↓",
     "forget_paraphrase": "paraphrase ↓",
     "forget_free": "free ↓",
+    "forget_rouge": "forget ROUGE ↓",
+    "heldout_rouge": "held-out ROUGE ↑",
     "retain": "retain ↑",
     "heldout": "held-out ↑",
 }
@@ -91,7 +96,14 @@ def page_context(record: RunRecord, against: str | None = None) -> dict[str, Any
         "compared_columns": columns(record),
         "marking": marking(found),
         "headings": HEADINGS,
-        "paper": paper_table(record),
+        "paper": (paper := paper_table(record)),
+        "paper_note": paper_note(paper),
+        "utility": utility_table(record),
+        "attack_score": (
+            "ROUGE-L recall of the written answers (accuracy where the attack writes none)"
+            if is_tofu(record)
+            else "accuracy"
+        ),
         "paper_columns": tuple(zip(COLUMNS, ARROWS, strict=True)),
         "published": others(record),
     }
@@ -107,7 +119,8 @@ def tables(record: RunRecord, against: str | None = None) -> list[Table]:
         ConfigError: The run has no method with the label `against`.
     """
     found = compare(record, against)
-    ours = [_scores(record, found), _differences(record, found), _inside(record), _paper(record)]
+    ours = [_scores(record, found), _differences(record, found), _inside(record)]
+    ours += [utility_table(record), _paper(record)]
     return [table for table in ours if table.rows] + [_published(block) for block in others(record)]
 
 
@@ -129,8 +142,17 @@ def _scores(record: RunRecord, found: list[Comparison]) -> Table:
             _level(row[name], intervals.get(name), marks.get((row["method"], name))) for name in names
         ]
         lines.append([_name(row, record), *cells, row["verdict"]])
-    note = "Accuracies in %, with 95 % intervals; attack columns: highest on the common pool."
+    note = f"{_unit(record)} in %, with 95 % intervals; attack columns: highest on the common pool."
     return Table("All numbers", f"{note} {marking(found)}".strip(), _headings(names), lines)
+
+
+def _unit(record: RunRecord) -> str:
+    if not is_tofu(record):
+        return "Accuracies"
+    return (
+        "Accuracies (ROUGE columns, retraining and rounded weights: mean ROUGE-L recall of the written "
+        "answers)"
+    )
 
 
 def _headings(names: Iterable[str]) -> list[str]:
@@ -197,6 +219,38 @@ def _inside(record: RunRecord) -> Table:
     return Table("Inside and cost", note, ["method", *fills], lines)
 
 
+def utility_table(record: RunRecord) -> Table:
+    """Return the accuracies on the public tasks, one row a model; no rows where none were asked."""
+    names = task_names(record)
+    models = [(ORIGINAL, record.original)] if record.original else []
+    models += [(_label(record, cell), cell.evaluation) for cell in record.cells if cell.evaluation]
+    lines = [
+        [label, *(_task(scores.utility.get(name)) for name in names), _mean(scores)]
+        for label, scores in models
+    ]
+    note = (
+        "Accuracies in % on public tasks, by lm-eval with its own prompts and examples, with 95 % "
+        "intervals; mean: over the tasks, US in the paper's columns."
+    )
+    return Table("Utility", note, ["method", *names, "mean"], lines if names else [])
+
+
+def _label(record: RunRecord, cell: Cell) -> str:
+    return _name({"method": cell.method.label, "seed": cell.seed}, record)
+
+
+def _task(score: TaskScore | None) -> str:
+    if score is None:
+        return DASH
+    found = wilson(round(score.accuracy * score.items), score.items)
+    return f"{percent(score.accuracy)} ({span(found.low, found.high)})"
+
+
+def _mean(scores: Evaluation) -> str:
+    found = task_mean([scores.utility])
+    return _level(found.value if found else None, found, None)
+
+
 def _paper(record: RunRecord) -> Table:
     table = paper_table(record)
     lines = []
@@ -209,16 +263,14 @@ def _paper(record: RunRecord) -> Table:
         ]
         lines.append([row.label, *cells])
     beside = f" After the slash: published ({table.same.model}), same cell." if table.same else ""
-    return Table(
-        "In the paper's columns", f"{paper_note(table.pool)}{beside}", _paper_headings(), lines
-    )
+    return Table("In the paper's columns", f"{paper_note(table)}{beside}", _paper_headings(), lines)
 
 
-def paper_note(pool: str) -> str:
+def paper_note(table: PaperTable) -> str:
     """Say what the paper's columns are."""
     return (
-        "In %, means over seeds: FS forget score, RS held-out, US utility (not part of a record), then "
-        f"the highest after each attack on the {pool}."
+        f"{table.title}: {table.score} in %, means over seeds. FS forget score, RS held-out, US "
+        f"{table.utility}, then the highest after each attack on the {table.pool}."
     )
 
 
@@ -226,7 +278,8 @@ def _published(block: Published) -> Table:
     lines = [[name, *(_number(number) for number in row)] for name, row in block.rows.items()]
     return Table(
         f"Published, not comparable: {block.benchmark} on {block.model}",
-        f"Reported by the paper ({block.score}); another model, benchmark or protocol than this run's.",
+        f"Reported by the paper ({block.table}, {block.score}); another model, benchmark or protocol "
+        "than this run's.",
         _paper_headings(),
         lines,
     )

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from ssiuu.records.schema import Cell, MethodInfo, RunRecord
 from ssiuu.report.rows import attack_names, rows
 from ssiuu.report.tofu import is_tofu, rouge_sets
+from ssiuu.report.utility import task_names
 
 DASH = "–"
 WIDTH = 110
@@ -155,6 +156,8 @@ def _columns(record: RunRecord) -> list[Column]:
             _share("forget_truth_ratio", "forget", "truth"),
             _share("extraction_strength", "extr.", "strength"),
         ]
+    if task_names(record):
+        middle.append(_share("utility", "utility", "tasks"))
     attacks = [_share(name, *_two_lines(plain(name))) for name in attack_names(record)]
     last = [
         Column("log p", "forget", lambda row: nats(row.get("forget_logprob"))),
@@ -237,7 +240,10 @@ def _footnotes(record: RunRecord) -> list[str]:
         "log p: mean log-probability of an answer, nats. Peak: memory while unlearning.",
     ]
     if is_tofu(record):
-        notes.append("TOFU: attack columns hold the mean ROUGE-L recall of the written answers.")
+        notes.append(
+            "TOFU: attack columns hold the mean ROUGE-L recall of the written answers, those of"
+        )
+        notes.append("prompts, few-shot and sampled the accuracy.")
     if rouge_sets(record):
         notes.append("ROUGE and the sets after it: mean ROUGE-L recall of the written answers.")
     if any(row["seconds"] == 0 for row in rows(record)["rows"]):

@@ -10,14 +10,17 @@ file, no date, and ids that are unique in the page. Equal records give equal str
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib
 
 from ssiuu.records.schema import RunRecord
-from ssiuu.report.figures.attacks import attack_curves, best_curve, retention_front
+from ssiuu.report.figures.attacks import attack_curves, best_curve, drawn_level, retention_front
 from ssiuu.report.figures.draw import RC, Key, Panel, Plot, Style, styles
 from ssiuu.report.figures.evidence import evidence_curves
 from ssiuu.report.figures.influence import cumulative_curves, heat_maps, top_bars
 from ssiuu.report.figures.lens import lens_curves
+from ssiuu.report.figures.strength import strength_curves, tried_strengths
 from ssiuu.report.figures.svg import inline_svg
 from ssiuu.report.figures.training import training_curves
 
@@ -29,16 +32,29 @@ __all__ = [
     "attack_curves",
     "best_curve",
     "cumulative_curves",
+    "drawn_level",
     "evidence_curves",
     "figures",
     "heat_maps",
     "inline_svg",
     "lens_curves",
     "retention_front",
+    "strength_curves",
     "styles",
     "top_bars",
     "training_curves",
 ]
+
+
+# Which figures show what one of the paper's does, by `Plot.key`; numbers as in the reviewed version.
+PAPER = {
+    "attacks": "the highest point of a curve is what the paper's Tables 1 and 2 hold",
+    "cumulative": "as the paper's Fig. 3: influence variation over the top m neurons",
+    "bars": "as the paper's Fig. 3, at m = 100",
+    "heat": "as the paper's heat maps of module and layer",
+    "lens": "as the paper's logit lens, Fig. 4",
+    "strength": "as the paper's Fig. 7, over λ",
+}
 
 
 def figures(record: RunRecord) -> list[Plot]:
@@ -54,5 +70,13 @@ def figures(record: RunRecord) -> list[Plot]:
     ]
     if any(cell.diagnosis and cell.diagnosis.evidence for cell in record.cells):
         makers.insert(-1, evidence_curves)
+    if tried_strengths(record):
+        makers.insert(2, strength_curves)
     with matplotlib.rc_context(RC):
-        return [make(record) for make in makers]
+        return [_labelled(make(record)) for make in makers]
+
+
+def _labelled(plot: Plot) -> Plot:
+    """Say in a figure's text which of the paper's shows the same."""
+    same = PAPER.get(plot.key)
+    return replace(plot, reading=f"{plot.reading} {same[0].upper()}{same[1:]}.") if same else plot

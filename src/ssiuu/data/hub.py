@@ -1,0 +1,47 @@
+"""A data set on the hub as rows of facts."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from ssiuu.data.problems import Problems
+from ssiuu.data.rows import FACT, Raw
+
+HUB_NAME = re.compile(r"(?P<name>\w[\w.-]*/(?P<stem>\w[\w.-]*))(?::(?P<split>.+))?")
+
+
+def hub_rows(name: str, split: str, problems: Problems) -> list[Raw]:
+    """Return the rows of a split, numbered from 1; raise where it cannot be loaded."""
+    rows = _load_hub(name, split, problems)
+    return [Raw(number, _hub_row(row)) for number, row in enumerate(rows, start=1)]
+
+
+def _load_hub(name: str, split: str, problems: Problems) -> Iterable[dict[str, Any]]:
+    try:
+        datasets: Any = importlib.import_module("datasets")
+    except ImportError:
+        problems.stop(
+            "is no file here, and reading from the hub needs the package 'datasets': "
+            "pip install datasets, or give a .jsonl or .csv file."
+        )
+    try:
+        rows: Iterable[dict[str, Any]] = datasets.load_dataset(name, split=split)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        problems.stop(
+            f"is no file here, and the data set {name!r}, split {split!r}, could not be loaded "
+            f"from the hub: {reason.rstrip('.')}. Check the name, the split and the network, or "
+            "give a .jsonl or .csv file."
+        )
+    return rows
+
+
+def _hub_row(row: dict[str, Any]) -> dict[str, Any]:
+    # Nobody can mend the columns of someone else's data set: foreign ones are left out.
+    known = {key: value for key, value in row.items() if key in FACT.keys}
+    if isinstance(known.get("id"), int):
+        known["id"] = str(known["id"])
+    return known

@@ -1,0 +1,115 @@
+"""What a row must be: its keys, texts and lists. Every row is checked and all problems are noted."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from ssiuu.data.fact import normal
+from ssiuu.data.problems import Problems, kind, show
+from ssiuu.errors import unknown
+
+NO_ROWS = "has no rows; give at least one."
+
+
+class Raw(NamedTuple):
+    """A row as it was found, with the line it starts on."""
+
+    line: int
+    row: Any
+
+
+class Shape(NamedTuple):
+    """The keys of a row: texts that must be there, texts that may be, lists of texts."""
+
+    required: tuple[str, ...]
+    texts: tuple[str, ...]
+    lists: tuple[str, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All keys a row may have."""
+        return self.required + self.texts + self.lists
+
+
+FACT = Shape(
+    ("question", "answer"),
+    ("entity", "id", "relation", "statement"),
+    ("paraphrases", "distractors"),
+)
+INSTRUCTION = Shape(("instruction", "output"), ("input",), ())
+
+
+def valid_rows(raw: list[Raw], shape: Shape, problems: Problems) -> list[tuple[int, dict[str, Any]]]:
+    """Return the rows without problems, with what is left empty taken out."""
+    if not raw and not problems.found:
+        problems.stop(NO_ROWS)
+    valid = []
+    for line, row in raw:
+        found = _row_problems(row, shape)
+        for problem in found:
+            problems.at(line, problem)
+        if not found:
+            valid.append((line, {key: value for key, value in row.items() if _is_given(value)}))
+    return valid
+
+
+def _row_problems(row: Any, shape: Shape) -> list[str]:
+    if not isinstance(row, dict):
+        keys = ", ".join(f'"{key}": ...' for key in shape.required)
+        return [f"is {kind(row)} ({show(row)}), not an object; write {{{keys}}}."]
+    found = [unknown("key", key, shape.keys) for key in row if key not in shape.keys]
+    for key in shape.required:
+        if key not in row:
+            found.append(f'the key "{key}" is missing; a row must have {_both(shape)}.')
+        else:
+            found += _text_problems(f'"{key}"', row[key], required=True)
+    for key in shape.texts:
+        found += _text_problems(f'"{key}"', row.get(key), required=False)
+    for key in shape.lists:
+        found += _list_problems(key, row.get(key))
+    return found or _distractor_problems(row)
+
+
+def _text_problems(name: str, value: Any, required: bool) -> list[str]:
+    if value is None and not required:
+        return []
+    if isinstance(value, (bool, int, float)):
+        quoted = json.dumps(json.dumps(value))
+        return [f"{name} is {kind(value)} ({show(value)}), not a text; quote it: {quoted}."]
+    if not isinstance(value, str):
+        return [f'{name} is {kind(value)} ({show(value)}), not a text; write it in quotes "".']
+    if required and not value.strip():
+        return [f"{name} is empty ({show(value)}); write at least one character."]
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        return [f"{name} holds half a character ({show(value)}); write both halves or none."]
+    return []
+
+
+def _list_problems(key: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        return [f'"{key}" is {kind(value)} ({show(value)}), not a list; write ["...", "..."].']
+    return [
+        problem
+        for number, item in enumerate(value, start=1)
+        for problem in _text_problems(f'item {number} of "{key}"', item, required=True)
+    ]
+
+
+def _distractor_problems(row: dict[str, Any]) -> list[str]:
+    return [
+        f"the distractor {show(wrong)} is the answer {show(row['answer'])}; a distractor must "
+        "be a wrong answer."
+        for wrong in row.get("distractors") or []
+        if normal(wrong) == normal(row["answer"])
+    ]
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None and (not isinstance(value, str) or bool(value.strip()))
+
+
+def _both(shape: Shape) -> str:
+    return " and ".join(f'"{key}"' for key in shape.required)

@@ -1,0 +1,64 @@
+"""The estimate of a recipe's cost against measured stages."""
+
+from __future__ import annotations
+
+import pytest
+
+from ssiuu.experiment import estimate
+from ssiuu.experiment.attacking import plan
+from ssiuu.experiment.recipe import resolve
+
+# Seconds of the default run's stages on two cores in fp32, means over methods where they do the same.
+EVALUATE, DIAGNOSE, HARMFUL, BENIGN = 24.0, 8.6, 8.6, 14.0
+UNLEARN = {"gd": 57.4, "npo": 42.2, "ssiuu": 80.1, "ssiuu+projection": 93.1}
+WHOLE = 660.0  # screening included
+SPEED = 300  # tokens a second of SmolLM2-135M there: 81e9 operations
+
+
+def seconds(tokens: float) -> float:
+    return tokens / SPEED
+
+
+def test_the_stages_of_the_default_run_fit_within_30_per_cent() -> None:
+    recipe, _ = resolve(None, [])
+    for method in recipe.made():
+        if method.trains:
+            found = seconds(estimate._unlearning(recipe, method, estimate.TOKENS, 48))
+            assert found == pytest.approx(UNLEARN[method.label], rel=0.3), method.label
+    for curve in plan(recipe):
+        found = seconds(estimate._attack_tokens(recipe, curve, estimate.TOKENS, 48))
+        assert found == pytest.approx(HARMFUL if curve.kind == "harmful" else BENIGN, rel=0.3)
+    assert seconds(estimate._tokens(recipe)) == pytest.approx(WHOLE, rel=0.3)
+
+
+def test_what_is_not_done_costs_nothing() -> None:
+    """Without diagnosis and one attack fewer, exactly their tokens are gone: 4 methods, 1 original."""
+    recipe, _ = resolve(None, [])
+    whole = estimate._tokens(recipe)
+    blind, _ = resolve(None, ["diagnose=false"])
+    looked = whole - estimate._tokens(blind)
+    assert looked == pytest.approx(5 * 3 * estimate.TOKENS * 48)
+    assert seconds(looked) / 5 == pytest.approx(DIAGNOSE, rel=0.3)
+    kind, _ = resolve(None, ["attacks.benign.learning_rates=[]"])
+    assert seconds(whole - estimate._tokens(kind)) / 4 == pytest.approx(BENIGN, rel=0.3)
+
+
+def test_the_score_of_a_model_and_the_twin() -> None:
+    """One seed more is every model once more; a made-up world has a never-learned twin as well."""
+    recipe, _ = resolve(None, ["diagnose=false", "attacks.benign.learning_rates=[]"])
+    bare, _ = resolve(
+        None, ["diagnose=false", "attacks={harmful: {fractions: []}, benign: {learning_rates: []}}"]
+    )
+    assert estimate._models(recipe) == (4, 4)
+    assert estimate._models(resolve(None, ["benchmark=fictional", "attacks.control=true"])[0]) == (5, 6)
+    more = bare.model_copy(update={"seeds": [0, 1]})
+    unlearned = sum(estimate._unlearning(bare, m, estimate.TOKENS, 48) for m in bare.made() if m.trains)
+    scored = (estimate._tokens(more) - estimate._tokens(bare) - unlearned) / 4
+    assert seconds(scored) == pytest.approx(EVALUATE, rel=0.3)
+
+
+def test_rows_of_other_lengths_cost_what_they_hold() -> None:
+    """The benign curve: 3 passes, 4 rows a step, 6 steps."""
+    recipes = [resolve(None, [f"attacks.benign.tokens={n}"])[0] for n in (8, 64)]
+    short, long = (estimate._attack_tokens(r, plan(r)[-1], estimate.TOKENS, 48) for r in recipes)
+    assert long - short == pytest.approx(3 * (64 - 8) * 4 * 6)

@@ -1,0 +1,177 @@
+"""A report of TOFU and of the public tasks: the scores its figures and tables are in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import matplotlib
+import pytest
+from sample_record import sample_record
+
+from ssiuu.records.schema import Cell, FactScore, FactText, RunRecord, TaskScore
+from ssiuu.report.figures import _labelled
+from ssiuu.report.figures.attacks import attack_curves, best_curve, drawn_level, retention_front
+from ssiuu.report.figures.draw import RC
+from ssiuu.report.figures.influence import top_bars
+from ssiuu.report.figures.strength import strength_curves, tried_strengths
+from ssiuu.report.published import PUBLISHED, paper_table
+from ssiuu.report.rows import rows
+from ssiuu.report.tables import FORMATS
+from ssiuu.report.text import summary
+from ssiuu.report.utility import task_mean
+
+FORGET, HELDOUT, REAL, WORLD, STEP = 0.25, 0.5, 0.75, 0.25, 0.01
+
+
+def with_rouge(scores: dict[str, Any], rouge: float) -> dict[str, Any]:
+    return {fact: {**score, "rouge": rouge, "truth_ratio": 1.0} for fact, score in scores.items()}
+
+
+def as_tofu(record: RunRecord) -> RunRecord:
+    """Return the record as one of TOFU: written answers score by step, and ranking says otherwise."""
+    data = record.model_dump()
+    header = data["header"]
+    header |= {"protocol": "paper", "config": {"tofu": {"split": "forget01", "retain": None}}}
+    header["benchmark"]["name"], header["model"]["name"] = "tofu", "Llama-3.2-3B"
+    sets = {"real_authors": REAL, "world_facts": WORLD}
+    for name in sets:
+        header["split"]["others"][name] = [
+            FactText(id=f"{name}:{n}", question=f"{name} {n}?", answer="a").model_dump()
+            for n in range(8)
+        ]
+    plain = FactScore(correct=None, logprob=-1.0, tokens=1).model_dump()
+    for scores in [data["original"], *(cell["evaluation"] for cell in data["cells"])]:
+        scores["forget"] = with_rouge(scores["forget"], FORGET)
+        scores["heldout"] = with_rouge(scores["heldout"], HELDOUT)
+        for name, rouge in sets.items():
+            scores["others"][name] = with_rouge({f"{name}:{n}": plain for n in range(8)}, rouge)
+    for cell in data["cells"]:
+        for attack in cell["attacks"]:
+            for read in attack["reads"]:
+                for reading in read["facts"].values():
+                    reading |= {"rouge": FORGET + STEP * read["step"], "correct": True}
+    return RunRecord.model_validate(data)
+
+
+@pytest.fixture(autouse=True)
+def text_in_figures() -> Iterator[None]:
+    with matplotlib.rc_context(RC):
+        yield
+
+
+@pytest.fixture(scope="module")
+def tofu() -> RunRecord:
+    return as_tofu(sample_record())
+
+
+def test_attack_curves_of_tofu_are_the_recalls_of_the_written_answers(tofu: RunRecord) -> None:
+    curves = attack_curves(tofu.model_copy(update={"cells": tofu.cells[1:3]}))
+    assert "mean ROUGE-L recall" in curves.reading
+    assert all("ROUGE-L recall, common pool, %" in panel.svg for panel in curves.panels)
+    found = best_curve(tofu.cells[1], "benign", drawn_level(tofu, "benign"))
+    assert found is not None
+    steps = [read.step for read in found[0].reads]
+    assert found[1] == pytest.approx([FORGET + STEP * step for step in steps])  # ranking says 1
+
+
+def test_attacks_of_tofu_that_write_nothing_are_drawn_and_told_by_ranking(tofu: RunRecord) -> None:
+    cell = tofu.cells[1]
+    asked = cell.attacks[0].model_copy(update={"name": "prompts", "kind": "prompts", "axis": "prompt"})
+    run = tofu.model_copy(update={"cells": [cell.model_copy(update={"attacks": [asked]})]})
+    assert rows(run)["rows"][0]["prompts"] == 1.0
+    (panel,) = attack_curves(run).panels
+    assert "accuracy, common pool, %" in panel.svg and "ROUGE" not in panel.svg
+
+
+def test_the_front_of_tofu_is_in_recalls(tofu: RunRecord) -> None:
+    front = retention_front(tofu.model_copy(update={"cells": tofu.cells[1:2]}))
+    assert "held-out ROUGE-L recall, %" in front.panels[0].svg
+    other = retention_front(sample_record())
+    assert "held-out accuracy, %" in other.panels[0].svg
+
+
+def test_tofu_in_the_papers_columns_by_hand(tofu: RunRecord) -> None:
+    table = paper_table(tofu)
+    assert table.same is PUBLISHED[2] and table.title.endswith("Table 2")
+    assert "wrong" not in table.pool  # only FaithUn's attacks have that pool
+    gd = next(row for row in table.rows if row.label == "gd")
+    assert gd.published == PUBLISHED[2].rows["GD"]
+    forget, heldout, utility, *attacked = (found.value if found else None for found in gd.ours)
+    assert (forget, heldout) == (FORGET, HELDOUT)
+    assert utility == pytest.approx((REAL + WORLD) / 2)
+    top = FORGET + STEP * max(read.step for read in tofu.cells[1].attacks[0].reads)
+    assert attacked == pytest.approx([top] * 3)
+
+
+@pytest.mark.parametrize("config", [{"split": "forget05"}, {"split": "forget01", "retain": 80}])
+def test_another_split_or_part_of_tofu_is_another_cell(tofu: RunRecord, config: Any) -> None:
+    header = tofu.header.model_copy(update={"config": {"tofu": config}})
+    assert paper_table(tofu.model_copy(update={"header": header})).same is None
+
+
+def test_the_mean_over_tasks_by_hand() -> None:
+    """Shares 0.5 of 100 and 1 of 400: mean 0.75, half width 1.96 sqrt(0.25 / 100) / 2."""
+    one = {"a": TaskScore(accuracy=0.5, items=100), "b": TaskScore(accuracy=1.0, items=400)}
+    found = task_mean([one, one])
+    assert found is not None and found.value == 0.75
+    assert (found.low, found.high) == pytest.approx((0.75 - 0.049, 0.75 + 0.049))
+    assert task_mean([]) is None and task_mean([{}]) is None
+    assert task_mean([one, {"a": one["a"]}]) is None  # not the same tasks
+
+
+def test_utility_stands_in_every_table_and_is_never_zero_where_it_was_not_measured() -> None:
+    record = sample_record()
+    assert "utility" not in rows(record)["rows"][0] and "### Utility" not in FORMATS["md"](record, None)
+    tasks = {"mmlu": TaskScore(accuracy=0.5, items=513), "gsm8k": TaskScore(accuracy=0.1, items=500)}
+    cell = record.cells[1]
+    assert cell.evaluation is not None
+    scored = cell.model_copy(
+        update={"evaluation": cell.evaluation.model_copy(update={"utility": tasks})}
+    )
+    run = record.model_copy(update={"cells": [record.cells[0], scored]})
+    none, gd = rows(run)["rows"]
+    assert none["utility"] is None and none["utility_mmlu"] is None
+    assert gd["utility"] == pytest.approx(0.3) and gd["utility_gsm8k"] == 0.1
+    text = FORMATS["md"](run, None)
+    assert "### Utility" in text and "| gd | 50.0 (46–54) | 10.0 (8–13) | 30.0" in text
+    assert "utility" in summary(run)
+    ours = {row.label: row.ours[2] for row in paper_table(run).rows}
+    assert ours["none"] is None and ours["gd"] is not None and ours["gd"].value == pytest.approx(0.3)
+
+
+def test_one_method_at_several_strengths_is_one_line_over_lambda() -> None:
+    """Two λ of gd's look, means over seeds; another backbone and a single λ are no line."""
+    record = sample_record()
+    gd, npo = record.cells[1], record.cells[2]
+
+    def at(cell: Cell, label: str, seed: int = 0, **given: Any) -> Cell:
+        method = cell.method.model_copy(update={"label": label, "hyperparameters": given})
+        return cell.model_copy(update={"method": method, "seed": seed})
+
+    cells = [
+        at(gd, "ssiuu", backbone="gd", **{"lambda": 1e-3}),
+        at(gd, "ssiuu@strong", backbone="gd", tag="strong", **{"lambda": 1.0}),
+        at(npo, "ssiuu@strong", 1, backbone="gd", tag="strong", **{"lambda": 1.0}),
+        at(npo, "ssiuu-npo", backbone="npo", **{"lambda": 1e-3}),
+        at(gd, "gd"),
+    ]
+    # The name of a method tells two apart as well; npo's cell takes gd's.
+    cells[2] = cells[2].model_copy(update={"method": cells[1].method})
+    run = record.model_copy(update={"cells": cells})
+    ((_, tried),) = tried_strengths(run)
+    assert {strength: len(found) for strength, found in tried.items()} == {1e-3: 1, 1.0: 2}
+    drawn = strength_curves(run)
+    assert [panel.title for panel in drawn.panels] == [
+        "Forget accuracy",
+        "Held-out accuracy",
+        "Highest after attack",
+    ]
+    assert "λ" in drawn.panels[0].svg
+    assert not tried_strengths(record) and strength_curves(record).absent
+
+
+def test_figures_say_which_of_the_papers_shows_the_same() -> None:
+    empty = sample_record().model_copy(update={"cells": []})
+    attacks, bars = (_labelled(make(empty)).reading for make in (attack_curves, top_bars))
+    assert attacks.endswith("Tables 1 and 2 hold.") and bars.endswith("Fig. 3, at m = 100.")
