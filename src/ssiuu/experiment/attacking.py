@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -98,6 +98,21 @@ def _untrained(config: AttackConfig) -> list[Curve]:
     wanted += ["prompts"] if config.prompts else []
     wanted += ["membership"] if config.membership else []
     return [Curve(kind, kind, seed=seed, points=points.get(kind, ())) for kind in wanted]
+
+
+def heaviest(curves: Iterable[Curve]) -> Curve | None:
+    """Return the harmful curve with the largest fraction and then learning rate, the first of equals.
+
+    Which curve brings most back is known only when all are done, and their weights are not kept.
+    """
+    harmful = [curve for curve in curves if curve.kind == "harmful"]
+    return max(harmful, key=lambda c: (c.fraction or 0.0, c.learning_rate or 0.0), default=None)
+
+
+def ending(attack: Attack) -> str:
+    """Return the name of the model that a retraining attack ends with."""
+    setting = f"learning rate {attack.learning_rate:g}, trained {attack.space}, seed {attack.seed}"
+    return f"{attack.name} ({setting}) at step {attack.reads[-1].step}"
 
 
 class Attacker:

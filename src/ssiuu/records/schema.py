@@ -10,6 +10,7 @@ A run folder holds
         evaluate-<key>.json          Evaluation
         diagnose-<key>.json          Diagnosis
         attack-<name>-....-<key>.json    Attack
+        stability-<key>.json         Stability
     tune/<label>/trial-<key>.json    Trial
 
 A key is the digest of everything that decides the result (ssiuu.experiment.cells); a name holds its
@@ -278,20 +279,24 @@ class ReturnedNeuron(Record):
     attacked: float
 
 
-class Stability(Record):
+class Stability(Stage):
     """How attributions moved through unlearning and an attack (the paper's Fig. 6).
 
-    `edges`: of the histograms, which also have one bin below and one above. `leading`: the top
-    neurons of D-, largest first.
+    `attack`: whose weights at the end are the attacked model; `facts`: how many, none of which that
+    attack trained on. `edges`: of the histograms, which also have one bin below and one above.
+    `leading`: the top neurons of D-, largest first. Where the attack diverged, `note` says so and
+    there is nothing to compare.
     """
 
     target: Target
     attack: str
     facts: int
-    edges: list[float]
-    highest: Attributions
-    lowest: Attributions
-    leading: list[ReturnedNeuron]
+    edges: list[float] = []
+    highest: Attributions | None = None
+    lowest: Attributions | None = None
+    leading: list[ReturnedNeuron] = []
+    seconds: float = 0.0
+    note: str = ""
 
 
 class Lens(Record):
@@ -381,25 +386,28 @@ class Depth(Record):
     facts: dict[str, float | None]
 
 
+class BothAttributions(Record):
+    """The influence variation of log P over the same few facts by two attributions."""
+
+    gradient: Influence
+    integrated: Influence
+
+
 class Evidence(Record):
-    """What a look inside shows beyond attribution; parts that cannot be had here are None."""
+    """What a further look inside shows; parts that cannot be had here are None."""
 
     causal: Causal | None
     probe_before: Probe | None
     probe_after: Probe | None
     depth: Depth | None
+    attributions: BothAttributions | None = None
     seconds: float
 
 
 class Diagnosis(Stage):
-    """What changed inside, before against after unlearning.
-
-    `influence`: by gradient x activation; `integrated`: log P by integrated gradients.
-    """
+    """What changed inside, before against after unlearning. `influence`: by gradient x activation."""
 
     influence: dict[Target, Influence]
-    integrated: Influence | None = None
-    stability: Stability | None = None
     lens_before: Lens | None
     lens_after: Lens | None
     evidence: Evidence | None = None
@@ -471,6 +479,7 @@ class Cell(Record):
     evaluation: Evaluation | None = None
     diagnosis: Diagnosis | None = None
     attacks: list[Attack] = []
+    stability: Stability | None = None
 
 
 class ModelInfo(Record):
