@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ssiuu.records.files import dump_json
@@ -337,10 +337,15 @@ def comma_separated(record: RunRecord, against: str | None = None) -> str:
             line[f"{name}_difference_low"] = comparison.get("low")
             line[f"{name}_difference_high"] = comparison.get("high")
         lines.append(line)
+    return csv_text(list(lines[0]) if lines else [], (list(line.values()) for line in lines))
+
+
+def csv_text(heading: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """Return CSV whose texts no spreadsheet takes for formulas."""
     target = io.StringIO()
     writer = csv.writer(target, lineterminator="\n")
-    writer.writerow([escape_csv(name) for name in lines[0]] if lines else [])
-    writer.writerows([escape_csv(value) for value in line.values()] for line in lines)
+    writer.writerow([escape_csv(name) for name in heading])
+    writer.writerows([escape_csv(value) for value in line] for line in lines)
     return target.getvalue()
 
 
