@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from ssiuu.attacks.membership import membership_aucs, token_statistics
+from ssiuu.attacks.membership import membership_aucs
 from ssiuu.attacks.prompts import few_shot, prompts, read_prompted
 from ssiuu.attacks.quantise import BITS, quantised
 from ssiuu.attacks.retrain import attacked_facts, common_pool, retrain, share
@@ -17,6 +17,7 @@ from ssiuu.attacks.samples import leaks
 from ssiuu.benchmarks import filler
 from ssiuu.errors import ConfigError
 from ssiuu.evaluation.score import read_facts
+from ssiuu.evaluation.sequence import score_sequences
 from ssiuu.experiment.recipe import AttackConfig, Recipe
 from ssiuu.experiment.session import Session
 from ssiuu.likelihood import Example
@@ -312,7 +313,7 @@ class Attacker:
         session = self.session
         sets = (self.pool, session.split.heldout)
         members, others = (
-            token_statistics(session.model, session.examples(facts), session.pad) for facts in sets
+            score_sequences(session.model, session.examples(facts), moments=True) for facts in sets
         )
         note = NON_MEMBERS.format(members=len(members), others=len(others))
         return membership_aucs(members, others), note

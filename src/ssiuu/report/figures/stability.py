@@ -118,7 +118,7 @@ def _spread(cell: Cell, kept: Stability) -> Panel:
     drawn = [
         Number(f"{cell.method.label}, {model}", cell.seed, f"{low:.3g} to {high:.3g}", count)
         for model, values in counts.items()
-        for low, high, count in zip(edges, edges[1:], values, strict=True)
+        for low, high, count in zip(edges[:-1], edges[1:], values, strict=True)
     ]
     return panel(
         f"stability-spread-{cell.method.label}",
