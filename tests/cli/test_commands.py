@@ -203,6 +203,7 @@ def test_what_diagnose_cannot_compare(place: Path, moved: list[Path], tmp_path: 
     assert "missing.jsonl" in refused(forget=tmp_path / "missing.jsonl")
     assert "another architecture" in refused(after=tmp_path / "shorter")
     assert "another architecture" in refused(attacked=tmp_path / "shorter")
+    assert "layers.1" in refused(before=tmp_path / "shorter")
     assert not list(tmp_path.glob("out/*.json"))
 
 

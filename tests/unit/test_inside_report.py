@@ -19,6 +19,7 @@ from ssiuu.records.schema import (
     Attributions,
     BothAttributions,
     Cell,
+    Diagnosis,
     Evidence,
     RunRecord,
     Stability,
@@ -277,6 +278,22 @@ def test_every_figure_has_its_numbers_beside_the_page(record: RunRecord, tmp_pat
     front = next(r for r in rows if r["figure"] == "front" and r["method"] == "npo")
     assert float(front["low"]) < float(front["y"]) < float(front["high"])
     assert "figures.csv" in (tmp_path / "report.html").read_text()
+
+
+def test_a_diverged_attack_is_told(record: RunRecord) -> None:
+    diverged = Stability(target="logprob", attack="x", facts=0, note="diverged in step 1")
+    cells = [c.model_copy(update={"stability": diverged}) for c in record.cells]
+    plot = stability_curves(record.model_copy(update={"cells": cells}))
+    assert plot.panels == [] and "diverged in step 1" in plot.absent
+
+
+def test_older_records_of_a_diagnosis_are_read(record: RunRecord) -> None:
+    made = record.cells[1].diagnosis
+    assert made is not None
+    older = made.model_dump(mode="json") | {"integrated": None, "stability": None}
+    assert Diagnosis.model_validate(older) == made
+    with pytest.raises(ValueError, match="integrated"):
+        Diagnosis.model_validate(older | {"integrated": 1})
 
 
 def test_a_plot_that_is_absent_has_no_numbers() -> None:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 SCHEMA: Final = "ssiuu.record/1"
 
@@ -412,6 +412,15 @@ class Diagnosis(Stage):
     lens_after: Lens | None
     evidence: Evidence | None = None
     seconds: float
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_unused(cls, values: Any) -> Any:
+        """Read older records too: they hold these two, always without a value."""
+        empty = ("integrated", "stability")
+        if not isinstance(values, dict):
+            return values
+        return {k: v for k, v in values.items() if v is not None or k not in empty}
 
 
 class Reading(Record):

@@ -265,7 +265,7 @@ def _correlation(found: Prediction) -> str:
     if found.correlation is None:
         return DASH
     value, low, high = (f"{number:+.2f}".replace("-", "−") for number in found.correlation)
-    return f"{value} ({low} to {high}){'' if found.predicts else ' holds 0'}"
+    return f"{value} ({low} to {high}){'' if found.predicts else ', holds 0'}"
 
 
 def _paper(record: RunRecord) -> Table:

@@ -51,20 +51,21 @@ def stability_curves(record: RunRecord) -> Plot:
     first = min((cell.seed for cell, _, _ in found), default=0)
     panels += [_spread(cell, kept) for cell, _, kept in found if cell.seed == first]
     told = dict.fromkeys(kept.attack for _, _, kept in found)
+    notes = {cell.stability.note for cell in record.cells if cell.stability} - {""}
     return plot(
         "stability",
         "Do the old attributions come back with an attack?",
         f"How to read it: attribution of every neuron, its mean over facts, in the original, the "
         f"unlearned and the attacked model: {plain('; '.join(told))}. Correlation is Pearson's, over "
         "neurons. Where original and attacked agree better than original and unlearned, the attack "
-        "took away what unlearning had laid over the old attributions: they were hidden. "
+        "took away what unlearning had laid over the old attributions, which speaks for hiding. "
         "Neurons that come back: of the m with the largest D−, the share of which more than half of "
         "the change is undone. Spread: how many neurons have which attribution (lowest over tokens); "
-        "grey original, blue unlearned, orange dashes attacked. Facts that the attack trained on are "
-        "left out. Attribution target: log-probability.",
+        "grey original, blue unlearned, orange dashes attacked. Facts that attacks of this run trained "
+        "on are left out. Attribution target: log-probability.",
         panels,
         legend(record, "stability", (style for _, style, _ in found)),
-        absent="No attributions were taken after an attack (inside: true takes them).",
+        absent=f"No attributions could be compared after the attack: {'; '.join(sorted(notes))}.",
     )
 
 
@@ -139,7 +140,7 @@ def _spread_drawer(edges: Sequence[float], counts: dict[str, list[int]]) -> Call
             axes.stairs(values, edges, **LOOKS[model])
         axes.set_xscale("symlog", linthresh=min(abs(edge) for edge in edges))
         axes.set_yscale("symlog", linthresh=1)
-        axes.xaxis.set_major_locator(FixedLocator([-1, -1e-2, -1e-4, 0, 1e-4, 1e-2, 1]))
+        axes.xaxis.set_major_locator(FixedLocator([-1, -1e-3, 0, 1e-3, 1]))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_minor_locator(NullLocator())
         for axis in (axes.xaxis, axes.yaxis):
