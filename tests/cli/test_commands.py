@@ -174,7 +174,9 @@ def test_diagnose_looks_inside_and_attacks_nothing(
     assert record.header.config["attacked"] == str(attacked)
     assert (out / "report.html").stat().st_size > 10_000
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
-    assert ssiuu(*words, "--attacked", attacked).returncode == 0
+    given = (str(place / "model"), after, str(place / "forget.jsonl"), out)
+    again = package.diagnose_models(*given, str(place / "retain.jsonl"), attacked)
+    assert again.cells == record.cells
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.json")} == before
 
 

@@ -295,6 +295,12 @@ def test_a_file_that_does_not_belong_is_told(folder: Path) -> None:
 INSIDE = ["inside=true", "methods=[none,gd]"]
 
 
+@pytest.fixture
+def _no_causal_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssiuu.experiment.inside.causal_test", lambda *_: None)  # takes the most time
+
+
+@pytest.mark.usefixtures("_no_causal_test")
 def test_stability_is_taken_after_the_heaviest_harmful_curve(
     settings: list[str], tmp_path: Path
 ) -> None:
@@ -326,6 +332,7 @@ def test_stability_is_taken_after_the_heaviest_harmful_curve(
     assert without_times(whole.cells[1].stability) == without_times(found)
 
 
+@pytest.mark.usefixtures("_no_causal_test")
 def test_a_diverged_attack_leaves_nothing_to_compare(
     settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
