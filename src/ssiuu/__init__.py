@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ssiuu.experiment.recipe import resolve
     from ssiuu.experiment.run import run
-    from ssiuu.experiment.unlearn import audit_models, unlearn_model
+    from ssiuu.experiment.unlearn import audit_models, diagnose_models, unlearn_model
     from ssiuu.records.files import load_run
     from ssiuu.report import write_report
     from ssiuu.report.rows import rows
@@ -25,6 +25,7 @@ _PLACES = {
     "resolve": "ssiuu.experiment.recipe",
     "run": "ssiuu.experiment.run",
     "audit_models": "ssiuu.experiment.unlearn",
+    "diagnose_models": "ssiuu.experiment.unlearn",
     "unlearn_model": "ssiuu.experiment.unlearn",
     "load_run": "ssiuu.records.files",
     "write_report": "ssiuu.report",
@@ -32,6 +33,7 @@ _PLACES = {
 }
 __all__ = [
     "audit_models",
+    "diagnose_models",
     "load_run",
     "resolve",
     "rows",

@@ -136,6 +136,79 @@ def test_unlearn_then_audit(place: Path, tmp_path: Path) -> None:
     assert again.returncode == 2 and "not an empty folder" in again.stderr
 
 
+@pytest.fixture(scope="module")
+def moved(place: Path) -> list[Path]:
+    """Two checkpoints near the tiny model, as if unlearned and then attacked."""
+    from ssiuu.models.load import load, save
+
+    loaded, folders = load(str(place / "model")), []
+    for name in ("after", "attacked"):
+        torch.manual_seed(len(folders))
+        with torch.no_grad():
+            for parameter in loaded.model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        save(loaded.model, loaded.tokenizer, place / name)
+        folders.append(place / name)
+    return folders
+
+
+def test_diagnose_looks_inside_and_attacks_nothing(
+    place: Path, moved: list[Path], tmp_path: Path
+) -> None:
+    import ssiuu as package
+
+    after, attacked = moved
+    out = tmp_path / "diagnosis"
+    words = ["diagnose", "--before", place / "model", "--after", after, "--out", out]
+    words += ["--forget", place / "forget.jsonl", "--retain", place / "retain.jsonl"]
+    done = ssiuu(*words, "--attacked", attacked, "--set", "attacks.prompts=true")
+    assert done.returncode == 0, done.stderr
+    record = package.load_run(out)
+    cell = next(c for c in record.cells if c.method.label == "after")
+    assert record.header.kind == "audit" and cell.attacks == []
+    assert cell.diagnosis is not None and cell.diagnosis.evidence is not None
+    evidence, stability = cell.diagnosis.evidence, cell.stability
+    assert evidence.causal is not None and evidence.attributions is not None
+    assert stability is not None and stability.facts == 6 and "(attacked)" in stability.attack
+    assert stability.lowest is not None and stability.lowest.pearson["unlearned-attacked"] is not None
+    assert record.header.config["attacked"] == str(attacked)
+    assert (out / "report.html").stat().st_size > 10_000
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
+    given = (str(place / "model"), after, str(place / "forget.jsonl"), out)
+    again = package.diagnose_models(*given, str(place / "retain.jsonl"), attacked)
+    assert again.cells == record.cells
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.json")} == before
+
+
+def test_what_diagnose_cannot_compare(place: Path, moved: list[Path], tmp_path: Path) -> None:
+    from ssiuu.models.load import load, save
+
+    loaded = load(str(place / "model"))
+    del loaded.model.model.layers[1]
+    loaded.model.config.num_hidden_layers = 1
+    save(loaded.model, loaded.tokenizer, tmp_path / "shorter")
+
+    def refused(**change: object) -> str:
+        given = {
+            "before": place / "model",
+            "after": moved[0],
+            "forget": place / "forget.jsonl",
+            "out": tmp_path / "out",
+        }
+        given |= change
+        done = ssiuu("diagnose", *(w for key, value in given.items() for w in (f"--{key}", value)))
+        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+        return done.stderr
+
+    assert f"--after {tmp_path / 'none'} is not a folder" in refused(after=tmp_path / "none")
+    assert "--attacked" in refused(attacked=tmp_path / "none")
+    assert "missing.jsonl" in refused(forget=tmp_path / "missing.jsonl")
+    assert "another architecture" in refused(after=tmp_path / "shorter")
+    assert "another architecture" in refused(attacked=tmp_path / "shorter")
+    assert "layers.1" in refused(before=tmp_path / "shorter")
+    assert not list(tmp_path.glob("out/*.json"))
+
+
 def bad(place: Path, tmp_path: Path, **change: object) -> subprocess.CompletedProcess[str]:
     given = {
         "model": place / "model",
@@ -201,7 +274,10 @@ def test_check_tells_where_values_come_from() -> None:
 
 def test_help_is_instant_and_lists_all_commands() -> None:
     done = ssiuu("--help")
-    assert all(word in done.stdout for word in ("run", "unlearn", "audit", "report", "list", "check"))
+    assert all(
+        word in done.stdout
+        for word in ("run", "unlearn", "audit", "diagnose", "report", "list", "check")
+    )
     code = "import sys, ssiuu, ssiuu.cli.main; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

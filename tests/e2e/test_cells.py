@@ -290,6 +290,58 @@ def test_a_file_that_does_not_belong_is_told(folder: Path) -> None:
         ssiuu.load_run(folder)
 
 
+# --- the look inside ----------------------------------------------------------------------------
+
+INSIDE = ["inside=true", "methods=[none,gd]"]
+
+
+@pytest.fixture
+def _no_causal_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssiuu.experiment.inside.causal_test", lambda *_: None)  # takes the most time
+
+
+@pytest.mark.usefixtures("_no_causal_test")
+def test_stability_is_taken_after_the_heaviest_harmful_curve(
+    settings: list[str], tmp_path: Path
+) -> None:
+    out, lines = tmp_path / "run", list[str]()
+    process = child([*settings, *INSIDE], out, "gd seed 0: harmful_0.25 lr 0.01: right")
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert not list(out.glob("cells/*/stability-*")) and len(list(out.glob("cells/*/attack-*"))) == 2
+    record = run(settings, out, *INSIDE, progress=lines.append)
+    cells = {cell.method.label: cell for cell in record.cells}
+    found, (attack,) = (
+        cells["gd"].stability,
+        [a for a in cells["gd"].attacks if a.name == "harmful_0.25" and a.learning_rate == 0.01],
+    )
+    assert found is not None and found.facts == len(attack.pool) == 6
+    assert found.attack == "harmful_0.25 (learning rate 0.01, trained full, seed 0) at step 3"
+    assert found.lowest is not None and found.lowest.pearson["original-unlearned"] is not None
+    assert cells["none"].stability is None and len(cells["gd"].attacks) == 3
+    # The attack is carried out again for its weights, and once only; its record stays.
+    assert sum("harmful_0.25 full lr 0.01 seed 0 step 3/3" in line for line in lines) == 1
+    assert any("attributions after harmful_0.25" in line for line in lines)
+    assert left_over(out) == []
+    before = times(out)
+    again = run(settings, out, *INSIDE)
+    assert times(out) == before and numbers(again) == numbers(record)
+    assert again.cells[1].stability == found
+    whole = run(settings, tmp_path / "at once", *INSIDE)
+    assert whole.cells[1].stability is not None
+    assert without_times(whole.cells[1].stability) == without_times(found)
+
+
+@pytest.mark.usefixtures("_no_causal_test")
+def test_a_diverged_attack_leaves_nothing_to_compare(
+    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrain, "_finite", lambda _: False)
+    record = run(settings, tmp_path / "run", *INSIDE)
+    found = record.cells[1].stability
+    assert found is not None and found.note == "diverged in step 1" and found.lowest is None
+
+
 # --- tuning -------------------------------------------------------------------------------------
 
 TUNE = ["tune.trials=2", "tune.space={'*': {learning_rate: [1e-4, 1e-2]}}"]

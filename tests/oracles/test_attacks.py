@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from typing import Any
 
@@ -10,18 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssiuu.attacks.membership import (
-    Tokens,
-    lowest,
-    membership_aucs,
-    membership_scores,
-    token_statistics,
-)
+from ssiuu.attacks.membership import lowest, membership_aucs, membership_scores
 from ssiuu.attacks.quantise import int4, int8, linear_maps, nf4, normal_float, quantised
 from ssiuu.attacks.retrain import retrain
 from ssiuu.attacks.samples import leaks
 from ssiuu.evaluation.sample import TOP_P, draw, sample_answers
 from ssiuu.evaluation.score import FREE_MARGIN, free_answer_holds, read_facts
+from ssiuu.evaluation.sequence import SequenceScore
 from ssiuu.likelihood import Example, Prompt
 from ssiuu.models.load import snapshot
 from ssiuu.records.schema import FactText, Reading
@@ -109,34 +103,22 @@ def test_auc_of_nothing_is_not_scored() -> None:
     assert auc([2.0, 3.0], [0.0, 1.0]) == 1.0 and auc([1.0], [1.0]) == 0.5
 
 
-def test_token_statistics_equal_the_loop(make_model: Any, make_examples: Any) -> None:
-    model, examples = make_model(2, double=True), make_examples(9)
-    found = token_statistics(model, examples, 1)
-    for example in examples:
-        row = torch.tensor([example.prompt + example.answer])
-        with torch.no_grad():
-            logits = model(input_ids=row).logits[0]
-        for t, token in enumerate(example.answer):
-            logp = logits[len(example.prompt) + t - 1].log_softmax(-1)
-            mean = float((logp.exp() * logp).sum())
-            square = float((logp.exp() * logp.square()).sum())
-            tokens = found[example.id]
-            assert tokens.logprob[t] == pytest.approx(float(logp[token]), abs=1e-9)
-            assert tokens.mean[t] == pytest.approx(mean, abs=1e-9)
-            assert tokens.std[t] == pytest.approx(math.sqrt(square - mean**2), abs=1e-7)
+def answer(logprobs: list[float], mean: list[float], std: list[float]) -> SequenceScore:
+    kept = torch.zeros(len(logprobs), dtype=torch.bool)
+    return SequenceScore(torch.tensor(logprobs), kept, torch.tensor(mean), torch.tensor(std))
 
 
 def test_membership_scores_by_hand() -> None:
-    tokens = Tokens([-1.0, -4.0, -2.0, -3.0, -5.0], [-2.0] * 5, [2.0, 1.0, 1.0, 1.0, 0.0])
-    scores = membership_scores(tokens)
+    read = answer([-1.0, -4.0, -2.0, -3.0, -5.0], [-2.0] * 5, [2.0, 1.0, 1.0, 1.0, 0.0])
+    scores = membership_scores(read)
     assert scores["loss"] == -3.0
     assert scores["min-k 20%"] == -5.0 and scores["min-k 40%"] == -4.5
     # (-1+2)/2, -2, 0, -1, and 0 where nothing varies
     assert scores["min-k++ 20%"] == -2.0 and scores["min-k++ 40%"] == -1.5
     assert lowest([-7.0], 0.2) == -7.0
-    sure, lost = Tokens([-0.1], [-1.0], [1.0]), Tokens([-9.0], [-1.0], [1.0])
-    assert set(membership_aucs({"a": sure}, {"b": lost}).values()) == {1.0}
-    assert set(membership_aucs({"a": sure}, {}).values()) == {None}
+    sure, lost = answer([-0.1], [-1.0], [1.0]), answer([-9.0], [-1.0], [1.0])
+    assert set(membership_aucs([sure], [lost]).values()) == {1.0}
+    assert set(membership_aucs([sure], []).values()) == {None}
 
 
 # --- sampled answers ----------------------------------------------------------------------------

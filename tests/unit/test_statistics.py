@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from ssiuu.statistics import next_draw, ratio_of_sums, wilson
+from ssiuu.statistics import next_draw, wilson
 
 counts = st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
@@ -64,25 +64,6 @@ def test_impossible_counts_are_refused(k: int, n: int) -> None:
 def test_impossible_coverage_is_refused(given: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="got"):
         wilson(1, 2, **given)
-
-
-def test_ratio_of_sums_by_hand_and_against_a_slow_bootstrap() -> None:
-    parts, wholes, clusters = [1.0, 2.0, 0.0, 4.0, 3.0], [2.0, 2.0, 1.0, 5.0, 3.0], list("aabbc")
-    found = ratio_of_sums(parts, wholes, clusters)
-    assert found is not None and found.share == pytest.approx(10 / 13)
-    rng, drawn = random.Random(0), []
-    for _ in range(20000):
-        rows = [i for c in rng.choices("abc", k=3) for i in range(5) if clusters[i] == c]
-        drawn.append(sum(parts[i] for i in rows) / sum(wholes[i] for i in rows))
-    drawn.sort()
-    assert found.low == pytest.approx(drawn[500], abs=0.02)
-    assert found.high == pytest.approx(drawn[-500], abs=0.02)
-
-
-def test_ratio_of_sums_needs_two_clusters_and_something_lost() -> None:
-    assert ratio_of_sums([1.0, 2.0], [1.0, 1.0], ["a", "a"]) is None
-    assert ratio_of_sums([1.0, 2.0], [1.0, -1.0], ["a", "b"]) is None
-    assert ratio_of_sums([], [], []) is None
 
 
 def test_next_draw_covers_the_next_draw() -> None:

@@ -171,7 +171,7 @@ def test_a_hostile_label_breaks_no_table(record: RunRecord, label: str) -> None:
     assert len(lines) == 6 and len({len(line) for line in lines}) == 1
     assert not [cell for line in lines for cell in line if re.match(r"[=+@]|-\D", cell)]
     latex = FORMATS["latex"](hostile, None)
-    assert latex.count("\\end{table}") == latex.count("\\begin{table}") == 7
+    assert latex.count("\\end{table}") == latex.count("\\begin{table}") == 8
     body = latex.split("\\midrule")[1].split("\\bottomrule")[0].strip().splitlines()
     assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {len(columns(record)) + 1}
 

@@ -7,7 +7,7 @@ import time
 
 import typer
 
-from ssiuu.cli import audit, check, listing, report, run, unlearn
+from ssiuu.cli import audit, check, diagnose, listing, report, run, unlearn
 from ssiuu.errors import InputError, SsiuuError
 
 INTERRUPTED = 130
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command("run")(run.command)
 app.command("unlearn")(unlearn.command)
 app.command("audit")(audit.command)
+app.command("diagnose")(diagnose.command)
 app.command("report")(report.command)
 app.command("list")(listing.command)
 app.command("check")(check.command)

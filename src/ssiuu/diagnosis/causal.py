@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ssiuu import statistics
 from ssiuu.attribution.hooks import hooked
 from ssiuu.attribution.neuron import BATCH, Extremes
 from ssiuu.diagnosis.influence import Baseline, variation
@@ -43,7 +44,7 @@ from ssiuu.records.schema import (
     Reading,
     Side,
 )
-from ssiuu.statistics import Interval, next_draw, ratio_of_sums
+from ssiuu.statistics import bootstrap_ratio, next_draw
 
 GRID = (1, 10, 100, 1000)  # and all neurons of that side
 HEADLINE = 100  # neurons of the one number
@@ -262,11 +263,10 @@ def _point(
     levels = [level(other, facts) for other in others]
     accuracies = [x.accuracy for x in levels if x.accuracy is not None]
     random = [sum(other[f.id].logprob for other in others) / len(others) for f in facts]
-    share = ratio_of_sums(
-        [top[f.id].logprob - r for f, r in zip(facts, random, strict=True)],
-        [original[f.id].logprob - unlearned[f.id].logprob for f in facts],
-        [f.entity or f.id for f in facts],
-    )
+    back = [top[f.id].logprob - r for f, r in zip(facts, random, strict=True)]
+    lost = [original[f.id].logprob - unlearned[f.id].logprob for f in facts]
+    entities = [f.entity or f.id for f in facts]
+    share = bootstrap_ratio([[back]], [[lost]], entities) if len(set(entities)) > 1 else None
     return CausalPoint(
         m=m,
         top=level(top, facts),
@@ -276,6 +276,6 @@ def _point(
     )
 
 
-def estimate(interval: Interval) -> Estimate:
-    """Return an interval as a record."""
-    return Estimate(value=interval.share, low=interval.low, high=interval.high)
+def estimate(found: statistics.Estimate) -> Estimate:
+    """Return an estimate as a record."""
+    return Estimate(**found._asdict())

@@ -33,7 +33,7 @@ from ssiuu.attribution.neuron import BATCH
 from ssiuu.diagnosis.causal import estimate
 from ssiuu.likelihood import Batch, Example, answer_logprobs, collate, length_sorted
 from ssiuu.records.schema import Depth
-from ssiuu.statistics import ratio_of_sums
+from ssiuu.statistics import bootstrap_mean
 
 THRESHOLD = 0.05  # nats a token; a layer whose drop is smaller holds nothing of the fact
 
@@ -91,11 +91,10 @@ def depth_score(unlearned: Drops, reference: Drops, entities: Mapping[str, str])
     """
     facts = {id: fact_depth(unlearned[id], reference[id]) for id in reference}
     scored = {id: value for id, value in facts.items() if value is not None}
-    interval = ratio_of_sums(
-        list(scored.values()), [1.0] * len(scored), [entities[id] for id in scored]
-    )
+    names = [entities[id] for id in scored]
+    mean = bootstrap_mean([[list(scored.values())]], names) if len(set(names)) > 1 else None
     return Depth(
-        score=estimate(interval) if interval else None,
+        score=estimate(mean) if mean else None,
         reference=torch.stack(list(reference.values())).double().mean(0).tolist(),
         unlearned=torch.stack([unlearned[id] for id in reference]).double().mean(0).tolist(),
         facts=facts,

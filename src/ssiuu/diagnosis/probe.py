@@ -32,7 +32,7 @@ from torch import Tensor
 from ssiuu.diagnosis.causal import estimate
 from ssiuu.likelihood import Example, Prompt, collate, length_sorted
 from ssiuu.records.schema import FactText, Probe
-from ssiuu.statistics import Interval, ratio_of_sums
+from ssiuu.statistics import Estimate, bootstrap_mean
 
 FOLDS = 8
 SHUFFLES = 5
@@ -74,8 +74,10 @@ def linear_probe(
         accuracy.append(float(right.mean()))
         control.append(float(luck.mean()))
         gain = (right - luck).tolist()
-        found = ratio_of_sums(gain, [1.0] * count, entities)
-        selectivity.append(estimate(found or Interval(sum(gain) / count, -1.0, 1.0)))
+        if len(set(entities)) > 1:
+            selectivity.append(estimate(bootstrap_mean([[gain]], entities)))
+        else:
+            selectivity.append(estimate(Estimate(sum(gain) / count, -1.0, 1.0)))
     return Probe(accuracy=accuracy, control=control, selectivity=selectivity, facts=count)
 
 

@@ -48,7 +48,7 @@ def stability(
     Args:
         original: Before unlearning.
         unlearned: After it.
-        attacked: After an attack on the unlearned model, at its strongest read.
+        attacked: After an attack on the unlearned model.
         sites: Where the neurons are.
         attack: Which attack, for the record.
         target: What is attributed.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from ssiuu.attacks.membership import membership_aucs, token_statistics
+from ssiuu.attacks.membership import membership_aucs
 from ssiuu.attacks.prompts import Asking, few_shot, fitting, prompts, read_prompted
 from ssiuu.attacks.quantise import BITS, quantised
 from ssiuu.attacks.retrain import attacked_facts, common_pool, retrain, share
@@ -17,6 +17,7 @@ from ssiuu.attacks.samples import leaks
 from ssiuu.benchmarks import filler
 from ssiuu.errors import ConfigError
 from ssiuu.evaluation.score import read_facts
+from ssiuu.evaluation.sequence import score_sequences
 from ssiuu.experiment.recipe import AttackConfig, Recipe
 from ssiuu.experiment.session import Session
 from ssiuu.likelihood import Example
@@ -98,6 +99,21 @@ def _untrained(config: AttackConfig) -> list[Curve]:
     wanted += ["prompts"] if config.prompts else []
     wanted += ["membership"] if config.membership else []
     return [Curve(kind, kind, seed=seed, points=points.get(kind, ())) for kind in wanted]
+
+
+def heaviest(curves: Iterable[Curve]) -> Curve | None:
+    """Return the harmful curve with the largest fraction and then learning rate, the first of equals.
+
+    Which curve brings most back is known only when all are done, and their weights are not kept.
+    """
+    harmful = [curve for curve in curves if curve.kind == "harmful"]
+    return max(harmful, key=lambda c: (c.fraction or 0.0, c.learning_rate or 0.0), default=None)
+
+
+def ending(attack: Attack) -> str:
+    """Return the name of the model that a retraining attack ends with."""
+    setting = f"learning rate {attack.learning_rate:g}, trained {attack.space}, seed {attack.seed}"
+    return f"{attack.name} ({setting}) at step {attack.reads[-1].step}"
 
 
 class Attacker:
@@ -306,7 +322,7 @@ class Attacker:
         session = self.session
         sets = (self.pool, session.split.heldout)
         members, others = (
-            token_statistics(session.model, session.examples(facts), session.pad) for facts in sets
+            score_sequences(session.model, session.examples(facts), moments=True) for facts in sets
         )
         note = NON_MEMBERS.format(members=len(members), others=len(others))
         return membership_aucs(members, others), note

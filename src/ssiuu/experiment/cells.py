@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from ssiuu.experiment.attacking import Attacker, Curve, plan
+from ssiuu.experiment.attacking import Attacker, Curve, heaviest, plan
 from ssiuu.experiment.drive import settings_of
 from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
@@ -24,8 +24,9 @@ from ssiuu.records.schema import MethodInfo
 
 # Raised when a result under the same settings becomes another one, so that no older one is taken.
 REVISION: Final = 1
+DIAGNOSIS: Final = 2  # the same for what a diagnosis finds
 
-Kind = Literal["unlearn", "evaluate", "diagnose", "attack", "trial"]
+Kind = Literal["unlearn", "evaluate", "diagnose", "attack", "stability", "trial"]
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,14 @@ class CellPlan:
 class Keys:
     """The keys of one experiment. Made while the model has its original weights."""
 
-    def __init__(self, session: Session, attacker: Attacker, after: Path | None = None) -> None:
-        self.session, self.attacker, self.after = session, attacker, after
+    def __init__(
+        self,
+        session: Session,
+        attacker: Attacker,
+        after: Path | None = None,
+        attacked: Path | None = None,
+    ) -> None:
+        self.session, self.attacker, self.after, self.attacked = session, attacker, after, attacked
         self.stop, self.threshold = session.stop_rule()
         self.original = digest(
             REVISION,
@@ -104,14 +111,24 @@ class Keys:
         if method and method.trains:
             stages.insert(0, _stage(folder, "unlearn", model))
         if diagnosed and not control:
-            stages.append(
-                _stage(folder, "diagnose", digest(model, "diagnose", self.session.recipe.inside))
-            )
+            key = digest(model, "diagnose", DIAGNOSIS, self.session.recipe.inside)
+            stages.append(_stage(folder, "diagnose", key))
+        last, looks = self.last, diagnosed and not control and self.session.recipe.inside
         if not control or self.session.recipe.attacks.control:
             for curve, settings in self.curves:
                 key = digest(model, "attack", settings)
                 stages.append(_stage(folder, "attack", key, curve))
+                if looks and curve == last:  # beside its attack, which then is carried out once
+                    stages.append(_stage(folder, "stability", digest(key, "stability"), curve))
+        if looks and self.attacked is not None:
+            key = digest(model, "stability", fingerprint(self.attacked))
+            stages.append(_stage(folder, "stability", key))
         return CellPlan(info, method, seed, stages)
+
+    @cached_property
+    def last(self) -> Curve | None:
+        """The curve after which attributions are taken; None where the attacked model was given."""
+        return None if self.attacked else heaviest(curve for curve, _ in self.curves)
 
     @cached_property
     def curves(self) -> list[tuple[Curve, str]]:
@@ -127,7 +144,7 @@ def digest(*parts: Any) -> str:
 
 
 def _stage(folder: Path, kind: Kind, key: str, curve: Curve | None = None) -> Stage:
-    name = kind if curve is None else Path(curve.file).stem
+    name = Path(curve.file).stem if curve is not None and kind == "attack" else kind
     return Stage(kind, key, folder / keyed(name, key), curve)
 
 

@@ -68,7 +68,7 @@ def check_folder(out: Path, recipe: Recipe, after: Path | None = None) -> None:
 
 
 def _fixed(key: str) -> bool:
-    return key in FACTS or key.partition(".")[0] not in CHANGEABLE | {"after"}
+    return key in FACTS or key.partition(".")[0] not in CHANGEABLE | {"after", "attacked"}
 
 
 def _a(kind: str) -> str:

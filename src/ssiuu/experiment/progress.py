@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ssiuu.diagnosis.verdict import accuracy, attack_accuracy
 from ssiuu.experiment.cells import CellPlan, Stage
-from ssiuu.records.schema import Attack, Diagnosis, Evaluation, Unlearning
+from ssiuu.records.schema import Attack, Diagnosis, Evaluation, Stability, Unlearning
 from ssiuu.report.rows import mean
-from ssiuu.report.text import nats, percent, rate, short
+from ssiuu.report.text import DASH, nats, percent, rate, short
 
 Progress = Callable[[str], None]
 
@@ -66,7 +66,7 @@ class Meter:
 
 
 def _kind(stage: Stage) -> str:
-    return stage.kind if stage.curve is None else stage.curve.name
+    return stage.curve.name if stage.curve is not None and stage.kind == "attack" else stage.kind
 
 
 def duration(seconds: float) -> str:
@@ -76,19 +76,23 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def told(record: Unlearning | Evaluation | Diagnosis | Attack) -> str:
+def told(record: Unlearning | Evaluation | Diagnosis | Attack | Stability) -> str:
     """Return the numbers of one record in a few words."""
     if isinstance(record, Unlearning):
         score = next((s.forget_score for s in record.steps[::-1] if s.forget_score is not None), None)
         return f"unlearned in {len(record.steps)} steps, forget score {percent(score)} %"
     if isinstance(record, Diagnosis):
-        found = record.influence.get("logprob")
-        plus, minus = (found.d_plus_100, found.d_minus_100) if found else (None, None)
+        influence = record.influence.get("logprob")
+        plus, minus = (influence.d_plus_100, influence.d_minus_100) if influence else (None, None)
         return f"D+ {short(plus)}, D− {short(minus)} of the top 100 neurons"
     if isinstance(record, Attack):
         speed = f" lr {rate(record.learning_rate)}" if record.learning_rate else ""
         levels = [attack_accuracy(record, n, record.pool) for n in range(len(record.reads))]
         return f"{record.name}{speed}: right {' → '.join(map(percent, levels))} %"
+    if isinstance(record, Stability):
+        found = record.lowest.pearson if record.lowest else {}
+        pairs = (f"{pair} {DASH if r is None else f'{r:.2f}'}" for pair, r in found.items())
+        return f"attributions after {record.attack}: {', '.join(pairs) or record.note}"
     sets = {"forget": record.forget, "retain": record.retain, "held-out": record.heldout}
     right = [f"{name} {percent(accuracy(s.values()))} %" for name, s in sets.items() if s]
     depth = mean([score.logprob for score in record.forget.values()])

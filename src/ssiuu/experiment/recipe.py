@@ -220,7 +220,9 @@ class Recipe(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     diagnose: bool = Field(default=True, description="look inside: D+, D-, logit lens")
     inside: bool = Field(
-        default=False, description="look further inside: causal test, linear probe, depth score"
+        default=False,
+        description="look further inside: causal test, linear probe, depth score, integrated "
+        "gradients, attributions after an attack",
     )
     attacks: AttackConfig = AttackConfig()
     tune: TuneConfig = TuneConfig()

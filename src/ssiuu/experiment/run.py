@@ -15,11 +15,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 from ssiuu.attribution.neuron import extremes
 from ssiuu.diagnosis.influence import Baseline, influence
 from ssiuu.diagnosis.lens import logit_lens
 from ssiuu.errors import InputError
-from ssiuu.experiment.attacking import Attacker
+from ssiuu.experiment.attacking import Attacker, ending
 from ssiuu.experiment.cells import CellPlan, Keys, Stage
 from ssiuu.experiment.drive import info_of, unlearn_here
 from ssiuu.experiment.folder import check_folder, in_turn, locked, settle, sweep
@@ -56,12 +58,13 @@ from ssiuu.records.schema import (
     MethodInfo,
     RunHeader,
     RunRecord,
+    Stability,
     Unlearning,
 )
 from ssiuu.training import interrupt
 
 Progress = Callable[[str], None]
-R = TypeVar("R", Unlearning, Evaluation, Diagnosis, Attack)
+R = TypeVar("R", Unlearning, Evaluation, Diagnosis, Attack, Stability)
 
 NEVER_LEARNED = MethodInfo(
     label="never-learned",
@@ -79,6 +82,7 @@ def run(
     command: str = "",
     after: Path | None = None,
     progress: Progress = lambda _: None,
+    attacked: Path | None = None,
 ) -> RunRecord:
     """Run a recipe into a folder; what is there already is not run again.
 
@@ -89,6 +93,7 @@ def run(
         command: As typed, for the record.
         after: Judge this checkpoint instead of unlearning (an audit).
         progress: Told what is going on.
+        attacked: A checkpoint that came of attacking `after`, to compare attributions with.
 
     Raises:
         InputError: Model, data, settings or the output folder cannot be used.
@@ -101,10 +106,11 @@ def run(
             sweep(out)
             there = (out / "run.json").exists()
             session = open_session(recipe, out if there else None, progress)
+            _check_given(session, after, attacked)
             shared = _Shared(_sites(session), Attacker(session))
-            keys = Keys(session, shared.attacker, after)
+            keys = Keys(session, shared.attacker, after, attacked)
             trials = plan_trials(keys)
-            header_of = partial(_header, session, sources, command, after, keys, trials)
+            header_of = partial(_header, session, sources, command, keys, trials)
             methods = _methods(session, after, recipe.made())
             notes: list[str] = []
             cells = [] if trials else _plan(keys, methods, shared)
@@ -118,8 +124,16 @@ def run(
             header = settle(out, header_of(methods, cells, notes))
             original = _original(session, out, keys, progress)
         meter = Meter(out, cells, progress)
-        in_turn(cells, _Stages(session, out, after, shared, original, meter).attempt, meter)
+        in_turn(cells, _Stages(session, out, keys, shared, original, meter).attempt, meter)
         return assemble(out, header)
+
+
+def _check_given(session: Session, *folders: Path | None) -> None:
+    """Refuse checkpoints of another architecture before any work."""
+    for folder in folders:
+        if folder is not None:
+            load_checkpoint_weights(session.model, folder)
+            session.original.restore()
 
 
 @dataclass(frozen=True)
@@ -172,7 +186,6 @@ def _header(
     session: Session,
     sources: dict[str, str],
     command: str,
-    after: Path | None,
     keys: Keys,
     trials: Sequence[TrialPlan],
     methods: Sequence[tuple[MethodInfo, Method | None]],
@@ -180,6 +193,8 @@ def _header(
     tuned: Sequence[str],
 ) -> RunHeader:
     recipe = session.recipe
+    folders = {"after": keys.after, "attacked": keys.attacked}
+    given = {name: str(folder) for name, folder in folders.items() if folder}
     notes = [*session.notes, *tuned]
     if session.precision == "fp32":
         notes.append("Computed in fp32: this processor has no bf16 instructions, or fp32 was set.")
@@ -187,11 +202,11 @@ def _header(
     stages = {keyed("original", original): original}
     stages |= {stage.path.as_posix(): stage.key for cell in (*trials, *cells) for stage in cell.stages}
     return RunHeader(
-        kind="run" if after is None else "audit",
+        kind="audit" if keys.after else "run",
         created=now(),
         command=command,
         protocol=recipe.protocol,
-        config=recipe.model_dump(mode="json") | ({"after": str(after)} if after else {}),
+        config=recipe.model_dump(mode="json") | given,
         sources=sources,
         versions=versions(),
         machine=machine(session.precision),
@@ -235,12 +250,12 @@ class _Stages:
         self,
         session: Session,
         out: Path,
-        after: Path | None,
+        keys: Keys,
         shared: _Shared,
         original: Evaluation,
         meter: Meter,
     ) -> None:
-        self.session, self.out, self.after, self.meter = session, out, after, meter
+        self.session, self.out, self.keys, self.meter = session, out, keys, meter
         self.shared, self.original = shared, original
         self._baseline: Baseline | None = None
         self._lens: Any = None
@@ -260,7 +275,7 @@ class _Stages:
         if not missing and not self._lost(cell):
             return
         release_memory()
-        if any(stage.kind == "diagnose" for stage in missing):
+        if any(stage.kind in ("diagnose", "stability") for stage in missing):
             self._before()
         self._weights(cell)
         for stage in missing:
@@ -270,7 +285,7 @@ class _Stages:
             elif stage.kind == "diagnose":
                 self.meter(f"{cell.name}: looking inside")
                 self._write(cell, stage, self._diagnose())
-        self._attack(cell, [stage for stage in missing if stage.kind == "attack"])
+        self._attack(cell, [stage for stage in missing if stage.kind in ("attack", "stability")])
 
     def _lost(self, cell: CellPlan) -> bool:
         """Whether weights that are to be kept are not there."""
@@ -312,8 +327,8 @@ class _Stages:
     def _weights(self, cell: CellPlan) -> None:
         """Put the weights of this cell into the model, unlearning where they are not there."""
         session, unlearning = self.session, cell.stage("unlearn")
-        if cell.info.name == "given" and self.after is not None:
-            load_checkpoint_weights(session.model, self.after)
+        if cell.info.name == "given" and self.keys.after is not None:
+            load_checkpoint_weights(session.model, self.keys.after)
         elif cell.info.name == "never-learned" and session.never_learned is not None:
             load_checkpoint_weights(session.model, session.never_learned)
         elif unlearning is None:
@@ -362,7 +377,7 @@ class _Stages:
         after = extremes(session.model, sites, session.examples(forget), session.pad)
         evidence = self._inside.look(baseline) if session.recipe.inside else None
         return Diagnosis(
-            influence=influence(baseline, after, sites),
+            influence=influence(baseline, after, sites, forget),
             lens_before=lens,
             lens_after=logit_lens(session.model, session.prompt, forget, session.pad),
             evidence=evidence,
@@ -370,17 +385,36 @@ class _Stages:
         )
 
     def _attack(self, cell: CellPlan, stages: list[Stage]) -> None:
+        """Carry out attacks, and look at the attributions that one of them ends with."""
         if not stages:
             return
         weights, evaluation = snapshot(self.session.model), cell.stage("evaluate")
         assert evaluation is not None
         scores = read_stage(self.out / evaluation.path, Evaluation, evaluation.key)
         assert scores is not None
+        attack: Attack | None = None
+        held = None  # the curve whose weights the model has
         for stage in stages:
-            assert stage.curve is not None
-            state = self._beside(stage, STATE)
-            restore(self.session.model, weights)
-            record = self.shared.attacker.carry_out(
-                stage.curve, scores, lambda text: self.meter(f"{cell.name}: {text}"), state
-            )
-            self._write(cell, stage, record)
+            if stage.curve is not None and stage.curve != held:
+                restore(self.session.model, weights)
+                attack = self.shared.attacker.carry_out(
+                    stage.curve,
+                    scores,
+                    lambda text: self.meter(f"{cell.name}: {text}"),
+                    self._beside(stage, STATE),
+                )
+            held = stage.curve
+            if stage.kind == "stability":
+                self._write(cell, stage, self._stability(attack if held else None, weights))
+            elif attack is not None:
+                self._write(cell, stage, attack)
+
+    def _stability(self, attack: Attack | None, weights: dict[str, Tensor]) -> Stability:
+        """Compare attributions with the attacked model, which is there or was given as a checkpoint."""
+        baseline, _ = self._before()
+        if attack is not None:
+            return self._inside.stability(baseline, weights, ending(attack), attack.pool, attack.note)
+        given = self.keys.attacked
+        assert given is not None
+        load_checkpoint_weights(self.session.model, given)
+        return self._inside.stability(baseline, weights, f"the checkpoint given ({given.name})")

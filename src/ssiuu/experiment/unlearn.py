@@ -1,4 +1,4 @@
-"""One model and the user's own facts: unlearn them, or audit a pair of checkpoints."""
+"""One model and the user's own facts: unlearn them, audit or diagnose a pair of checkpoints."""
 
 from __future__ import annotations
 
@@ -18,6 +18,16 @@ from ssiuu.records.schema import RunRecord, Unlearning
 from ssiuu.training import interrupt
 
 Progress = Callable[[str], None]
+NO_ATTACKS = (
+    "attacks.harmful.fractions=[]",
+    "attacks.benign.learning_rates=[]",
+    "attacks.filler.learning_rates=[]",
+    "attacks.quantise=[]",
+    "attacks.prompts=false",
+    "attacks.shots=[]",
+    "attacks.samples=[]",
+    "attacks.membership=false",
+)
 
 
 def unlearn_model(
@@ -110,9 +120,52 @@ def audit_models(
     Raises:
         InputError: Anything given cannot be used.
     """
-    if not after.is_dir():
-        raise ConfigError(f"--after {after} is not a folder.")
-    given = {"benchmark": "own", "model": before, "forget": forget, "retain": retain or "none"}
-    named = [f"{key}={value!r}" for key, value in given.items()]
-    recipe, sources = resolve(None, [*named, "methods=[none]", *(sets or [])])
+    _check_folders(after=after)
+    recipe, sources = resolve(None, [*_pair(before, forget, retain), *(sets or [])])
     return run(recipe, sources, out, command or " ".join(sys.argv), after, progress)
+
+
+def diagnose_models(
+    before: str,
+    after: Path,
+    forget: str,
+    out: Path,
+    retain: str | None = None,
+    attacked: Path | None = None,
+    sets: list[str] | None = None,
+    command: str = "",
+    progress: Progress = lambda _: None,
+) -> RunRecord:
+    """Look inside a pair of checkpoints: all that `inside: true` shows, and no attack.
+
+    It is an audit without attacks, which `audit_models` on the same folder adds.
+
+    Args:
+        before: Model before unlearning: short name, folder or hub name.
+        after: Folder of the model after unlearning, of the same architecture.
+        forget: File of the facts that should be gone.
+        out: Folder for the record.
+        retain: File of facts that should still be there; means and probes are fitted on them.
+        attacked: Folder of the model after an attack on `after`, for the stability of attributions.
+        sets: Further settings, "key=value" as in a recipe; those of attacks have no effect.
+        command: As typed, for the record.
+        progress: Told what is going on.
+
+    Raises:
+        InputError: Anything given cannot be used.
+    """
+    _check_folders(after=after, attacked=attacked)
+    asked = [*_pair(before, forget, retain), "inside=true", *(sets or []), *NO_ATTACKS]
+    recipe, sources = resolve(None, asked)
+    return run(recipe, sources, out, command or " ".join(sys.argv), after, progress, attacked)
+
+
+def _check_folders(**folders: Path | None) -> None:
+    for option, folder in folders.items():
+        if folder is not None and not folder.is_dir():
+            raise ConfigError(f"--{option} {folder} is not a folder.")
+
+
+def _pair(before: str, forget: str, retain: str | None) -> list[str]:
+    given = {"benchmark": "own", "model": before, "forget": forget, "retain": retain or "none"}
+    return [*(f"{key}={value!r}" for key, value in given.items()), "methods=[none]"]

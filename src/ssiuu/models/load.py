@@ -220,14 +220,15 @@ def load_checkpoint_weights(model: Any, folder: Path) -> None:
         ModelError: It is another architecture, or not a checkpoint.
     """
     other, _ = _read(folder)
-    theirs = dict(other.named_parameters())
+    ours, theirs = dict(model.named_parameters()), dict(other.named_parameters())
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name not in theirs or theirs[name].shape != parameter.shape:
+        for name in ours | theirs:
+            if name not in ours or name not in theirs or theirs[name].shape != ours[name].shape:
                 raise ModelError(
-                    f"{folder} has another architecture than the model before: {name} is "
-                    f"missing or has another shape. Both must be of the same kind."
+                    f"{folder} has another architecture than the model before: {name} is missing in "
+                    "one of the two or has another shape. Both must be of the same kind."
                 )
+        for name, parameter in ours.items():
             parameter.copy_(theirs[name])
 
 

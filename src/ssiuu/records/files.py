@@ -19,6 +19,7 @@ from ssiuu.records.schema import (
     Record,
     RunHeader,
     RunRecord,
+    Stability,
     Stage,
     Trial,
     Unlearning,
@@ -132,6 +133,7 @@ def assemble(run: Path, header: RunHeader) -> RunRecord:
                     evaluation=_only(run, header, f"{folder}/evaluate", Evaluation),
                     diagnosis=_only(run, header, f"{folder}/diagnose", Diagnosis),
                     attacks=_all(run, header, f"{folder}/attack", Attack),
+                    stability=_only(run, header, f"{folder}/stability", Stability),
                 )
             )
     original = _only(run, header, "original", Evaluation)

@@ -10,6 +10,7 @@ A run folder holds
         evaluate-<key>.json          Evaluation
         diagnose-<key>.json          Diagnosis
         attack-<name>-....-<key>.json    Attack
+        stability-<key>.json         Stability
     tune/<label>/trial-<key>.json    Trial
 
 A key is the digest of everything that decides the result (ssiuu.experiment.cells); a name holds its
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 SCHEMA: Final = "ssiuu.record/1"
 
@@ -290,20 +291,24 @@ class ReturnedNeuron(Record):
     attacked: float
 
 
-class Stability(Record):
+class Stability(Stage):
     """How attributions moved through unlearning and an attack (the paper's Fig. 6).
 
-    `edges`: of the histograms, which also have one bin below and one above. `leading`: the top
-    neurons of D-, largest first.
+    `attack`: whose weights at the end are the attacked model; `facts`: how many, none of which that
+    attack trained on. `edges`: of the histograms, which also have one bin below and one above.
+    `leading`: the top neurons of D-, largest first. Where the attack diverged, `note` says so and
+    there is nothing to compare.
     """
 
     target: Target
     attack: str
     facts: int
-    edges: list[float]
-    highest: Attributions
-    lowest: Attributions
-    leading: list[ReturnedNeuron]
+    edges: list[float] = []
+    highest: Attributions | None = None
+    lowest: Attributions | None = None
+    leading: list[ReturnedNeuron] = []
+    seconds: float = 0.0
+    note: str = ""
 
 
 class Lens(Record):
@@ -393,29 +398,41 @@ class Depth(Record):
     facts: dict[str, float | None]
 
 
+class BothAttributions(Record):
+    """The influence variation of log P over the same few facts by two attributions."""
+
+    gradient: Influence
+    integrated: Influence
+
+
 class Evidence(Record):
-    """What a look inside shows beyond attribution; parts that cannot be had here are None."""
+    """What a further look inside shows; parts that cannot be had here are None."""
 
     causal: Causal | None
     probe_before: Probe | None
     probe_after: Probe | None
     depth: Depth | None
+    attributions: BothAttributions | None = None
     seconds: float
 
 
 class Diagnosis(Stage):
-    """What changed inside, before against after unlearning.
-
-    `influence`: by gradient x activation; `integrated`: log P by integrated gradients.
-    """
+    """What changed inside, before against after unlearning. `influence`: by gradient x activation."""
 
     influence: dict[Target, Influence]
-    integrated: Influence | None = None
-    stability: Stability | None = None
     lens_before: Lens | None
     lens_after: Lens | None
     evidence: Evidence | None = None
     seconds: float
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_unused(cls, values: Any) -> Any:
+        """Read older records too: they hold these two, always without a value."""
+        empty = ("integrated", "stability")
+        if not isinstance(values, dict):
+            return values
+        return {k: v for k, v in values.items() if v is not None or k not in empty}
 
 
 class Reading(Record):
@@ -483,6 +500,7 @@ class Cell(Record):
     evaluation: Evaluation | None = None
     diagnosis: Diagnosis | None = None
     attacks: list[Attack] = []
+    stability: Stability | None = None
 
 
 class ModelInfo(Record):

@@ -1,4 +1,4 @@
-"""Records to one self-contained page. Imports no torch."""
+"""Records to one self-contained page, and the numbers of its figures as CSV. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ssiuu.records.schema import RunRecord
 
 
 def write_report(record: RunRecord, folder: Path, baseline: str | None = None) -> Path:
-    """Render a run into `folder/report.html` and return its path.
+    """Render a run into `folder/report.html`, its figures' numbers into `figures.csv`; return the page.
 
     Args:
         record: The run.
@@ -18,10 +18,13 @@ def write_report(record: RunRecord, folder: Path, baseline: str | None = None) -
 
     Raises:
         ConfigError: The run has no method with this label.
-        OutputError: The file cannot be written.
+        OutputError: A file cannot be written.
     """
-    from ssiuu.report.page import render  # matplotlib waits until it is needed
+    # matplotlib waits until it is needed
+    from ssiuu.report.figures import figure_numbers, figures
+    from ssiuu.report.page import render
 
-    path = folder / "report.html"
-    write_bytes(path, render(record, baseline).encode())
+    path, plots = folder / "report.html", figures(record)
+    write_bytes(path, render(record, baseline, plots).encode())
+    write_bytes(folder / "figures.csv", figure_numbers(plots).encode())
     return path

@@ -13,7 +13,7 @@ import base64
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ from ssiuu.records.schema import (
     RunRecord,
     Verdict,
 )
-from ssiuu.report.figures import best_curve, drawn_level, figures
+from ssiuu.report.figures import Plot, best_curve, drawn_level, figures
 from ssiuu.report.rows import attack_names, auc_names, known_probes, mean, rows
 from ssiuu.report.rows import verdict as judge
 from ssiuu.report.tables import page_context
@@ -59,12 +59,13 @@ ORIGINS = {
 }
 
 
-def render(record: RunRecord, baseline: str | None = None) -> str:
+def render(record: RunRecord, baseline: str | None = None, plots: Sequence[Plot] | None = None) -> str:
     """Return the report of a run as one HTML page.
 
     Args:
         record: The run.
         baseline: Label of the method the others are compared with; None: gd, or the first that trains.
+        plots: The record's figures; None: they are drawn.
 
     Raises:
         ConfigError: The run has no method with this label.
@@ -86,7 +87,7 @@ def render(record: RunRecord, baseline: str | None = None) -> str:
         aucs=auc_names(record),
         members=_members(record),
         descriptions={cell.method.label: cell.method for cell in record.cells},
-        plots=figures(record),
+        plots=figures(record) if plots is None else plots,
         facts=fact_groups(record),
         chosen=_first_choice(record),
         config=flatten(record.header.config, record.header.sources),

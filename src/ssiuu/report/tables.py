@@ -11,12 +11,14 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ssiuu.records.files import dump_json
 from ssiuu.records.schema import Cell, Evaluation, RunRecord, TaskScore
+from ssiuu.report.attributions import attributed_twice, conclusion
 from ssiuu.report.comparisons import Comparison, baseline, columns, compare, row_intervals
+from ssiuu.report.prediction import CELLS, Prediction, prediction
 from ssiuu.report.published import ARROWS, COLUMNS, PaperTable, Published, others, paper_table
 from ssiuu.report.rows import rows
 from ssiuu.report.text import (
@@ -80,7 +82,11 @@ def data(record: RunRecord, against: str | None = None) -> dict[str, Any]:
         }
         for found in compare(record, base)
     ]
-    return {**table, "baseline": base, "comparisons": comparisons}
+    predictions = [
+        found._asdict() | {"correlation": found.correlation and found.correlation._asdict()}
+        for found in prediction([record])
+    ]
+    return {**table, "baseline": base, "comparisons": comparisons, "prediction": predictions}
 
 
 def page_context(record: RunRecord, against: str | None = None) -> dict[str, Any]:
@@ -96,6 +102,7 @@ def page_context(record: RunRecord, against: str | None = None) -> dict[str, Any
         "compared_columns": columns(record),
         "marking": marking(found),
         "headings": HEADINGS,
+        "inside": inside_tables(record),
         "paper": (paper := paper_table(record)),
         "paper_note": paper_note(paper),
         "utility": utility_table(record),
@@ -113,14 +120,14 @@ def page_context(record: RunRecord, against: str | None = None) -> dict[str, Any
 
 
 def tables(record: RunRecord, against: str | None = None) -> list[Table]:
-    """Return every table of a run: scores, differences, inside and cost, the paper's, the published.
+    """Return every table of a run: scores, differences, inside, the paper's, the published.
 
     Raises:
         ConfigError: The run has no method with the label `against`.
     """
     found = compare(record, against)
     ours = [_scores(record, found), _differences(record, found), _inside(record)]
-    ours += [utility_table(record), _paper(record)]
+    ours += [*inside_tables(record), utility_table(record), _paper(record)]
     return [table for table in ours if table.rows] + [_published(block) for block in others(record)]
 
 
@@ -249,6 +256,69 @@ def _task(score: TaskScore | None) -> str:
 def _mean(scores: Evaluation) -> str:
     found = task_mean([scores.utility])
     return _level(found.value if found else None, found, None)
+
+
+def inside_tables(record: RunRecord) -> list[Table]:
+    """Return the tables of the look inside that have rows: two attributions, what predicts recovery."""
+    return [
+        table for table in (_attributions(record), _predictions(prediction([record]))) if table.rows
+    ]
+
+
+def _attributions(record: RunRecord) -> Table:
+    lines = []
+    facts = 0
+    for (label, seed), both in attributed_twice(record).items():
+        sides, facts = (both.gradient, both.integrated), len(both.gradient.facts)
+        gap = both.integrated.completeness_gap
+        lines.append(
+            [
+                _name({"method": label, "seed": seed}, record),
+                *(short(side.d_plus_all) for side in sides),
+                *(short(side.d_minus_all) for side in sides),
+                *(DASH if side.hide_ratio is None else f"{side.hide_ratio:.2f}" for side in sides),
+                f"{percent(gap)} %" if gap is not None else DASH,
+            ]
+        )
+    note = (
+        f"Over the same {facts} facts, sums over all neurons, target log-probability; gradient: "
+        "gradient × activation; integrated: integrated gradients, a block at a time. Gap: what these "
+        f"leave unexplained of what the blocks are worth. {conclusion(record)}"
+    )
+    names = [
+        f"{what}, {by}" for what in ("D+", "D−", "hide ratio") for by in ("gradient", "integrated")
+    ]
+    return Table("D+ and D− by two attributions", note, ["method", *names, "gap"], lines)
+
+
+def _predictions(found: list[Prediction]) -> Table:
+    """Return a row a measure; none where no measure has enough cells."""
+    by_measure: dict[str, list[Prediction]] = {}
+    for one in found:
+        by_measure.setdefault(one.measure, []).append(one)
+    lines = [
+        [measure, *map(_correlation, pair), str(pair[0].cells), str(pair[0].methods)]
+        for measure, pair in by_measure.items()
+        if pair[0].cells >= CELLS
+    ]
+    sure = [f"{one.measure} ({one.outcome})" for one in found if one.predicts]
+    said = f"Excludes 0: {', '.join(sure)}." if sure else "No measure's interval excludes 0."
+    note = (
+        "Rank correlation over cells (method and seed) of what was measured right after unlearning "
+        "with what the strongest attacker then gets on the common pool: recovery, its level less the "
+        "level before the attack, and the level itself. Intervals, 95 %: bootstrap over methods with "
+        "all their seeds; with fewer than six methods they always hold 0. Where one holds 0, the "
+        f"measure was not shown to predict anything. {said}"
+    )
+    headings = ["measure", "with recovery", "with level", "cells", "methods"]
+    return Table("What the diagnosis predicts", note, headings, lines)
+
+
+def _correlation(found: Prediction) -> str:
+    if found.correlation is None:
+        return DASH
+    value, low, high = (f"{number:+.2f}".replace("-", "−") for number in found.correlation)
+    return f"{value} ({low} to {high}){'' if found.predicts else ', holds 0'}"
 
 
 def _paper(record: RunRecord) -> Table:
@@ -390,10 +460,15 @@ def comma_separated(record: RunRecord, against: str | None = None) -> str:
             line[f"{name}_difference_low"] = comparison.get("low")
             line[f"{name}_difference_high"] = comparison.get("high")
         lines.append(line)
+    return csv_text(list(lines[0]) if lines else [], (list(line.values()) for line in lines))
+
+
+def csv_text(heading: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """Return CSV whose texts no spreadsheet takes for formulas."""
     target = io.StringIO()
     writer = csv.writer(target, lineterminator="\n")
-    writer.writerow([escape_csv(name) for name in lines[0]] if lines else [])
-    writer.writerows([escape_csv(value) for value in line.values()] for line in lines)
+    writer.writerow([escape_csv(name) for name in heading])
+    writer.writerows([escape_csv(value) for value in line] for line in lines)
     return target.getvalue()
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import norm, t
 
 from ssiuu.statistics.bootstrap import (
@@ -26,13 +25,12 @@ __all__ = [
     "bootstrap_ratio",
     "differs",
     "next_draw",
-    "ratio_of_sums",
     "wilson",
 ]
 
 
 class Interval(NamedTuple):
-    """A share (or another value) with its interval."""
+    """A share with its interval."""
 
     share: float
     low: float
@@ -70,38 +68,7 @@ def wilson(successes: int, trials: int, confidence: float = 0.95, looks: int = 1
     return Interval(p, max(0.0, centre - half), min(1.0, centre + half))
 
 
-def ratio_of_sums(
-    parts: Sequence[float], wholes: Sequence[float], clusters: Sequence[str], seed: int = 0
-) -> Interval | None:
-    """Return sum(parts) / sum(wholes) with a 95 % bootstrap interval over whole clusters.
-
-    Args:
-        parts: One value an item.
-        wholes: One value an item; all 1 for a mean.
-        clusters: Which items belong together and are drawn together (facts of one entity).
-        seed: Of the draws.
-
-    Returns:
-        None where the wholes do not sum to more than 0, or there are fewer than two clusters.
-    """
-    names = sorted(set(clusters))
-    if len(names) < 2 or sum(wholes) <= 0:
-        return None
-    place = [names.index(cluster) for cluster in clusters]
-    sums = [np.bincount(place, weights=np.asarray(values)) for values in (parts, wholes)]
-    found = scipy_bootstrap(
-        sums,
-        lambda a, b, axis: a.sum(axis) / b.sum(axis),
-        paired=True,
-        vectorized=True,
-        method="percentile",
-        n_resamples=2000,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Interval(sum(parts) / sum(wholes), float(found.low), float(found.high))
-
-
-def next_draw(values: Sequence[float]) -> Interval:
+def next_draw(values: Sequence[float]) -> Estimate:
     """Return the mean of some draws and the 95 % interval in which another draw falls.
 
         mean ± t(k-1) s sqrt(1 + 1/k)
@@ -114,4 +81,4 @@ def next_draw(values: Sequence[float]) -> Interval:
         raise ValueError(f"need at least 2 draws, got {count}")
     centre, spread = float(np.mean(values)), float(np.std(values, ddof=1))
     half = float(t.isf(0.025, count - 1)) * spread * math.sqrt(1 + 1 / count)
-    return Interval(centre, centre - half, centre + half)
+    return Estimate(centre, centre - half, centre + half)

@@ -10,19 +10,22 @@ file, no date, and ids that are unique in the page. Equal records give equal str
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import matplotlib
 
 from ssiuu.records.schema import RunRecord
 from ssiuu.report.figures.attacks import attack_curves, best_curve, drawn_level, retention_front
-from ssiuu.report.figures.draw import RC, Key, Panel, Plot, Style, styles
+from ssiuu.report.figures.draw import RC, Key, Number, Panel, Plot, Style, styles
 from ssiuu.report.figures.evidence import evidence_curves
 from ssiuu.report.figures.influence import cumulative_curves, heat_maps, top_bars
 from ssiuu.report.figures.lens import lens_curves
+from ssiuu.report.figures.stability import stability_curves
 from ssiuu.report.figures.strength import strength_curves, tried_strengths
 from ssiuu.report.figures.svg import inline_svg
 from ssiuu.report.figures.training import training_curves
+from ssiuu.report.tables import csv_text
 
 __all__ = [
     "Key",
@@ -34,11 +37,13 @@ __all__ = [
     "cumulative_curves",
     "drawn_level",
     "evidence_curves",
+    "figure_numbers",
     "figures",
     "heat_maps",
     "inline_svg",
     "lens_curves",
     "retention_front",
+    "stability_curves",
     "strength_curves",
     "styles",
     "top_bars",
@@ -70,6 +75,8 @@ def figures(record: RunRecord) -> list[Plot]:
     ]
     if any(cell.diagnosis and cell.diagnosis.evidence for cell in record.cells):
         makers.insert(-1, evidence_curves)
+    if any(cell.stability for cell in record.cells):
+        makers.insert(-1, stability_curves)
     if tried_strengths(record):
         makers.insert(2, strength_curves)
     with matplotlib.rc_context(RC):
@@ -80,3 +87,17 @@ def _labelled(plot: Plot) -> Plot:
     """Say in a figure's text which of the paper's shows the same."""
     same = PAPER.get(plot.key)
     return replace(plot, reading=f"{plot.reading} {same[0].upper()}{same[1:]}.") if same else plot
+
+
+def figure_numbers(plots: Iterable[Plot]) -> str:
+    """Return the numbers of all figures as CSV, a row a point: figure, panel, then `Number`.
+
+    An empty field was not measured; an empty `low` and `high`: there is no interval.
+    """
+    lines = [
+        [plot.key, panel.title, *number]
+        for plot in plots
+        for panel in plot.panels
+        for number in panel.numbers
+    ]
+    return csv_text(["figure", "panel", *Number._fields], lines)

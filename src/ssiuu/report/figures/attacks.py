@@ -23,11 +23,13 @@ from ssiuu.report.comparisons import level, looks, outcomes
 from ssiuu.report.figures.draw import (
     FAINT,
     INK,
+    Number,
     Panel,
     Plot,
     Style,
     legend,
     line,
+    numbers,
     panel,
     percent_axis,
     plot,
@@ -77,10 +79,12 @@ def attack_curves(record: RunRecord) -> Plot:
 def _attack_panel(record: RunRecord, name: str) -> Panel:
     curves: list[tuple[Style, Attack, list[float | None]]] = []
     rates: dict[str, list[str]] = {}
+    drawn: list[Number] = []
     for cell, style in styled(record):
         chosen = best_curve(cell, name, drawn_level(record, name))
         if chosen is not None:
             curves.append((style, *chosen))
+            drawn += numbers(cell, [read.label or read.step for read in chosen[0].reads], chosen[1])
             speed = rate(chosen[0].learning_rate) if chosen[0].learning_rate else ""
             rates.setdefault(speed, []).append(cell.method.label)
     # An attack that does not train (quantisation, a prompt) has no learning rate.
@@ -101,11 +105,11 @@ def _attack_panel(record: RunRecord, name: str) -> Panel:
         elif not rates and steps == [0, 1]:
             axes.set_xlabel("0: unlearned · 1: under the attack")
 
-    drawn = [f"{speed} ({', '.join(dict.fromkeys(found))})" for speed, found in rates.items()]
-    note = f"Learning rate drawn: {'; '.join(drawn)}." if drawn else ""
+    fastest = [f"{speed} ({', '.join(dict.fromkeys(found))})" for speed, found in rates.items()]
+    note = f"Learning rate drawn: {'; '.join(fastest)}." if fastest else ""
     if len(labels) > NAMED:
         note = "; ".join(f"{place}: {plain(label)}" for place, label in enumerate(labels)) + "."
-    return panel(f"attack-{name}", plain(name), draw, note)
+    return panel(f"attack-{name}", plain(name), draw, note, numbers=drawn)
 
 
 def _place_labels(attacks: list[Attack]) -> list[str]:
@@ -197,14 +201,16 @@ def retention_front(record: RunRecord) -> Plot:
     """Draw what was kept (the held-out score) against what an attack brings back."""
     written = is_tofu(record)
     points = [
-        (style, kept, back)
+        (cell, style, kept, back)
         for cell, style in styled(record)
         if (kept := _kept(record, cell)) is not None and (back := _back(record, cell)) is not None
     ]
     bars = "bootstrap intervals over authors" if written else "Wilson intervals"
 
+    drawn = [Number(cell.method.label, cell.seed, kept[0], *back) for cell, _, kept, back in points]
+
     def draw(axes: Axes) -> None:
-        for style, kept, back in points:
+        for _, style, kept, back in points:
             _cross(axes, style, kept, back)
         _front_axes(axes, record)
 
@@ -219,8 +225,10 @@ def retention_front(record: RunRecord) -> Plot:
         "the upright ones widened for the number of attack curves. Star: the original model; "
         "dots: guessing. "
         "No attribution is involved.",
-        [panel("front", "Held-out score and level after attack", draw)] if points else [],
-        legend(record, "front", (style for style, _, _ in points)),
+        [panel("front", "Held-out score and level after attack", draw, numbers=drawn)]
+        if points
+        else [],
+        legend(record, "front", (style for _, style, _, _ in points)),
         columns=1,
         absent="This needs an evaluation and an attack of the same method; none has both yet.",
     )

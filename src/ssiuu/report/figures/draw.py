@@ -63,13 +63,31 @@ class Style(NamedTuple):
     dash: str | tuple[int, tuple[int, ...]]
 
 
+class Number(NamedTuple):
+    """One point of a figure, or one cell of a map; `low` and `high`: the ends of y's interval.
+
+    `seed`: None where seeds are averaged.
+    """
+
+    method: str
+    seed: int | None
+    x: float | str
+    y: float | None
+    low: float | None = None
+    high: float | None = None
+
+
 @dataclass(frozen=True)
 class Panel:
-    """One drawing: `title` says what it shows, `note` what the eye cannot read off it."""
+    """One drawing: `title` says what it shows, `note` what the eye cannot read off it.
+
+    `numbers`: what is drawn.
+    """
 
     title: str
     svg: str
     note: str = ""
+    numbers: Sequence[Number] = ()
 
 
 @dataclass(frozen=True)
@@ -111,6 +129,11 @@ def styled(record: RunRecord) -> list[tuple[Cell, Style]]:
     """Return the cells of a run, each with its look."""
     looks = styles(record)
     return [(cell, looks[cell.method.label]) for cell in record.cells]
+
+
+def numbers(cell: Cell, xs: Sequence[float | str], ys: Sequence[float | None]) -> list[Number]:
+    """Return the points of one cell's curve."""
+    return [Number(cell.method.label, cell.seed, x, y) for x, y in zip(xs, ys, strict=True)]
 
 
 def line(
@@ -158,6 +181,7 @@ def panel(
     draw: Callable[[Axes], None],
     note: str = "",
     *,
+    numbers: Sequence[Number] = (),
     size: tuple[float, float] = SIZE,
     fit: bool = False,
     titles: Sequence[str] = (),
@@ -169,6 +193,7 @@ def panel(
         title: Heading of the panel and name of the picture for a screen reader.
         draw: Draws on the axes it is given.
         note: A sentence below the panel.
+        numbers: What is drawn.
         size: Width and height in inches of 72 units.
         fit: Let labels decide the margins; else margins are equal, so that panels line up.
         titles: Texts shown when the pointer rests on the cells of `_mesh`, row by row.
@@ -178,7 +203,7 @@ def panel(
     if not fit:
         figure.subplots_adjust(left=0.145, right=0.975, bottom=0.175, top=0.965)
     draw(axes)
-    return Panel(title, inline_svg(_svg(figure), key, title, titles), note)
+    return Panel(title, inline_svg(_svg(figure), key, title, titles), note, numbers)
 
 
 def legend(record: RunRecord, plot: str, drawn: Iterable[Style]) -> list[Key]:

@@ -7,9 +7,20 @@ from collections.abc import Callable
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from ssiuu.records.schema import CausalCurve, Evidence, RunRecord
-from ssiuu.report.figures.draw import FAINT, INK, Plot, Style, legend, line, panel, plot, styled
-from ssiuu.report.text import short
+from ssiuu.records.schema import CausalCurve, Cell, Evidence, RunRecord
+from ssiuu.report.figures.draw import (
+    FAINT,
+    INK,
+    Number,
+    Plot,
+    Style,
+    legend,
+    line,
+    panel,
+    plot,
+    styled,
+)
+from ssiuu.report.text import ORIGINAL, short
 
 CURVES = {
     ("minus", "zero"): "D\u2212 neurons set to 0",
@@ -18,23 +29,30 @@ CURVES = {
     ("plus", "restore"): "D+ neurons' old weights put back",
 }
 POWERS = (1, 10, 100, 1000)  # on the axis; the last point is all neurons of that side
-Found = list[tuple[Style, Evidence]]
+Found = list[tuple[Cell, Style, Evidence]]
 
 
 def evidence_curves(record: RunRecord) -> Plot:
     """Draw the causal test, one panel for each way to ablate, and the linear probe by layer."""
     found = [
-        (style, cell.diagnosis.evidence)
+        (cell, style, cell.diagnosis.evidence)
         for cell, style in styled(record)
         if cell.diagnosis and cell.diagnosis.evidence
     ]
     panels = [
-        panel(f"causal-{side}-{mode}", title, _causal(found, side, mode))
+        panel(
+            f"causal-{side}-{mode}",
+            title,
+            _causal(found, side, mode),
+            numbers=_shares(found, side, mode),
+        )
         for (side, mode), title in CURVES.items()
-        if any(_curve(evidence, side, mode) for _, evidence in found)
+        if any(_curve(evidence, side, mode) for _, _, evidence in found)
     ]
-    if any(evidence.probe_after for _, evidence in found):
-        panels.append(panel("probe", "Linear probe by layer", _probe(found)))
+    if any(evidence.probe_after for _, _, evidence in found):
+        panels.append(
+            panel("probe", "Linear probe by layer", _probe(found), numbers=_selectivities(found))
+        )
     return plot(
         "evidence",
         "Does the answer come back when neurons are taken out?",
@@ -47,7 +65,7 @@ def evidence_curves(record: RunRecord) -> Plot:
         "Probe: how much better than with shuffled labels the right answer can be read from the last "
         "state of the question; grey: before unlearning.",
         panels,
-        legend(record, "evidence", (style for style, _ in found)),
+        legend(record, "evidence", (style for _, style, _ in found)),
         absent="The causal test and the probe were not asked for (inside: true).",
     )
 
@@ -57,10 +75,31 @@ def _curve(evidence: Evidence, side: str, mode: str) -> CausalCurve | None:
     return next((c for c in curves if (c.side, c.mode) == (side, mode)), None)
 
 
+def _shares(found: Found, side: str, mode: str) -> list[Number]:
+    return [
+        Number(cell.method.label, cell.seed, point.m, share.value, share.low, share.high)
+        for cell, _, evidence in found
+        if (curve := _curve(evidence, side, mode))
+        for point in curve.points
+        if (share := point.share)
+    ]
+
+
+def _selectivities(found: Found) -> list[Number]:
+    probes = [(c.method.label, c.seed, e.probe_after) for c, _, e in found]
+    first = next((e.probe_before for _, _, e in found if e.probe_before), None)
+    return [
+        Number(label, seed, layer, s.value, s.low, s.high)
+        for label, seed, probe in [(ORIGINAL, None, first), *probes]
+        if probe
+        for layer, s in enumerate(probe.selectivity)
+    ]
+
+
 def _causal(found: Found, side: str, mode: str) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         grid: set[int] = set()
-        for style, evidence in found:
+        for _, style, evidence in found:
             curve = _curve(evidence, side, mode)
             for point in curve.points if curve else ():
                 if point.share is not None:
@@ -84,11 +123,11 @@ def _causal(found: Found, side: str, mode: str) -> Callable[[Axes], None]:
 
 def _probe(found: Found) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
-        before = next((e.probe_before for _, e in found if e.probe_before), None)
+        before = next((e.probe_before for _, _, e in found if e.probe_before), None)
         if before is not None:
             values = [s.value for s in before.selectivity]
             axes.plot(range(len(values)), values, color=FAINT, linewidth=3.5, alpha=0.6)
-        for style, evidence in found:
+        for _, style, evidence in found:
             if evidence.probe_after is not None:
                 values = [s.value for s in evidence.probe_after.selectivity]
                 line(axes, list(range(len(values))), list(values), style, every=5)

@@ -12,7 +12,18 @@ from matplotlib.colors import PowerNorm
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from ssiuu.records.schema import Cell, Influence, RunRecord, Target
-from ssiuu.report.figures.draw import SIZE, Panel, Plot, Style, legend, panel, plot, styled
+from ssiuu.report.figures.draw import (
+    SIZE,
+    Number,
+    Panel,
+    Plot,
+    Style,
+    legend,
+    numbers,
+    panel,
+    plot,
+    styled,
+)
 from ssiuu.report.text import plain, short
 
 TARGETS: tuple[Target, ...] = ("logprob", "probability")
@@ -53,6 +64,9 @@ def _cumulative_panel(found: list[tuple[Cell, Style, Influence]], target: Target
         (style, influence.m, influence.d_plus if sign == "+" else influence.d_minus)
         for _, style, influence in found
     ]
+    drawn: list[Number] = []
+    for (cell, _, _), (_, m, values) in zip(found, curves, strict=True):
+        drawn += numbers(cell, m, values)
     top = max(_finite(value for _, _, values in curves for value in values), default=0.0)
 
     def draw(axes: Axes) -> None:
@@ -66,7 +80,7 @@ def _cumulative_panel(found: list[tuple[Cell, Style, Influence]], target: Target
         _amount_axis(axes, top)
 
     title = f"D{sign} · target {TARGET_NAMES[target]}"
-    return panel(f"cumulative-{target}-{_word(sign)}", title, draw)
+    return panel(f"cumulative-{target}-{_word(sign)}", title, draw, numbers=drawn)
 
 
 def top_bars(record: RunRecord) -> Plot:
@@ -110,9 +124,22 @@ def _bars_panel(record: RunRecord, target: Target) -> Panel:
                 )
         _bar_axes(axes, list(by_method))
 
+    drawn = [
+        Number(label, None, name, value, *_ends(group, field))
+        for name, field, values in (("D+", "d_plus_100", plus), ("D−", "d_minus_100", minus))
+        for (label, group), value in zip(by_method.items(), values, strict=True)
+    ]
     height = 1.3 + 0.55 * len(by_method)
     title = f"Top 100 · target {TARGET_NAMES[target]}"
-    return panel(f"bars-{target}", title, draw, size=(SIZE[0], height), fit=True)
+    return panel(f"bars-{target}", title, draw, numbers=drawn, size=(SIZE[0], height), fit=True)
+
+
+def _ends(group: Sequence[Influence], field: str) -> tuple[float, float] | tuple[()]:
+    """Return the interval over facts of one seed's value; an average over seeds has none."""
+    if len(group) > 1 or group[0].bands is None:
+        return ()
+    band = getattr(group[0].bands, field)
+    return band.low, band.high
 
 
 def _bar_axes(axes: Axes, labels: list[str]) -> None:
@@ -192,11 +219,12 @@ def _mesh(axes: Axes, rows: Sequence[Sequence[float]], sign: str, top: float) ->
 def _heat_panel(label: str, sign: str, rows: Mapping[str, Sequence[float]], top: float) -> Panel:
     layers = max((len(values) for values in rows.values()), default=0)
     padded = [[*values, *[math.nan] * (layers - len(values))] for values in rows.values()]
-    titles = [
-        f"{plain(module)}, layer {layer}: {short(value)}"
+    drawn = [
+        Number(label, None, f"{plain(module)}, layer {layer}", value)
         for module, values in zip(rows, padded, strict=True)
         for layer, value in enumerate(values)
     ]
+    titles = [f"{cell.x}: {short(cell.y)}" for cell in drawn]
 
     def draw(axes: Axes) -> None:
         if titles:
@@ -207,7 +235,8 @@ def _heat_panel(label: str, sign: str, rows: Mapping[str, Sequence[float]], top:
 
     title = f"{plain(label)} · D{sign}"
     size = (SIZE[0], 0.75 + 0.2 * len(rows))
-    return panel(f"heat-{label}-{_word(sign)}", title, draw, size=size, fit=True, titles=titles)
+    key = f"heat-{label}-{_word(sign)}"
+    return panel(key, title, draw, numbers=drawn, size=size, fit=True, titles=titles)
 
 
 def _heat_axes(axes: Axes, modules: list[str], layers: int) -> None:

@@ -6,23 +6,40 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ssiuu.records.schema import RunRecord
-from ssiuu.report.figures.draw import FAINT, INK, Plot, legend, line, panel, percent_axis, plot, styled
+from ssiuu.report.figures.draw import (
+    FAINT,
+    INK,
+    Number,
+    Plot,
+    legend,
+    line,
+    numbers,
+    panel,
+    percent_axis,
+    plot,
+    styled,
+)
+from ssiuu.report.text import ORIGINAL
 
 
 def lens_curves(record: RunRecord) -> Plot:
     """Draw the logit lens accuracy by layer, before and after."""
     found = [
-        (style, cell.diagnosis.lens_before, cell.diagnosis.lens_after)
+        (cell, style, cell.diagnosis.lens_after)
         for cell, style in styled(record)
         if cell.diagnosis and (cell.diagnosis.lens_before or cell.diagnosis.lens_after)
     ]
+    before = next((c.diagnosis.lens_before for c, _, _ in found if c.diagnosis), None)
+    drawn = [Number(ORIGINAL, None, i, y) for i, y in enumerate(before.accuracy)] if before else []
+    for cell, _, after in found:
+        if after is not None:
+            drawn += numbers(cell, range(len(after.accuracy)), after.accuracy)
 
     def draw(axes: Axes) -> None:
-        before = next((lens for _, lens, _ in found if lens is not None), None)
         if before is not None:
             layers = range(len(before.accuracy))
             axes.plot(layers, before.accuracy, color=FAINT, linewidth=3.5, alpha=0.6)
-        for style, _, after in found:
+        for _, style, after in found:
             if after is not None:
                 line(axes, list(range(len(after.accuracy))), list(after.accuracy), style, every=5)
         axes.axhline(0.5, color=INK, linestyle=(0, (1, 2)), linewidth=1.2, zorder=1)
@@ -40,8 +57,8 @@ def lens_curves(record: RunRecord) -> Plot:
         "erased; high in the middle and low at the end looks hidden; far below 50\u00a0% is "
         "over-unlearning. "
         "No attribution is involved.",
-        [panel("lens", "Logit lens accuracy", draw)] if found else [],
-        legend(record, "lens", (style for style, _, after in found if after)),
+        [panel("lens", "Logit lens accuracy", draw, numbers=drawn)] if found else [],
+        legend(record, "lens", (style for _, style, after in found if after)),
         columns=1,
         absent="No logit lens was read, so there is no curve by layer.",
     )

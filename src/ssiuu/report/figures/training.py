@@ -7,7 +7,19 @@ from collections.abc import Callable
 from matplotlib.axes import Axes
 
 from ssiuu.records.schema import RunRecord, StepLog
-from ssiuu.report.figures.draw import INK, Panel, Plot, legend, line, panel, percent_axis, plot, styled
+from ssiuu.report.figures.draw import (
+    INK,
+    Number,
+    Panel,
+    Plot,
+    legend,
+    line,
+    numbers,
+    panel,
+    percent_axis,
+    plot,
+    styled,
+)
 
 
 def training_curves(record: RunRecord) -> Plot:
@@ -41,17 +53,18 @@ def training_curves(record: RunRecord) -> Plot:
 def _training_panel(
     record: RunRecord, key: str, title: str, read: Callable[[StepLog], float | None]
 ) -> Panel:
+    drawn: list[Number] = []
+    curves = []
+    for cell, style in styled(record):
+        steps = cell.unlearning.steps if cell.unlearning else []
+        points = [(s.step, value) for s in steps if (value := read(s)) is not None]
+        xs, ys = [x for x, _ in points], [y for _, y in points]
+        curves.append((xs, ys, style))
+        drawn += numbers(cell, xs, ys)
+
     def draw(axes: Axes) -> None:
-        for cell, style in styled(record):
-            steps = cell.unlearning.steps if cell.unlearning else []
-            points = [(s.step, value) for s in steps if (value := read(s)) is not None]
-            line(
-                axes,
-                [x for x, _ in points],
-                [y for _, y in points],
-                style,
-                every=1 + len(points) // 8,
-            )
+        for xs, ys, style in curves:
+            line(axes, xs, ys, style, every=1 + len(xs) // 8)
         axes.set_xlabel("unlearning steps")
         axes.set_ylabel(title.partition(", ")[2])
         if key == "forget-score":
@@ -60,7 +73,7 @@ def _training_panel(
             for threshold in sorted(thresholds):
                 axes.axhline(threshold, color=INK, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
 
-    return panel(f"training-{key}", title.split(",")[0], draw)
+    return panel(f"training-{key}", title.split(",")[0], draw, numbers=drawn)
 
 
 def _all_steps(record: RunRecord) -> list[StepLog]:

@@ -1,0 +1,38 @@
+"""`ssiuu diagnose`: look inside any pair of checkpoints, without attacking."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    before: Annotated[str, typer.Option(help="model before: short name, folder or hub name")],
+    after: Annotated[Path, typer.Option(help="folder of the model after unlearning")],
+    forget: Annotated[str, typer.Option(help="facts that should be gone")],
+    out: Annotated[Path, typer.Option(help="folder for record and report")],
+    retain: Annotated[str | None, typer.Option(help="facts that should still be there")] = None,
+    attacked: Annotated[
+        Path | None, typer.Option(help="folder of the model after an attack on --after")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")
+    ] = None,
+) -> None:
+    """Look inside: what was erased, what was added against the answer, does ablation bring it back?"""
+    from ssiuu.cli.main import prepare
+    from ssiuu.experiment.unlearn import diagnose_models
+    from ssiuu.report import write_report
+    from ssiuu.report.text import summary
+
+    progress = prepare()
+    typed = shlex.join(["ssiuu", *sys.argv[1:]])
+    record = diagnose_models(before, after, forget, out, retain, attacked, set_ or [], typed, progress)
+    page = write_report(record, out)
+    progress.done()
+    print(summary(record))
+    print(f"\nreport: {page}")

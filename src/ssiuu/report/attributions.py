@@ -1,0 +1,50 @@
+"""Do the conclusions about D+ and D− hold under a second attribution? From the record alone."""
+
+from __future__ import annotations
+
+from ssiuu.diagnosis.agreement import Agreement, rank_agreement
+from ssiuu.records.schema import BothAttributions, RunRecord
+
+HALF = 0.5  # a hide ratio above it: more was added against the answers than was taken away
+
+
+def attributed_twice(record: RunRecord) -> dict[tuple[str, int], BothAttributions]:
+    """Return what was attributed by both, by label and seed."""
+    return {
+        (cell.method.label, cell.seed): cell.diagnosis.evidence.attributions
+        for cell in record.cells
+        if cell.diagnosis and cell.diagnosis.evidence and cell.diagnosis.evidence.attributions
+    }
+
+
+def agreement(record: RunRecord) -> Agreement:
+    """Compare the order of the models under both attributions."""
+    found = {f"{label} {seed}": both for (label, seed), both in attributed_twice(record).items()}
+    return rank_agreement(
+        {name: both.gradient for name, both in found.items()},
+        {name: both.integrated for name, both in found.items()},
+    )
+
+
+def conclusion(record: RunRecord) -> str:
+    """Say whether both attributions lead to the same conclusions; nothing where there are not two."""
+    pairs = [
+        (both.gradient.hide_ratio, both.integrated.hide_ratio)
+        for both in attributed_twice(record).values()
+    ]
+    ratios = [(a, b) for a, b in pairs if a is not None and b is not None]
+    if not ratios:
+        return ""
+    alike = sum((a > HALF) == (b > HALF) for a, b in ratios)
+    found = agreement(record)
+    orders = {"D+": found.d_plus_all, "D−": found.d_minus_all, "hide ratio": found.hide_ratio}
+    known = {name: tau for name, tau in orders.items() if tau is not None}
+    said = f"The hide ratio is on the same side of one half for {alike} of {len(ratios)} models."
+    if known:
+        taus = ", ".join(f"{name} {tau:.2f}" for name, tau in known.items()).replace("-", "−")
+        said += f" Order of the {found.methods} models, Kendall's tau (1: the same): {taus}."
+    else:
+        said += " With one model there is no order to compare."
+    if alike == len(ratios) and all(tau == 1 for tau in known.values()):
+        return f"{said} The conclusions hold under both."
+    return f"{said} The conclusions do not all hold under both: build on none that only one shows."
