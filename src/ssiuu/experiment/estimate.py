@@ -44,7 +44,8 @@ def estimate(recipe: Recipe) -> str:
     # Weights, AdamW's two moments, gradient; Ssiuu adds A_{t-1} in bf16.
     copies = 4.5 if any(m.name == "ssiuu" for m in recipe.made()) else 4
     memory = copies * 4 * parameters / 1e9 + OVERHEAD
-    return f"estimate: about {max(1, round(seconds / 60))} min and {memory:.1f} GB of memory here."
+    minutes = max(1, round(seconds / 60))
+    return f"estimate: about {minutes} min and {memory:.1f} GB of memory here, if nothing else runs."
 
 
 def _tokens(recipe: Recipe) -> float:
@@ -153,12 +154,20 @@ def _parameters(recipe: Recipe) -> int | None:
 
 
 def _throughput() -> float:
-    """Return floating point operations a second of a matrix product like the model's."""
+    """Return floating point operations a second of a matrix product like the model's, all threads.
+
+    One thread is timed and counted for each there is: on a busy machine the best of many short
+    products still says what it does when it is free, and threads that wait for each other do not.
+    """
+    threads = torch.get_num_threads()
     left, right = torch.randn(256, 1024), torch.randn(1024, 1024)
     best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        for _ in range(10):
+    torch.set_num_threads(1)
+    try:
+        for _ in range(50):
+            start = time.perf_counter()
             left @ right
-        best = min(best, time.perf_counter() - start)
-    return 10 * 2 * 256 * 1024 * 1024 / best
+            best = min(best, time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return threads * 2 * 256 * 1024 * 1024 / best
