@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ssiuu.attribution.hidden import blocks
+from ssiuu.errors import ConfigError
 from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
+from ssiuu.methods.rmu import Misdirection
 from ssiuu.records.schema import FactText, MethodInfo, Unlearning
-from ssiuu.training.lora import Lora
+from ssiuu.training.lora import Lora, adapted
+from ssiuu.training.step import Step
 from ssiuu.training.unlearn import Settings, unlearn
 
 
@@ -46,6 +50,23 @@ def settings_of(session: Session, method: Method, seed: int, threshold: float) -
             seed,
         ),
     )
+
+
+def check_method(session: Session, method: Method) -> None:
+    """Refuse a method that does not fit the model, before any work.
+
+    Raises:
+        ConfigError: It names a layer, parameters or neurons that the model does not have.
+    """
+    if not method.trains:
+        return
+    base, lora = method.base(), settings_of(session, method, 0, 0.0).lora
+    if isinstance(base, Misdirection) and base.layer >= (count := len(blocks(session.model))):
+        raise ConfigError(f"rmu.layer: must be below {count}, the model's blocks, got {base.layer}.")
+    if method.has_gradient:
+        with adapted(session.model, lora):
+            decay = session.recipe.unlearn.weight_decay
+            Step(session.model, method, 1.0, weight_decay=decay).close()
 
 
 def unlearn_here(

@@ -23,7 +23,7 @@ from ssiuu.diagnosis.lens import logit_lens
 from ssiuu.errors import InputError
 from ssiuu.experiment.attacking import Attacker, ending
 from ssiuu.experiment.cells import CellPlan, Keys, Stage
-from ssiuu.experiment.drive import info_of, unlearn_here
+from ssiuu.experiment.drive import check_method, info_of, unlearn_here
 from ssiuu.experiment.folder import check_folder, in_turn, locked, settle, sweep
 from ssiuu.experiment.inside import Inside
 from ssiuu.experiment.progress import Meter, told
@@ -107,6 +107,8 @@ def run(
             there = (out / "run.json").exists()
             session = open_session(recipe, out if there else None, progress)
             _check_given(session, after, attacked)
+            for method in recipe.made() if after is None else ():
+                check_method(session, method)
             shared = _Shared(_sites(session), Attacker(session))
             keys = Keys(session, shared.attacker, after, attacked)
             trials = plan_trials(keys)
