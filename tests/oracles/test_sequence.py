@@ -60,7 +60,7 @@ def test_equals_a_forward_for_every_token(
     model = make_model(seed)
     examples = with_shared_prompts(model, make_examples, seed)
     wanted = [token_by_token(model, e) for e in examples]
-    for nodes in (512, 30, 1):
+    for nodes in (256, 30, 1):
         monkeypatch.setattr(tree, "NODES", nodes)
         for score, tokens in zip(score_sequences(model, examples, moments=True), wanted, strict=True):
             assert score.hits.tolist() == [t["hit"] for t in tokens]

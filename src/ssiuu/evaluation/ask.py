@@ -189,12 +189,9 @@ def _free(model: Any, prompt: Prompt, limits: Sequence[int], begun: Sequence[Beg
 
 def _caches(begun: Sequence[Begun]) -> tuple[DynamicCache, Int[Tensor, "B T"]]:
     """Return one cache of several questions, padded on the left, and which of it counts."""
-    layers = [
-        (_stacked(keys).transpose(1, 2), _stacked(values).transpose(1, 2))
-        for keys, values in (zip(*layer, strict=True) for layer in zip(*(b.layers for b in begun), strict=True))
-    ]
-    lengths = [torch.ones_like(b.layers[0][0][:, 0, 0], dtype=torch.long) for b in begun]
-    return DynamicCache(layers), _stacked(lengths)
+    states = [_stacked(s).transpose(1, 2) for s in zip(*(b.states for b in begun), strict=True)]
+    mask = _stacked([torch.ones_like(b.states[0][:, 0, 0], dtype=torch.long) for b in begun])
+    return DynamicCache(list(zip(states[::2], states[1::2], strict=True))), mask
 
 
 def _stacked(rows: Sequence[Tensor]) -> Tensor:

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 Pair = tuple[list[int], list[int]]  # token ids of a question and of an answer
-NODES = 512  # tokens of a tree: attention costs their square
+NODES = 256  # tokens of a tree: fewer are read again in the next, more cost attention, their square
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,11 @@ class Path:
 
 @dataclass(frozen=True)
 class Begun:
-    """A question that was read, to be answered: keys and values of each layer [T, H, D], and the
-    likeliest next token.
+    """A question that was read, to be answered: keys and values of layer after layer, each [T, H, D],
+    and the likeliest next token.
     """
 
-    layers: list[tuple[Tensor, Tensor]]
+    states: list[Tensor]
     token: int
 
 
@@ -101,12 +102,14 @@ class Tree:
 
     def begin(self, question: Sequence[int]) -> Begun:
         """Return what is needed to go on writing after a question of the last reading."""
-        rows, columns = zip(*(self._places[node] for node in question), strict=True)
-        layers = [
-            (layer.keys[rows, :, columns], layer.values[rows, :, columns])
+        places = torch.tensor([self._places[node] for node in question], device=self.model.device)
+        rows, columns = places.T
+        states = [
+            state[rows, :, columns]
             for layer in self._cache.layers
+            for state in (layer.keys, layer.values)
         ]
-        return Begun(layers, int(self.logprobs[self._rows[question[-1]]].argmax()))
+        return Begun(states, int(self.logprobs[self._rows[question[-1]]].argmax()))
 
     def _grow(self, node: int, tokens: Sequence[int], answer: bool) -> list[int]:
         """Return the nodes of these tokens below a node, new ones where there are none.
@@ -158,28 +161,23 @@ class Tree:
         return logits[0]
 
     def _read_padded(self, wanted: list[int]) -> Float[Tensor, "N V"]:
-        """Read a row for every new leaf from its root on, padded on the right."""
+        """Read a row for every new leaf from its root on, padded on the right: nothing looks there."""
         leaves = sorted(set(range(self._read, len(self))) - set(self._parents))
         paths = [self._ancestors(leaf) for leaf in leaves]
-        ids = torch.zeros((len(paths), max(map(len, paths))), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, path in enumerate(paths):
-            ids[row, : len(path)] = torch.tensor([self._ids[node] for node in path])
-            mask[row, : len(path)] = 1
+        rows = [torch.tensor([self._ids[node] for node in path]) for path in paths]
         self._cache = DynamicCache()
         self._places = {
             node: (row, column) for row, path in enumerate(paths) for column, node in enumerate(path)
         }
-        rows, columns = zip(*(self._places[node] for node in wanted), strict=True)
-        kept = sorted(set(columns))
+        places = [self._places[node] for node in wanted]
+        kept = sorted({column for _, column in places})
         logits: Tensor = self.model(
-            input_ids=ids.to(self.model.device),
-            attention_mask=mask.to(self.model.device),
+            input_ids=pad_sequence(rows, batch_first=True).to(self.model.device),
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=torch.tensor(kept, device=self.model.device),
         ).logits
-        return logits[list(rows), [kept.index(column) for column in columns]]
+        return logits[[row for row, _ in places], [kept.index(column) for _, column in places]]
 
 
 def takes_trees(model: Any) -> bool:
