@@ -87,7 +87,7 @@ class Tree:
         wanted = list(self._wanted)
         logits = self._read_packed(wanted) if self._packs() else self._read_padded(wanted)
         wide = logits if logits.dtype == torch.float64 else logits.float()
-        found = wide.log_softmax(-1)
+        found = wide - wide.logsumexp(-1, keepdim=True)  # in fp32 nearer than log_softmax
         self._rows |= {node: len(self._rows) + i for i, node in enumerate(wanted)}
         self.logprobs = torch.cat([self.logprobs, found]) if self._read else found
         self._wanted, self._read = {}, len(self)
