@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from ssiuu.evaluation import sequence
+from ssiuu.evaluation import sequence, tree
 from ssiuu.evaluation.ask import Question, ask, write
 from ssiuu.evaluation.sequence import SequenceScore, score_sequences
 from ssiuu.likelihood import Example, Prompt
@@ -60,9 +60,8 @@ def test_equals_a_forward_for_every_token(
     model = make_model(seed)
     examples = with_shared_prompts(model, make_examples, seed)
     wanted = [token_by_token(model, e) for e in examples]
-    for questions, positions in ((32, 1024), (2, 1024), (3, 8)):
-        monkeypatch.setattr(sequence, "QUESTIONS", questions)
-        monkeypatch.setattr(sequence, "POSITIONS", positions)
+    for nodes in (256, 30, 1):
+        monkeypatch.setattr(tree, "NODES", nodes)
         for score, tokens in zip(score_sequences(model, examples, moments=True), wanted, strict=True):
             assert score.hits.tolist() == [t["hit"] for t in tokens]
             columns = {"logprob": score.logprobs, "mean": score.mean, "std": score.std}
@@ -99,7 +98,7 @@ def test_extraction_strength_and_exact_memorisation_by_hand(
 def test_moments_by_hand() -> None:
     """A fair coin: log p is log 1/2 whatever falls. 3/4 and 1/4: mean and spread by hand."""
     logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])
-    mean, std = sequence._moments(logits)
+    mean, std = sequence._moments(logits.log_softmax(-1))
     high, low = math.log(0.75), math.log(0.25)
     assert mean.tolist() == pytest.approx([math.log(0.5), 0.75 * high + 0.25 * low])
     assert std.tolist() == pytest.approx([0.0, math.sqrt(0.75 * 0.25) * (high - low)], abs=1e-6)

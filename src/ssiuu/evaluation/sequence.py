@@ -3,26 +3,22 @@
     scores = score_sequences(model, examples)
     scores[0].logprob, scores[0].extraction_strength, scores[0].exact_memorisation
 
-Answers to the same question share one reading of the question. Of the logits nothing is kept but
-a few numbers a token.
+What questions and answers begin with in common is read once. Of the logits nothing is kept but a few
+numbers a token.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ssiuu.evaluation.ask import Read, continuation, read_questions
-from ssiuu.likelihood import Example, length_sorted, token_logprobs
-
-QUESTIONS = 32  # questions read at once
-POSITIONS = 1024  # answer tokens in memory at once: each has a row of logits
+from ssiuu.evaluation.tree import grown
+from ssiuu.likelihood import Example
 
 
 @dataclass(frozen=True)
@@ -77,67 +73,27 @@ def score_sequences(
 
     Args:
         model: A causal LM with a key-value cache, in evaluation mode.
-        examples: Prompts and answers; equal prompts are read once.
+        examples: Prompts and answers; what they begin with in common is read once.
         moments: Take mean and standard deviation of the log-probability too.
     """
-    answers: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for index, example in enumerate(examples):
-        answers[tuple(example.prompt)].append(index)
-    questions = list(answers)
     found: dict[int, SequenceScore] = {}
-    for chunk in length_sorted([len(q) for q in questions], QUESTIONS):
-        read = read_questions(model, [questions[i] for i in chunk])
-        pairs = [(row, index) for row, i in enumerate(chunk) for index in answers[questions[i]]]
-        for batch in _batches(pairs, examples):
-            rows = [row for row, _ in batch]
-            texts = [examples[index].answer for _, index in batch]
-            scores = _score_batch(model, read, rows, texts, moments)
-            found |= zip((index for _, index in batch), scores, strict=True)
+    for tree, indices, paths in grown(model, [(e.prompt, e.answer) for e in examples]):
+        tree.read()
+        best = tree.logprobs.argmax(-1)
+        spread = _moments(tree.logprobs) if moments else ()
+        for i, path in zip(indices, paths, strict=True):
+            rows, answer = tree.rows(path.predictors), torch.tensor(examples[i].answer)
+            logprobs = tree.logprobs[rows, answer].cpu()
+            hits = best[rows].cpu() == answer
+            found[i] = SequenceScore(logprobs, hits, *(column[rows].cpu() for column in spread))
     return [found[i] for i in range(len(examples))]
 
 
-def _batches(
-    pairs: list[tuple[int, int]], examples: Sequence[Example]
-) -> Iterator[list[tuple[int, int]]]:
-    """Yield (question, answer) pairs with answers of similar length, as many as fit."""
-    left = sorted(pairs, key=lambda pair: len(examples[pair[1]].answer), reverse=True)
-    while left:
-        size = max(1, POSITIONS // len(examples[left[0][1]].answer))
-        yield left[:size]
-        left = left[size:]
-
-
-def _score_batch(
-    model: Any, read: Read, rows: list[int], answers: list[list[int]], moments: bool
-) -> list[SequenceScore]:
-    """Score one answer for each of these rows of the questions read."""
-    first = torch.tensor([answer[0] for answer in answers], device=read.mask.device)
-    parts = [_judge(read.last[rows, None], first[:, None], moments)]
-    if max(map(len, answers)) > 1:
-        rest = continuation(model, answers, *read.rows(rows))
-        parts.append(_judge(rest.logits, rest.targets, moments))
-    columns = [torch.cat(column, 1).cpu() for column in zip(*parts, strict=True)]
-    return [
-        SequenceScore(*(column[i, : len(answer)] for column in columns))
-        for i, answer in enumerate(answers)
-    ]
-
-
-def _judge(
-    logits: Float[Tensor, "R A V"], targets: Int[Tensor, "R A"], moments: bool
-) -> tuple[Tensor, ...]:
-    """Return log p of the targets, whether each is the likeliest, and the moments; each [R, A]."""
-    judged = (token_logprobs(logits, targets), logits.argmax(-1) == targets)
-    if not moments:
-        return judged
-    pairs = [_moments(row) for row in logits]  # one row at a time: it needs copies of its logits
-    return *judged, *(torch.stack(column) for column in zip(*pairs, strict=True))
-
-
-def _moments(logits: Float[Tensor, "A V"]) -> tuple[Float[Tensor, " A"], Float[Tensor, " A"]]:
+def _moments(logprobs: Float[Tensor, "N V"]) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """Return E[log p(z)] and the standard deviation of log p(z) for z drawn from p."""
-    logprobs = (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
-    probabilities = logprobs.exp()
-    mean = (probabilities * logprobs).sum(-1)
-    variance = (probabilities * (logprobs - mean[:, None]).square()).sum(-1)
-    return mean, variance.sqrt()
+    means, deviations = [], []
+    for row in logprobs:  # one at a time: it needs copies
+        p = row.exp()
+        means.append(p @ row)
+        deviations.append((p @ (row - means[-1]).square()).sqrt())
+    return torch.stack(means), torch.stack(deviations)

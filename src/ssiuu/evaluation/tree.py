@@ -1,0 +1,216 @@
+"""Read many token sequences in one pass: what they begin with in common is read once.
+
+    for tree, indices, paths in grown(model, [(question, answer), ...]):
+        tree.read()
+        tree.logprob(paths[0].predictors, answer)
+
+The tokens are the nodes of a trie, laid out in a single row without padding. A node's position is
+its depth, and it attends to itself and its ancestors only (tree attention, as in Miao et al. 2024,
+SpecInfer). Answers hang below their question. A model that cannot be told what attends to what gets
+a padded row for every leaf instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
+
+Pair = tuple[list[int], list[int]]  # token ids of a question and of an answer
+NODES = 256  # tokens of a tree: fewer are read again in the next, more cost attention, their square
+
+
+@dataclass(frozen=True)
+class Path:
+    """Where a question and its answer are in the tree: nodes of the question, and the nodes after
+    which the answer's tokens are predicted (of which the first is the question's last).
+    """
+
+    question: list[int]
+    predictors: list[int]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A question that was read, to be answered: keys and values of layer after layer, each [T, H, D],
+    and the likeliest next token.
+    """
+
+    states: list[Tensor]
+    token: int
+
+
+class Tree:
+    """Questions and answers of one model, read together.
+
+    `logprobs`: log p of every token after each predicting node, nats, in fp32 or wider.
+    """
+
+    logprobs: Float[Tensor, "N V"]
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.logprobs = torch.empty(0)
+        self._ids: list[int] = []
+        self._parents: list[int] = []
+        self._depths: list[int] = []
+        self._children: dict[tuple[int, int, bool], int] = {}
+        self._rows: dict[int, int] = {}  # of `logprobs`, by node
+        self._wanted: dict[int, None] = {}  # predicting nodes that are still unread
+        self._read = 0
+        self._cache: Any = None
+        self._places: dict[int, tuple[int, int]] = {}  # of nodes in the cache: row and column
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def add(self, question: list[int], answer: list[int]) -> Path:
+        """Add a question and all but the last token of its answer, which is only predicted.
+
+        After a reading, answers may be added to the questions that are there, but no questions.
+        """
+        asked = self._grow(-1, question, answer=False)
+        predictors = [asked[-1], *self._grow(asked[-1], answer[:-1], answer=True)]
+        self._wanted |= {node: None for node in predictors if node not in self._rows}
+        return Path(asked, predictors)
+
+    def read(self) -> None:
+        """Read the nodes that are new."""
+        if not self._wanted:
+            return
+        wanted = list(self._wanted)
+        logits = self._read_packed(wanted) if self._packs() else self._read_padded(wanted)
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        found = wide - wide.logsumexp(-1, keepdim=True)  # in fp32 nearer than log_softmax
+        self._rows |= {node: len(self._rows) + i for i, node in enumerate(wanted)}
+        self.logprobs = torch.cat([self.logprobs, found]) if self._read else found
+        self._wanted, self._read = {}, len(self)
+
+    def rows(self, predictors: Sequence[int]) -> list[int]:
+        """Return the rows of `logprobs` that belong to these nodes."""
+        return [self._rows[node] for node in predictors]
+
+    def logprob(self, predictors: Sequence[int], tokens: Sequence[int]) -> float:
+        """Return the sum of log p of these tokens, nats."""
+        return float(self.logprobs[self.rows(predictors), list(tokens)].sum())
+
+    def begin(self, question: Sequence[int]) -> Begun:
+        """Return what is needed to go on writing after a question of the last reading."""
+        places = torch.tensor([self._places[node] for node in question], device=self.model.device)
+        rows, columns = places.T
+        states = [
+            state[rows, :, columns]
+            for layer in self._cache.layers
+            for state in (layer.keys, layer.values)
+        ]
+        return Begun(states, int(self.logprobs[self._rows[question[-1]]].argmax()))
+
+    def _grow(self, node: int, tokens: Sequence[int], answer: bool) -> list[int]:
+        """Return the nodes of these tokens below a node, new ones where there are none.
+
+        Answers and questions share no nodes: those of an answer all predict.
+        """
+        path = []
+        for token in tokens:
+            key = node, token, answer
+            if key not in self._children:
+                self._children[key] = len(self)
+                self._ids.append(token)
+                self._parents.append(node)
+                self._depths.append(self._depths[node] + 1 if node >= 0 else 0)
+            node = self._children[key]
+            path.append(node)
+        return path
+
+    def _ancestors(self, node: int) -> list[int]:
+        """Return the nodes from the root to this one."""
+        path = []
+        while node >= 0:
+            path.append(node)
+            node = self._parents[node]
+        return path[::-1]
+
+    def _packs(self) -> bool:
+        """Whether the model can read the tree in one row; a window must not cut off ancestors."""
+        window = getattr(self.model.config, "sliding_window", None) or len(self)
+        return takes_trees(self.model) and max(self._depths) < window
+
+    def _read_packed(self, wanted: list[int]) -> Float[Tensor, "N V"]:
+        """Read the new nodes as one row, behind the cache of the others."""
+        model, start = self.model, self._read
+        shape = len(self) - start, len(self)
+        mask = torch.full(shape, torch.finfo(model.dtype).min, dtype=model.dtype)
+        for node in range(start, len(self)):
+            mask[node - start, self._ancestors(node)] = 0
+        self._cache = DynamicCache() if self._cache is None else self._cache
+        self._places = {node: (0, node) for node in range(len(self))}
+        logits: Tensor = model(
+            input_ids=torch.tensor([self._ids[start:]], device=model.device),
+            attention_mask=mask[None, None].to(model.device),
+            position_ids=torch.tensor([self._depths[start:]], device=model.device),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=torch.tensor(wanted, device=model.device) - start,
+        ).logits
+        return logits[0]
+
+    def _read_padded(self, wanted: list[int]) -> Float[Tensor, "N V"]:
+        """Read a row for every new leaf from its root on, padded on the right: nothing looks there."""
+        leaves = sorted(set(range(self._read, len(self))) - set(self._parents))
+        paths = [self._ancestors(leaf) for leaf in leaves]
+        rows = [torch.tensor([self._ids[node] for node in path]) for path in paths]
+        self._cache = DynamicCache()
+        self._places = {
+            node: (row, column) for row, path in enumerate(paths) for column, node in enumerate(path)
+        }
+        places = [self._places[node] for node in wanted]
+        kept = sorted({column for _, column in places})
+        logits: Tensor = self.model(
+            input_ids=pad_sequence(rows, batch_first=True).to(self.model.device),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=torch.tensor(kept, device=self.model.device),
+        ).logits
+        return logits[[row for row, _ in places], [kept.index(column) for _, column in places]]
+
+
+def takes_trees(model: Any) -> bool:
+    """Whether a model takes positions, and a mask for every pair of tokens.
+
+    Sure where attention goes through the interface that transformers' models share, by a kernel
+    that reads the mask. Left out are layers of other kinds, and models of more than text.
+    """
+    config = model.config
+    layers = getattr(config, "layer_types", None) or ()
+    return (
+        model.is_backend_compatible()
+        and config._attn_implementation in ("eager", "sdpa")
+        and config.get_text_config() is config
+        and set(layers) <= {"full_attention", "sliding_attention"}
+    )
+
+
+def grown(model: Any, pairs: Sequence[Pair]) -> Iterator[tuple[Tree, list[int], list[Path]]]:
+    """Yield unread trees, with the indices of the pairs in each and their paths.
+
+    A tree is full when it has `NODES` tokens besides its first question.
+
+    Args:
+        model: A causal LM with a key-value cache, in evaluation mode.
+        pairs: Questions and answers; those that begin alike come into the same tree.
+    """
+    tree, indices, paths = Tree(model), list[int](), list[Path]()
+    for i in sorted(range(len(pairs)), key=lambda i: pairs[i]):
+        if indices and len(tree) >= len(paths[0].question) + NODES:
+            yield tree, indices, paths
+            tree, indices, paths = Tree(model), [], []
+        indices.append(i)
+        paths.append(tree.add(*pairs[i]))
+    if indices:
+        yield tree, indices, paths
