@@ -360,6 +360,22 @@ def test_an_attack_that_cannot_be_is_refused_before_anything_is_run(
     assert [path.name for path in out.iterdir()] == [".lock"]
 
 
+def test_a_method_that_does_not_fit_is_refused_before_anything_is_run(
+    place: Path, tmp_path: Path
+) -> None:
+    for method, told in (
+        ("{name: rmu, layer: 9}", "rmu.layer: must be below 2"),
+        ("{name: rmu, layer: 1}", "rmu.update"),
+    ):
+        done = ssiuu(
+            *("run", "--out", tmp_path / "run", "--set", "benchmark=own"),
+            *("--set", f"model={place / 'model'}", "--set", f"forget={place / 'forget.jsonl'}"),
+            *("--set", "retain=none", "--set", f"methods=[gd, {method}]"),
+        )
+        assert done.returncode == 2 and told in done.stderr, done.stderr
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
 def test_the_list_of_methods_names_source_and_knobs() -> None:
     from ssiuu.methods import METHODS, make
 
