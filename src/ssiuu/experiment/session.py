@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -275,6 +275,7 @@ def _fictional(recipe: Recipe, out: Path | None, progress: Progress) -> Session:
         progress,
     )
     loaded = load(str(twins.full))
+    loaded = replace(loaded, info=loaded.info.model_copy(update={"name": "fictional"}))
     prompt = Prompt(loaded.tokenizer, recipe.prompt or "plain")
     info = BenchmarkInfo(
         name="fictional",
