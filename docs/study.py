@@ -4,8 +4,11 @@
     python docs/study.py                     # docs/study/*.json -> docs/study.md, docs/study/*.svg
 
 A leg of the study is one run. Its methods are tagged with their learning rate (gd@lr1e-3); those that
-differ in nothing else are a family, and every family has the same number of settings. A family's matched setting is, of those whose every seed reached the threshold of forgetting,
-the one whose held-out accuracy is nearest to that of the matched gd; gd's own is the one that keeps most.
+differ in nothing else are a family, and every family has the same number of settings. Methods are
+compared at equal retention: each family's numbers at 90 % of the held-out facts are interpolated between
+the two settings on either side of it, with weights that the mean held-out accuracies give; intervals are
+those of the interpolated outcomes. Settings that did not reach the threshold of forgetting with every seed
+are left out.
 """
 
 from __future__ import annotations
@@ -22,12 +25,19 @@ from matplotlib.figure import Figure
 
 from ssiuu.records.files import load_run
 from ssiuu.records.schema import RunRecord
-from ssiuu.report.comparisons import compare, entities, level, looks, outcomes
+from ssiuu.report.comparisons import entities, level, outcomes
+from ssiuu.report.prediction import prediction
 from ssiuu.report.rows import rows
 from ssiuu.statistics import bootstrap_mean
 
 HERE = Path(__file__).parent
 BASE, CONTROL, ORIGINAL = "gd", "never-learned", "none"
+COLUMNS = (
+    "method", "level", "less gd's", "beyond the never-learned", "less half of gd's", "log p", "D+", "D−",
+    "hide ratio", "moved",
+)  # fmt: skip
+DIFFERENCES = ("against_gd", "beyond_control", "half")
+KEPT = 0.9  # share of held-out facts at which methods are compared
 MEANS = (
     "steps", "forget", "heldout", "forget_logprob", "heldout_logprob", "distance", "penalty_share",
     "d_plus_100", "d_minus_100", "hide_ratio", "causal_share", "depth_score",
@@ -38,32 +48,35 @@ MEANS = (
 
 
 def collect(record: RunRecord, attacks: Sequence[str]) -> dict[str, Any]:
-    """Return what the page needs of a run."""
+    """Return what the page needs of a run, over the seeds that every method was run with."""
+    done: dict[str, set[int]] = {}
+    for cell in record.cells:
+        if cell.method.label not in (CONTROL, ORIGINAL):
+            done.setdefault(cell.method.label, set()).update({cell.seed} if cell.attacks else ())
+    whole = set.intersection(*done.values())
+    record = record.model_copy(update={"cells": [c for c in record.cells if c.seed in whole]})
     table = rows(record)["rows"]
     labels = list(dict.fromkeys(row["method"] for row in table))
     settings = {label: _setting(record, table, label, attacks) for label in labels}
-    matched = _matched(settings)
-    base = matched.get(BASE)
-    against = {
-        f"{c.label} {c.column}": [*c.difference, c.differs]
-        for c in (compare(record, base) if base else [])
-        if c.label in matched.values() and c.column in ("heldout", *attacks)
-    }
+    mixes = _mixes(settings)
+    stacks = {name: _Stacks(record, mixes, name) for name in attacks}
     return {
-        "header": {
-            "benchmark": record.header.benchmark.model_dump(mode="json"),
-            "chance": record.header.chance,
-                        "versions": record.header.versions,
-        },
+        "benchmark": record.header.benchmark.name,
+        "chance": record.header.chance,
         "attacks": list(attacks),
         "settings": settings,
-        "matched": matched,
-        "against_gd": against,
-        "half": {
-            f"{label} {name}": half
-            for label in matched.values()
-            for name in attacks
-            if base and (half := _half(record, label, base, name)) is not None
+        "predictions": [
+            [found.measure, found.outcome, found.cells, *found.correlation]
+            for found in prediction([record])
+            if found.correlation is not None
+        ],
+        "families": {
+            family: {
+                "mix": mix,
+                **{name: _mean(settings, mix, name) for name in MEANS},
+                **{name: stack.compared(family) for name, stack in stacks.items()},
+            }
+            for family, mix in mixes.items()
         },
     }
 
@@ -71,62 +84,88 @@ def collect(record: RunRecord, attacks: Sequence[str]) -> dict[str, Any]:
 def _setting(
     record: RunRecord, table: list[dict[str, Any]], label: str, attacks: Sequence[str]
 ) -> dict[str, Any]:
-    cells = [cell for cell in record.cells if cell.method.label == label]
+    cells = [cell for cell in record.cells if cell.method.label == label and cell.attacks]
     mine = [row for row in table if row["method"] == label]
-    found: dict[str, Any] = {"seeds": len(cells), "hyperparameters": cells[0].method.hyperparameters}
+    found: dict[str, Any] = {"seeds": len(cells)}
     for name in MEANS:
         values = [row[name] for row in mine if row.get(name) is not None]
         found[name] = sum(values) / len(values) if values else None
-    found["reached"] = all(c.unlearning is None or c.unlearning.stopped == "threshold" for c in cells)
-    for name in ("heldout", *attacks):
-        estimate = level(record, [outcomes(c, name) for c in cells], max(looks(c, name) for c in cells))
-        found[f"{name}_level"] = list(estimate) if estimate else None
+    stops = [cell.unlearning.stopped for cell in cells if cell.unlearning]
+    found["reached"] = bool(cells) and set(stops) <= {"threshold"}
+    for name in attacks:
+        estimate = level(record, [outcomes(c, name) for c in cells], 1) if cells else None
+        found[name] = list(estimate) if estimate else None
     return found
 
 
-def _matched(settings: dict[str, Any]) -> dict[str, str]:
-    families: dict[str, list[str]] = {}
+def _mixes(settings: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return, by family, the settings on either side of the wanted retention and their weights."""
+    families: dict[str, list[tuple[float, str]]] = {}
     for label, setting in settings.items():
-        if setting["reached"] and setting["heldout"] is not None and label not in (CONTROL, ORIGINAL):
-            families.setdefault(_family(label), []).append(label)
-    if BASE not in families:
-        return {}
-    kept = {label: settings[label]["heldout"] for labels in families.values() for label in labels}
-    base = max(families[BASE], key=lambda label: kept[label])
-    chosen = {
-        family: min(labels, key=lambda label: abs(kept[label] - kept[base]))
-        for family, labels in families.items()
-    }
-    return chosen | {BASE: base}
+        if setting["reached"] and label != ORIGINAL:
+            families.setdefault(_family(label), []).append((setting["heldout"], label))
+    mixes = {CONTROL: {CONTROL: 1.0}} if CONTROL in families else {}
+    for family, found in families.items():
+        below = max((x for x in found if x[0] < KEPT), default=None)
+        above = min((x for x in found if x[0] >= KEPT), default=None)
+        if below and above:
+            share = (KEPT - below[0]) / (above[0] - below[0])
+            mixes[family] = {below[1]: 1 - share, above[1]: share}
+    return mixes
 
 
 def _family(label: str) -> str:
     return label.partition("lr")[0].rstrip("@-")
 
 
-def _half(record: RunRecord, label: str, base: str, attack: str) -> list[float] | None:
-    """Return (method - control) - (gd - control) / 2 with its interval: the target is below 0."""
-    stacks = [_stack(record, name, attack) for name in (label, base, CONTROL)]
-    items = sorted(set.intersection(*(set(stack) for stack in stacks)))
-    if not items:
+def _mean(settings: dict[str, Any], mix: dict[str, float], name: str) -> float | None:
+    values = [(settings[label][name], weight) for label, weight in mix.items()]
+    if any(value is None for value, _ in values):
         return None
-    one, two, control = (np.stack([stack[i] for i in items], axis=-1) for stack in stacks)
-    if not one.shape == two.shape or one.shape[1] != control.shape[1]:
-        return None
-    owners = entities(record)
-    return list(bootstrap_mean(one - two / 2 - control / 2, [owners[fact] for fact, _ in items]))
+    return sum(value * weight for value, weight in values)
 
 
-def _stack(record: RunRecord, label: str, attack: str) -> dict[Any, np.ndarray]:
-    """Return the outcomes by item, [unlearning seeds, attack seeds]."""
-    tables = [outcomes(c, attack) for c in record.cells if c.method.label == label]
-    if not tables:
-        return {}
-    items = set.intersection(*(set(table) for table in tables))
-    return {
-        item: np.array([[table[item][seed] for seed in sorted(table[item])] for table in tables])
-        for item in items
-    }
+class _Stacks:
+    """Outcomes of one attack by family, [unlearning seeds, attack seeds, facts], all of one shape."""
+
+    def __init__(self, record: RunRecord, mixes: dict[str, dict[str, float]], attack: str) -> None:
+        cells = {(c.method.label, c.seed): outcomes(c, attack) for c in record.cells}
+        labels = [label for mix in mixes.values() for label in mix]
+        seeds = sorted({seed for label, seed in cells if label == BASE or _family(label) == BASE})
+        used = [cells[label, seed] for label in labels for seed in seeds]
+        items = sorted(set.intersection(*(set(table) for table in used))) if used else []
+        owners = entities(record)
+        self.names = [owners[fact] for fact, _ in items]
+        self.values = {
+            family: sum(
+                weight * np.array([_attack_seeds(cells[label, seed], items) for seed in seeds])
+                for label, weight in mix.items()
+            )
+            for family, mix in mixes.items()
+            if items
+        }
+
+    def compared(self, family: str) -> dict[str, Any]:
+        """Return the level, and how it stands to gd and to half of gd's way above the control."""
+        one, base, control = (self.values.get(name) for name in (family, BASE, CONTROL))
+        wanted = {"level": one}
+        if one is not None and base is not None and family != BASE:
+            wanted["against_gd"] = one - base
+        if one is not None and control is not None and family != CONTROL:
+            wanted["beyond_control"] = one - control
+            if base is not None:
+                wanted["half"] = one - control - (base - control) / 2
+        return {
+            name: list(bootstrap_mean(values, self.names))
+            for name, values in wanted.items()
+            if values is not None
+        }
+
+
+def _attack_seeds(table: Any, items: Sequence[Any]) -> list[list[float]]:
+    """Return [attack seeds, facts]."""
+    seeds = sorted(table[items[0]])
+    return [[table[item][seed] for item in items] for seed in seeds]
 
 
 # --- from the legs to the page ---------------------------------------------------------------------
@@ -138,47 +177,69 @@ def page(legs: dict[str, Any]) -> str:
 
 
 def _section(name: str, leg: dict[str, Any]) -> str:
-    head = leg["header"]
-    lines = [
-        f"## {name}",
-        "",
-        f"Benchmark {head['benchmark']['name']}; chance {_percent(head['chance'])} %; "
-        f"{max(s['seeds'] for s in leg['settings'].values())} unlearning seeds. Accuracies in %, with 95 % "
-        "intervals clustered by entity. *Against gd*: paired difference in points; bold where its interval "
-        "excludes 0. *Half*: recovery beyond the control less half of gd's; the target is an interval below 0.",
-        "",
-    ]
-    lines += _table(leg)
-    lines += ["", f"![{name}: what an attack brings back against what was kept](study/{name}.svg)", ""]
-    return "\n".join(lines)
-
-
-def _table(leg: dict[str, Any]) -> list[str]:
-    attacks = leg["attacks"]
-    heads = ["method", "steps", "forget", "held out", "log p", "moved", "D+", "D−"]
+    attacks, settings = leg["attacks"], leg["settings"]
+    seeds = max(setting["seeds"] for setting in settings.values())
+    lines = [f"## The {name} world" if name == "fictional" else f"## {name}", ""]
     for attack in attacks:
-        heads += [attack, "against gd", "half"]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    shown = [*leg["matched"].values(), *(x for x in (CONTROL, ORIGINAL) if x in leg["settings"])]
-    first = attacks[0] if attacks else "heldout"
-    for label in sorted(shown, key=lambda x: (leg["settings"][x][f"{first}_level"] or [9])[0]):
-        setting = leg["settings"][label]
-        cells = [
-            f"`{label}`",
-            _number(setting["steps"], ".0f"),
-            _percent(setting["forget"]),
-            _level(setting["heldout_level"]),
-            _number(setting["forget_logprob"], ".1f"),
-            _number(setting["distance"], ".3f"),
-            _number(setting["d_plus_100"], ".2g"),
-            _number(setting["d_minus_100"], ".2g"),
+        lines += [
+            f"*{attack}*, at {_percent(KEPT)} % of the held-out facts, {seeds} seed{'s' * (seeds > 1)}. "
+            "In %, with 95 % intervals; differences in points, bold where the interval excludes 0.",
+            "",
+            "| " + " | ".join(COLUMNS) + " |",
+            "|---" * len(COLUMNS) + "|",
         ]
-        for attack in attacks:
-            cells += [_level(setting[f"{attack}_level"])]
-            cells += [_difference(leg["against_gd"].get(f"{label} {attack}"))]
-            cells += [_difference(leg["half"].get(f"{label} {attack}"))]
+        families = leg["families"].items()
+        for family, found in sorted(families, key=lambda x: x[1][attack].get("level", [9])[0]):
+            compared = found[attack]
+            cells = [f"`{family}`", _level(compared.get("level"))]
+            cells += [
+                _difference(compared.get(key)) for key in ("against_gd", "beyond_control", "half")
+            ]
+            cells += [_number(found["forget_logprob"], ".1f"), _number(found["d_plus_100"], ".2g")]
+            cells += [_number(found["d_minus_100"], ".2g"), _number(found["hide_ratio"], ".3f")]
+            lines.append("| " + " | ".join([*cells, _number(found["distance"], ".3f")]) + " |")
+        lines.append("")
+    lines += [f"![What an attack brings back against what was kept](study/{name}.svg)", ""]
+    lines += _predictions(leg["predictions"])
+    lines += [
+        "Every setting:",
+        "",
+        "| setting | seeds | steps | forget | held out | " + " | ".join(attacks) + " |",
+    ]
+    lines.append("|---" * (5 + len(attacks)) + "|")
+    for label, setting in settings.items():
+        cells = [f"`{label}`", str(setting["seeds"]), _number(setting["steps"], ".0f")]
+        cells += [_percent(setting[key]) for key in ("forget", "heldout")]
+        cells += [_level(setting[attack]) for attack in attacks]
+        cells[3] += "" if setting["reached"] or label in (CONTROL, ORIGINAL) else " (not reached)"
         lines.append("| " + " | ".join(cells) + " |")
-    return lines
+    return "\n".join([*lines, ""])
+
+
+def _predictions(found: list[list[Any]]) -> list[str]:
+    """Return the table of what was measured before the attack against what the attack got."""
+    if not found:
+        return []
+    lines = [
+        "Rank correlation over settings of what is measured right after unlearning with what the strongest",
+        "attack then gets, bootstrapped over settings; bold where the interval excludes 0:",
+        "",
+        "| measure | settings | with recovery | with level |",
+        "|---|---|---|---|",
+    ]
+    for measure in dict.fromkeys(row[0] for row in found):
+        by_outcome = {row[1]: row[2:] for row in found if row[0] == measure}
+        cells = [_correlation(by_outcome.get(name)) for name in ("recovery", "level")]
+        lines.append("| " + " | ".join([measure, str(next(iter(by_outcome.values()))[0]), *cells]) + " |")
+    return [*lines, ""]
+
+
+def _correlation(found: list[Any] | None) -> str:
+    if found is None:
+        return "–"
+    value, low, high = (format(x, "+.2f").replace("-", "−") for x in found[1:])
+    text = f"{value} ({low}, {high})"
+    return f"**{text}**" if found[2] > 0 or found[3] < 0 else text
 
 
 def _number(value: float | None, form: str) -> str:
@@ -212,7 +273,7 @@ def draw(leg: dict[str, Any], path: Path) -> None:
     name = leg["attacks"][0]
     families: dict[str, list[tuple[float, float]]] = {}
     for label, setting in leg["settings"].items():
-        found = setting[f"{name}_level"]
+        found = setting[name]
         if found is None or setting["heldout"] is None or label == ORIGINAL or not setting["reached"]:
             continue
         families.setdefault(_family(label), []).append((100 * setting["heldout"], 100 * found[0]))
@@ -222,7 +283,7 @@ def draw(leg: dict[str, Any], path: Path) -> None:
         style = {"color": "black", "marker": "*", "ms": 14} if family == CONTROL else {
             "color": colours(place % 20), "marker": "osD^v<>Ph"[place % 9], "ms": 6}  # fmt: skip
         axes.plot(*zip(*points, strict=True), label=family, lw=1, **style)
-    axes.axhline(100 * leg["header"]["chance"], color="0.5", lw=0.8, ls=":")
+    axes.axhline(100 * leg["chance"], color="0.5", lw=0.8, ls=":")
     axes.set_xlabel("held-out facts still right, %")
     axes.set_ylabel(f"forgotten facts right after {name}, %")
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
