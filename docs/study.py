@@ -1,13 +1,13 @@
 """Write docs/study.md and its figures from the records of the study.
 
-    python docs/study.py collect RUN NAME    # RUN/run.json and its cells -> docs/study/NAME.json
-    python docs/study.py                     # docs/study/*.json -> docs/study.md, docs/study/*.svg
+    python docs/study.py collect RUN NAME 0.9    # RUN/run.json and its cells -> docs/study/NAME.json
+    python docs/study.py                         # docs/study/*.json -> docs/study.md, docs/study/*.svg
 
 A leg of the study is one run. Its methods are tagged with their learning rate (gd@lr1e-3); those that
 differ in nothing else are a family, and every family has the same number of settings. Methods are
-compared at equal retention: each family's numbers at 90 % of the held-out facts are interpolated between
-the two settings on either side of it, with weights that the mean held-out accuracies give; intervals are
-those of the interpolated outcomes. Settings that did not reach the threshold of forgetting with every seed
+compared at equal retention, a share of the held-out facts: a family's numbers are those of its setting
+within a point of it, else interpolated between the two settings on either side, with weights that the mean
+held-out accuracies give; intervals are those of the interpolated outcomes. Settings that did not reach the threshold of forgetting with every seed
 are left out.
 """
 
@@ -37,7 +37,7 @@ COLUMNS = (
     "hide ratio", "moved",
 )  # fmt: skip
 DIFFERENCES = ("against_gd", "beyond_control", "half")
-KEPT = 0.9  # share of held-out facts at which methods are compared
+NEAR = 0.01  # a setting this near to the wanted retention stands for itself
 MEANS = (
     "steps", "forget", "heldout", "forget_logprob", "heldout_logprob", "distance", "penalty_share",
     "d_plus_100", "d_minus_100", "hide_ratio", "causal_share", "depth_score",
@@ -47,7 +47,7 @@ MEANS = (
 # --- from a record to a leg ------------------------------------------------------------------------
 
 
-def collect(record: RunRecord, attacks: Sequence[str]) -> dict[str, Any]:
+def collect(record: RunRecord, attacks: Sequence[str], kept: float) -> dict[str, Any]:
     """Return what the page needs of a run, over the seeds that every method was run with."""
     done: dict[str, set[int]] = {}
     for cell in record.cells:
@@ -58,12 +58,13 @@ def collect(record: RunRecord, attacks: Sequence[str]) -> dict[str, Any]:
     table = rows(record)["rows"]
     labels = list(dict.fromkeys(row["method"] for row in table))
     settings = {label: _setting(record, table, label, attacks) for label in labels}
-    mixes = _mixes(settings)
+    mixes = _mixes(settings, kept)
     stacks = {name: _Stacks(record, mixes, name) for name in attacks}
     return {
         "benchmark": record.header.benchmark.name,
         "chance": record.header.chance,
         "attacks": list(attacks),
+        "kept": kept,
         "settings": settings,
         "predictions": [
             [found.measure, found.outcome, found.cells, *found.correlation]
@@ -98,7 +99,7 @@ def _setting(
     return found
 
 
-def _mixes(settings: dict[str, Any]) -> dict[str, dict[str, float]]:
+def _mixes(settings: dict[str, Any], kept: float) -> dict[str, dict[str, float]]:
     """Return, by family, the settings on either side of the wanted retention and their weights."""
     families: dict[str, list[tuple[float, str]]] = {}
     for label, setting in settings.items():
@@ -106,10 +107,13 @@ def _mixes(settings: dict[str, Any]) -> dict[str, dict[str, float]]:
             families.setdefault(_family(label), []).append((setting["heldout"], label))
     mixes = {CONTROL: {CONTROL: 1.0}} if CONTROL in families else {}
     for family, found in families.items():
-        below = max((x for x in found if x[0] < KEPT), default=None)
-        above = min((x for x in found if x[0] >= KEPT), default=None)
-        if below and above:
-            share = (KEPT - below[0]) / (above[0] - below[0])
+        nearest = min(found, key=lambda x: abs(x[0] - kept))
+        below = max((x for x in found if x[0] < kept), default=None)
+        above = min((x for x in found if x[0] >= kept), default=None)
+        if family != CONTROL and abs(nearest[0] - kept) <= NEAR:
+            mixes[family] = {nearest[1]: 1.0}
+        elif below and above:
+            share = (kept - below[0]) / (above[0] - below[0])
             mixes[family] = {below[1]: 1 - share, above[1]: share}
     return mixes
 
@@ -179,10 +183,11 @@ def page(legs: dict[str, Any]) -> str:
 def _section(name: str, leg: dict[str, Any]) -> str:
     attacks, settings = leg["attacks"], leg["settings"]
     seeds = max(setting["seeds"] for setting in settings.values())
-    lines = [f"## The {name} world" if name == "fictional" else f"## {name}", ""]
+    lines = ["## The made-up world" if name == "fictional" else f"## {name}", ""]
+    kept = _percent(leg["kept"])
     for attack in attacks:
         lines += [
-            f"*{attack}*, at {_percent(KEPT)} % of the held-out facts, {seeds} seed{'s' * (seeds > 1)}. "
+            f"*{attack}*, at {_percent(leg['kept'])} % of the held-out facts, {seeds} seed{'s' * (seeds > 1)}. "
             "In %, with 95 % intervals; differences in points, bold where the interval excludes 0.",
             "",
             "| " + " | ".join(COLUMNS) + " |",
@@ -230,7 +235,9 @@ def _predictions(found: list[list[Any]]) -> list[str]:
     for measure in dict.fromkeys(row[0] for row in found):
         by_outcome = {row[1]: row[2:] for row in found if row[0] == measure}
         cells = [_correlation(by_outcome.get(name)) for name in ("recovery", "level")]
-        lines.append("| " + " | ".join([measure, str(next(iter(by_outcome.values()))[0]), *cells]) + " |")
+        lines.append(
+            "| " + " | ".join([measure, str(next(iter(by_outcome.values()))[0]), *cells]) + " |"
+        )
     return [*lines, ""]
 
 
@@ -297,7 +304,8 @@ def main() -> None:
         attacks = [a for a in ("harmful_0.3", "benign") if any(
             x.name == a for c in record.cells for x in c.attacks)]  # fmt: skip
         target = HERE / "study" / f"{sys.argv[3]}.json"
-        target.write_text(json.dumps(collect(record, attacks), indent=1) + "\n")
+        leg = collect(record, attacks, float(sys.argv[4]))
+        target.write_text(json.dumps(leg, indent=1) + "\n")
         return
     legs = {p.stem: json.loads(p.read_text()) for p in sorted((HERE / "study").glob("*.json"))}
     for name, leg in legs.items():
