@@ -6,9 +6,9 @@
 A leg of the study is one run. Its methods are tagged with their learning rate (gd@lr1e-3); those that
 differ in nothing else are a family, and every family has the same number of settings. Methods are
 compared at equal retention, a share of the held-out facts: a family's numbers are those of its setting
-within a point of it, else interpolated between the two settings on either side, with weights that the mean
-held-out accuracies give; intervals are those of the interpolated outcomes. Settings that did not reach the threshold of forgetting with every seed
-are left out.
+within a point of it, else interpolated between the two settings on either side, with weights that the
+mean held-out accuracies give; intervals are those of the interpolated outcomes. Settings that did not
+reach the threshold of forgetting with every seed are left out.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ from ssiuu.statistics import bootstrap_mean
 HERE = Path(__file__).parent
 BASE, CONTROL, ORIGINAL = "gd", "never-learned", "none"
 COLUMNS = (
-    "method", "level", "less gd's", "beyond the never-learned", "less half of gd's", "log p", "D+", "D−",
-    "hide ratio", "moved",
+    "method", "level", "less gd's", "beyond the never-learned", "less half of gd's", "log p", "D+",
+    "D−", "hide ratio", "moved",
 )  # fmt: skip
+TITLES = {"fictional": "The made-up world", "large": "Three times as large"}
 DIFFERENCES = ("against_gd", "beyond_control", "half")
 NEAR = 0.01  # a setting this near to the wanted retention stands for itself
 MEANS = (
@@ -183,11 +184,11 @@ def page(legs: dict[str, Any]) -> str:
 def _section(name: str, leg: dict[str, Any]) -> str:
     attacks, settings = leg["attacks"], leg["settings"]
     seeds = max(setting["seeds"] for setting in settings.values())
-    lines = ["## The made-up world" if name == "fictional" else f"## {name}", ""]
+    lines = [f"## {TITLES.get(name, name)}", ""]
     kept = _percent(leg["kept"])
     for attack in attacks:
         lines += [
-            f"*{attack}*, at {_percent(leg['kept'])} % of the held-out facts, {seeds} seed{'s' * (seeds > 1)}. "
+            f"*{attack}*, at {kept} % of the held-out facts, {seeds} seed{'s' * (seeds > 1)}. "
             "In %, with 95 % intervals; differences in points, bold where the interval excludes 0.",
             "",
             "| " + " | ".join(COLUMNS) + " |",
@@ -226,8 +227,8 @@ def _predictions(found: list[list[Any]]) -> list[str]:
     if not found:
         return []
     lines = [
-        "Rank correlation over settings of what is measured right after unlearning with what the strongest",
-        "attack then gets, bootstrapped over settings; bold where the interval excludes 0:",
+        "Rank correlation over settings of what is measured right after unlearning with what the",
+        "strongest attack then gets, bootstrapped over settings; bold where the interval excludes 0:",
         "",
         "| measure | settings | with recovery | with level |",
         "|---|---|---|---|",
