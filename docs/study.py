@@ -27,7 +27,7 @@ from ssiuu.records.files import load_run
 from ssiuu.records.schema import RunRecord
 from ssiuu.report.comparisons import entities, level, outcomes
 from ssiuu.report.prediction import prediction
-from ssiuu.report.rows import rows
+from ssiuu.report.rows import mean, rows
 from ssiuu.statistics import bootstrap_mean
 
 HERE = Path(__file__).parent
@@ -91,7 +91,7 @@ def _setting(
     found: dict[str, Any] = {"seeds": len(cells)}
     for name in MEANS:
         values = [row[name] for row in mine if row.get(name) is not None]
-        found[name] = sum(values) / len(values) if values else None
+        found[name] = mean(values)
     stops = [cell.unlearning.stopped for cell in cells if cell.unlearning]
     found["reached"] = bool(cells) and set(stops) <= {"threshold"}
     for name in attacks:

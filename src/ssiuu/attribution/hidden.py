@@ -37,20 +37,35 @@ def blocks(model: Any) -> torch.nn.ModuleList:
     return max(found, key=len)
 
 
-def hidden_states(model: Any, batch: Batch, layer: int) -> Float[Tensor, "B T d"]:
-    """Return what a block puts out; differentiable. Padding positions hold what they hold.
+def block(model: Any, layer: int, key: str = "layer") -> torch.nn.Module:
+    """Return one of the decoder's blocks.
+
+    Args:
+        model: The model.
+        layer: Which block, from 0.
+        key: How the message calls the number.
 
     Raises:
         ConfigError: There is no such block.
     """
     layers = blocks(model)
     if layer >= len(layers):
-        raise ConfigError(f"layer: must be below {len(layers)}, the model's blocks, got {layer}.")
+        raise ConfigError(f"{key}: must be below {len(layers)}, the model's blocks, got {layer}.")
+    return layers[layer]
+
+
+def hidden_states(model: Any, batch: Batch, layer: int) -> Float[Tensor, "B T d"]:
+    """Return what a block puts out; differentiable. Padding positions hold what they hold.
+
+    Raises:
+        ConfigError: There is no such block.
+    """
+    stopped = block(model, layer)
 
     def stop(module: Any, inputs: Any, output: Any) -> None:
         raise _Reached(output[0] if isinstance(output, tuple) else output)
 
-    handle = layers[layer].register_forward_hook(stop)
+    handle = stopped.register_forward_hook(stop)
     try:
         model(
             input_ids=batch.input_ids,

@@ -21,15 +21,10 @@ def command(
     ] = None,
 ) -> None:
     """Evaluate, look inside and attack: are the facts erased, hidden or still there?"""
-    from ssiuu.cli.main import prepare
+    from ssiuu.cli.main import finish, prepare
     from ssiuu.experiment.unlearn import audit_models
-    from ssiuu.report import write_report
-    from ssiuu.report.text import summary
 
     progress = prepare()
     typed = shlex.join(["ssiuu", *sys.argv[1:]])
     record = audit_models(before, after, forget, out, retain, set_ or [], typed, progress)
-    page = write_report(record, out)
-    progress.done()
-    print(summary(record))
-    print(f"\nreport: {page}")
+    finish(record, out, progress)

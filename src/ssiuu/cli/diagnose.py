@@ -24,15 +24,10 @@ def command(
     ] = None,
 ) -> None:
     """Look inside: what was erased, what was added against the answer, does ablation bring it back?"""
-    from ssiuu.cli.main import prepare
+    from ssiuu.cli.main import finish, prepare
     from ssiuu.experiment.unlearn import diagnose_models
-    from ssiuu.report import write_report
-    from ssiuu.report.text import summary
 
     progress = prepare()
     typed = shlex.join(["ssiuu", *sys.argv[1:]])
     record = diagnose_models(before, after, forget, out, retain, attacked, set_ or [], typed, progress)
-    page = write_report(record, out)
-    progress.done()
-    print(summary(record))
-    print(f"\nreport: {page}")
+    finish(record, out, progress)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from ssiuu.cli import audit, check, diagnose, listing, report, run, unlearn
 from ssiuu.errors import InputError, SsiuuError
+
+if TYPE_CHECKING:
+    from ssiuu.records.schema import RunRecord
 
 INTERRUPTED = 130
 
@@ -64,6 +69,17 @@ class Printer:
         """End the changing line."""
         if self.terminal:
             print(file=sys.stderr)
+
+
+def finish(record: RunRecord, out: Path, progress: Printer) -> None:
+    """Write the report of a record and print its summary."""
+    from ssiuu.report import write_report
+    from ssiuu.report.text import summary
+
+    page = write_report(record, out)
+    progress.done()
+    print(summary(record))
+    print(f"\nreport: {page}")
 
 
 def prepare() -> Printer:

@@ -20,16 +20,11 @@ def command(
     out: Annotated[Path, typer.Option(help="folder of the run")] = Path("ssiuu-run"),
 ) -> None:
     """Unlearn, evaluate, look inside, attack and report, for every method and seed."""
-    from ssiuu.cli.main import prepare
+    from ssiuu.cli.main import finish, prepare
     from ssiuu.experiment.recipe import resolve
     from ssiuu.experiment.run import run
-    from ssiuu.report import write_report
-    from ssiuu.report.text import summary
 
     resolved, sources = resolve(recipe, set_ or [])
     progress = prepare()
     record = run(resolved, sources, out, shlex.join(["ssiuu", *sys.argv[1:]]), progress=progress)
-    page = write_report(record, out)
-    progress.done()
-    print(summary(record))
-    print(f"\nreport: {page}")
+    finish(record, out, progress)

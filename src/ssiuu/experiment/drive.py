@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ssiuu.attribution.hidden import blocks
-from ssiuu.errors import ConfigError
+from ssiuu.attribution.hidden import block
 from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
 from ssiuu.methods.rmu import Misdirection
@@ -58,15 +57,14 @@ def check_method(session: Session, method: Method) -> None:
     Raises:
         ConfigError: It names a layer, parameters or neurons that the model does not have.
     """
-    if not method.trains:
+    if not method.has_gradient:
         return
-    base, lora = method.base(), settings_of(session, method, 0, 0.0).lora
-    if isinstance(base, Misdirection) and base.layer >= (count := len(blocks(session.model))):
-        raise ConfigError(f"rmu.layer: must be below {count}, the model's blocks, got {base.layer}.")
-    if method.has_gradient:
-        with adapted(session.model, lora):
-            decay = session.recipe.unlearn.weight_decay
-            Step(session.model, method, 1.0, weight_decay=decay).close()
+    base = method.base()
+    if isinstance(base, Misdirection):
+        block(session.model, base.layer, "rmu.layer")
+    driven = settings_of(session, method, 0, 0.0)
+    with adapted(session.model, driven.lora):
+        Step(session.model, method, 1.0, weight_decay=driven.weight_decay).close()
 
 
 def unlearn_here(
