@@ -1,12 +1,13 @@
 """What a step costs: GD and the forms of Ssiuu, interleaved in one process.
 
-    python perf/step.py --json [--model smollm2-135m] [--rounds 5] [--rows 8] [--tokens 64]
+    python perf/step.py --json [--model smollm2-135m] [--rounds 7] [--rows 8] [--tokens 64]
         [--micro-batches 1] [--kinds gd ssiuu_gate]
 
 naive: forget and retain in two passes, a separate forward and backward for P, its gradient kept
 whole; two_passes: GD in two passes, while the others run forget and retain as one batch, unless a
-step has several micro-batches of `rows` (the field's default is 32 rows in four parts). Prints medians
-in seconds, their ratios to GD, and the bytes a parameter that a form keeps between two steps.
+step has several micro-batches of `rows` (the field's default is 32 rows in four parts). Every kind
+takes a step in turn. Prints the median seconds, the median ratio to the GD step of the same turn, and
+the bytes a parameter that a form keeps between two steps.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--micro-batches", type=int, default=1)
@@ -71,26 +72,28 @@ def main() -> None:
     )
     kinds = {name: KINDS[name] for name in dict.fromkeys(["gd", *args.kinds])}
     precision = resolve("auto", torch.device("cpu"))
+    steps = {
+        name: (NaiveStep if name == "naive" else Step)(
+            model, make(label), 1e-12, precision, together=name not in ("naive", "two_passes")
+        )
+        for name, label in kinds.items()
+    }
+    for step in steps.values():  # one set of moments: no kind's memory is colder than another's
+        step.optimizer = steps["gd"].optimizer
     times: dict[str, list[float]] = {name: [] for name in kinds}
-    kept: dict[str, float] = {}
-    for _ in range(args.rounds):
-        for name, label in kinds.items():
-            kind = NaiveStep if name == "naive" else Step
-            together = name not in ("naive", "two_passes")
-            step = kind(model, make(label), 1e-12, precision, together=together)
-            for turn in range(3):  # the first allocates, the second stores A_{t-1}
-                start = time.perf_counter()
-                step(forget, retain)
-                if turn == 2:
-                    times[name].append(time.perf_counter() - start)
-            kept[name] = _bytes(step)
-            step.close()
-            del step
+    for turn in range(args.rounds + 2):  # the first allocates, the second stores A_{t-1}
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step(forget, retain)
+            if turn > 1:
+                times[name].append(time.perf_counter() - start)
+    kept = {name: _bytes(step) for name, step in steps.items()}
     medians = {name: statistics.median(values) for name, values in times.items()}
     result: dict[str, object] = {f"{n}_seconds": round(v, 4) for n, v in medians.items()}
     for name in kinds:
         if name != "gd":
-            result[f"{name}_over_gd"] = round(medians[name] / medians["gd"], 3)
+            ratios = [a / b for a, b in zip(times[name], times["gd"], strict=True)]
+            result[f"{name}_over_gd"] = round(statistics.median(ratios), 3)
     result["extra_bytes_per_parameter"] = {n: round(b, 3) for n, b in kept.items()}
     result |= vars(args) | {"precision": precision, "threads": torch.get_num_threads()}
     del result["json"], result["kinds"]

@@ -44,10 +44,10 @@ class Paper(torch.nn.Module):
     def get_input_embeddings(self) -> torch.nn.Module:
         return self.embedding
 
-    def forward(self, input_ids: Tensor, logits_to_keep: int, **_: Any) -> SimpleNamespace:
+    def forward(self, input_ids: Tensor, logits_to_keep: Tensor, **_: Any) -> SimpleNamespace:
         block = self.layers[0]["mlp"]
         value = block["down_proj"](block["up_proj"](self.embedding(input_ids)).relu())
-        return SimpleNamespace(logits=torch.cat([value, 0 * value], -1)[:, -logits_to_keep:])
+        return SimpleNamespace(logits=torch.cat([value, 0 * value], -1)[:, logits_to_keep])
 
 
 def sigmoid(x: float) -> float:

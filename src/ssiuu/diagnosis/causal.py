@@ -31,7 +31,7 @@ from ssiuu.attribution.neuron import BATCH, Extremes
 from ssiuu.diagnosis.influence import Baseline, variation
 from ssiuu.errors import ConfigError
 from ssiuu.evaluation.score import read_facts
-from ssiuu.likelihood import Example, Prompt, collate, length_sorted
+from ssiuu.likelihood import Example, Prompt, collate, last_columns, length_sorted
 from ssiuu.models.sites import Site
 from ssiuu.records.schema import (
     Ablation,
@@ -177,7 +177,7 @@ def mean_outputs(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
                 position_ids=batch.position_ids,
-                logits_to_keep=1,
+                logits_to_keep=last_columns(1, device),
                 use_cache=False,
             )
     return {site: total / count for site, total in sums.items()}

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ssiuu.likelihood import Example, Prompt, collate, length_sorted
+from ssiuu.likelihood import Example, Prompt, collate, last_columns, length_sorted
 from ssiuu.models.sites import final_norm
 from ssiuu.records.schema import FactText, Lens
 from ssiuu.statistics import wilson
@@ -39,7 +39,7 @@ def logit_lens(model: Any, prompt: Prompt, facts: Sequence[FactText], pad: int) 
             attention_mask=batch.attention_mask,
             position_ids=batch.position_ids,
             output_hidden_states=True,
-            logits_to_keep=1,
+            logits_to_keep=last_columns(1, device),
             use_cache=False,
         ).hidden_states
         # Each row is its prompt with one answer token, so the last column is the prompt's end. The

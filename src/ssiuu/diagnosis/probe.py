@@ -30,7 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ssiuu.diagnosis.causal import estimate
-from ssiuu.likelihood import Example, Prompt, collate, length_sorted
+from ssiuu.likelihood import Example, Prompt, collate, last_columns, length_sorted
 from ssiuu.records.schema import FactText, Probe
 from ssiuu.statistics import Estimate, bootstrap_mean
 
@@ -97,7 +97,7 @@ def prompt_states(
             attention_mask=batch.attention_mask,
             position_ids=batch.position_ids,
             output_hidden_states=True,
-            logits_to_keep=1,
+            logits_to_keep=last_columns(1, device),
             use_cache=False,
         ).hidden_states
         last = torch.stack([state[:, -1].float().cpu() for state in states], 1)

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ssiuu.evaluation.ask import ends
-from ssiuu.likelihood import Example, Prompt, collate, length_sorted
+from ssiuu.likelihood import Example, Prompt, collate, last_columns, length_sorted
 
 TEMPERATURE = 1.0
 TOP_P = 0.95
@@ -69,7 +69,7 @@ def _sample_batch(
         attention_mask=batch.attention_mask,
         position_ids=batch.position_ids,
         use_cache=True,
-        logits_to_keep=1,
+        logits_to_keep=last_columns(1, device),
     )
     streams = [random.Random(f"{seed}:{e.id}:{n}") for e in chunk for n in range(count)]
     limits = [len(e.answer) + margin for e in chunk for _ in range(count)]

@@ -30,13 +30,22 @@ from ssiuu.methods.ssiuu import Ssiuu
 # A parameter counts as moved when the penalty changes its forget gradient by more than this share.
 MOVED = 0.01
 CHUNK = 1 << 18  # elements at a time on a CPU: a megabyte of fp32
+# What the penalty moved is counted in one element of so many of a whole chunk: counting costs as many
+# passes as the penalty. All its norms are exact.
+SAMPLE = 16
+
+# x where y is above a bound, or between two, and 0 elsewhere: one pass, where a comparison and a
+# product are three. A NaN in y keeps x.
+keep_above = torch.ops.aten.threshold_backward.grad_input
+keep_between = torch.ops.aten.hardtanh_backward.grad_input
 
 
 @dataclass
 class Moved:
     """What a penalty did to the forget gradient it was added to; sums over parameters.
 
-    On an accelerator the sums are tensors there, so that no parameter waits for the processor.
+    `parameters` is an estimate from a sample where a parameter holds a chunk or more. On an
+    accelerator the sums are tensors there, so that no parameter waits for the processor.
     """
 
     penalty_squared: float | Tensor = 0.0
@@ -48,7 +57,7 @@ class Moved:
     def share(self) -> float:
         """Norm of the penalty over the norm of the forget gradient without it."""
         whole = float(self.forget_squared)
-        return math.sqrt(float(self.penalty_squared) / whole) if whole else 0.0
+        return math.sqrt(max(0.0, float(self.penalty_squared)) / whole) if whole else 0.0
 
     def add(self, penalty: Tensor, forget: Tensor) -> None:
         """Add a penalty's gradient to a forget gradient in place, and count it."""
@@ -60,8 +69,9 @@ class Moved:
         self.forget_squared += _squared(forget)
         self.penalty_squared += factor * factor * _squared(direction)
         if factor:
-            excess = direction.abs().sub_(forget.abs(), alpha=MOVED / factor)
-            self.parameters += _sum(excess.sign_().clamp_(min=0.0))
+            part, rise = _sample(direction)
+            excess = part.abs().sub_(_sample(forget)[0].abs(), alpha=MOVED / factor)
+            self.parameters += rise * _sum(excess.sign_().clamp_(min=0.0))
         if factor > 1e38:  # beyond fp32: let it overflow where the gradients are checked
             direction, factor = direction * factor, 1.0
         forget.add_(direction, alpha=factor)
@@ -185,8 +195,7 @@ class Regulariser:
     ) -> Tensor:
         """Return (A_t - A_ref) g, or its sign times g, where the penalty acts and 0 elsewhere.
 
-        Uses up `influence` and `before`. Comparisons are slow on a CPU; `threshold_backward(x, y, 0)`
-        is x where y > 0 and 0 elsewhere in one pass.
+        Uses up `before`.
         """
         change = torch.sub(influence, before, out=before)
         if self.form.side == "growth":
@@ -195,9 +204,10 @@ class Regulariser:
             change.sign_()
         if self.form.index == "random":
             change.mul_(self._half(name, influence, rows))
+        elif self.form.index == "negative":
+            keep_between(change, influence, -math.inf, 0.0, grad_input=change)
         else:
-            side = influence.neg_() if self.form.index == "negative" else influence
-            change = torch.ops.aten.threshold_backward(change, side, 0.0)
+            keep_above(change, influence, 0.0, grad_input=change)
         return change * g
 
     def _half(self, name: str, influence: Tensor, rows: slice) -> Float[Tensor, "*n"]:
@@ -224,17 +234,29 @@ def gate(
         moved: Added to; what was zeroed counts as moved.
     """
     moved.total += forget.numel()
-    side = math.copysign(1.0, sign)
     size = CHUNK if parameter.device.type == "cpu" else max(1, parameter.numel())
+    below = -torch.finfo(parameter.dtype).smallest_normal * torch.finfo(parameter.dtype).eps
     with torch.no_grad():
         for phi, g, f in zip(
             *(t.view(-1).split(size) for t in (parameter, gradient, forget)), strict=True
         ):
-            kept = torch.mul(phi, g).sign_().mul_(side).clamp_(max=0.0).add_(1.0)
-            moved.forget_squared += _squared(f)
-            moved.penalty_squared += _squared(f * (1.0 - kept))
-            f.mul_(kept)
-            moved.parameters += kept.numel() - _sum(kept)
+            product = torch.mul(phi, g)
+            if sign < 0:
+                product.neg_()
+            before = _squared(f)
+            keep_above(f, product, below, grad_input=f)
+            moved.forget_squared += before
+            moved.penalty_squared += before - _squared(f)
+            part, rise = _sample(product)
+            moved.parameters += rise * _sum((part < 0).to(f))
+
+
+def _sample(values: Tensor) -> tuple[Tensor, float]:
+    """Return the part of a chunk in which is counted, and what the count is to be multiplied by."""
+    if values.numel() < CHUNK:
+        return values, 1.0
+    part = values.view(-1)[: values.numel() // SAMPLE]
+    return part, values.numel() / part.numel()
 
 
 def _sum(values: Tensor) -> float | Tensor:
