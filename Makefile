@@ -22,7 +22,7 @@ test: $(READY)
 	$(BIN)/ruff check $(ROOT)src $(ROOT)tests $(ROOT)perf
 	cd $(ROOT) && $(BIN)/mypy
 	cd $(ROOT) && $(BIN)/lint-imports
-	cd $(ROOT) && $(BIN)/python -m pytest
+	cd $(ROOT) && $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # torch comes first and pinned, so that nothing else pulls a larger build of it.
 $(READY): $(ROOT)pyproject.toml $(ROOT)constraints.txt $(ROOT)requirements-dev.txt
