@@ -1,6 +1,8 @@
 """Write docs/study.md and its figures from the records of the study.
 
     python docs/study.py collect RUN NAME 0.9    # RUN/run.json and its cells -> docs/study/NAME.json
+    python docs/study.py collect RUN NAME        # the same, each method at its own retention
+    python docs/study.py predict RUN NAME        # of a run with `inside: true`: what foretells recovery
     python docs/study.py                         # docs/study/*.json -> docs/study.md, docs/study/*.svg
 
 A leg of the study is one run. Its methods are tagged with their learning rate (gd@lr1e-3); those that
@@ -33,10 +35,15 @@ from ssiuu.statistics import bootstrap_mean
 HERE = Path(__file__).parent
 BASE, CONTROL, ORIGINAL = "gd", "never-learned", "none"
 COLUMNS = (
-    "method", "level", "less gd's", "beyond the never-learned", "less half of gd's", "log p", "D+",
-    "D−", "hide ratio", "moved",
+    "method", "held out", "level", "less gd's", "beyond the never-learned", "less half of gd's",
+    "log p", "D+", "D−", "hide ratio", "moved",
 )  # fmt: skip
-TITLES = {"fictional": "The made-up world", "large": "Three times as large"}
+TITLES = {
+    "fictional": "The made-up world",
+    "inside": "What foretells recovery",
+    "large": "Three times as large",
+    "worldfacts": "A real model and real facts",
+}
 DIFFERENCES = ("against_gd", "beyond_control", "half")
 NEAR = 0.01  # a setting this near to the wanted retention stands for itself
 MEANS = (
@@ -48,8 +55,12 @@ MEANS = (
 # --- from a record to a leg ------------------------------------------------------------------------
 
 
-def collect(record: RunRecord, attacks: Sequence[str], kept: float) -> dict[str, Any]:
-    """Return what the page needs of a run, over the seeds that every method was run with."""
+def collect(record: RunRecord, attacks: Sequence[str], kept: float | None) -> dict[str, Any]:
+    """Return what the page needs of a run, over the seeds that every method was run with.
+
+    Without `kept` every method has one setting, which stands for it, whether it reached the threshold
+    or not.
+    """
     done: dict[str, set[int]] = {}
     for cell in record.cells:
         if cell.method.label not in (CONTROL, ORIGINAL):
@@ -67,11 +78,7 @@ def collect(record: RunRecord, attacks: Sequence[str], kept: float) -> dict[str,
         "attacks": list(attacks),
         "kept": kept,
         "settings": settings,
-        "predictions": [
-            [found.measure, found.outcome, found.cells, *found.correlation]
-            for found in prediction([record])
-            if found.correlation is not None
-        ],
+        "predictions": foretold(record),
         "families": {
             family: {
                 "mix": mix,
@@ -81,6 +88,15 @@ def collect(record: RunRecord, attacks: Sequence[str], kept: float) -> dict[str,
             for family, mix in mixes.items()
         },
     }
+
+
+def foretold(record: RunRecord) -> list[list[Any]]:
+    """Return measure, outcome, settings, and the correlation with its interval."""
+    return [
+        [found.measure, found.outcome, found.cells, *found.correlation]
+        for found in prediction([record])
+        if found.correlation is not None
+    ]
 
 
 def _setting(
@@ -100,8 +116,10 @@ def _setting(
     return found
 
 
-def _mixes(settings: dict[str, Any], kept: float) -> dict[str, dict[str, float]]:
+def _mixes(settings: dict[str, Any], kept: float | None) -> dict[str, dict[str, float]]:
     """Return, by family, the settings on either side of the wanted retention and their weights."""
+    if kept is None:
+        return {_family(label): {label: 1.0} for label in settings if label != ORIGINAL}
     families: dict[str, list[tuple[float, str]]] = {}
     for label, setting in settings.items():
         if setting["reached"] and label != ORIGINAL:
@@ -141,6 +159,7 @@ class _Stacks:
         items = sorted(set.intersection(*(set(table) for table in used))) if used else []
         owners = entities(record)
         self.names = [owners[fact] for fact, _ in items]
+        self.chance = record.header.chance
         self.values = {
             family: sum(
                 weight * np.array([_attack_seeds(cells[label, seed], items) for seed in seeds])
@@ -151,15 +170,19 @@ class _Stacks:
         }
 
     def compared(self, family: str) -> dict[str, Any]:
-        """Return the level, and how it stands to gd and to half of gd's way above the control."""
+        """Return the level, and how it stands to gd and to half of gd's way above the control.
+
+        Where there is no control, half of gd's way is that above guessing.
+        """
         one, base, control = (self.values.get(name) for name in (family, BASE, CONTROL))
         wanted = {"level": one}
         if one is not None and base is not None and family != BASE:
             wanted["against_gd"] = one - base
         if one is not None and control is not None and family != CONTROL:
             wanted["beyond_control"] = one - control
-            if base is not None:
-                wanted["half"] = one - control - (base - control) / 2
+        if one is not None and base is not None and family != CONTROL:
+            floor = self.chance if control is None else control
+            wanted["half"] = one - floor - (base - floor) / 2
         return {
             name: list(bootstrap_mean(values, self.names))
             for name, values in wanted.items()
@@ -182,13 +205,17 @@ def page(legs: dict[str, Any]) -> str:
 
 
 def _section(name: str, leg: dict[str, Any]) -> str:
+    if "settings" not in leg:
+        return "\n".join([f"## {TITLES.get(name, name)}", "", *_predictions(leg["predictions"])])
     attacks, settings = leg["attacks"], leg["settings"]
     seeds = max(setting["seeds"] for setting in settings.values())
     lines = [f"## {TITLES.get(name, name)}", ""]
-    kept = _percent(leg["kept"])
+    kept = leg["kept"]
+    where = "each method at its own retention" if kept is None else (
+        f"at {_percent(kept)} % of the held-out facts")  # fmt: skip
     for attack in attacks:
         lines += [
-            f"*{attack}*, at {kept} % of the held-out facts, {seeds} seed{'s' * (seeds > 1)}. "
+            f"*{attack}*, {where}, {seeds} seed{'s' * (seeds > 1)}. "
             "In %, with 95 % intervals; differences in points, bold where the interval excludes 0.",
             "",
             "| " + " | ".join(COLUMNS) + " |",
@@ -197,7 +224,7 @@ def _section(name: str, leg: dict[str, Any]) -> str:
         families = leg["families"].items()
         for family, found in sorted(families, key=lambda x: x[1][attack].get("level", [9])[0]):
             compared = found[attack]
-            cells = [f"`{family}`", _level(compared.get("level"))]
+            cells = [f"`{family}`", _percent(found["heldout"]), _level(compared.get("level"))]
             cells += [
                 _difference(compared.get(key)) for key in ("against_gd", "beyond_control", "half")
             ]
@@ -300,17 +327,21 @@ def draw(leg: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     """Collect one leg, or render all."""
-    if sys.argv[1:2] == ["collect"]:
-        record = load_run(Path(sys.argv[2]))
-        attacks = [a for a in ("harmful_0.3", "benign") if any(
-            x.name == a for c in record.cells for x in c.attacks)]  # fmt: skip
-        target = HERE / "study" / f"{sys.argv[3]}.json"
-        leg = collect(record, attacks, float(sys.argv[4]))
-        target.write_text(json.dumps(leg, indent=1) + "\n")
+    if sys.argv[1:]:
+        task, run, name, *kept = sys.argv[1:]
+        record = load_run(Path(run))
+        if task == "predict":
+            leg: dict[str, Any] = {"predictions": foretold(record)}
+        else:
+            made = {attack.name for cell in record.cells for attack in cell.attacks}
+            attacks = [name for name in ("harmful_0.3", "benign") if name in made]
+            leg = collect(record, attacks, float(kept[0]) if kept else None)
+        (HERE / "study" / f"{name}.json").write_text(json.dumps(leg, indent=1) + "\n")
         return
     legs = {p.stem: json.loads(p.read_text()) for p in sorted((HERE / "study").glob("*.json"))}
     for name, leg in legs.items():
-        draw(leg, HERE / "study" / f"{name}.svg")
+        if "settings" in leg:
+            draw(leg, HERE / "study" / f"{name}.svg")
     text = (HERE / "study.md").read_text(encoding="utf-8")
     start, end = "<!-- tables -->\n", "<!-- end of tables -->"
     before, _, rest = text.partition(start)
