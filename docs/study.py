@@ -309,7 +309,8 @@ def draw(leg: dict[str, Any], path: Path) -> None:
     families: dict[str, list[tuple[float, float]]] = {}
     for label, setting in leg["settings"].items():
         found = setting[name]
-        if found is None or setting["heldout"] is None or label == ORIGINAL or not setting["reached"]:
+        shown = setting["reached"] or leg["kept"] is None
+        if found is None or setting["heldout"] is None or label == ORIGINAL or not shown:
             continue
         families.setdefault(_family(label), []).append((100 * setting["heldout"], 100 * found[0]))
     colours = matplotlib.colormaps["tab20"]
