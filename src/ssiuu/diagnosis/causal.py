@@ -177,7 +177,7 @@ def mean_outputs(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
                 position_ids=batch.position_ids,
-                logits_to_keep=last_columns(1, device),
+                logits_to_keep=last_columns(0, device),  # nobody reads them
                 use_cache=False,
             )
     return {site: total / count for site, total in sums.items()}

@@ -39,7 +39,7 @@ def logit_lens(model: Any, prompt: Prompt, facts: Sequence[FactText], pad: int) 
             attention_mask=batch.attention_mask,
             position_ids=batch.position_ids,
             output_hidden_states=True,
-            logits_to_keep=last_columns(1, device),
+            logits_to_keep=last_columns(0, device),  # nobody reads them
             use_cache=False,
         ).hidden_states
         # Each row is its prompt with one answer token, so the last column is the prompt's end. The

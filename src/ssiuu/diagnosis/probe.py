@@ -97,7 +97,7 @@ def prompt_states(
             attention_mask=batch.attention_mask,
             position_ids=batch.position_ids,
             output_hidden_states=True,
-            logits_to_keep=last_columns(1, device),
+            logits_to_keep=last_columns(0, device),  # nobody reads them
             use_cache=False,
         ).hidden_states
         last = torch.stack([state[:, -1].float().cpu() for state in states], 1)
