@@ -71,8 +71,9 @@ def leading_directions(moment: Float[Tensor, "d d"], k: int) -> Float[Tensor, "d
     d = moment.shape[0]
     if not 1 <= k < d:
         raise ValueError(f"projection needs 1 <= k < {d} (the width of the input), got {k}")
+    found = moment.cpu().numpy()
     # Lanczos, because k is small; the start vector is fixed so that runs repeat exactly.
-    _, vectors = eigsh(moment.double().cpu().numpy(), k=k, which="LA", v0=np.ones(d))
+    _, vectors = eigsh(found, k=k, which="LA", v0=np.ones(d, found.dtype))
     return torch.from_numpy(vectors.copy()).to(moment.dtype).to(moment.device)
 
 

@@ -41,7 +41,7 @@ from ssiuu.methods.regulariser import Moved, Regulariser, gate
 from ssiuu.methods.retain import kl_loss
 from ssiuu.methods.rmu import Misdirection, rmu_loss
 from ssiuu.methods.ssiuu import Ssiuu
-from ssiuu.models.precision import autocast
+from ssiuu.models.precision import attention, autocast
 from ssiuu.models.sites import find_sites
 from ssiuu.training.lora import adapters, weight_of
 from ssiuu.training.prepare import Prepared, aligned
@@ -167,8 +167,11 @@ class Step:
         """
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        done = self._as_one(forget, retain) if self.together else None
-        forget_loss, moved, retain_loss = done or self._apart(forget, retain)
+        rows = [batch.input_ids for batch in (*forget, *retain)]
+        longest = max((ids.shape[1] for ids in rows), default=0)
+        with attention(self.precision, rows[0].device.type, longest):
+            done = self._as_one(forget, retain) if self.together else None
+            forget_loss, moved, retain_loss = done or self._apart(forget, retain)
         self._keep_rows()
         norm = self._norm()
         self._require_finite(forget, retain, forget_loss, retain_loss, norm)
