@@ -174,6 +174,14 @@ def test_projection_is_said_in_the_name() -> None:
     assert (method.name, method.label, method.whose) == ("gd", "gd+projection", "ours")
     assert method.projection
     assert make({"name": "gd+projection", "projection": 5}).projection == 5
+    control = make("gd+projection+outputs+random")
+    assert (control.label, control.whose) == ("gd+projection+outputs+random", "control")
+    assert "8 random directions of each linear map's output gradients" in control.description
+
+
+def test_random_directions_of_nothing_are_refused() -> None:
+    with pytest.raises(ConfigError, match="random stands beside projection"):
+        make("gd+random")
 
 
 @pytest.mark.parametrize("beta", [0, -0.1, 10.5, "much", float("nan"), float("inf")])

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Batch, Example, collate
 from ssiuu.methods import make
-from ssiuu.methods.projection import Basis, leading_directions, project_out, retain_bases
+from ssiuu.methods.projection import Basis, leading_directions, project_out, random_bases, retain_bases
 from ssiuu.models.sites import find_sites
 from ssiuu.training.prepare import Prepared
 from ssiuu.training.step import Step
@@ -168,3 +169,29 @@ def test_the_retain_gradient_is_left_whole(tiny_model: Any, make_examples: Any) 
     ):
         part = project_out(ga.grad.clone(), bases[name]) if name in bases else 0.0
         torch.testing.assert_close(both.grad, part + kept.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_the_random_control_has_the_shapes_of_the_shared_directions_and_none_of_them(
+    tiny_model: Any, make_examples: Any
+) -> None:
+    shared = retain_bases(tiny_model, batches_of(make_examples(8)), K, 2)
+    drawn, again = random_bases(tiny_model, K, 2), random_bases(tiny_model, K, 2)
+    assert drawn.keys() == shared.keys()
+    for name, basis in drawn.items():
+        for mine, theirs, same in (
+            (basis.inputs, shared[name].inputs, again[name].inputs),
+            (basis.outputs, shared[name].outputs, again[name].outputs),
+        ):
+            assert mine is not None and theirs is not None and same is not None
+            assert mine.shape == theirs.shape and torch.equal(mine, same)
+            torch.testing.assert_close(mine.T @ mine, torch.eye(mine.shape[1]), atol=1e-5, rtol=0)
+            overlap = float((mine.T @ theirs).square().sum()) / mine.shape[1]
+            assert overlap < 0.6  # by chance about k of d
+    read = {path: drawn[f"{path}.weight"].inputs for path in (s.path for s in find_sites(tiny_model))}
+    q, k = (next(path for path in read if path.endswith(end)) for end in ("q_proj", "k_proj"))
+    assert torch.equal(read[q], read[k])  # type: ignore[arg-type]
+
+
+def test_more_random_directions_than_there_are_are_refused(tiny_model: Any) -> None:
+    with pytest.raises(ConfigError, match="projection_outputs: must be below"):
+        random_bases(tiny_model, None, 10_000)

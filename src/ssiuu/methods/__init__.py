@@ -55,6 +55,7 @@ DEFAULT_OUTPUTS = 8
 SUFFIXES: dict[str, tuple[str, Any]] = {
     "projection": ("projection", DEFAULT_PROJECTION),
     "outputs": ("projection_outputs", DEFAULT_OUTPUTS),
+    "random": ("projection_from", "random"),
     "kl": ("retain", "kl"),
 }
 # The knobs of Ssiuu as they stand in its name: ssiuu-gate-npo, ssiuu-logprob-growth, ...
@@ -104,7 +105,8 @@ def _set(
 ) -> None:
     """Set a knob that stands in the name; a number after a suffix may be given beside it."""
     key, value = knob
-    if key in values and values[key] != value and not (default and key != "retain"):
+    numbers = default and key in ("projection", "projection_outputs")
+    if key in values and values[key] != value and not numbers:
         raise ConfigError(f"{where}: {part!r} sets {key}, which is {values[key]!r} already.")
     values.setdefault(key, value)
 

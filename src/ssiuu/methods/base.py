@@ -85,8 +85,10 @@ class Method(BaseModel):
         ge=1,
         description="ours: the same with the directions of each linear map's output gradients",
     )
-    projection_from: Literal["retain", "forget", "both"] = Field(
-        default="retain", description="the rows whose leading directions are taken out"
+    projection_from: Literal["retain", "forget", "both", "random"] = Field(
+        default="retain",
+        description="the rows whose leading directions are taken out; random: a control, as many "
+        "directions drawn at random",
     )
     pull: float = Field(
         default=0.0,
@@ -108,6 +110,8 @@ class Method(BaseModel):
             raise ValueError("retain: kl needs a retain_weight above 0")
         if self.projects and not self.has_gradient:
             raise ValueError("projection: this method has no forget gradient to take it out of")
+        if self.projection_from == "random" and not self.projects:
+            raise ValueError("projection_from: random stands beside projection or projection_outputs")
         return self
 
     def forget_loss(self, view: View) -> Float[Tensor, " B"]:
@@ -143,18 +147,23 @@ class Method(BaseModel):
     def _projections(self) -> str:
         inputs = "+projection" if self.projection else ""
         outputs = "+outputs" if self.projection_outputs else ""
-        return inputs + outputs
+        return inputs + outputs + ("+random" if self.projection_from == "random" else "")
 
     @property
     def whose(self) -> Origin:
-        """Whose method this is as configured: with a projection it is ours."""
-        return "ours" if self.projects else self.origin
+        """Whose method this is as configured: with a projection it is ours, or our control."""
+        if not self.projects:
+            return self.origin
+        return "control" if self.projection_from == "random" else "ours"
 
     @property
     def description(self) -> str:
         """One sentence on what is run, with its source."""
+        which = {"both": "leading", "random": "random"}.get(
+            self.projection_from, f"leading {self.projection_from}"
+        )
         sides = [
-            f"{k} leading retain directions of each linear map's {what}"
+            f"{k} {which} directions of each linear map's {what}"
             for k, what in (
                 (self.projection, "inputs"),
                 (self.projection_outputs, "output gradients"),
@@ -163,7 +172,7 @@ class Method(BaseModel):
         ]
         extra = (
             f", with the {' and the '.join(sides)} taken out of the forget gradient (this project's "
-            "extension)"
+            f"{'control' if self.projection_from == 'random' else 'extension'})"
             if sides
             else ""
         )

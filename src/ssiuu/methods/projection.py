@@ -14,6 +14,7 @@ representations).
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,6 +110,38 @@ def retain_bases(
     right = _directions(found.outputs, outputs, "projection_outputs", "output")
     return {
         f"{path}.weight": Basis(left.get(source), right.get(path), path in found.transposed)
+        for path, source in found.owner.items()
+    }
+
+
+def random_bases(model: Any, inputs: int | None, outputs: int | None) -> dict[str, Basis]:
+    """Return as many directions of every linear map as `retain_bases`, drawn at random: a control.
+
+    What it has in common with them is that only linear maps are updated, and by less. Maps that read
+    the same input share their directions here too; every run draws the same ones.
+
+    Raises:
+        ConfigError: More directions are asked for than there are.
+    """
+    with _moments(model, False, False) as found:
+        pass  # the maps alone
+
+    def drawn(path: str, side: Literal["inputs", "outputs"], k: int | None) -> Tensor | None:
+        if k is None:
+            return None
+        weight: Tensor = model.get_submodule(path).weight
+        width = weight.shape[(side == "inputs") != (path in found.transposed)]
+        if k >= width:
+            key = "projection" if side == "inputs" else "projection_outputs"
+            raise ConfigError(f"{key}: must be below {width}, the {side} of {path}, got {k}.")
+        seeded = torch.Generator().manual_seed(zlib.crc32(f"{side} of {path}".encode()))
+        basis: Tensor = torch.linalg.qr(torch.randn(width, k, generator=seeded)).Q
+        return basis.to(weight)
+
+    return {
+        f"{path}.weight": Basis(
+            drawn(source, "inputs", inputs), drawn(path, "outputs", outputs), path in found.transposed
+        )
         for path, source in found.owner.items()
     }
 

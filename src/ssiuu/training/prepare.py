@@ -25,7 +25,7 @@ from ssiuu.likelihood import (
 from ssiuu.methods.base import Method
 from ssiuu.methods.disruption import DisruptionMasked
 from ssiuu.methods.klue import LocalisedUnlearning, knowledge_scores, leading
-from ssiuu.methods.projection import Basis, retain_bases
+from ssiuu.methods.projection import Basis, random_bases, retain_bases
 from ssiuu.methods.rmu import Misdirection
 from ssiuu.models.sites import find_sites
 
@@ -93,7 +93,9 @@ def prepare(
         raise ConfigError("masked: the mask is the retain gradient's, and there are no retain rows.")
     if isinstance(base, Misdirection) and method.keeps == "activations":
         made.retain_hidden = _hidden(model, retain, pad, base.layer)
-    if method.projects:
+    if method.projects and method.projection_from == "random":
+        made.bases = random_bases(model, method.projection, method.projection_outputs)
+    elif method.projects:
         kept = [*(shared or retain)] if method.projection_from != "forget" else []
         rows = [*kept, *forget] if method.projection_from != "retain" else kept
         batches = _batches(model, rows, pad)
