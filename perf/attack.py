@@ -1,9 +1,11 @@
-"""What a sweep of attacks costs: weights put back in memory beside a model loaded for every curve.
+"""What a sweep of attacks costs: weights put back in memory, or a model loaded for every curve.
 
     python perf/attack.py --json [--model smollm2-135m] [--curves 3] [--steps 6]
 
-Both train the same curves on the same facts, interleaved, and read the same pool. Prints median seconds
-of a curve each way, of the weights alone, and their ratios.
+All three ways train the same curves on the same facts, interleaved, and read the same pool: "memory"
+puts the weights back, "reload" loads the model again in the same process, "process" starts a process
+for every curve, as sweeps by shell script or job queue do. Prints median seconds of a curve each way,
+of the weights alone, and ratios.
 """
 
 from __future__ import annotations
@@ -11,8 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
+
+import torch
 
 from ssiuu.attacks.retrain import retrain
 from ssiuu.benchmarks import worldfacts
@@ -20,7 +27,25 @@ from ssiuu.benchmarks.screening import as_text
 from ssiuu.evaluation.score import read_facts
 from ssiuu.likelihood import Prompt, encode
 from ssiuu.models.load import Loaded, load, restore, snapshot
-from ssiuu.models.precision import keep_memory
+from ssiuu.models.precision import keep_memory, resolve
+
+
+class Sweep:
+    """The facts of one sweep and one of its curves."""
+
+    def __init__(self, loaded: Loaded, steps: int) -> None:
+        self.prompt = Prompt(loaded.tokenizer, "qa")
+        self.facts = [as_text(fact, 3, 0) for fact in worldfacts.load()[0][:48]]
+        self.examples = [encode(self.prompt, f.id, f.question, f.answer, 512) for f in self.facts[:14]]
+        self.start = read_facts(loaded.model, self.prompt, self.facts[14:])
+        self.reads = [max(1, steps // 2), steps]
+        self.precision = resolve("auto", torch.device("cpu"))
+
+    def curve(self, loaded: Loaded, seed: int) -> None:
+        """Attack the model as it is."""
+        settings = (1e-4, self.reads, 4, seed, self.precision, 0)
+        rows, pool = self.examples, self.facts[14:]
+        retrain(loaded.model, self.prompt, "harmful_0.3", "harmful", rows, pool, self.start, *settings)
 
 
 def main() -> None:
@@ -30,44 +55,43 @@ def main() -> None:
     parser.add_argument("--curves", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--alone", type=int, help=argparse.SUPPRESS)  # the seed of one curve
     args = parser.parse_args()
     keep_memory()
     kept = load(args.model)
+    sweep = Sweep(kept, args.steps)
+    if args.alone is not None:
+        sweep.curve(kept, args.alone)
+        return
     weights = snapshot(kept.model)
-    prompt = Prompt(kept.tokenizer, "qa")
-    facts = [as_text(fact, 3, 0) for fact in worldfacts.load()[0][:48]]
-    examples = [encode(prompt, f.id, f.question, f.answer, 512) for f in facts[:14]]
-    start = read_facts(kept.model, prompt, facts[14:])
 
     def memory() -> Loaded:
         restore(kept.model, weights)
         return kept
 
-    def fresh() -> Loaded:
-        return load(args.model)
+    times: defaultdict[str, list[float]] = defaultdict(list)
 
-    times: dict[str, list[float]] = {}
-
-    def curve(name: str, get: Callable[[], Loaded], seed: int) -> None:
+    def timed(name: str, get: Callable[[], Loaded], seed: int) -> None:
         begin = time.perf_counter()
-        model = get().model
-        ready = time.perf_counter()
-        reads = [max(1, args.steps // 2), args.steps]
-        settings = (1e-4, reads, 4, seed, "fp32", 0)
-        retrain(model, prompt, "harmful_0.3", "harmful", examples, facts[14:], start, *settings)
-        times.setdefault(f"{name}_weights", []).append(ready - begin)
-        times.setdefault(f"{name}_curve", []).append(time.perf_counter() - begin)
+        loaded = get()
+        times[f"{name}_weights"].append(time.perf_counter() - begin)
+        sweep.curve(loaded, seed)
+        times[f"{name}_curve"].append(time.perf_counter() - begin)
 
     for seed in range(args.curves):
-        curve("memory", memory, seed)
-        curve("reload", fresh, seed)
+        timed("memory", memory, seed)
+        timed("reload", lambda: load(args.model), seed)
+        alone = ["--model", args.model, "--steps", str(args.steps), "--alone", str(seed)]
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, __file__, *alone], check=True)
+        times["process_curve"].append(time.perf_counter() - begin)
     medians = {name: statistics.median(values) for name, values in times.items()}
     result: dict[str, object] = {f"{n}_seconds": round(v, 3) for n, v in medians.items()}
-    for what in ("weights", "curve"):
-        ratio = medians[f"reload_{what}"] / medians[f"memory_{what}"]
-        result[f"reload_over_memory_{what}"] = round(ratio, 2)
-    result |= {name: value for name, value in vars(args).items() if name != "json"}
-    print(json.dumps(result, indent=None if args.json else 1))
+    for name in ("reload_weights", "reload_curve", "process_curve"):
+        way, what = name.split("_")
+        result[f"{way}_over_memory_{what}"] = round(medians[name] / medians[f"memory_{what}"], 2)
+    result |= {n: v for n, v in vars(args).items() if n not in ("json", "alone")}
+    print(json.dumps(result | {"precision": sweep.precision}, indent=None if args.json else 1))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ Scores of TOFU's forget05: probability, truth ratio, extraction strength, exact 
 Min-K, Min-K++, written answers. The plain loop does what evaluation suites commonly do: a separate
 padded forward pass for every metric with the logits of every position, every wrong answer with its
 question again, and answers written in batches of 32 up to 200 tokens or until the last one ends.
-Prints medians in seconds, their ratios, and the largest difference of a score; written answers are
-compared as far as both go.
+Prints medians in seconds, their ratios, and by score the largest difference of the two, and of each to
+the plain loop in float64 on the first rows; written answers are compared as far as both go.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from ssiuu.statistics.tofu import probability, truth_ratio
 
 BATCH = 32
 LIMIT = 200  # tokens of a written answer in the plain loop
+EXACT = 8  # rows
 SHARE = 0.4  # of the tokens, the least likely ones, in Min-K
 Scores = dict[str, list[float]]
 
@@ -72,9 +73,9 @@ def main() -> None:
     ]
     result["plain_over_ours"] = round(sums[0] / sums[1], 2)
     ours, plain = found["ours_scores"], found["plain_scores"]
-    result["largest_difference"] = max(
-        abs(a - b) for name in ours for a, b in zip(ours[name], plain[name], strict=True)
-    )
+    result["largest_difference"] = _furthest(ours, plain)
+    exact = plain_scores(model.double(), prompt, facts[:EXACT])
+    result["error"] = {"ours": _furthest(ours, exact), "plain": _furthest(plain, exact)}
     pairs = zip(found["ours_answers"], found["plain_answers"], strict=True)
     result["different_answers"] = sum(not _agree(a, b) for a, b in pairs)
     result |= {key: value for key, value in vars(args).items() if key not in ("json", "path")}
@@ -154,6 +155,14 @@ def plain_answers(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> list
     return texts
 
 
+def _furthest(some: Scores, others: Scores) -> dict[str, float]:
+    """Return the largest difference of every score, over the rows that both have."""
+    return {
+        name: float(f"{max(abs(a - b) for a, b in zip(some[name], others[name], strict=False)):.1e}")
+        for name in NAMES
+    }
+
+
 def _means(model: Any, prompt: Prompt, facts: Sequence[FactText], answers: list[str]) -> list[float]:
     return [float(tokens.mean()) for tokens, _ in _forward(model, prompt, facts, answers)]
 
@@ -168,7 +177,7 @@ def _forward(
     for start in range(0, len(examples), BATCH):
         chunk = examples[start : start + BATCH]
         ids, mask = _padded([e.prompt + e.answer for e in chunk], left=False)
-        logits = model(input_ids=ids, attention_mask=mask).logits.float()
+        logits = model(input_ids=ids, attention_mask=mask).logits
         every = logits.log_softmax(-1)
         for row, e in enumerate(chunk):
             place = slice(len(e.prompt) - 1, len(e.prompt) + len(e.answer) - 1)
