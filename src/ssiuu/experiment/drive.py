@@ -9,6 +9,7 @@ from ssiuu.attribution.hidden import block
 from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
 from ssiuu.methods.rmu import Misdirection
+from ssiuu.models.precision import release_memory
 from ssiuu.records.schema import FactText, MethodInfo, Unlearning
 from ssiuu.training.lora import Lora, adapted
 from ssiuu.training.step import Step
@@ -107,4 +108,5 @@ def unlearn_here(
         refusals=session.refusals(method),
         adapter=adapter,
     )
+    release_memory()  # the optimiser's, before the original weights are read beside the model's
     return record.model_copy(update={"distance": session.original.distance()})

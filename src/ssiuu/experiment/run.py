@@ -347,7 +347,6 @@ class _Stages:
         require_space(state.parent, 4 * sum(p.numel() for p in session.model.parameters()))
         session.original.restore()
         record = unlearn_here(session, cell.method, cell.seed, state, self.meter)
-        release_memory()
         save_weights(session.model, self._beside(stage, WEIGHTS))
         before = read_stage(self.out / stage.path, Unlearning, stage.key)
         if before is None:

@@ -15,14 +15,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from ssiuu.errors import ConfigError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ def adapted(model: Any, lora: Lora | None) -> Iterator[PeftModel | None]:
     if lora is None:
         yield None
         return
+    from peft import LoraConfig, get_peft_model  # its import takes a second or two
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(lora.seed)
         config = LoraConfig(
@@ -107,7 +110,7 @@ def adapters(model: Any) -> list[Adapter]:
     return [
         Adapter(f"{path}.weight", module)
         for path, module in model.named_modules()
-        if isinstance(module, LoraLayer)
+        if hasattr(module, "lora_A")
     ]
 
 
