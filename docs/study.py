@@ -38,12 +38,19 @@ COLUMNS = (
     "method", "held out", "level", "less gd's", "beyond the never-learned", "less half of gd's",
     "log p", "D+", "D−", "hide ratio", "moved",
 )  # fmt: skip
-TITLES = {
+TITLES = {  # the legs, in the order of the page
     "fictional": "The made-up world",
     "inside": "What foretells recovery",
+    "rivals": "Every rival, every knob",
+    "swept": "The swept attacker",
     "large": "Three times as large",
     "worldfacts": "A real model and real facts",
+    "again": "The same with other seeds",
+    "gemma": "Another architecture",
+    "tofu": "TOFU",
 }
+ATTACKS = ("harmful_0.3", "benign", "filler", "quantised", "few-shot", "prompts")
+MANY = 20  # lines a figure can tell apart
 DIFFERENCES = ("against_gd", "beyond_control", "half")
 NEAR = 0.01  # a setting this near to the wanted retention stands for itself
 MEANS = (
@@ -106,8 +113,9 @@ def _setting(
     mine = [row for row in table if row["method"] == label]
     found: dict[str, Any] = {"seeds": len(cells)}
     for name in MEANS:
-        values = [row[name] for row in mine if row.get(name) is not None]
-        found[name] = mean(values)
+        # TOFU's texts are scored by ROUGE-L recall, before an attack as after it.
+        values = [row[f"{name}_rouge"] for row in mine if row.get(f"{name}_rouge") is not None]
+        found[name] = mean(values or [row[name] for row in mine if row.get(name) is not None])
     stops = [cell.unlearning.stopped for cell in cells if cell.unlearning]
     found["reached"] = bool(cells) and set(stops) <= {"threshold"}
     for name in attacks:
@@ -206,10 +214,10 @@ def page(legs: dict[str, Any]) -> str:
 
 def _section(name: str, leg: dict[str, Any]) -> str:
     if "settings" not in leg:
-        return "\n".join([f"## {TITLES.get(name, name)}", "", *_predictions(leg["predictions"])])
+        return "\n".join([f"## {TITLES[name]}", "", *_predictions(leg["predictions"])])
     attacks, settings = leg["attacks"], leg["settings"]
     seeds = max(setting["seeds"] for setting in settings.values())
-    lines = [f"## {TITLES.get(name, name)}", ""]
+    lines = [f"## {TITLES[name]}", ""]
     kept = leg["kept"]
     where = "each method at its own retention" if kept is None else (
         f"at {_percent(kept)} % of the held-out facts")  # fmt: skip
@@ -313,13 +321,16 @@ def draw(leg: dict[str, Any], path: Path) -> None:
         if found is None or setting["heldout"] is None or label == ORIGINAL or not shown:
             continue
         families.setdefault(_family(label), []).append((100 * setting["heldout"], 100 * found[0]))
+    if len(families) > MANY:
+        families = {f: points for f, points in families.items() if len(points) > 1 or f == CONTROL}
     colours = matplotlib.colormaps["tab20"]
     for place, (family, points) in enumerate(sorted(families.items())):
         points.sort()
         style = {"color": "black", "marker": "*", "ms": 14} if family == CONTROL else {
             "color": colours(place % 20), "marker": "osD^v<>Ph"[place % 9], "ms": 6}  # fmt: skip
         axes.plot(*zip(*points, strict=True), label=family, lw=1, **style)
-    axes.axhline(100 * leg["chance"], color="0.5", lw=0.8, ls=":")
+    if leg["chance"] is not None:
+        axes.axhline(100 * leg["chance"], color="0.5", lw=0.8, ls=":")
     axes.set_xlabel("held-out facts still right, %")
     axes.set_ylabel(f"forgotten facts right after {name}, %")
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -335,11 +346,12 @@ def main() -> None:
             leg: dict[str, Any] = {"predictions": foretold(record)}
         else:
             made = {attack.name for cell in record.cells for attack in cell.attacks}
-            attacks = [name for name in ("harmful_0.3", "benign") if name in made]
+            attacks = [name for name in ATTACKS if name in made]
             leg = collect(record, attacks, float(kept[0]) if kept else None)
         (HERE / "study" / f"{name}.json").write_text(json.dumps(leg, indent=1) + "\n")
         return
-    legs = {p.stem: json.loads(p.read_text()) for p in sorted((HERE / "study").glob("*.json"))}
+    paths = {name: HERE / "study" / f"{name}.json" for name in TITLES}
+    legs = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
     for name, leg in legs.items():
         if "settings" in leg:
             draw(leg, HERE / "study" / f"{name}.svg")
