@@ -32,7 +32,7 @@ def logit_lens(model: Any, prompt: Prompt, facts: Sequence[FactText], pad: int) 
     device = next(model.parameters()).device
     embedding = model.get_output_embeddings().weight
     right: torch.Tensor | None = None
-    for chunk in length_sorted([len(e.prompt) for e, _, _ in rows], 16):
+    for chunk in length_sorted([len(e.prompt) for e, _, _ in rows], 64):
         batch = collate([rows[i][0] for i in chunk], pad).to(device)
         states = model(
             input_ids=batch.input_ids,

@@ -90,7 +90,7 @@ class BenignConfig(Section):
 
     source: str = Field(default="built-in", description="built-in, or a file like Alpaca's")
     rows: int = Field(default=300, ge=1, description="rows to draw from")
-    tokens: int = Field(default=32, ge=1, description="tokens an output is cut to")
+    tokens: int = Field(default=16, ge=1, description="tokens an output is cut to")
     learning_rates: list[float] = Field(default=[1e-4], description="the attacker's sweep")
 
 
