@@ -10,16 +10,16 @@ is scored on the first 400 questions, on real authors and on world facts. The da
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
+from ssiuu.benchmarks.rows import read_file, read_hub
 from ssiuu.errors import DataError
 from ssiuu.evaluation.rouge import rouge_recall
 from ssiuu.records.schema import FactText
@@ -133,37 +133,7 @@ def _fact(row: Row, id: str, entity: str | None, options: int) -> FactText:
 
 
 def _read(path: str | None, name: str) -> list[Row]:
-    return _hub(name) if path is None else _file(Path(path) / f"{name}.json")
-
-
-def _file(path: Path) -> list[Row]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"tofu.path: {path} cannot be read: {error}. The folder must hold the JSON lines of {HUB} "
-            "under their own names; leave tofu.path out to ask the hub."
-        ) from error
-    return [_row(line, f"{path}:{n}") for n, line in enumerate(lines, start=1) if line.strip()]
-
-
-def _hub(name: str) -> list[Row]:
-    try:
-        datasets: Any = importlib.import_module("datasets")
-        found = datasets.load_dataset(HUB, name, split="train")
-    except Exception as error:  # the hub raises many unrelated kinds, all meaning "not had"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(
-            f"tofu: {HUB} ({name}) cannot be had from the hub ({reason[:160]}). Download it and set "
-            "tofu.path to its folder; reading from the hub needs the package 'datasets'."
-        ) from error
-    return [_row(json.dumps(row), f"{HUB}:{name}, row {n}") for n, row in enumerate(found, start=1)]
-
-
-def _row(line: str, where: str) -> Row:
-    try:
-        return Row.model_validate_json(line)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the line"
-        raise DataError(f"{where}: {key}: {first['msg']}.") from error
+    if path is None:
+        return read_hub(HUB, name, "train", Row, "tofu")
+    needs = f"the JSON lines of {HUB} under their own names"
+    return read_file(Path(path) / f"{name}.json", Row, "tofu", needs)

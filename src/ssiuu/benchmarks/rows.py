@@ -1,0 +1,64 @@
+"""The rows of a published data set: JSON lines in a folder, or the hub's."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ssiuu.errors import DataError
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def read_file(path: Path, kind: type[R], key: str, needs: str) -> list[R]:
+    """Read a file of JSON lines.
+
+    Args:
+        path: The file.
+        kind: What a line must be.
+        key: The benchmark, for messages.
+        needs: What its folder must hold, for messages.
+
+    Raises:
+        DataError: It cannot be read, or a line is not such a row.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{key}.path: {path} cannot be read: {error}. The folder must hold {needs}; leave "
+            f"{key}.path out to ask the hub."
+        ) from error
+    return [_row(line, kind, f"{path}:{n}") for n, line in enumerate(lines, start=1) if line.strip()]
+
+
+def read_hub(hub: str, name: str, split: str, kind: type[R], key: str) -> list[R]:
+    """Read one configuration of a data set on the hub.
+
+    Raises:
+        DataError: It cannot be had, or a row is not as it should be.
+    """
+    try:
+        datasets: Any = importlib.import_module("datasets")
+        found = datasets.load_dataset(hub, name, split=split)
+    except Exception as error:  # the hub raises many unrelated kinds, all meaning "not had"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(
+            f"{key}: {hub} ({name}) cannot be had from the hub ({reason[:160]}). Download it and set "
+            f"{key}.path to its folder; reading from the hub needs the package 'datasets'."
+        ) from error
+    rows = enumerate(found, start=1)
+    return [_row(json.dumps(row), kind, f"{hub}:{name}, row {n}") for n, row in rows]
+
+
+def _row(line: str, kind: type[R], where: str) -> R:
+    try:
+        return kind.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the line"
+        raise DataError(f"{where}: {key}: {first['msg']}.") from error
