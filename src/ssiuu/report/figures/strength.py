@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from ssiuu.records.schema import Cell, RunRecord
-from ssiuu.report.figures.draw import Plot, Style, legend, line, panel, percent_axis, plot, styled
+from ssiuu.report.figures.draw import Key, Plot, Style, legend, line, panel, percent_axis, plot, styled
 from ssiuu.report.rows import mean, rows
 from ssiuu.report.tofu import is_tofu
 
@@ -29,6 +29,7 @@ def strength_curves(record: RunRecord) -> Plot:
         panel(f"strength-{key}", title.removesuffix(", %").capitalize(), _draw(found, key, title))
         for key, title in measures.items()
     ]
+    keys = legend(record, "strength", (style for style, _ in found))
     return plot(
         "strength",
         "What the strength of the regulariser does",
@@ -36,7 +37,7 @@ def strength_curves(record: RunRecord) -> Plot:
         "the level after the attack falls and the held-out score stays. A flat line says that the "
         "penalty is too small to act or has no effect.",
         panels if found else [],
-        legend(record, "strength", (style for style, _ in found)),
+        [Key(key.label.partition("@")[0], key.svg) for key in keys],  # a tag names one λ
         absent="Ssiuu was not run at several λ.",
     )
 
