@@ -162,6 +162,8 @@ def test_one_method_at_several_strengths_is_one_line_over_lambda() -> None:
     ((_, tried),) = tried_strengths(run)
     assert {strength: len(found) for strength, found in tried.items()} == {1e-3: 1, 1.0: 2}
     drawn = strength_curves(run)
+    assert [key.label for key in drawn.legend] == ["ssiuu"]
+    assert not any("mathdefault" in panel.svg for panel in drawn.panels)
     assert [panel.title for panel in drawn.panels] == [
         "Forget accuracy",
         "Held-out accuracy",

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from ssiuu.records.schema import Cell, RunRecord
 from ssiuu.report.figures.draw import Key, Plot, Style, legend, line, panel, percent_axis, plot, styled
 from ssiuu.report.rows import mean, rows
+from ssiuu.report.text import short
 from ssiuu.report.tofu import is_tofu
 
 Series = tuple[Style, dict[float, list[dict[str, Any]]]]
@@ -74,6 +75,9 @@ def _draw(found: list[Series], key: str, title: str) -> Callable[[Axes], None]:
             line(axes, strengths, levels, style)
         smallest = min((s for _, tried in found for s in tried if s > 0), default=1.0)
         axes.set_xscale("symlog", linthresh=smallest)  # 0 is the backbone alone
+        tried_at = sorted({strength for _, tried in found for strength in tried})
+        axes.set_xticks(tried_at, [short(strength) for strength in tried_at])
+        axes.minorticks_off()
         percent_axis(axes)
         axes.set_xlabel("λ")
         axes.set_ylabel(title)
