@@ -42,7 +42,7 @@ TITLES = {  # the legs, in the order of the page
     "fictional": "The made-up world",
     "inside": "What foretells recovery",
     "rivals": "Every rival, every knob",
-    "swept": "The swept attacker",
+    "gate": "What stood out there, over three seeds",
     "large": "Three times as large",
     "worldfacts": "A real model and real facts",
     "again": "The same with other seeds",
