@@ -45,7 +45,7 @@ TITLES = {  # the legs, in the order of the page
     "gate": "What stood out there, over three seeds",
     "large": "Three times as large",
     "worldfacts": "A real model and real facts",
-    "again": "The same with other seeds",
+    "again": "The same with a third seed",
     "gemma": "Another architecture",
     "tofu": "TOFU",
 }
