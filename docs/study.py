@@ -329,10 +329,13 @@ def draw(leg: dict[str, Any], path: Path) -> None:
         style = {"color": "black", "marker": "*", "ms": 14} if family == CONTROL else {
             "color": colours(place % 20), "marker": "osD^v<>Ph"[place % 9], "ms": 6}  # fmt: skip
         axes.plot(*zip(*points, strict=True), label=family, lw=1, **style)
-    if leg["chance"] is not None:
+    if leg["benchmark"] == "tofu":
+        axes.set_xlabel("ROUGE-L recall of held-out answers, %")
+        axes.set_ylabel(f"ROUGE-L recall of forgotten answers after {name}, %")
+    else:
         axes.axhline(100 * leg["chance"], color="0.5", lw=0.8, ls=":")
-    axes.set_xlabel("held-out facts still right, %")
-    axes.set_ylabel(f"forgotten facts right after {name}, %")
+        axes.set_xlabel("held-out facts still right, %")
+        axes.set_ylabel(f"forgotten facts right after {name}, %")
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, metadata={"Date": None})
 
