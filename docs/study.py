@@ -46,10 +46,8 @@ TITLES = {  # the legs, in the order of the page
     "large": "Three times as large",
     "worldfacts": "A real model and real facts",
     "again": "The same with a third seed",
-    "gemma": "Another architecture",
     "tofu": "TOFU",
 }
-ATTACKS = ("harmful_0.3", "benign", "filler", "quantised", "few-shot", "prompts")
 MANY = 20  # lines a figure can tell apart
 DIFFERENCES = ("against_gd", "beyond_control", "half")
 NEAR = 0.01  # a setting this near to the wanted retention stands for itself
@@ -349,7 +347,7 @@ def main() -> None:
             leg: dict[str, Any] = {"predictions": foretold(record)}
         else:
             made = {attack.name for cell in record.cells for attack in cell.attacks}
-            attacks = [name for name in ATTACKS if name in made]
+            attacks = [name for name in ("harmful_0.3", "benign") if name in made]
             leg = collect(record, attacks, float(kept[0]) if kept else None)
         (HERE / "study" / f"{name}.json").write_text(json.dumps(leg, indent=1) + "\n")
         return

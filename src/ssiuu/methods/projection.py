@@ -123,8 +123,7 @@ def random_bases(model: Any, inputs: int | None, outputs: int | None) -> dict[st
     Raises:
         ConfigError: More directions are asked for than there are.
     """
-    with _moments(model, False, False) as found:
-        pass  # the maps alone
+    found = _Found(model)
 
     def drawn(path: str, side: Literal["inputs", "outputs"], k: int | None) -> Tensor | None:
         if k is None:
@@ -167,12 +166,19 @@ class _Found:
     A fused map has one moment of inputs and one of outputs, for all of its parts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: Any) -> None:
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
         self.owner: dict[str, str] = {}
         self.transposed: set[str] = set()
         self.mask = torch.empty(0)
+        first: dict[tuple[int, str], str] = {}
+        for path, parts in by_path(find_sites(model)).items():
+            layer, module = parts[0].layer, parts[0].module
+            first |= {(layer, part.module): path for part in parts}
+            self.owner[path] = first.get((layer, _SHARED.get(module, module)), path)
+            if parts[0].transposed:
+                self.transposed.add(path)
 
     def add(self, moments: dict[str, Tensor], path: str, rows: Tensor) -> None:
         x = rows.reshape(*self.mask.shape, -1)[self.mask].float()
@@ -183,21 +189,14 @@ class _Found:
 @contextmanager
 def _moments(model: Any, inputs: bool, outputs: bool) -> Iterator[_Found]:
     """Collect second moments while the context is open; no hook outlives it."""
-    found = _Found()
-    handles = []
-    first: dict[tuple[int, str], str] = {}
-    for path, parts in by_path(find_sites(model)).items():
-        layer, module = parts[0].layer, parts[0].module
-        first |= {(layer, part.module): path for part in parts}
-        found.owner[path] = first.get((layer, _SHARED.get(module, module)), path)
-        if parts[0].transposed:
-            found.transposed.add(path)
-        if inputs and found.owner[path] == path:
-            handles.append(
-                model.get_submodule(path).register_forward_pre_hook(
-                    lambda _, given, path=path: found.add(found.inputs, path, given[0].detach())
-                )
-            )
+    found = _Found(model)
+    handles = [
+        model.get_submodule(path).register_forward_pre_hook(
+            lambda _, given, path=path: found.add(found.inputs, path, given[0].detach())
+        )
+        for path, owner in found.owner.items()
+        if inputs and owner == path
+    ]
     try:
         if outputs:
             with capture(model, found.owner, lambda path, _, d: found.add(found.outputs, path, d)):

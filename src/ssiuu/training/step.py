@@ -168,7 +168,7 @@ class Step:
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         rows = [batch.input_ids for batch in (*forget, *retain)]
-        longest = max((ids.shape[1] for ids in rows), default=0)
+        longest = max(ids.shape[1] for ids in rows)
         with attention(self.precision, rows[0].device.type, longest):
             done = self._as_one(forget, retain) if self.together else None
             forget_loss, moved, retain_loss = done or self._apart(forget, retain)
