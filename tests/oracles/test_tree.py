@@ -83,15 +83,18 @@ def test_equals_plain_forwards_in_any_order_and_size(
     wanted = [plain(model, *pair) for pair in pairs]
     order = list(range(len(pairs)))
     random.Random(seed).shuffle(order)
-    for nodes in (256, 20, 0):
+    for nodes, piece in ((256, 256), (256, 7), (20, 256), (20, 3), (0, 256)):
         monkeypatch.setattr(module, "NODES", nodes)
+        monkeypatch.setattr(module, "PIECE", piece)
         same(read(model, pairs), wanted, 1e-9)
         same(read(model, [pairs[i] for i in order]), [wanted[i] for i in order], 1e-9)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_architecture_equals_plain_forwards(layout: str, attention: str) -> None:
+def test_every_architecture_equals_plain_forwards(
+    layout: str, attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = build_architecture(layout, double=True)
     if attention not in model.config._attn_implementation:
         if not model._supports_sdpa:
@@ -99,7 +102,10 @@ def test_every_architecture_equals_plain_forwards(layout: str, attention: str) -
         model.set_attn_implementation(attention)
     assert takes_trees(model) == (layout not in PADDED)
     pairs = some_pairs(1)
-    same(read(model, pairs), [plain(model, *pair) for pair in pairs], 1e-5)
+    wanted = [plain(model, *pair) for pair in pairs]
+    same(read(model, pairs), wanted, 1e-5)
+    monkeypatch.setattr(module, "PIECE", 5)
+    same(read(model, pairs), wanted, 1e-5)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

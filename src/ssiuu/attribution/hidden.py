@@ -1,7 +1,9 @@
-"""Hidden states of one block, from a forward pass that stops there."""
+"""Hidden states: of one block, from a pass that stops there; of all, from a pass taken anyway."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -78,3 +80,28 @@ def hidden_states(model: Any, batch: Batch, layer: int) -> Float[Tensor, "B T d"
     finally:
         handle.remove()
     raise ConfigError(f"{type(model).__name__} never reached its block {layer}.")
+
+
+@contextmanager
+def residuals(model: Any) -> Iterator[list[Float[Tensor, "B T d"]]]:
+    """Collect the residual stream of the forward pass in this context: embeddings, then every block.
+
+    The model has normed the last one already. No hook outlives the context.
+    """
+    states: list[Tensor] = []
+
+    def keep(module: Any, args: Any, output: Any) -> None:
+        states[:] = [state.detach() for state in output.hidden_states]
+
+    handles = [
+        model.register_forward_pre_hook(
+            lambda module, args, kwargs: (args, kwargs | {"output_hidden_states": True}),
+            with_kwargs=True,
+        ),
+        model.register_forward_hook(keep),
+    ]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ssiuu.attribution.hidden import residuals
 from ssiuu.likelihood import Batch, Example, answer_logprobs, collate, length_sorted
 from ssiuu.models.sites import Site
 
@@ -43,7 +44,11 @@ class Extremes:
 
 
 def extremes(
-    model: Any, sites: Sequence[Site], examples: Sequence[Example], pad: int
+    model: Any,
+    sites: Sequence[Site],
+    examples: Sequence[Example],
+    pad: int,
+    seen: Callable[[Batch, Sequence[Tensor]], None] | None = None,
 ) -> Iterator[Extremes]:
     """Yield the extremes of every example, a batch at a time, examples with similar lengths together.
 
@@ -52,9 +57,16 @@ def extremes(
         sites: Where the neurons are; N is the sum of their widths, in this order.
         examples: Questions with their answers.
         pad: Padding token id.
+        seen: Told every batch and its residual stream; see `ssiuu.attribution.hidden.residuals`.
     """
     for batch in batches(model, examples, pad):
-        yield _batch(model, sites, batch)
+        if seen is None:
+            yield _batch(model, sites, batch)
+            continue
+        with residuals(model) as states:
+            found = _batch(model, sites, batch)
+        seen(batch, states)
+        yield found
 
 
 def batches(model: Any, examples: Sequence[Example], pad: int) -> Iterator[Batch]:

@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from ssiuu.likelihood import Example, Prompt, collate, last_columns, length_sorted
+from ssiuu.likelihood import Batch, Prompt
 from ssiuu.models.sites import final_norm
 from ssiuu.records.schema import FactText, Lens
 from ssiuu.statistics import wilson
@@ -23,52 +25,46 @@ from ssiuu.statistics import wilson
 CHANCE = 0.5
 
 
-@torch.no_grad()
-def logit_lens(model: Any, prompt: Prompt, facts: Sequence[FactText], pad: int) -> Lens | None:
-    """Return the accuracy by layer (0 = embeddings); None if it cannot be read here."""
-    norm, rows = final_norm(model), _rows(prompt, facts)
-    if norm is None or not rows:
-        return None
-    device = next(model.parameters()).device
-    embedding = model.get_output_embeddings().weight
-    right: torch.Tensor | None = None
-    for chunk in length_sorted([len(e.prompt) for e, _, _ in rows], 64):
-        batch = collate([rows[i][0] for i in chunk], pad).to(device)
-        states = model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            output_hidden_states=True,
-            logits_to_keep=last_columns(0, device),  # nobody reads them
-            use_cache=False,
-        ).hidden_states
-        # Each row is its prompt with one answer token, so the last column is the prompt's end. The
-        # last state has been normed by the model already.
-        last = [norm(state[:, -1]) for state in states[:-1]] + [states[-1][:, -1]]
-        good = embedding[torch.tensor([rows[i][1] for i in chunk], device=device)]
-        bad = embedding[torch.tensor([rows[i][2] for i in chunk], device=device)]
-        wins = torch.stack([((x * (good - bad)).sum(-1) > 0).sum() for x in last])
-        right = wins if right is None else right + wins
-    assert right is not None
-    wins_by_layer = [int(w) for w in right]
-    return Lens(
-        accuracy=[w / len(rows) for w in wins_by_layer],
-        facts=len(rows),
-        below_chance=below_chance(wins_by_layer, len(rows)),
-    )
+class LensReader:
+    """Reads the lens off forward passes over questions with their answers, batch by batch."""
+
+    def __init__(self, model: Any, prompt: Prompt, facts: Sequence[FactText]) -> None:
+        """Find the tokens to compare, by fact; batches may hold other facts beside these."""
+        self.norm = final_norm(model)
+        self.head = model.get_output_embeddings()
+        self.tokens: dict[str, tuple[int, int]] = {}
+        for fact in facts:
+            right, *wrong = [prompt.answer(option)[0] for option in fact.options] or [-1]
+            others = [token for token in wrong if token != right]
+            if others:
+                self.tokens[fact.id] = right, others[0]
+        self.wins: list[list[bool]] = []
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, states: Sequence[Float[Tensor, "B T d"]]) -> None:
+        """Read one batch, given its residual stream (see `ssiuu.attribution.hidden.residuals`)."""
+        rows = [row for row, id in enumerate(batch.ids) if id in self.tokens]
+        if self.norm is None or not rows:
+            return
+        # Column T - n predicts the first of n answer tokens: the prompt's end.
+        ends = batch.input_ids.shape[1] - batch.answer_mask.sum(1)[rows]
+        last = [state[rows, ends] for state in states]
+        last = [self.norm(x) for x in last[:-1]] + last[-1:]  # the model has normed the last itself
+        pairs = torch.tensor([self.tokens[batch.ids[row]] for row in rows], device=ends.device)
+        good, bad = self.head.weight[pairs].unbind(1)
+        wins = torch.stack([(x * (good - bad)).sum(-1) > 0 for x in last], 1)
+        self.wins += wins.tolist()
+
+    def lens(self) -> Lens | None:
+        """Return the accuracy by layer (0 = embeddings) so far; None where nothing could be read."""
+        if not self.wins:
+            return None
+        wins, facts = [sum(layer) for layer in zip(*self.wins, strict=True)], len(self.wins)
+        return Lens(
+            accuracy=[w / facts for w in wins], facts=facts, below_chance=below_chance(wins, facts)
+        )
 
 
 def below_chance(wins: Sequence[int], facts: int) -> list[int]:
     """Return the layers where the answer wins surely less often than by chance (over-unlearning)."""
     return [i for i, w in enumerate(wins) if wilson(w, facts, looks=len(wins)).high < CHANCE]
-
-
-def _rows(prompt: Prompt, facts: Sequence[FactText]) -> list[tuple[Example, int, int]]:
-    rows = []
-    for fact in facts:
-        first = [prompt.answer(option)[0] for option in fact.options]
-        others = [token for token in first[1:] if token != first[0]]
-        if others:
-            example = Example(fact.id, prompt.question(fact.question), [first[0]])
-            rows.append((example, first[0], others[0]))
-    return rows

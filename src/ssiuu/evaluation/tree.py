@@ -23,7 +23,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 Pair = tuple[list[int], list[int]]  # token ids of a question and of an answer
-NODES = 256  # tokens of a tree: fewer are read again in the next, more cost attention, their square
+NODES = 512  # tokens of a tree: a small one shares less, and late answers are read once a tree
+PIECE = 256  # tokens read at once: fewer leave the processor idle, more cost attention, their square
 
 
 @dataclass(frozen=True)
@@ -142,21 +143,27 @@ class Tree:
         return takes_trees(self.model) and max(self._depths) < window
 
     def _read_packed(self, wanted: list[int]) -> Float[Tensor, "N V"]:
-        """Read the new nodes as one row, behind the cache of the others."""
-        model, start = self.model, self._read
-        shape = len(self) - start, len(self)
-        mask = torch.full(shape, torch.finfo(model.dtype).min, dtype=model.dtype)
-        for node in range(start, len(self)):
-            mask[node - start, self._ancestors(node)] = 0
+        """Read the new nodes as one row, behind the cache of the others, a piece at a time."""
         self._cache = DynamicCache() if self._cache is None else self._cache
         self._places = {node: (0, node) for node in range(len(self))}
+        pieces = range(self._read, len(self), PIECE)
+        found = [self._read_piece(s, min(s + PIECE, len(self)), wanted) for s in pieces]
+        return torch.cat(found)
+
+    def _read_piece(self, start: int, stop: int, wanted: list[int]) -> Float[Tensor, "N V"]:
+        """Read nodes that follow those in the cache; return the logits of the wanted among them."""
+        model = self.model
+        mask = torch.full((stop - start, stop), torch.finfo(model.dtype).min, dtype=model.dtype)
+        for node in range(start, stop):
+            mask[node - start, self._ancestors(node)] = 0
+        kept = [node - start for node in wanted if start <= node < stop]
         logits: Tensor = model(
-            input_ids=torch.tensor([self._ids[start:]], device=model.device),
+            input_ids=torch.tensor([self._ids[start:stop]], device=model.device),
             attention_mask=mask[None, None].to(model.device),
-            position_ids=torch.tensor([self._depths[start:]], device=model.device),
+            position_ids=torch.tensor([self._depths[start:stop]], device=model.device),
             past_key_values=self._cache,
             use_cache=True,
-            logits_to_keep=torch.tensor(wanted, device=model.device) - start,
+            logits_to_keep=torch.tensor(kept, dtype=torch.long, device=model.device),
         ).logits
         return logits[0]
 

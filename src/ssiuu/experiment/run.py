@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 
 from ssiuu.attribution.neuron import extremes
 from ssiuu.diagnosis.influence import Baseline, influence
-from ssiuu.diagnosis.lens import logit_lens
+from ssiuu.diagnosis.lens import LensReader
 from ssiuu.errors import InputError
 from ssiuu.experiment.attacking import Attacker, ending
 from ssiuu.experiment.cells import CellPlan, Keys, Stage
@@ -55,6 +55,7 @@ from ssiuu.records.schema import (
     Attack,
     Diagnosis,
     Evaluation,
+    Lens,
     MethodInfo,
     RunHeader,
     RunRecord,
@@ -260,7 +261,7 @@ class _Stages:
         self.session, self.out, self.keys, self.meter = session, out, keys, meter
         self.shared, self.original = shared, original
         self._baseline: Baseline | None = None
-        self._lens: Any = None
+        self._lens: Lens | None = None
 
     def attempt(self, cell: CellPlan) -> bool:
         """Do what is not done yet of a cell; False if another process is at it."""
@@ -357,30 +358,34 @@ class _Stages:
         for note in record.notes:
             self.meter(f"{cell.name}: {note}")
 
-    def _before(self) -> tuple[Baseline, Any]:
+    def _before(self) -> tuple[Baseline, Lens | None]:
         """Return the attributions and the lens of the original model."""
         if self._baseline is None:
-            session, forget = self.session, self.session.split.forget
-            session.original.restore()
-            found = extremes(session.model, self.shared.sites, session.examples(forget), session.pad)
-            self._baseline = Baseline.of(found)
-            self._lens = logit_lens(session.model, session.prompt, forget, session.pad)
+            self.session.original.restore()
+            self._baseline, self._lens = self._look()
         return self._baseline, self._lens
+
+    def _look(self) -> tuple[Baseline, Lens | None]:
+        """Return the attributions and the lens of the model as it is."""
+        session, forget = self.session, self.session.split.forget
+        reader = LensReader(session.model, session.prompt, forget)
+        examples = session.examples(forget)
+        found = extremes(session.model, self.shared.sites, examples, session.pad, reader)
+        return Baseline.of(found), reader.lens()
 
     @cached_property
     def _inside(self) -> Inside:
         return Inside(self.session, self.shared.sites)
 
     def _diagnose(self) -> Diagnosis:
-        session, forget, sites = self.session, self.session.split.forget, self.shared.sites
-        begin = time.perf_counter()
+        session, begin = self.session, time.perf_counter()
         baseline, lens = self._before()
-        after = extremes(session.model, sites, session.examples(forget), session.pad)
+        after, lens_after = self._look()
         evidence = self._inside.look(baseline) if session.recipe.inside else None
         return Diagnosis(
-            influence=influence(baseline, after, sites, forget),
+            influence=influence(baseline, after, self.shared.sites, session.split.forget),
             lens_before=lens,
-            lens_after=logit_lens(session.model, session.prompt, forget, session.pad),
+            lens_after=lens_after,
             evidence=evidence,
             seconds=round(time.perf_counter() - begin, 2),
         )
