@@ -21,9 +21,11 @@ import torch
 
 from ssiuu.benchmarks import worldfacts
 from ssiuu.likelihood import Batch, Example, Prompt, answer_logprobs, collate
-from ssiuu.methods import make
+from ssiuu.methods import Method, make
+from ssiuu.methods.projection import random_bases
 from ssiuu.models.load import load
 from ssiuu.models.precision import keep_memory, resolve
+from ssiuu.training.prepare import Prepared
 from ssiuu.training.step import Step
 
 KINDS = {
@@ -31,6 +33,8 @@ KINDS = {
     "ssiuu_logprob": "ssiuu-logprob",
     "ssiuu_probability": "ssiuu",
     "ssiuu_gate": "ssiuu-gate",
+    "projection": "gd+projection",
+    "ssiuu_projection": "ssiuu+projection",
     "two_passes": "gd",
     "naive": "ssiuu",
 }
@@ -74,7 +78,12 @@ def main() -> None:
     precision = resolve("auto", torch.device("cpu"))
     steps = {
         name: (NaiveStep if name == "naive" else Step)(
-            model, make(label), 1e-12, precision, together=name not in ("naive", "two_passes")
+            model,
+            make(label),
+            1e-12,
+            precision,
+            _prepared(model, make(label)),
+            together=name not in ("naive", "two_passes"),
         )
         for name, label in kinds.items()
     }
@@ -98,6 +107,13 @@ def main() -> None:
     result |= vars(args) | {"precision": precision, "threads": torch.get_num_threads()}
     del result["json"], result["kinds"]
     print(json.dumps(result, indent=None if args.json else 1))
+
+
+def _prepared(model: object, method: Method) -> Prepared | None:
+    """Return directions to project out; which ones they are costs nothing."""
+    if not method.projects:
+        return None
+    return Prepared(bases=random_bases(model, method.projection, method.projection_outputs))
 
 
 def _bytes(step: Step) -> float:
