@@ -43,9 +43,11 @@ TITLES = {  # the legs, in the order of the page
     "inside": "What foretells recovery",
     "rivals": "Every rival, every knob",
     "gate": "What stood out there, over three seeds",
+    "strong": "Under the swept attacker",
     "large": "Three times as large",
     "worldfacts": "A real model and real facts",
-    "again": "The same with a third seed",
+    "earlier": "Two of these seeds on another processor",
+    "gemma": "Another architecture",
     "tofu": "TOFU",
 }
 MANY = 20  # lines a figure can tell apart
