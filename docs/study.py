@@ -46,6 +46,7 @@ TITLES = {  # the legs, in the order of the page
     "strong": "Under the swept attacker",
     "large": "Three times as large",
     "worldfacts": "A real model and real facts",
+    "adapters": "The same, attacked with adapters",
     "earlier": "Two of these seeds on another processor",
     "gemma": "Another architecture",
     "tofu": "TOFU",
