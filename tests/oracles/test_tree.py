@@ -194,6 +194,23 @@ def test_a_later_reading_feeds_what_is_new(make_model: Any) -> None:
     assert tree.logprob(later.predictors, [8, 20, 21, 22]) == pytest.approx(wanted, abs=1e-9)
 
 
+@pytest.mark.parametrize("piece", [1, 2, 256])
+def test_a_question_may_end_inside_an_earlier_one(
+    make_model: Any, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(module, "PIECE", piece)
+    model = make_model(1, double=True)
+    pairs = [([5, 6, 7, 8], [9, 10]), ([5, 6], [11, 12, 13]), ([5], [14])]
+    tree = Tree(model)
+    paths = [tree.add(*pair) for pair in pairs]
+    with torch.no_grad():
+        tree.read()
+    for path, pair in zip(paths, pairs, strict=True):
+        assert tree.logprob(path.predictors, pair[1]) == pytest.approx(
+            sum(plain(model, *pair)), abs=1e-9
+        )
+
+
 def test_a_long_beginning_in_common_does_not_fill_a_tree(
     make_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,7 +85,7 @@ class Tree:
         """Read the nodes that are new."""
         if not self._wanted:
             return
-        wanted = list(self._wanted)
+        wanted = sorted(self._wanted)  # as they are laid out
         logits = self._read_packed(wanted) if self._packs() else self._read_padded(wanted)
         wide = logits if logits.dtype == torch.float64 else logits.float()
         found = wide - wide.logsumexp(-1, keepdim=True)  # in fp32 nearer than log_softmax
