@@ -44,6 +44,7 @@ TITLES = {  # the legs, in the order of the page
     "rivals": "Every rival, every knob",
     "gate": "What stood out there, over three seeds",
     "strong": "Under the swept attacker",
+    "swept": "Under the swept attacker, the others",
     "large": "Three times as large",
     "worldfacts": "A real model and real facts",
     "adapters": "The same, attacked with adapters",
