@@ -74,18 +74,18 @@ def main() -> None:
         ]
         for side in (0, 1)
     )
-    kinds = {name: KINDS[name] for name in dict.fromkeys(["gd", *args.kinds])}
+    kinds = {name: make(KINDS[name]) for name in dict.fromkeys(["gd", *args.kinds])}
     precision = resolve("auto", torch.device("cpu"))
     steps = {
         name: (NaiveStep if name == "naive" else Step)(
             model,
-            make(label),
+            method,
             1e-12,
             precision,
-            _prepared(model, make(label)),
+            _prepared(model, method),
             together=name not in ("naive", "two_passes"),
         )
-        for name, label in kinds.items()
+        for name, method in kinds.items()
     }
     for step in steps.values():  # one set of moments: no kind's memory is colder than another's
         step.optimizer = steps["gd"].optimizer

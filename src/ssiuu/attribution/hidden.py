@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ssiuu.attribution.hooks import hooked
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Batch
 
@@ -93,15 +94,11 @@ def residuals(model: Any) -> Iterator[list[Float[Tensor, "B T d"]]]:
     def keep(module: Any, args: Any, output: Any) -> None:
         states[:] = [state.detach() for state in output.hidden_states]
 
-    handles = [
-        model.register_forward_pre_hook(
-            lambda module, args, kwargs: (args, kwargs | {"output_hidden_states": True}),
-            with_kwargs=True,
-        ),
-        model.register_forward_hook(keep),
-    ]
+    handle = model.register_forward_pre_hook(
+        lambda module, args, kwargs: (args, kwargs | {"output_hidden_states": True}), with_kwargs=True
+    )
     try:
-        yield states
+        with hooked([(model, keep)]):
+            yield states
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()

@@ -20,7 +20,7 @@ from ssiuu.records.schema import FactText, ProbeText, Split
 
 SETS: tuple[Literal["forget", "retain", "heldout"], ...] = ("forget", "retain", "heldout")
 PHRASINGS = 2
-BLOCK = 128  # facts asked at once: more share more of their words, fewer are asked in vain
+BLOCK = 128  # facts asked at once: many have words in common, but the last ones may not be needed
 
 
 def known(model: Any, prompt: Prompt, facts: Sequence[Fact]) -> set[str]:
