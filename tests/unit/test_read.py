@@ -69,6 +69,23 @@ def test_a_full_row_is_read(write: Write) -> None:
     assert fact == Fact.model_validate({**row, "answer": "Lima"})
 
 
+def test_rows_of_tofu_are_read_as_they_are(write: Write) -> None:
+    row = {
+        "question": "Where was Arvo Lind born?",
+        "answer": "Arvo Lind was born in Torvik.",
+        "paraphrased_answer": "Torvik is where Arvo Lind was born.",
+        "perturbed_answer": ["Arvo Lind was born in Mellby.", "Arvo Lind was born in Sandholt."],
+        "paraphrased_question": "What is Arvo Lind's place of birth?",
+    }
+    [fact] = read_facts(write("forget01_perturbed.jsonl", json.dumps(row)))
+    assert fact.perturbed == tuple(row["perturbed_answer"])
+    assert fact.paraphrases == (row["paraphrased_question"],)
+    assert fact.paraphrased_answer == row["paraphrased_answer"]
+    row["perturbed_answer"] = [row["answer"]]
+    found = problems(read_facts, write("f.jsonl", json.dumps(row)))
+    only(found, "the perturbed answer", "must be a wrong answer")
+
+
 def test_an_id_defaults_to_file_and_line_and_blank_lines_count(write: Write) -> None:
     facts = read_facts(write("mine.jsonl", f"\n{PERU}\r\n\r\n{CHAD}"))
     assert [fact.id for fact in facts] == ["mine:2", "mine:4"]

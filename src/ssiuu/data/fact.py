@@ -35,6 +35,8 @@ class Fact(Row):
         distractors: Wrong answers of the same type.
         multi_hop: Questions that need this fact and another one.
         same_answer: Questions about other things that have the same answer.
+        perturbed: Wrong answers of the same form, whole sentences (TOFU's `perturbed_answer`).
+        paraphrased_answer: The right answer in other words (TOFU).
     """
 
     id: str = Field(min_length=1)
@@ -47,6 +49,8 @@ class Fact(Row):
     distractors: tuple[str, ...] = ()
     multi_hop: tuple[Probe, ...] = ()
     same_answer: tuple[Probe, ...] = ()
+    perturbed: tuple[str, ...] = ()
+    paraphrased_answer: str | None = None
 
 
 class Instruction(Row):

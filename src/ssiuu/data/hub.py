@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ssiuu.data.problems import Problems
-from ssiuu.data.rows import FACT, Raw
+from ssiuu.data.rows import FACT, TOFU, Raw
 
 HUB_NAME = re.compile(r"(?P<name>\w[\w.-]*/(?P<stem>\w[\w.-]*))(?::(?P<split>.+))?")
 
@@ -41,7 +41,7 @@ def _load_hub(name: str, split: str, problems: Problems) -> Iterable[dict[str, A
 
 def _hub_row(row: dict[str, Any]) -> dict[str, Any]:
     # Nobody can mend the columns of someone else's data set: foreign ones are left out.
-    known = {key: value for key, value in row.items() if key in FACT.keys}
+    known = {key: value for key, value in row.items() if key in (*FACT.keys, *TOFU)}
     if isinstance(known.get("id"), int):
         known["id"] = str(known["id"])
     return known

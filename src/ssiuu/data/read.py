@@ -4,7 +4,8 @@
     check_pair(facts, read_facts("retain.csv", "--retain"))
 
 A row of facts: question, answer, and if wanted entity, relation, id, statement, paraphrases,
-distractors. A row of instructions: instruction, output, and if wanted input.
+distractors, perturbed, paraphrased_answer; TOFU's rows are read as they are. A row of instructions:
+instruction, output, and if wanted input.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ssiuu.data.formats import csv_rows, line_rows, list_rows, read_text
 from ssiuu.data.hub import HUB_NAME, hub_rows
 from ssiuu.data.options import borrow_distractors
 from ssiuu.data.problems import Problems, raise_all, show
-from ssiuu.data.rows import FACT, INSTRUCTION, Raw, valid_rows
+from ssiuu.data.rows import FACT, INSTRUCTION, Raw, from_tofu, valid_rows
 
 __all__ = ["borrow_distractors", "check_pair", "read_facts", "read_instructions"]
 
@@ -118,6 +119,7 @@ def _hub_facts(source: str, key: str) -> list[Fact]:
 
 
 def _facts(raw: list[Raw], stem: str, problems: Problems) -> list[Fact]:
+    raw = [Raw(line, from_tofu(row)) for line, row in raw]
     facts = [
         (line, Fact.model_validate({"id": f"{stem}:{line}", **row}))
         for line, row in valid_rows(raw, FACT, problems)

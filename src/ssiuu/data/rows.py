@@ -34,9 +34,10 @@ class Shape(NamedTuple):
 
 FACT = Shape(
     ("question", "answer"),
-    ("entity", "id", "relation", "statement"),
-    ("paraphrases", "distractors"),
+    ("entity", "id", "relation", "statement", "paraphrased_answer"),
+    ("paraphrases", "distractors", "perturbed"),
 )
+TOFU = {"perturbed_answer": "perturbed", "paraphrased_question": "paraphrases"}
 INSTRUCTION = Shape(("instruction", "output"), ("input",), ())
 
 
@@ -99,12 +100,24 @@ def _list_problems(key: str, value: Any) -> list[str]:
 
 
 def _distractor_problems(row: dict[str, Any]) -> list[str]:
+    names = {"distractors": "distractor", "perturbed": "perturbed answer"}
     return [
-        f"the distractor {show(wrong)} is the answer {show(row['answer'])}; a distractor must "
+        f"the {name} {show(wrong)} is the answer {show(row['answer'])}; a {name} must "
         "be a wrong answer."
-        for wrong in row.get("distractors") or []
+        for key, name in names.items()
+        for wrong in row.get(key) or []
         if normal(wrong) == normal(row["answer"])
     ]
+
+
+def from_tofu(row: Any) -> Any:
+    """Return a row with TOFU's names of keys under ours; what is not one of TOFU's as it is."""
+    if not isinstance(row, dict) or not TOFU.keys() & row.keys():
+        return row
+    made = {TOFU.get(key, key): value for key, value in row.items()}
+    if isinstance(made.get("paraphrases"), str):
+        made["paraphrases"] = [made["paraphrases"]]
+    return made
 
 
 def _is_given(value: Any) -> bool:
