@@ -1,4 +1,8 @@
-"""Tiny random models of the architectures that `ssiuu.models.sites` knows, one a layout of projections."""
+"""Tiny random models of many architectures, one a layout of projections.
+
+`LAYOUTS`: every map of their blocks is a site that `ssiuu.models.sites` knows. `PARTLY`: what is looked
+into is not all of their blocks, or nothing.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("qwen2", {"num_key_value_heads": 2}),
     "qwen3": ("qwen3", {"num_key_value_heads": 2, "head_dim": 8}),
     "gemma": ("gemma", {"num_key_value_heads": 1, "head_dim": 8}),
-    "gemma2": ("gemma2", {"num_key_value_heads": 2, "head_dim": 8}),
+    "gemma2": ("gemma2", {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 8}),
     "phi": ("phi", {}),
     "phi3": ("phi3", {"num_key_value_heads": 2}),
     "gpt2": ("gpt2", {}),
@@ -27,13 +31,56 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon 40b": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
     "stablelm": ("stablelm", {"num_key_value_heads": 2}),
     "starcoder2": ("starcoder2", {"num_key_value_heads": 2}),
+    "opt 350m": ("opt", {"ffn_dim": 24, "word_embed_proj_dim": 8, "do_layer_norm_before": False}),
+    "llama with biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama, tied": ("llama", {"num_key_value_heads": 2, "tie_word_embeddings": True}),
+    "mistral": ("mistral", {"num_key_value_heads": 2, "sliding_window": 8}),
+    "gemma3": (
+        "gemma3_text",
+        {
+            "num_key_value_heads": 1,
+            "head_dim": 8,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+    "olmo2": ("olmo2", {"num_key_value_heads": 2}),
+    "cohere": ("cohere", {"num_key_value_heads": 2}),
+    "granite": ("granite", {"num_key_value_heads": 2}),
+    "smollm3": ("smollm3", {"num_key_value_heads": 2}),
+}
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
+PARTLY: dict[str, tuple[str, dict[str, Any]]] = {
+    "mixtral": ("mixtral", {"num_key_value_heads": 2, "num_local_experts": 4} | EXPERTS),
+    "qwen2_moe": (
+        "qwen2_moe",
+        {"num_key_value_heads": 2, "num_experts": 4, "shared_expert_intermediate_size": 24} | EXPERTS,
+    ),
+    "mamba": ("mamba", {"state_size": 8}),
+    "mamba2": ("mamba2", {"state_size": 8, "num_heads": 4, "head_dim": 8, "n_groups": 2}),
+    "jamba": (
+        "jamba",
+        {
+            "num_key_value_heads": 2,
+            "num_experts": 4,
+            "mamba_dt_rank": 4,
+            "mamba_d_state": 8,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "expert_layer_period": 2,
+            "expert_layer_offset": 1,
+        }
+        | EXPERTS,
+    ),
+    "rwkv": ("rwkv", {"attention_hidden_size": 16}),
+    "gpt_bigcode": ("gpt_bigcode", {}),
 }
 HEADS = 4
 
 
 def build_architecture(layout: str, double: bool = False) -> Any:
     """Return a random model of two blocks in evaluation mode; biases and norms are moved as well."""
-    kind, knobs = LAYOUTS[layout]
+    kind, knobs = (LAYOUTS | PARTLY)[layout]
     torch.manual_seed(0)
     sizes = {
         "vocab_size": 76,

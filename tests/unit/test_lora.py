@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
+from architectures import LAYOUTS, PARTLY, build_architecture
+from ssiuu.attacks.retrain import trained_maps
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Batch, Example, answer_logprobs, collate
 from ssiuu.methods import METHODS, make
+from ssiuu.models.maps import adaptable, query_value
 from ssiuu.records.schema import MethodInfo, Unlearning
 from ssiuu.training.lora import Lora, adapted, adapters
 from ssiuu.training.prepare import prepare
@@ -157,10 +162,108 @@ def test_projection_leaves_nothing_along_the_shared_directions(tiny_model: Any, 
 
 def test_targets_that_fit_nothing_are_refused(tiny_model: Any) -> None:
     with (
-        pytest.raises(ConfigError, match=r"unlearn\.lora\.targets.*nowhere"),
-        adapted(tiny_model, Lora(2, 4.0, ("nowhere",))),
+        pytest.raises(ConfigError, match=r"unlearn\.lora\.targets.*nowhere.*Its blocks have down_proj"),
+        adapted(tiny_model, Lora(2, 4.0, ("q_proj", "nowhere"))),
     ):
         pass
+    with (
+        pytest.raises(ConfigError, match=r"^attacks\.spaces: 'norm' fits no linear map"),
+        adapted(tiny_model, Lora(2, 4.0, ("norm",), key="attacks.spaces")),
+    ):
+        pass
+
+
+# --- adapters by structure ----------------------------------------------------------------------
+
+# Maps that compute q and v, where they are not q_proj and v_proj; None: none that an adapter fits.
+QUERY_VALUE = {
+    "gpt2": {"c_attn"},
+    "gpt_bigcode": {"c_attn"},
+    "gpt_neox": {"query_key_value"},
+    "bloom": {"query_key_value"},
+    "falcon": {"query_key_value"},
+    "falcon 7b": {"query_key_value"},
+    "falcon 40b": {"query_key_value"},
+    "mpt": {"Wqkv"},
+    "phi3": {"qkv_proj"},
+    "mamba": {"in_proj"},
+    "mamba2": {"in_proj"},
+    "jamba": {"q_proj", "v_proj", "in_proj", "out_proj"},
+    "rwkv": {"key", "value", "receptance", "output"},
+}
+
+
+def moved_by_an_adapter(model: Any, lora: Lora) -> set[str]:
+    """Put random adapters on and merge them: answers must stay; return the weights that changed."""
+    before, ids = weights(model), torch.tensor([[5, 9, 20, 3]])
+    with torch.no_grad():
+        with adapted(model, lora):
+            for adapter in adapters(model):
+                adapter.up.normal_(std=0.1)
+                shown = adapter.effective()
+                assert shown.shape == (adapter.up.shape[0], adapter.down.shape[1])
+            beside = model(input_ids=ids, use_cache=False).logits
+            counted = len(adapters(model))
+        merged = model(input_ids=ids, use_cache=False).logits
+    torch.testing.assert_close(merged, beside, rtol=1e-3, atol=1e-3)
+    after = weights(model)
+    assert after.keys() == before.keys()
+    moved = {name for name in after if not torch.equal(after[name], before[name])}
+    assert len(moved) == counted
+    return moved
+
+
+@pytest.mark.parametrize("layout", LAYOUTS | PARTLY)
+def test_query_and_value_maps_are_found_by_structure(layout: str) -> None:
+    model = build_architecture(layout)
+    chosen = query_value(model)
+    moved = moved_by_an_adapter(model, Lora(2, 8.0, chosen.paths))
+    assert moved == {f"{path}.weight" for path in chosen.paths}
+    names = {path.rpartition(".")[2] for path in chosen.paths}
+    assert names == QUERY_VALUE.get(layout, {"q_proj", "v_proj"})
+    assert {path.split(".")[-3] for path in chosen.paths} == {"0", "1"}
+    assert bool(chosen.notes) == (layout in QUERY_VALUE)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS | PARTLY)
+def test_all_is_every_linear_map_inside_the_blocks(layout: str) -> None:
+    model = build_architecture(layout)
+    chosen = adaptable(model)
+    wanted = {
+        f"{path}.weight"
+        for path, module in model.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and re.search(r"\.\d\.", path)
+        if not path.endswith(("dt_proj", "mixer.out_proj"))  # used without being called
+    }
+    assert moved_by_an_adapter(model, Lora(2, 8.0)) == wanted
+    stacked = {"mixtral", "qwen2_moe", "jamba"}
+    assert ("several maps in one tensor" in " ".join(chosen.notes)) == (layout in stacked)
+    passed = {"mamba", "mamba2", "jamba"}
+    assert ("without calling the map" in " ".join(chosen.notes)) == (layout in passed)
+
+
+def test_a_model_without_maps_for_adapters_is_refused_under_the_key_that_was_set() -> None:
+    model = build_architecture("llama")
+    model.model.layers = torch.nn.ModuleList()
+    with pytest.raises(ConfigError, match=r"^attacks\.spaces: lora-qv.*Use full"):
+        trained_maps(model, "lora-qv")
+    with pytest.raises(ConfigError, match=r"^unlearn\.lora\.targets"), adapted(model, Lora(2, 4.0)):
+        pass
+
+
+@pytest.mark.parametrize("target", ["probability", "logprob"])
+def test_the_effective_space_of_weights_that_are_stored_across(target: str, make_examples: Any) -> None:
+    """Steps of Ssiuu in the effective space on GPT-2's maps: its penalty moves both A and B."""
+    model = build_architecture("gpt2")
+    method = make({"name": "ssiuu", "lambda": 0.5, "target": target})
+    with adapted(model, Lora(2, 8.0)):
+        for adapter in adapters(model):
+            adapter.up.data.normal_(std=0.3)
+        step = Step(model, method, 1e-3, effective=True)
+        for t in range(2):
+            outcome = step([batch(make_examples(3, seed=t, answer=(1, 2)))], [])
+        assert outcome.penalty_share is not None and outcome.penalty_share > 0
+        step.close()
 
 
 @pytest.mark.parametrize("knob", [{"gate": True}, {"rho": 0.5}, {"anchor": "initial"}])

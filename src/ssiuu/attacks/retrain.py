@@ -6,8 +6,9 @@ the scored facts are one common pool, the same for every method and attack, disj
 the facts of the largest p; the paper's wrong-only pool is its part that the unlearned model got
 wrong (ssiuu.report.rows).
 
-What is trained: all weights (full), or adapters (lora-qv: rank 8 on q and v; lora-all: rank 16 on
-every linear map; alpha twice the rank), merged into the weights at the end.
+What is trained: all weights (full), or adapters (lora-qv: rank 8 on the maps that compute q and v;
+lora-all: rank 16 on every linear map inside the blocks; alpha twice the rank), merged into the weights
+at the end. Which maps these are is told by the model's structure (ssiuu.models.maps).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 from ssiuu.errors import ConfigError, DivergedError
 from ssiuu.evaluation.score import read_facts
 from ssiuu.likelihood import Example, Prompt
+from ssiuu.models.maps import Chosen, adaptable, query_value
 from ssiuu.records.schema import Attack, AttackRead, FactText, Reading, Space
 from ssiuu.training import interrupt
 from ssiuu.training.batches import draw, micro_batches
@@ -33,10 +35,10 @@ from ssiuu.training.lora import Lora, adapted
 from ssiuu.training.state import SAVE_EVERY, load_state, save_state
 from ssiuu.training.step import Step
 
-# rank, alpha and targets of the attacker's adapters
-ADAPTERS: dict[str, tuple[int, float, tuple[str, ...]]] = {
-    "lora-qv": (8, 16.0, ("q_proj", "v_proj")),
-    "lora-all": (16, 32.0, ()),
+# rank, alpha and maps of the attacker's adapters
+ADAPTERS: dict[Space, tuple[int, float, Callable[[Any], Chosen]]] = {
+    "lora-qv": (8, 16.0, query_value),
+    "lora-all": (16, 32.0, adaptable),
 }
 
 
@@ -133,7 +135,7 @@ def retrain(
     key = _key(model, settings, examples, pool)
     found = [AttackRead(step=0, facts=start)]
     done, tokens, spent, note = 0, 0, 0.0, ""
-    with adapted(model, _adapter(space, seed)):
+    with adapted(model, _adapter(model, space, seed)):
         step = Step(model, None, learning_rate, precision)
         stored = load_state(state, step, key) if state is not None else None
         if stored is not None:
@@ -186,11 +188,29 @@ def retrain(
     )
 
 
-def _adapter(space: Space, seed: int) -> Lora | None:
+def trained_maps(model: Any, space: Space) -> Chosen | None:
+    """Return the maps that an attacker's adapters are put on; None where all weights are trained.
+
+    Raises:
+        ConfigError: The model has no such maps.
+    """
     if space == "full":
         return None
-    rank, alpha, targets = ADAPTERS[space]
-    return Lora(rank, alpha, targets, seed=seed)
+    chosen = ADAPTERS[space][2](model)
+    if not chosen.paths:
+        raise ConfigError(
+            f"attacks.spaces: {space} trains adapters, and {type(model).__name__} has no linear map "
+            "that they could be put on. Use full."
+        )
+    return chosen
+
+
+def _adapter(model: Any, space: Space, seed: int) -> Lora | None:
+    chosen = trained_maps(model, space)
+    if chosen is None:
+        return None
+    rank, alpha, _ = ADAPTERS[space]
+    return Lora(rank, alpha, chosen.paths, seed=seed, key="attacks.spaces")
 
 
 def _finite(readings: Iterable[Reading]) -> bool:

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ssiuu.attribution.hooks import hooked
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Batch
+from ssiuu.models.hooks import hooked
 
 _LISTS = ("layers", "h", "blocks")
 

@@ -26,12 +26,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ssiuu import statistics
-from ssiuu.attribution.hooks import hooked
 from ssiuu.attribution.neuron import BATCH, Extremes
 from ssiuu.diagnosis.influence import Baseline, variation
 from ssiuu.errors import ConfigError
 from ssiuu.evaluation.score import read_facts
 from ssiuu.likelihood import Example, Prompt, collate, last_columns, length_sorted
+from ssiuu.models.hooks import hooked
 from ssiuu.models.sites import Site
 from ssiuu.records.schema import (
     Ablation,

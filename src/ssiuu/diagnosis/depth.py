@@ -28,10 +28,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ssiuu.attribution.hidden import blocks
-from ssiuu.attribution.hooks import hooked
 from ssiuu.attribution.neuron import BATCH
 from ssiuu.diagnosis.causal import estimate
 from ssiuu.likelihood import Batch, Example, answer_logprobs, collate, length_sorted
+from ssiuu.models.hooks import hooked
 from ssiuu.records.schema import Depth
 from ssiuu.statistics import bootstrap_mean
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ssiuu.attacks.membership import membership_aucs
 from ssiuu.attacks.prompts import Asking, few_shot, fitting, prompts, read_prompted
 from ssiuu.attacks.quantise import BITS, quantised
-from ssiuu.attacks.retrain import attacked_facts, common_pool, retrain, share
+from ssiuu.attacks.retrain import attacked_facts, common_pool, retrain, share, trained_maps
 from ssiuu.attacks.samples import leaks
 from ssiuu.benchmarks import filler
 from ssiuu.errors import ConfigError
@@ -123,12 +123,16 @@ class Attacker:
         """Refuse what can be seen to fail, before anything is run or written.
 
         Raises:
-            ConfigError: No fact is left to score, more shots are wanted than there are retain facts, or
-                a prompt is longer than the model's context.
+            ConfigError: No fact is left to score, more shots are wanted than there are retain facts, a
+                prompt is longer than the model's context, or it has no maps for an attacker's adapters.
             DataError: The instructions of the benign attack cannot be read.
         """
         self.session = session
-        for curve in plan(session.recipe):
+        curves = plan(session.recipe)
+        for space in dict.fromkeys(curve.space for curve in curves):
+            if chosen := trained_maps(session.model, space):
+                session.notes.extend(f"attacks.spaces: {space}: {note}." for note in chosen.notes)
+        for curve in curves:
             self.settings(curve)
             for _, asking in self._asking(curve).values():
                 fitting(self.pool, asking, session.context)

@@ -11,7 +11,6 @@ names the weights of the blocks that belong to no site).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +20,9 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from ssiuu.errors import ModelError
+from ssiuu.models.maps import BLOCK, is_map
 
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
-_BLOCK = re.compile(r"\.(\d+)\.(.+)$")
 _ATTENTION = {"q_proj": "q", "k_proj": "k", "v_proj": "v"} | dict.fromkeys(
     ("o_proj", "out_proj", "dense", "c_proj"), "o"
 )
@@ -77,7 +76,7 @@ def find_sites(model: Any) -> list[Site]:
     """
     found = [site for path, module in model.named_modules() for site in _sites(model, path, module)]
     if not found:
-        maps = [p for p, m in model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D))]
+        maps = [p for p, m in model.named_modules() if is_map(m)]
         raise ModelError(
             f"no neurons found in {type(model).__name__}: none of its {len(maps)} linear maps "
             f"({', '.join(maps[:8]) or 'there is none'}) stands in a numbered block under a known "
@@ -100,15 +99,15 @@ def left_out(model: Any, sites: Sequence[Site]) -> list[str]:
     return [
         name
         for name, parameter in model.named_parameters()
-        if _BLOCK.search(name) and parameter.dim() > 1 and name not in owned
+        if BLOCK.search(name) and parameter.dim() > 1 and name not in owned
     ]
 
 
 def _sites(model: Any, path: str, module: Any) -> Iterator[Site]:
     """Yield the sites of one module."""
     path = path.removesuffix(".base_layer")  # a map with an adapter keeps its name
-    match = _BLOCK.search(path)
-    if match is None or not isinstance(module, (torch.nn.Linear, Conv1D)):
+    match = BLOCK.search(path)
+    if match is None or not is_map(module):
         return
     transposed = isinstance(module, Conv1D)
     width = int(module.weight.shape[1 if transposed else 0])

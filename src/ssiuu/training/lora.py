@@ -12,6 +12,7 @@ the entries of W + s B A, and a penalty G on them reaches the adapter by the cha
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from ssiuu.errors import ConfigError
+from ssiuu.models.maps import adaptable, is_map
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -28,13 +31,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lora:
-    """Which adapters are trained, and where attribution looks."""
+    """Which adapters are trained, and where attribution looks.
+
+    `targets`: paths of linear maps, or the ends of paths; none: every one inside the blocks. `key`: the
+    setting they come from, for messages.
+    """
 
     rank: int
     alpha: float
     targets: tuple[str, ...] = ()
     attribution: Literal["adapter", "effective"] = "adapter"
     seed: int = 0
+    key: str = "unlearn.lora.targets"
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,9 @@ class Adapter:
     @torch.no_grad()
     def effective(self) -> Tensor:
         """Return W + s B A, [out, in]."""
-        fixed: Tensor = self.layer.base_layer.weight
-        return fixed.detach() + self.scale * (self.up @ self.down)
+        fixed: Tensor = self.layer.base_layer.weight.detach()
+        across = isinstance(self.layer.base_layer, Conv1D)
+        return self.scale * (self.up @ self.down) + (fixed.T if across else fixed)
 
     @torch.no_grad()
     def chained(self, penalty: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,31 +87,66 @@ def adapted(model: Any, lora: Lora | None) -> Iterator[PeftModel | None]:
     """Put adapters into a model, in place; merge them into its weights on leaving.
 
     Raises:
-        ConfigError: The targets fit no linear map.
+        ConfigError: A target fits no linear map that an adapter can be put on.
     """
     if lora is None:
         yield None
         return
     from peft import LoraConfig, get_peft_model  # its import takes a second or two
 
-    with torch.random.fork_rng(devices=[]):
+    paths = targeted(model, lora)
+    across = any(isinstance(model.get_submodule(path), Conv1D) for path in paths)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it sets fan_in_fan_out by each map's kind, and warns of it
         torch.manual_seed(lora.seed)
         config = LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,  # type: ignore[arg-type]
-            target_modules=list(lora.targets) or "all-linear",
+            target_modules=paths,
             lora_dropout=0.0,
+            fan_in_fan_out=across,
         )
         try:
             wrapped = get_peft_model(model, config)
         except ValueError as error:
-            raise ConfigError(f"unlearn.lora.targets: {' '.join(str(error).split())}") from error
+            raise ConfigError(f"{lora.key}: {' '.join(str(error).split())}") from error
     try:
         yield wrapped
     finally:
         wrapped.merge_and_unload()  # the modules of `model` itself are replaced
         for parameter in model.parameters():
             parameter.requires_grad_(True)
+
+
+def targeted(model: Any, lora: Lora) -> list[str]:
+    """Return the paths of the linear maps that adapters are put on.
+
+    Raises:
+        ConfigError: A target fits no linear map that an adapter can be put on, or there is none.
+    """
+    every = adaptable(model)
+    if not lora.targets:
+        if not every.paths:
+            raise ConfigError(
+                f"{lora.key}: {type(model).__name__} has no linear map inside its blocks that an "
+                "adapter can be put on."
+            )
+        return list(every.paths)
+    maps = [p for p, module in model.named_modules() if is_map(module) and p not in every.barred]
+    found: dict[str, None] = {}
+    problems = []
+    for target in lora.targets:
+        fits = [path for path in maps if path == target or path.endswith(f".{target}")]
+        found |= dict.fromkeys(fits)
+        if not fits:
+            names = sorted({path.rpartition(".")[2] for path in every.paths})
+            problems.append(
+                f"{lora.key}: {target!r} fits no linear map of {type(model).__name__} that an adapter "
+                f"can be put on. Its blocks have {', '.join(names) or 'none'}."
+            )
+    if problems:
+        raise ConfigError(problems)
+    return list(found)
 
 
 def adapters(model: Any) -> list[Adapter]:

@@ -17,6 +17,7 @@ from ssiuu.likelihood import Example
 from ssiuu.methods.base import Method
 from ssiuu.methods.regulariser import log_sentence
 from ssiuu.methods.task_vector import TaskVector
+from ssiuu.models.maps import adaptable
 from ssiuu.records.schema import MethodInfo, StepLog, Unlearning
 from ssiuu.training import interrupt
 from ssiuu.training.batches import draw, micro_batches
@@ -96,6 +97,7 @@ def unlearn(
     if isinstance(method, TaskVector):
         return _task_vector(model, method, info, forget, settings, stop, pad, progress)
     made = prepare(model, method, forget, retain, pad, refusals, shared)
+    said = _unadapted(model, settings.lora)
     with adapted(model, settings.lora) as wrapped:
         step = Step(
             model,
@@ -114,7 +116,14 @@ def unlearn(
             step.close()
         if wrapped is not None and adapter is not None:
             wrapped.save_pretrained(str(adapter))
-    return record
+    return record.model_copy(update={"notes": [*record.notes, *said]})
+
+
+def _unadapted(model: Any, lora: Lora | None) -> list[str]:
+    """Return what must be said where adapters are put on every map that takes one."""
+    if lora is None or lora.targets:
+        return []
+    return [f"unlearn.lora: {note}." for note in adaptable(model).notes]
 
 
 def _train(

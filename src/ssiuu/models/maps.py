@@ -1,0 +1,160 @@
+"""The linear maps inside a model's blocks, by what they are and not by a list of models.
+
+A map is an `nn.Linear`, or a `Conv1D`, which stores its weight as [in, out]. A block is what stands
+under a number in the model's tree. Token mixers (attention, state-space layers, convolutions) are told
+from feed-forward layers by the names of the modules around a map.
+
+Not covered: weights that are no module of their own, such as experts stored as one tensor of three
+dimensions (`stacked_weights` names them), routers, and depthwise convolutions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from ssiuu.models.hooks import Hook, hooked
+
+BLOCK = re.compile(r"\.(\d+)\.(.+)$")
+# q and v where they stand apart, and maps that compute q, k and v at once.
+_QUERY_VALUE = ("q_proj", "v_proj")
+FUSED = ("c_attn", "Wqkv", "qkv_proj", "query_key_value")
+_MIXERS = ("att", "mixer", "mamba", "ssm", "conv", "temporal", "rec")
+_ENDS = ("in_proj", "out_proj")
+# By name of a map, types of models some of whose kernels read its weight without calling it.
+_PASSED_BY = {"out_proj": ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Maps that were chosen, by path; what must be said of the choice; maps that no adapter fits."""
+
+    paths: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    barred: tuple[str, ...] = ()
+
+
+def is_map(module: Any) -> bool:
+    """Whether a module is one linear map."""
+    return isinstance(module, (torch.nn.Linear, Conv1D))
+
+
+def block_maps(model: Any) -> dict[str, torch.nn.Module]:
+    """Return every linear map inside the blocks, by path."""
+    return {p: m for p, m in model.named_modules() if is_map(m) and BLOCK.search(p)}
+
+
+def stacked_weights(model: Any) -> list[str]:
+    """Return the weights of the blocks that hold several maps in one tensor, [maps, ., .]: experts."""
+    convolutions = {
+        f"{p}.weight" for p, m in model.named_modules() if isinstance(m, torch.nn.modules.conv._ConvNd)
+    }
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if BLOCK.search(name) and parameter.dim() == 3 and parameter.shape[0] > 1
+        if name not in convolutions
+    ]
+
+
+def adaptable(model: Any) -> Chosen:
+    """Return every map of the blocks that an adapter can be put on."""
+    barred = passed_by(model)
+    notes = []
+    if stacked := stacked_weights(model):
+        notes.append(
+            f"no adapter on {summed(stacked)}: each of these weights holds several maps in one tensor, "
+            "as experts do, and stays as it is"
+        )
+    if barred:
+        notes.append(_without_call(barred))
+    maps = tuple(path for path in block_maps(model) if path not in barred)
+    return Chosen(maps, tuple(notes), barred)
+
+
+def query_value(model: Any) -> Chosen:
+    """Return the maps that compute queries and values, block by block.
+
+    A map that computes q, k and v at once is taken whole. In a block whose q and v are not known the
+    token mixer's first and last maps stand in for them, or all maps of the mixer. Each is noted.
+    """
+    barred = passed_by(model)
+    blocks: defaultdict[str, list[str]] = defaultdict(list)
+    for path in block_maps(model):
+        match = BLOCK.search(path)
+        if match and _mixes(match[2]):
+            blocks[path[: match.end(1)]].append(path)
+    found: dict[str, list[str]] = {"apart": [], "fused": [], "ends": [], "mixer": []}
+    for paths in blocks.values():
+        names = {path: path.rpartition(".")[2] for path in paths}
+        choices = {
+            "apart": [path for path in paths if names[path] in _QUERY_VALUE],
+            "fused": [path for path in paths if names[path] in FUSED],
+            "ends": [path for path in paths if names[path] in _ENDS],
+            "mixer": paths,
+        }
+        kind = next(kind for kind, chosen in choices.items() if chosen)
+        found[kind] += [path for path in choices[kind] if path not in barred]
+    said = {
+        "fused": "q, k and v are one map here ({}), which is adapted whole",
+        "ends": "no q and v in some blocks, where the mixer's outer maps ({}) are adapted",
+        "mixer": "q and v are not known here: all maps of the token mixer ({}) are adapted",
+    }
+    notes = [text.format(summed(found[kind])) for kind, text in said.items() if found[kind]]
+    if barred:
+        notes.append(_without_call(barred))
+    return Chosen(tuple(path for paths in found.values() for path in paths), tuple(notes), barred)
+
+
+@torch.no_grad()
+def passed_by(model: Any) -> tuple[str, ...]:
+    """Return the maps of the blocks whose weight is used without calling the map.
+
+    An adapter or a hook on such a map is not noticed. Told by a pass over two tokens: the weight has a
+    gradient though the map was not called; that of an expert to which no token was sent has none.
+    """
+    maps = block_maps(model)
+    kind = getattr(model.config, "model_type", "")
+    known = [path for path in maps if kind in _PASSED_BY.get(path.rpartition(".")[2], ())]
+    called: set[str] = set()
+
+    def noting(path: str) -> Hook:
+        return lambda module, inputs, output: called.add(path)
+
+    ids = torch.tensor([[0, 1]], device=next(model.parameters()).device)
+    trained = model.training
+    with torch.random.fork_rng(devices=[]):  # dropout draws numbers
+        model.train()
+        try:
+            with hooked((module, noting(path)) for path, module in maps.items()):
+                model(input_ids=ids, use_cache=False)
+            silent = [path for path in maps if path not in called and maps[path].weight.requires_grad]
+            if silent:
+                with torch.enable_grad():
+                    total = model(input_ids=ids, use_cache=False).logits.float().sum()
+                    weights: list[Any] = [maps[path].weight for path in silent]
+                    found = torch.autograd.grad(total, weights, allow_unused=True)
+                known += [p for p, g in zip(silent, found, strict=True) if g is not None]
+        finally:
+            model.train(trained)
+    return tuple(dict.fromkeys(known))
+
+
+def _without_call(barred: Iterable[str]) -> str:
+    return f"no adapter on {summed(barred)}: the weight is used, on some path, without calling the map"
+
+
+def summed(paths: Iterable[str]) -> str:
+    """Return paths of many blocks in few words: those that differ in their numbers only stand once."""
+    return ", ".join(dict.fromkeys(re.sub(r"\.\d+(?=\.)", ".*", path) for path in paths))
+
+
+def _mixes(within: str) -> bool:
+    """Whether a map, by its path within its block, belongs to a token mixer."""
+    return any(part in parent for parent in within.split(".")[:-1] for part in _MIXERS)
