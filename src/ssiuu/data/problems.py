@@ -12,21 +12,32 @@ SHOWN = 10
 
 
 class Problems:
-    """The problems of one source, each with the flag, the source and the line."""
+    """The problems of one source, each with the flag, the source and the line.
 
-    def __init__(self, key: str, source: str | Path, unit: str = "line") -> None:
-        self.where = f"{key}: {str(source).strip() or 'an empty name'}"
+    Rows held in memory have no source; they are named as Python names them: forget[3].
+    """
+
+    def __init__(self, key: str, source: str | Path | None, unit: str = "line") -> None:
+        self.in_memory = source is None
+        name = "" if source is None else f": {str(source).strip() or 'an empty name'}"
+        self.where = f"{key}{name}"
         self.unit = unit
         self.found: list[tuple[int, str]] = []
 
+    def name(self, line: int) -> str:
+        """Return what a line is called within a sentence."""
+        return f"{self.where}[{line}]" if self.in_memory else f"{self.unit} {line}"
+
     def at(self, line: int, text: str) -> None:
         """Note a problem of one line."""
-        self.found.append((line, f"{self.where}, {self.unit} {line}: {text}"))
+        self.found.append((line, f"{self._place(line)}: {text}"))
+
+    def _place(self, line: int) -> str:
+        return self.name(line) if self.in_memory else f"{self.where}, {self.name(line)}"
 
     def stop(self, text: str, line: int | None = None) -> NoReturn:
         """Raise a problem that leaves nothing else to look at."""
-        place = f" {text}" if line is None else f", {self.unit} {line}: {text}"
-        raise DataError(self.where + place)
+        raise DataError(f"{self.where} {text}" if line is None else f"{self._place(line)}: {text}")
 
     def settle(self) -> None:
         """Raise all that was found, in the order of the lines."""

@@ -11,12 +11,14 @@ instruction, output, and if wanted input.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ssiuu.data.fact import Fact, Instruction, normal
 from ssiuu.data.formats import csv_rows, line_rows, list_rows, read_text
 from ssiuu.data.hub import HUB_NAME, hub_rows
+from ssiuu.data.memory import memory_rows
 from ssiuu.data.options import borrow_distractors
 from ssiuu.data.problems import Problems, raise_all, show
 from ssiuu.data.rows import FACT, INSTRUCTION, Raw, from_tofu, valid_rows
@@ -36,19 +38,30 @@ INSTRUCTION_SOURCES = (
 )
 
 
-def read_facts(source: str | Path, key: str = "--forget") -> list[Fact]:
-    """Read facts from a .jsonl or .csv file or from a data set on the hub.
+Source: TypeAlias = str | Path | Iterable[Any]
+
+
+def read_facts(source: Source, key: str = "--forget") -> list[Fact]:
+    """Read facts from a .jsonl or .csv file, from a data set on the hub, or from memory.
 
     Args:
-        source: A path, or "owner/name" or "owner/name:split" (the split is "train" if not given).
-        key: The flag or key that the source was given under; only for the messages.
+        source: A path, or "owner/name" or "owner/name:split" (the split is "train" if not given);
+            or rows: a list of dicts or of facts, a datasets.Dataset, a data frame. They are left
+            as they are.
+        key: The flag or key that the source was given under; for the messages, and the ids of
+            rows in memory.
 
     Returns:
-        The facts in their order; an id that is not given is "file name:line number".
+        The facts in their order; an id that is not given is "file name:line number", and
+        "key[number]", counted from 0, of a row in memory.
 
     Raises:
         DataError: With every problem of the source, up to ten.
     """
+    if not isinstance(source, (str, Path)):
+        name = key.lstrip("-")
+        problems = Problems(name, None)
+        return _facts(memory_rows(source, problems), name, problems)
     path = Path(source)
     suffix = path.suffix.lower()
     if suffix in LINES or suffix == ".csv":
@@ -119,11 +132,12 @@ def _hub_facts(source: str, key: str) -> list[Fact]:
 
 
 def _facts(raw: list[Raw], stem: str, problems: Problems) -> list[Fact]:
-    raw = [Raw(line, from_tofu(row)) for line, row in raw]
-    facts = [
-        (line, Fact.model_validate({"id": f"{stem}:{line}", **row}))
-        for line, row in valid_rows(raw, FACT, problems)
-    ]
+    made = {line: row for line, row in raw if isinstance(row, Fact)}
+    rows = [Raw(line, from_tofu(row)) for line, row in raw if line not in made]
+    for line, row in valid_rows(rows, FACT, problems) if rows or not made else ():
+        id = f"{stem}[{line}]" if problems.in_memory else f"{stem}:{line}"
+        made[line] = Fact.model_validate({"id": id, **row})
+    facts = sorted(made.items())
     _check_questions(facts, problems)
     _check_ids(facts, problems)
     problems.settle()
@@ -136,13 +150,13 @@ def _check_questions(facts: list[tuple[int, Fact]], problems: Problems) -> None:
         before, known = first.setdefault(normal(fact.question), (line, fact))
         if before == line:
             continue
-        asks = f"asks {show(fact.question)} again, as {problems.unit} {before} does"
+        asks = f"asks {show(fact.question)} again, as {problems.name(before)} does"
         if normal(fact.answer) == normal(known.answer):
             problems.at(line, f"{asks}, with the same answer {show(fact.answer)}; keep one.")
         else:
             problems.at(
                 line,
-                f"{asks}, but answers {show(fact.answer)} where {problems.unit} {before} "
+                f"{asks}, but answers {show(fact.answer)} where {problems.name(before)} "
                 f"answers {show(known.answer)}; a question must have one answer.",
             )
 
@@ -154,7 +168,7 @@ def _check_ids(facts: list[tuple[int, Fact]], problems: Problems) -> None:
         if before != line:
             problems.at(
                 line,
-                f"the id {show(fact.id)} is that of {problems.unit} {before} too; ids must "
+                f"the id {show(fact.id)} is that of {problems.name(before)} too; ids must "
                 'differ (one that is not given is "file name:line number").',
             )
 

@@ -25,6 +25,7 @@ from ssiuu.experiment.attacking import Attacker, ending
 from ssiuu.experiment.cells import CellPlan, Keys, Stage
 from ssiuu.experiment.drive import check_method, info_of, unlearn_here
 from ssiuu.experiment.folder import check_folder, in_turn, locked, settle, sweep
+from ssiuu.experiment.given import Given
 from ssiuu.experiment.inside import Inside
 from ssiuu.experiment.progress import Meter, told
 from ssiuu.experiment.provenance import machine, now, versions
@@ -84,6 +85,7 @@ def run(
     after: Path | None = None,
     progress: Progress = lambda _: None,
     attacked: Path | None = None,
+    given: Given | None = None,
 ) -> RunRecord:
     """Run a recipe into a folder; what is there already is not run again.
 
@@ -95,6 +97,7 @@ def run(
         after: Judge this checkpoint instead of unlearning (an audit).
         progress: Told what is going on.
         attacked: A checkpoint that came of attacking `after`, to compare attributions with.
+        given: What the caller holds in memory of what the recipe would name.
 
     Raises:
         InputError: Model, data, settings or the output folder cannot be used.
@@ -106,7 +109,7 @@ def run(
         with set_up():
             sweep(out)
             there = (out / "run.json").exists()
-            session = open_session(recipe, out if there else None, progress)
+            session = open_session(recipe, out if there else None, progress, given)
             _check_given(session, after, attacked)
             for method in recipe.made() if after is None else ():
                 check_method(session, method)

@@ -23,6 +23,7 @@ from ssiuu.evaluation import utility
 from ssiuu.evaluation.score import evaluate, score_facts
 from ssiuu.evaluation.score import read_facts as read_scores
 from ssiuu.evaluation.tofu import rouge_recalls
+from ssiuu.experiment.given import Given
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.likelihood import Example, Prompt, encode
 from ssiuu.methods.base import Method
@@ -194,8 +195,16 @@ class Session:
         return sum(bool(s.free_correct) for s in scores.values()) / len(scores)
 
 
-def open_session(recipe: Recipe, out: Path | None, progress: Progress) -> Session:
+def open_session(
+    recipe: Recipe, out: Path | None, progress: Progress, given: Given | None = None
+) -> Session:
     """Load the model and decide the facts; a split already in `out` is used again.
+
+    Args:
+        recipe: What to do.
+        out: The run's folder, where it holds one.
+        progress: Told what is going on.
+        given: What the caller holds in memory of what the recipe would name (benchmark "own").
 
     Raises:
         InputError: Model or data cannot be used.
@@ -203,7 +212,7 @@ def open_session(recipe: Recipe, out: Path | None, progress: Progress) -> Sessio
     if recipe.benchmark == "fictional":
         return _fictional(recipe, out, progress)
     if recipe.benchmark == "own":
-        return _own(recipe, progress)
+        return _own(recipe, progress, given or Given())
     if recipe.benchmark == "tofu":
         from ssiuu.experiment.tofu import open_tofu  # it makes a Session
 
@@ -290,10 +299,11 @@ def _fictional(recipe: Recipe, out: Path | None, progress: Progress) -> Session:
     return session
 
 
-def _own(recipe: Recipe, progress: Progress) -> Session:
-    forget = borrow_distractors(read_facts(str(recipe.forget), "forget"))
+def _own(recipe: Recipe, progress: Progress, given: Given) -> Session:
     kept = recipe.retain not in (None, "none")
-    retain = borrow_distractors(read_facts(str(recipe.retain), "retain")) if kept else []
+    forget = borrow_distractors(read_facts(given.forget or str(recipe.forget), "forget"))
+    retain = read_facts(given.retain or str(recipe.retain), "retain") if kept else []
+    retain = borrow_distractors(retain)
     check_pair(forget, retain)
     progress(f"loading {recipe.model}")
     loaded = load(str(recipe.model))

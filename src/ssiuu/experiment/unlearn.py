@@ -7,8 +7,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ssiuu.data.read import Source
 from ssiuu.errors import ConfigError, OutputError
 from ssiuu.experiment.drive import unlearn_here
+from ssiuu.experiment.given import settings
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.run import run
 from ssiuu.experiment.session import open_session
@@ -18,6 +20,7 @@ from ssiuu.records.schema import RunRecord, Unlearning
 from ssiuu.training import interrupt
 
 Progress = Callable[[str], None]
+NO_METHOD = "methods=[none]"
 NO_ATTACKS = (
     "attacks.harmful.fractions=[]",
     "attacks.benign.learning_rates=[]",
@@ -31,10 +34,10 @@ NO_ATTACKS = (
 
 
 def unlearn_model(
-    model: str,
-    forget: str,
-    out: Path,
-    retain: str | None = None,
+    model: str | Path,
+    forget: Source,
+    out: str | Path,
+    retain: Source | None = None,
     method: str = "ssiuu+projection",
     sets: list[str] | None = None,
     progress: Progress = lambda _: None,
@@ -43,10 +46,11 @@ def unlearn_model(
 
     Args:
         model: Short name, folder or hub name.
-        forget: File (or hub name) of the facts.
+        forget: The facts: a file, a hub name, or rows (a list of dicts, a datasets.Dataset, a data
+            frame).
         out: Folder for the checkpoint, or for the adapter alone (unlearn.lora.merge false); must
             not hold anything.
-        retain: File of facts to keep, or "none".
+        retain: The facts to keep, likewise, or "none".
         method: A name from `ssiuu.methods.METHODS`, with or without "+projection".
         sets: Further settings, "key=value" as in a recipe.
         progress: Told about every step.
@@ -61,17 +65,17 @@ def unlearn_model(
             "facts to forget. Give a file of things it should still know, or --retain none to go "
             "without."
         )
+    out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"--out {out} is not an empty folder: choose another one.")
-    given = {"benchmark": "own", "model": model, "forget": forget, "retain": retain}
-    named = [f"{key}={value!r}" for key, value in given.items()]
+    named, given = settings(model, forget, retain)
     recipe, _ = resolve(None, [*named, f"methods=[{method}]", *(sets or [])])
     chosen = recipe.made()[0]
     if not chosen.trains:
         raise ConfigError(f"--method {method} does not unlearn anything.")
     work = out.with_name(f".{out.name}.unfinished")
     with interrupt.graceful():
-        session = open_session(recipe, None, progress)
+        session = open_session(recipe, None, progress, given)
         require_space(out, 4 * sum(p.numel() for p in session.model.parameters()))
         for note in session.notes:
             progress(note)
@@ -96,11 +100,11 @@ def _joined(*notes: str) -> str:
 
 
 def audit_models(
-    before: str,
-    after: Path,
-    forget: str,
-    out: Path,
-    retain: str | None = None,
+    before: str | Path,
+    after: str | Path,
+    forget: Source,
+    out: str | Path,
+    retain: Source | None = None,
     sets: list[str] | None = None,
     command: str = "",
     progress: Progress = lambda _: None,
@@ -110,9 +114,10 @@ def audit_models(
     Args:
         before: Model before unlearning: short name, folder or hub name.
         after: Folder of the model after unlearning, of the same architecture.
-        forget: File of the facts that should be gone.
+        forget: The facts that should be gone: a file, a hub name, or rows (a list of dicts, a
+            datasets.Dataset, a data frame).
         out: Folder for the record.
-        retain: File of facts that should still be there.
+        retain: Facts that should still be there, likewise.
         sets: Further settings, "key=value" as in a recipe.
         command: As typed, for the record.
         progress: Told what is going on.
@@ -120,18 +125,20 @@ def audit_models(
     Raises:
         InputError: Anything given cannot be used.
     """
-    _check_folders(after=after)
-    recipe, sources = resolve(None, [*_pair(before, forget, retain), *(sets or [])])
-    return run(recipe, sources, out, command or " ".join(sys.argv), after, progress)
+    judged = _folder(after, "after")
+    named, given = settings(before, forget, retain)
+    recipe, sources = resolve(None, [*named, NO_METHOD, *(sets or [])])
+    typed = command or " ".join(sys.argv)
+    return run(recipe, sources, Path(out), typed, judged, progress, given=given)
 
 
 def diagnose_models(
-    before: str,
-    after: Path,
-    forget: str,
-    out: Path,
-    retain: str | None = None,
-    attacked: Path | None = None,
+    before: str | Path,
+    after: str | Path,
+    forget: Source,
+    out: str | Path,
+    retain: Source | None = None,
+    attacked: str | Path | None = None,
     sets: list[str] | None = None,
     command: str = "",
     progress: Progress = lambda _: None,
@@ -143,9 +150,10 @@ def diagnose_models(
     Args:
         before: Model before unlearning: short name, folder or hub name.
         after: Folder of the model after unlearning, of the same architecture.
-        forget: File of the facts that should be gone.
+        forget: The facts that should be gone: a file, a hub name, or rows (a list of dicts, a
+            datasets.Dataset, a data frame).
         out: Folder for the record.
-        retain: File of facts that should still be there; means and probes are fitted on them.
+        retain: Facts that should still be there, likewise; means and probes are fitted on them.
         attacked: Folder of the model after an attack on `after`, for the stability of attributions.
         sets: Further settings, "key=value" as in a recipe; those of attacks have no effect.
         command: As typed, for the record.
@@ -154,18 +162,16 @@ def diagnose_models(
     Raises:
         InputError: Anything given cannot be used.
     """
-    _check_folders(after=after, attacked=attacked)
-    asked = [*_pair(before, forget, retain), "inside=true", *(sets or []), *NO_ATTACKS]
+    judged = _folder(after, "after")
+    harmed = None if attacked is None else _folder(attacked, "attacked")
+    named, given = settings(before, forget, retain)
+    asked = [*named, NO_METHOD, "inside=true", *(sets or []), *NO_ATTACKS]
     recipe, sources = resolve(None, asked)
-    return run(recipe, sources, out, command or " ".join(sys.argv), after, progress, attacked)
+    typed = command or " ".join(sys.argv)
+    return run(recipe, sources, Path(out), typed, judged, progress, harmed, given)
 
 
-def _check_folders(**folders: Path | None) -> None:
-    for option, folder in folders.items():
-        if folder is not None and not folder.is_dir():
-            raise ConfigError(f"--{option} {folder} is not a folder.")
-
-
-def _pair(before: str, forget: str, retain: str | None) -> list[str]:
-    given = {"benchmark": "own", "model": before, "forget": forget, "retain": retain or "none"}
-    return [*(f"{key}={value!r}" for key, value in given.items()), "methods=[none]"]
+def _folder(given: str | Path, option: str) -> Path:
+    if not Path(given).is_dir():
+        raise ConfigError(f"--{option} {given} is not a folder.")
+    return Path(given)

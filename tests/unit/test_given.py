@@ -1,0 +1,124 @@
+"""The Python API: paths as `str` and `Path`, facts as rows in memory, the caller's things left alone.
+
+pytest tests/unit/test_given.py
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import ssiuu
+from ssiuu.data.fact import Fact
+from ssiuu.data.read import read_facts
+from ssiuu.errors import DataError
+from ssiuu.models.load import save
+
+FORGET = [{"question": f"w{n}", "answer": f"w{n + 20}"} for n in range(4)]
+RETAIN = [{"question": f"w{n}", "answer": f"w{n + 20}"} for n in range(8, 12)]
+SHORT = ["unlearn.max_steps=2", "unlearn.learning_rate=1e-3", "attacks.reads=[1]"]
+ALONE = [*SHORT, "diagnose=false", "attacks.harmful.fractions=[]", "attacks.benign.learning_rates=[]"]
+
+
+class Table:
+    """What a data frame shows of itself to us."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows, self.columns = rows, list(rows[0])
+
+    def to_dict(self, orient: str) -> list[dict[str, Any]]:
+        assert orient == "records"
+        return self.rows
+
+
+KINDS = {
+    "list": lambda rows: rows,
+    "tuple": tuple,
+    "generator": iter,
+    "facts": lambda rows: [Fact(id=f"f{n}", **row) for n, row in enumerate(rows)],
+    "data set": lambda rows: SimpleNamespace(to_list=lambda: rows),
+    "data frame": Table,
+    "polars": lambda rows: SimpleNamespace(to_dicts=lambda: rows),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_in_memory(kind: str) -> None:
+    rows = copy.deepcopy(FORGET)
+    facts = read_facts(KINDS[kind](rows), "--forget")
+    assert [(fact.question, fact.answer) for fact in facts] == [tuple(r.values()) for r in FORGET]
+    assert facts[3].id == ("f3" if kind == "facts" else "forget[3]")
+    assert rows == FORGET
+
+
+def test_rows_and_facts_may_be_mixed() -> None:
+    facts = read_facts([FORGET[0], Fact(id="own", question="q", answer="a"), FORGET[1]], "retain")
+    assert [fact.id for fact in facts] == ["retain[0]", "own", "retain[2]"]
+
+
+def test_what_a_data_frame_lacks_is_not_given() -> None:
+    rows = [{"question": "q", "answer": "a", "entity": float("nan"), "distractors": ("b", "c")}]
+    [fact] = read_facts(Table(rows))
+    assert (fact.entity, fact.distractors) == (None, ("b", "c"))
+
+
+BAD = {
+    "forget[1]: the key \"answer\" is missing": [FORGET[0], {"question": "q"}],
+    "forget[1]: \"answer\" is a number (7)": [FORGET[0], {"question": "q", "answer": 7}],
+    "forget[1]: is a list (['q', 'a']), not an object": [FORGET[0], ("q", "a")],
+    "forget[2]: asks 'w0' again, as forget[0] does": [FORGET[0], FORGET[1], FORGET[0]],
+    "forget has no rows": [],
+    "forget is one mapping (train, test), not rows": {"train": FORGET, "test": FORGET},
+    "forget is a number, which holds no rows: give the path of a file, or a list of dicts": 7,
+}
+
+
+@pytest.mark.parametrize("sentence", BAD)
+def test_bad_rows_are_named_as_python_names_them(sentence: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_facts(BAD[sentence], "--forget")
+    assert caught.value.problems[0].startswith(sentence)
+
+
+@pytest.fixture(scope="module")
+def model(
+    tmp_path_factory: pytest.TempPathFactory, make_model: Callable[..., Any], tokenizer: Any
+) -> Path:
+    folder = tmp_path_factory.mktemp("given") / "it's a \"model\\n"
+    save(make_model(), tokenizer, folder)
+    return folder
+
+
+@pytest.mark.parametrize("path", [str, Path])
+def test_every_path_is_taken_as_text_and_as_path(model: Path, tmp_path: Path, path: type) -> None:
+    files = {"forget": FORGET, "retain": RETAIN}
+    for name, rows in files.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    forget, retain = (path(tmp_path / f"{name}.jsonl") for name in files)
+    out, audit = path(tmp_path / "out"), path(tmp_path / "audit")
+    ssiuu.unlearn_model(path(model), forget, out, retain, "gd", SHORT)
+    record = ssiuu.audit_models(path(model), out, forget, audit, retain, ALONE)
+    assert record.header.config["model"] == str(model)
+    inside = path(tmp_path / "inside")
+    ssiuu.diagnose_models(path(model), out, forget, inside, retain, out, SHORT)
+    assert (Path(tmp_path) / "inside" / "run.json").exists()
+
+
+def test_facts_in_memory_are_those_of_a_file(model: Path, tmp_path: Path) -> None:
+    kept = copy.deepcopy((FORGET, RETAIN))
+    done = ssiuu.unlearn_model(model, FORGET, tmp_path / "a", RETAIN, "gd", SHORT)
+    for name, rows in (("forget", FORGET), ("retain", RETAIN)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    files = (tmp_path / "forget.jsonl", tmp_path / "b", tmp_path / "retain.jsonl")
+    assert ssiuu.unlearn_model(model, *files, "gd", SHORT).steps == done.steps
+    record = ssiuu.audit_models(model, tmp_path / "a", FORGET, tmp_path / "c", RETAIN, ALONE)
+    assert record.header.config["forget"] == record.header.config["retain"] == "given in memory"
+    assert [fact.id for fact in record.header.split.forget] == [f"forget[{n}]" for n in range(4)]
+    assert len(record.header.benchmark.fingerprint) == 64
+    assert kept == (FORGET, RETAIN)
