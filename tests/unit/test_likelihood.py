@@ -108,10 +108,8 @@ def test_a_row_as_long_as_the_context_fits_and_one_longer_is_refused(tokenizer: 
 
 def test_an_answer_without_tokens_is_refused(tokenizer: Any) -> None:
     class Silent:
-        bos_token_id = None
-
-        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-            return {"input_ids": [] if not text.strip() else [3]}
+        def __call__(self, texts: list[str], add_special_tokens: bool = True) -> Any:
+            return {"input_ids": [[3] * len(text.split()) for text in texts]}
 
     with pytest.raises(DataError, match="row 7: the answer '' has no tokens"):
         encode(Prompt(Silent()), "row 7", "w1", "", 100)

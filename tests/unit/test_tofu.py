@@ -195,7 +195,9 @@ def test_a_name_may_come_within_a_sentence(
     wanted = prompt.answer(author.answer)
     sentence = [prompt.answer("w7")[0]] * 20 + wanted
 
-    def scripted(_model: Any, _prompt: Any, _questions: Any, limits: list[int]) -> list[list[int]]:
+    def scripted(
+        _model: Any, _prompt: Any, _questions: Any, limits: list[int], endings: Any
+    ) -> list[list[int]]:
         return [sentence[:limit] for limit in limits]
 
     monkeypatch.setattr(tofu_scores, "write", scripted)

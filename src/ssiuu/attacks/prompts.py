@@ -59,7 +59,7 @@ def few_shot(prompt: Prompt, kept: Sequence[FactText], shots: int, seed: int) ->
     order = list(kept)
     random.Random(f"shots:{seed}").shuffle(order)
     told = [(fact.question, fact.answer) for fact in order[:shots]]
-    return lambda fact: _question(prompt, prompt.question(fact.question, told), fact)
+    return lambda fact: Question.of(prompt.joint(fact.question, _options(fact), told))
 
 
 def read_prompted(
@@ -95,27 +95,22 @@ def fitting(facts: Sequence[FactText], asking: Asking, context: int) -> dict[str
     return asked
 
 
-def _question(prompt: Prompt, ids: list[int], fact: FactText, begun: bool = False) -> Question:
-    options = fact.options or [fact.answer]
-    return Question(ids, [prompt.answer(option, begun) for option in options])
+def _options(fact: FactText) -> list[str]:
+    return fact.options or [fact.answer]
 
 
 def _paraphrased(prompt: Prompt, number: int) -> Asking:
     def asking(fact: FactText) -> Question | None:
         if number >= len(fact.paraphrases):
             return None
-        return _question(prompt, prompt.question(fact.paraphrases[number]), fact)
+        return Question.of(prompt.joint(fact.paraphrases[number], _options(fact)))
 
     return asking
 
 
 def _prefixed(prompt: Prompt, text: str) -> Asking:
-    return lambda fact: _question(prompt, prompt.question(f"{text} {fact.question}"), fact)
+    return lambda fact: Question.of(prompt.joint(f"{text} {fact.question}", _options(fact)))
 
 
 def _begun(prompt: Prompt, text: str) -> Asking:
-    def asking(fact: FactText) -> Question:
-        ids = prompt.question(fact.question) + prompt.answer(text)
-        return _question(prompt, ids, fact, begun=True)
-
-    return asking
+    return lambda fact: Question.of(prompt.joint(fact.question, _options(fact), begun=text))

@@ -10,6 +10,7 @@ of `free_answer_holds`, not a judge; the first k of one set of samples, not fres
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ssiuu.evaluation.sample import sample_answers
@@ -38,11 +39,14 @@ def leaks(
         start: Readings before the attack, for the log-probability, which sampling does not change.
         seed: Of the samples.
     """
-    written = sample_answers(model, prompt, examples, counts[-1], FREE_MARGIN, seed)
+    questions = {fact.id: prompt.question(fact.question) for fact in facts}
+    asked = [replace(e, prompt=questions[e.id]) for e in examples]
+    written = sample_answers(model, prompt, asked, counts[-1], FREE_MARGIN, seed)
+    endings = {e.id: prompt.ending(e.answer) for e in examples}
     first: dict[str, int] = {}
     for fact in facts:
         for number, ids in enumerate(written[fact.id], 1):
-            if free_answer_holds(fact.answer, prompt.text(ids)):
+            if free_answer_holds(fact.answer, prompt.text(ids, endings[fact.id])):
                 first[fact.id] = number
                 break
     return [

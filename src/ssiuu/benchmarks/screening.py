@@ -29,9 +29,10 @@ def known(model: Any, prompt: Prompt, facts: Sequence[Fact]) -> set[str]:
     for phrasing in range(PHRASINGS):
         left = [fact for fact in left if len(fact.paraphrases) >= phrasing]
         questions = [
-            Question(
-                prompt.question([fact.question, *fact.paraphrases][phrasing]),
-                [prompt.answer(o) for o in (fact.answer, *fact.distractors)],
+            Question.of(
+                prompt.joint(
+                    [fact.question, *fact.paraphrases][phrasing], [fact.answer, *fact.distractors]
+                )
             )
             for fact in left
         ]

@@ -34,7 +34,12 @@ class LensReader:
         self.head = model.get_output_embeddings()
         self.tokens: dict[str, tuple[int, int]] = {}
         for fact in facts:
-            right, *wrong = [prompt.answer(option)[0] for option in fact.options] or [-1]
+            if len(fact.options) < 2:
+                continue
+            joint = prompt.joint(fact.question, fact.options)
+            if joint.prompt != prompt.joint(fact.question, fact.options[:1]).prompt:
+                continue  # the answer begins later than the options do: nothing to compare there
+            right, *wrong = [option[0] for option in joint.answers]
             others = [token for token in wrong if token != right]
             if others:
                 self.tokens[fact.id] = right, others[0]

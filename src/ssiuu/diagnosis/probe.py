@@ -109,7 +109,8 @@ def prompt_states(
 def option_directions(model: Any, prompt: Prompt, fact: FactText) -> Float[Tensor, "O d"]:
     """Return the mean output embedding of every option's tokens, the answer's first."""
     embedding = model.get_output_embeddings().weight
-    return torch.stack([embedding[prompt.answer(o)].float().mean(0).cpu() for o in fact.options])
+    options = prompt.joint(fact.question, fact.options).answers
+    return torch.stack([embedding[ids].float().mean(0).cpu() for ids in options])
 
 
 def entity_folds(facts: Sequence[FactText], seed: int) -> list[int]:

@@ -8,7 +8,7 @@ of one token cost nothing more.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,19 +18,36 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from ssiuu.evaluation.tree import Begun, Path, Tree, grown
-from ssiuu.likelihood import Prompt, length_sorted
+from ssiuu.likelihood import ONE_LINE, Ending, Joint, Prompt, length_sorted
 
 
 @dataclass(frozen=True)
 class Question:
     """A question with its options (token ids; the first one is the right answer).
 
-    `generate`: how many tokens of a free answer to write, 0 for none.
+    `generate`: how many tokens of a free answer to write, 0 for none. `ending`: where it ends before
+    that. `alone`: what it is written after, where that is not `prompt` (see `ssiuu.likelihood.Joint`).
     """
 
     prompt: list[int]
     options: list[list[int]]
     generate: int = 0
+    ending: Ending = ONE_LINE
+    alone: list[int] | None = None
+
+    @classmethod
+    def of(cls, joint: Joint) -> Question:
+        """Return the question that ranks these options after this prompt, the right one first."""
+        return cls(joint.prompt, joint.answers)
+
+    def free(self, prompt: Prompt, joint: Joint, margin: int) -> Question:
+        """Return it with a free answer, at most `margin` tokens longer than the right one."""
+        return replace(
+            self,
+            generate=len(self.options[0]) + margin,
+            ending=prompt.ending(self.options[0]),
+            alone=None if joint.alone == self.prompt else joint.alone,
+        )
 
 
 @dataclass(frozen=True)
@@ -52,11 +69,13 @@ def ask(model: Any, prompt: Prompt, questions: Sequence[Question], batch_size: i
 
     Args:
         model: A causal LM with a key-value cache, in evaluation mode.
-        prompt: Tells where a free answer ends (end of text, or end of its line).
+        prompt: Tells where a free answer ends (end of text, or after as many lines as the right one).
         questions: What to ask.
         batch_size: Free answers written at once.
     """
-    limits = [q.generate for q in questions]
+    limits = [q.generate if q.alone is None else 0 for q in questions]
+    endings = [q.ending for q in questions]
+    apart = [i for i, q in enumerate(questions) if q.generate and q.alone is not None]
     sums: dict[int, list[float]] = {}
     begun: dict[int, Begun] = {}
     free: dict[int, list[int]] = {}
@@ -65,9 +84,13 @@ def ask(model: Any, prompt: Prompt, questions: Sequence[Question], batch_size: i
         begun |= {i: tree.begin(p.question) for i, p in zip(indices, paths, strict=True) if limits[i]}
         sums |= zip(indices, _rank(tree, [questions[i] for i in indices], paths), strict=True)
         if len(begun) >= batch_size:
-            free |= _write(model, prompt, begun, limits, batch_size)
+            free |= _write(model, prompt, begun, limits, endings, batch_size)
             begun = {}
-    free |= _write(model, prompt, begun, limits, batch_size)
+    free |= _write(model, prompt, begun, limits, endings, batch_size)
+    rooms = [questions[i].generate for i in apart]
+    starts = [questions[i].alone or [] for i in apart]
+    rest = write(model, prompt, starts, rooms, batch_size, [endings[i] for i in apart])
+    free |= zip(apart, rest, strict=True)
     return [
         Asked(_first(q, sums[i]), sums[i][0], len(q.options[0]), free.get(i, []))
         for i, q in enumerate(questions)
@@ -81,23 +104,26 @@ def write(
     questions: Sequence[list[int]],
     limits: Sequence[int],
     batch_size: int = 64,
+    endings: Sequence[Ending] | None = None,
 ) -> list[list[int]]:
     """Write a greedy answer to every question; answers of similar length are written together.
 
     Args:
         model: A causal LM with a key-value cache, in evaluation mode.
-        prompt: Tells where an answer ends (end of text, or end of its line).
+        prompt: Tells where an answer ends.
         questions: Token ids.
         limits: Most tokens of each answer, at least 1.
         batch_size: Answers written at once.
+        endings: Of the right answers; without them an answer is one line.
     """
+    endings = endings or [ONE_LINE] * len(questions)
     answers: dict[int, list[int]] = {}
     for batch in length_sorted(limits, batch_size):
         begun: dict[int, Begun] = {}
         for tree, places, paths in grown(model, [(questions[i], []) for i in batch]):
             tree.read()
             begun |= {batch[n]: tree.begin(p.question) for n, p in zip(places, paths, strict=True)}
-        answers |= _write(model, prompt, begun, limits, batch_size)
+        answers |= _write(model, prompt, begun, limits, endings, batch_size)
     return [answers[i] for i in range(len(questions))]
 
 
@@ -144,6 +170,7 @@ def _write(
     prompt: Prompt,
     begun: Mapping[int, Begun],
     limits: Sequence[int],
+    endings: Sequence[Ending],
     batch_size: int,
 ) -> dict[int, list[int]]:
     """Return the greedy answers to these questions, by the numbers they go under."""
@@ -151,16 +178,24 @@ def _write(
     written: dict[int, list[int]] = {}
     for batch in length_sorted([limits[n] for n in numbers], batch_size):
         chosen = [numbers[place] for place in batch]
-        answers = _free(model, prompt, [limits[n] for n in chosen], [begun[n] for n in chosen])
+        rooms, stops = [limits[n] for n in chosen], [endings[n] for n in chosen]
+        answers = _free(model, prompt, rooms, stops, [begun[n] for n in chosen])
         written |= zip(chosen, answers, strict=True)
     return written
 
 
-def _free(model: Any, prompt: Prompt, limits: Sequence[int], begun: Sequence[Begun]) -> list[list[int]]:
+def _free(
+    model: Any,
+    prompt: Prompt,
+    limits: Sequence[int],
+    endings: Sequence[Ending],
+    begun: Sequence[Begun],
+) -> list[list[int]]:
     """Return the greedy continuation of every question, cut where the answer ends.
 
     A row leaves the batch when its answer has ended.
     """
+    ends = prompt.end_tokens(model)
     written: list[list[int]] = [[] for _ in limits]
     rows, tokens = list(range(len(begun))), [b.token for b in begun]
     cache, mask = _caches(begun)
@@ -168,7 +203,7 @@ def _free(model: Any, prompt: Prompt, limits: Sequence[int], begun: Sequence[Beg
         left = []
         for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
             written[row].append(token)
-            if len(written[row]) < limits[row] and not ends(prompt, written[row]):
+            if len(written[row]) < limits[row] and not prompt.ended(written[row], endings[row], ends):
                 left.append(place)
         if not left:
             return written
@@ -196,11 +231,3 @@ def _caches(begun: Sequence[Begun]) -> tuple[DynamicCache, Int[Tensor, "B T"]]:
 
 def _stacked(rows: Sequence[Tensor]) -> Tensor:
     return pad_sequence(list(rows), batch_first=True, padding_side="left")
-
-
-def ends(prompt: Prompt, written: list[int]) -> bool:
-    """Whether the answer ends here: end of text, or the end of its first line with words."""
-    if written[-1] == prompt.tokenizer.eos_token_id:
-        return True
-    text = prompt.tokenizer.decode(written)
-    return "\n" in text.lstrip()

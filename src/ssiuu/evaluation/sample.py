@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ssiuu.evaluation.ask import ends
 from ssiuu.likelihood import Example, Prompt, collate, last_columns, length_sorted
 
 TEMPERATURE = 1.0
@@ -41,8 +40,8 @@ def sample_answers(
 
     Args:
         model: A causal LM with a key-value cache, in evaluation mode.
-        prompt: Tells where an answer ends (end of text, or end of its line).
-        examples: Questions with their right answers, which only limit the length.
+        prompt: Tells where an answer ends.
+        examples: Questions with their right answers, which only say where a sample ends.
         count: Samples a question.
         margin: Tokens a sample may be longer than the right answer.
         seed: Of the random streams.
@@ -73,6 +72,8 @@ def _sample_batch(
     )
     streams = [random.Random(f"{seed}:{e.id}:{n}") for e in chunk for n in range(count)]
     limits = [len(e.answer) + margin for e in chunk for _ in range(count)]
+    endings = [prompt.ending(e.answer) for e in chunk for _ in range(count)]
+    ends = prompt.end_tokens(model)
     written: list[list[int]] = [[] for _ in streams]
     going = list(range(len(streams)))
     source = torch.arange(len(chunk), device=device).repeat_interleave(count)
@@ -85,7 +86,7 @@ def _sample_batch(
         kept = [
             place
             for place, i in enumerate(going)
-            if len(written[i]) < limits[i] and not ends(prompt, written[i])
+            if len(written[i]) < limits[i] and not prompt.ended(written[i], endings[i], ends)
         ]
         if not kept:
             return written

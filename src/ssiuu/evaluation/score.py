@@ -35,18 +35,20 @@ def score_facts(
         free: Write a free answer to the base question.
     """
     questions: list[Question] = []
+    bases: list[Question] = []
     for fact in facts:
-        options = [prompt.answer(option) for option in fact.options or [fact.answer]]
-        room = len(options[0]) + FREE_MARGIN if free else 0
-        questions.append(Question(prompt.question(fact.question), options, room))
+        options = fact.options or [fact.answer]
+        joint = prompt.joint(fact.question, options)
+        base = Question.of(joint)
+        bases.append(base.free(prompt, joint, FREE_MARGIN) if free else base)
+        questions.append(bases[-1])
         if paraphrases:
-            questions += [Question(prompt.question(text), options) for text in fact.paraphrases]
+            questions += [Question.of(prompt.joint(text, options)) for text in fact.paraphrases]
             questions += [_probe(prompt, p) for p in (*fact.multi_hop, *fact.same_answer)]
     answers = iter(ask(model, prompt, questions))
     scores = {}
-    for fact in facts:
-        base = next(answers)
-        score = _score(prompt, fact, base, free)
+    for fact, base in zip(facts, bases, strict=True):
+        score = _score(prompt, fact, base, next(answers))
         if paraphrases:
             kinds = ("paraphrases", "multi_hop", "same_answer")
             ranked = {kind: [next(answers).first for _ in getattr(fact, kind)] for kind in kinds}
@@ -102,16 +104,15 @@ def normalise(text: str) -> str:
 
 
 def _probe(prompt: Prompt, probe: ProbeText) -> Question:
-    options = [prompt.answer(option) for option in probe.options or [probe.answer]]
-    return Question(prompt.question(probe.question), options)
+    return Question.of(prompt.joint(probe.question, probe.options or [probe.answer]))
 
 
-def _score(prompt: Prompt, fact: FactText, base: Asked, free: bool) -> FactScore:
-    text = prompt.text(base.free) if free else None
+def _score(prompt: Prompt, fact: FactText, base: Question, asked: Asked) -> FactScore:
+    text = prompt.text(asked.free, base.ending) if base.generate else None
     return FactScore(
-        correct=base.first,
-        logprob=base.logprob,
-        tokens=base.tokens,
+        correct=asked.first,
+        logprob=asked.logprob,
+        tokens=asked.tokens,
         free_text=text,
         free_correct=free_answer_holds(fact.answer, text) if text is not None else None,
         rouge=rouge_recall(fact.answer, text) if text is not None else None,

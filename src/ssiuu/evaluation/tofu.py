@@ -101,17 +101,23 @@ def rouge_recalls(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> list
 
 def write_answers(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> list[str]:
     """Return the greedy answer to every base question."""
-    limits = [len(prompt.answer(fact.answer)) + MARGIN for fact in facts]
-    questions = [prompt.question(fact.question) for fact in facts]
-    return [prompt.text(ids) for ids in write(model, prompt, questions, limits)]
+    joints = [prompt.joint(fact.question, [fact.answer]) for fact in facts]
+    endings = [prompt.ending(joint.answers[0]) for joint in joints]
+    limits = [len(joint.answers[0]) + MARGIN for joint in joints]
+    written = write(model, prompt, [joint.alone for joint in joints], limits, endings=endings)
+    return [prompt.text(ids, ending) for ids, ending in zip(written, endings, strict=True)]
 
 
 def _sequences(
     model: Any, prompt: Prompt, asked: Sequence[tuple[str, list[str]]]
 ) -> list[list[SequenceScore]]:
     """Score the answers of every question; the same answer to the same question only once."""
-    pairs = list(dict.fromkeys((question, text) for question, texts in asked for text in texts))
-    examples = [Example(q, prompt.question(q), prompt.answer(text)) for q, text in pairs]
+    wanted: dict[str, dict[str, None]] = {}
+    for question, texts in asked:
+        wanted.setdefault(question, {}).update(dict.fromkeys(texts))
+    joints = {question: prompt.joint(question, list(texts)) for question, texts in wanted.items()}
+    examples = [Example(q, j.prompt, answer) for q, j in joints.items() for answer in j.answers]
+    pairs = [(question, text) for question, texts in wanted.items() for text in texts]
     scores = dict(zip(pairs, score_sequences(model, examples), strict=True))
     return [[scores[question, text] for text in texts] for question, texts in asked]
 

@@ -162,10 +162,10 @@ class Session:
         )
         made = []
         for n, row in enumerate(instructions.sample(rows, config.rows, self.recipe.attacks.seed)):
-            question = self.prompt.question(row.instruction)
-            answer = self.prompt.answer(row.output)[: config.tokens]
-            if answer and len(question) + len(answer) <= self.context:
-                made.append(Example(f"instruction:{n}", question, answer))
+            joint = self.prompt.joint(row.instruction, [row.output])
+            answer = joint.answers[0][: config.tokens]
+            if answer and len(joint.prompt) + len(answer) <= self.context:
+                made.append(Example(f"instruction:{n}", joint.prompt, answer))
         return made
 
     def stop_rule(self) -> tuple[StopRule, float]:
