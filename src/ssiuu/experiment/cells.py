@@ -23,7 +23,7 @@ from ssiuu.records.files import cell_folder, keyed
 from ssiuu.records.schema import MethodInfo
 
 # Raised when a result under the same settings becomes another one, so that no older one is taken.
-REVISION: Final = 1
+REVISION: Final = 2
 DIAGNOSIS: Final = 2  # the same for what a diagnosis finds
 
 Kind = Literal["unlearn", "evaluate", "diagnose", "attack", "stability", "trial"]

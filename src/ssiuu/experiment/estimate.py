@@ -11,12 +11,12 @@ from math import prod
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
 from ssiuu.experiment.attacking import Curve, plan
 from ssiuu.experiment.recipe import AttackConfig, Recipe
 from ssiuu.experiment.tuning import VALIDATION
 from ssiuu.methods import Method
+from ssiuu.models.files import is_adapter, tensors_of, weight_files
 
 TOKENS = 18  # of a question with its answer, typical of short facts
 SENTENCE = 56  # the same in TOFU
@@ -145,12 +145,9 @@ def _parameters(recipe: Recipe) -> int | None:
     if recipe.benchmark == "fictional":
         return FICTIONAL
     folder = Path(str(recipe.model))
-    total = 0
-    for path in folder.glob("*.safetensors") if folder.is_dir() else ():
-        with safe_open(path, framework="pt") as tensors:
-            names = list(tensors.keys())
-            total += sum(prod(tensors.get_slice(name).get_shape()) for name in names)
-    return total or None
+    if not folder.is_dir() or is_adapter(folder):
+        return None
+    return sum(prod(tensor.shape) for tensor in tensors_of(weight_files(folder)).values())
 
 
 def _throughput() -> float:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from ssiuu.benchmarks import instructions, worldfacts
@@ -28,6 +27,7 @@ from ssiuu.experiment.recipe import Recipe
 from ssiuu.likelihood import Example, Prompt, encode
 from ssiuu.methods.base import Method
 from ssiuu.methods.dpo import DirectPreference
+from ssiuu.models.files import opened, tensors_of, weight_files
 from ssiuu.models.load import Loaded, cache_folder, load, snapshot
 from ssiuu.models.precision import resolve as resolve_precision
 from ssiuu.records.files import read_record, write_record
@@ -42,15 +42,18 @@ class Original:
     """The weights before unlearning: read from the model's files again, or kept in memory."""
 
     def __init__(self, loaded: Loaded) -> None:
-        """Prefer the files: a copy in memory costs as much as the model."""
+        """Prefer the files: a copy in memory costs as much as the model.
+
+        They will do where they hold every parameter under its own name and with its own values, not
+        in a form that was converted in loading.
+        """
         self.model = loaded.model
-        self.files = sorted(loaded.folder.glob("*.safetensors")) if loaded.folder else []
+        self.stored = tensors_of(weight_files(loaded.folder)) if loaded.folder else {}
         names = {name for name, _ in self.model.named_parameters()}
-        stored: set[str] = set()
-        for path in self.files:
-            with safe_open(path, framework="pt") as tensors:
-                stored |= set(tensors.keys())
-        self.copy = None if names <= stored else snapshot(self.model)
+        same = names <= self.stored.keys() and all(
+            torch.equal(parameter, weight.to(parameter)) for parameter, weight in self._from_files()
+        )
+        self.copy = None if same else snapshot(self.model)
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -70,15 +73,18 @@ class Original:
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every parameter of the model with its original weight."""
-        parameters = dict(self.model.named_parameters())
-        if self.copy is not None:
-            yield from ((parameters[name], weight) for name, weight in self.copy.items())
+        if self.copy is None:
+            yield from self._from_files()
             return
-        for path in self.files:
-            with safe_open(path, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - not a mapping
-                    if name in parameters:
-                        yield parameters[name], tensors.get_tensor(name)
+        for name, parameter in self.model.named_parameters():
+            yield parameter, self.copy[name]
+
+    def _from_files(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for path in {tensor.file: None for tensor in self.stored.values()}:
+            with opened(path) as tensors:
+                for name, parameter in self.model.named_parameters():
+                    if name in self.stored and self.stored[name].file == path:
+                        yield parameter, tensors.get_tensor(name)
 
 
 @dataclass

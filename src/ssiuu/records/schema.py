@@ -504,7 +504,11 @@ class Cell(Record):
 
 
 class ModelInfo(Record):
-    """The model before unlearning. `note` says what a reader must know (a dequantised copy, say)."""
+    """The model before unlearning. `note` says what a reader must know (a dequantised copy, say).
+
+    `dtype`: of the weights as they were given, as torch names it; empty where not recorded. They are
+    worked on in float32.
+    """
 
     name: str
     source: str
@@ -512,6 +516,7 @@ class ModelInfo(Record):
     parameters: int
     layers: int
     note: str = ""
+    dtype: str = ""
 
 
 class BenchmarkInfo(Record):

@@ -1,0 +1,250 @@
+"""What must hold of somebody else's model before anything is said of it; each fault one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from ssiuu.errors import ModelError
+from ssiuu.hub import first_line
+from ssiuu.models.files import Stored, read_json
+
+SHOWN: Final = 4  # names of tensors in a message
+# What a wrapper puts before every name -> who does that, and how to save without it.
+WRAPPERS: Final[dict[str, str]] = {
+    "_orig_mod": "torch.compile puts there: save the model inside, model._orig_mod.save_pretrained",
+    "module": "DataParallel puts there: save the model inside, model.module.save_pretrained",
+    "_fsdp_wrapped_module": "FSDP puts there: save a full state dict, or through accelerate",
+    "base_model": "PEFT puts there: save model.merge_and_unload(), or give the adapter's folder",
+}
+QUANTISED: Final = re.compile(
+    r"\.(qweight|qzeros|weight_packed|weight_scale(_inv)?|absmax|SCB|quant_map|quant_state\..*)$"
+)
+PLACEHOLDER: Final = re.compile(r"image|audio|video|vision", re.IGNORECASE)
+
+
+def read_config(folder: Path) -> Any:
+    """Return the configuration of a folder that holds a causal language model in full precision.
+
+    Raises:
+        ModelError: There is none, it is broken, or of a model that cannot be worked on.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        raise ModelError(f"{folder} is not a model folder: there is no config.json in it.")
+    told = read_json(path)
+    kind = told.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise ModelError(_unknown_kind(path, kind, "auto_map" in told))
+    if method := _quantised(told):
+        raise ModelError(
+            f"{path}: the weights are quantised ({method}), and unlearning needs them in full "
+            "precision. Give the checkpoint that this one was quantised from, or dequantise it."
+        )
+    if told.get("transformers_weights"):
+        raise ModelError(
+            f"{path}: transformers_weights names {told['transformers_weights']!r} as the weights. "
+            "Only model.safetensors or what its index names is read: take the key out."
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # every kind's configuration checks its values in its own way
+        raise ModelError(f"{path} is not valid: {first_line(error)}.") from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(_no_causal(path, kind, "an encoder-decoder model"))
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(_no_causal(path, kind, "not a causal language model"))
+    return config
+
+
+def check_stored(folder: Path, stored: Mapping[str, Stored]) -> None:
+    """Refuse weights that are stored quantised without the configuration saying so.
+
+    Raises:
+        ModelError: Names or types of tensors are those of quantised weights.
+    """
+    strange = [
+        f"{name} ({tensor.dtype})"
+        for name, tensor in stored.items()
+        if QUANTISED.search(name)
+        or tensor.dtype.startswith(("F8", "F4", "F6"))
+        or (name.endswith(".weight") and tensor.dtype in {"I8", "U8", "I4"})
+    ]
+    if strange:
+        raise ModelError(
+            f"{folder}: the weights are quantised ({_some(strange)}), and unlearning needs them in "
+            "full precision. Give the checkpoint that this one was quantised from, or dequantise it."
+        )
+
+
+def check_fit(folder: Path, stored: Collection[str], info: Mapping[str, Any], prefix: str) -> None:
+    """Refuse weights that are not exactly those of the architecture.
+
+    Args:
+        folder: Named in the message.
+        stored: Names of the tensors in the files.
+        info: What transformers reports of loading; it leaves out what the architecture itself
+            ignores or ties.
+        prefix: What transformers puts before the names of a body saved alone.
+
+    Raises:
+        ModelError: Tensors are missing, unexpected, of another shape, or there twice.
+    """
+    found = []
+    if missing := sorted(info["missing_keys"]):
+        found.append(f"{_count(missing, 'tensor')} missing ({_some(missing)})")
+    if unexpected := sorted(info["unexpected_keys"]):
+        found.append(f"{len(unexpected)} unexpected ({_some(unexpected)})")
+    if shapes := sorted(info["mismatched_keys"]):
+        told = [f"{name}: {tuple(got)} stored, {tuple(want)} wanted" for name, got, want in shapes]
+        found.append(f"{len(shapes)} of another shape ({_some(told)})")
+    if twice := sorted(name for name in stored if f"{prefix}.{name}" in stored):
+        found.append(f"{len(twice)} there twice, with and without {prefix!r} ({_some(twice)})")
+    if info["error_msgs"]:
+        found.append(first_line(ValueError(info["error_msgs"][0])))
+    if found:
+        raise ModelError(
+            f"{folder}: the weights are not those of the model that config.json describes: "
+            f"{'; '.join(found)}.{_wrapper(unexpected)}"
+        )
+
+
+def check_finite(what: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse tensors that hold a NaN or an infinity.
+
+    Raises:
+        ModelError: Named with the first of them.
+    """
+    broken = [
+        name
+        for name, tensor in tensors
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+    ]
+    if broken:
+        raise ModelError(
+            f"{what}: {_count(broken, 'tensor')} not finite (NaN or infinity): {_some(broken)}."
+        )
+
+
+def check_tokenizer(where: str, model: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer whose tokens the model has no embedding for, or that has no tokens.
+
+    A placeholder of images or sounds beyond the embedding is let pass: text never becomes one.
+
+    Raises:
+        ModelError: Named with both sizes and the tokens.
+    """
+    vocabulary = tokenizer.get_vocab()
+    if len(vocabulary) <= len(tokenizer.all_special_tokens):
+        raise ModelError(f"{where}: the tokenizer has no vocabulary, only {len(vocabulary)} tokens.")
+    try:
+        tokenizer("Who?")
+    except Exception as error:  # whatever the library makes of a broken file
+        raise ModelError(f"{where}: the tokenizer reads no text: {first_line(error)}.") from error
+    rows = embedding_rows(model)
+    special, used = set(tokenizer.all_special_ids), _used(tokenizer)
+    beyond = [
+        token
+        for token, at in sorted(vocabulary.items(), key=lambda item: item[1])
+        if at >= rows and (at not in special or at in used or not PLACEHOLDER.search(token))
+    ]
+    if beyond:
+        raise ModelError(
+            f"{where}: the tokenizer has {len(tokenizer)} tokens and the model's embedding {rows} "
+            f"rows, so that {len(beyond)} tokens have none ({_some([repr(t) for t in beyond])}). "
+            "Take the tokenizer that the model was trained with, or resize the embedding and train it."
+        )
+
+
+@torch.no_grad()
+def check_causal(where: str, model: Any) -> None:
+    """Refuse a model whose predictions depend on what comes after them, such as an encoder.
+
+    Raises:
+        ModelError: It does, it cannot read text alone, or what it predicts is not finite.
+    """
+    rows = embedding_rows(model)
+    ids = torch.arange(6).remainder(max(rows, 1)).repeat(2, 1)
+    ids[1, -1] = min(7, rows - 1)
+    try:
+        logits = model(input_ids=ids.to(model.device), use_cache=False).logits
+    except Exception as error:  # an architecture that wants more than text
+        raise ModelError(f"{where} cannot be run on text alone: {first_line(error)}.") from error
+    if not bool(torch.isfinite(logits).all()):
+        raise ModelError(f"{where}: what the model predicts is not finite (NaN or infinity).")
+    one, two = logits[0, :-1], logits[1, :-1]
+    if float((one - two).abs().max()) > 1e-4 * float(one.abs().max()):
+        raise ModelError(
+            f"{where} is not a causal language model: what it predicts of a word depends on later "
+            f"words, as in an encoder ({type(model).__name__}). Give a model that writes text."
+        )
+
+
+def embedding_rows(model: Any) -> int:
+    """Return how many tokens a model has an embedding for."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def _used(tokenizer: Any) -> set[int | None]:
+    """Return the special tokens that are put into texts: ends, padding, those of the chat template."""
+    ends = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    template = str(tokenizer.chat_template or "")
+    at = tokenizer.convert_tokens_to_ids
+    return ends | {at(token) for token in tokenizer.all_special_tokens if token in template}
+
+
+def _unknown_kind(path: Path, kind: object, own_code: bool) -> str:
+    if own_code:
+        return (
+            f"{path}: the model ({kind}) needs Python code of its own (auto_map), which is never "
+            "run. Only architectures that transformers itself has can be read."
+        )
+    if not isinstance(kind, str):
+        return f"{path} does not say what the model is: model_type is missing."
+    near = difflib.get_close_matches(kind, list(CONFIG_MAPPING), n=1, cutoff=0.6)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{path}: model_type {kind!r} is not known to this version of transformers.{hint}"
+
+
+def _quantised(told: Mapping[str, Any]) -> str:
+    """Return the method by which a configuration says its weights are quantised; empty if none."""
+    for level in (told, told.get("text_config") or {}):
+        for key in ("quantization_config", "compression_config"):
+            if isinstance(level, Mapping) and (found := level.get(key)):
+                method = found.get("quant_method") if isinstance(found, Mapping) else None
+                return str(method or key)
+    return ""
+
+
+def _no_causal(path: Path, kind: str, what: str) -> str:
+    return (
+        f"{path}: {kind} is {what}, and only models that continue a text, one token after the "
+        "other, can be unlearned or judged here."
+    )
+
+
+def _wrapper(unexpected: Collection[str]) -> str:
+    """Say where the first word of the names comes from, where it is that of a known wrapper."""
+    firsts = {name.partition(".")[0] for name in unexpected}
+    for word, whose in WRAPPERS.items():
+        if word in firsts:
+            return f" Names begin with '{word}.', which {whose}."
+    return ""
+
+
+def _count(names: Collection[str], what: str) -> str:
+    return f"1 {what} is" if len(names) == 1 else f"{len(names)} {what}s are"
+
+
+def _some(names: list[str]) -> str:
+    """Return the first few names, and that there are more."""
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

