@@ -38,7 +38,9 @@ def write_tofu(folder: Path, retain: int = 60) -> Path:
         plain = rows(count, name, 3, 2)
         keys = ("question", "answer", "perturbed_answer")
         files[f"{name}_perturbed"] = [{k: r[k] for k in keys} for r in plain]
+    outside = [{k: r[k] for k in ("question", "answer")} for r in rows(40, "assistant", 5, 4)]
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in files.items():
         (folder / f"{name}.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "holdout01.json").write_text(json.dumps(outside))  # one list, as it is published
     return folder

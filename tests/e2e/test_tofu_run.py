@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import ssiuu
+from ssiuu.errors import InputError
 from ssiuu.models.load import save
 from ssiuu.training import interrupt
 from tofu_folder import write_tofu
@@ -52,6 +53,8 @@ def test_tofu_end_to_end(
     assert never["forget_quality"] == 1 and none["forget_quality"] < 0.05
     assert none["model_utility"] is not None and none["forget_probability"] > 0.5
     assert gd["pool"] == 20 and 0 <= gd["harmful_0.3"] <= 1 and gd["harmful_0.3_ranking"] is not None
+    # Membership: the fine-tuned model gives the forget set away, the one that never saw it does not.
+    assert gd["auc_loss"] > never["auc_loss"] and never["privleak"] == 0 and gd["privleak"] < 0
     unlearning = next(c for c in record.cells if c.method.label == "gd").unlearning
     assert unlearning is not None and unlearning.stop_score == "rouge"
     assert 0 < unlearning.threshold < 0.3
@@ -61,3 +64,82 @@ def test_tofu_end_to_end(
     told.clear()
     ssiuu.run(recipe, sources, tmp_path / "again", progress=told.append)
     assert not any("questions: step" in t for t in told)  # both models come from the cache
+
+
+def test_released_models_and_checkpoints_unlearned_elsewhere(
+    make_model: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`tofu.model` and `tofu.reference` are scored as they are; the audit of a pair finds the same."""
+    monkeypatch.setenv("SSIUU_CACHE", str(tmp_path / "cache"))
+    for seed, name in enumerate(("full", "after", "retrained")):
+        save(make_model(seed, spread=0.1), tokenizer, tmp_path / name)
+    path = write_tofu(tmp_path / "tofu", retain=40)
+    sets = [
+        f"tofu={{path: {path}, heldout: 5, items: 3, reference: {tmp_path / 'retrained'}}}",
+        "prompt=qa",
+        "diagnose=false",
+        "attacks.harmful={fractions: [0.3], learning_rates: [1e-2]}",
+        "attacks.benign.learning_rates=[]",
+        "attacks.reads=[1]",
+    ]
+    told: list[str] = []
+    before = str(tmp_path / "full")
+    audit = [*sets, "benchmark=tofu"]
+    record = ssiuu.audit_models(
+        before, tmp_path / "after", None, tmp_path / "audit", sets=audit, progress=told.append
+    )
+    assert not any("fine-tuning" in text for text in told) and not (tmp_path / "cache").exists()
+    assert "nothing was trained here" in record.header.model.note
+    table = {row["method"]: row for row in ssiuu.rows(record)["rows"]}
+    assert list(table) == ["none", "after", "never-learned"]
+    for name in ("forget_quality", "model_utility", "privleak", "auc_min-k 40%"):
+        assert table["after"][name] is not None
+    assert table["never-learned"]["forget_quality"] == 1
+
+    # The same model in a run of its own has the same scores; a control of another kind is refused.
+    named = [f"tofu.model={before}", "methods=[none]", "benchmark=tofu", "attacks.membership=false"]
+    recipe, sources = ssiuu.resolve(None, [*sets, *named])
+    run = ssiuu.run(recipe, sources, tmp_path / "run", progress=told.append)
+    none = next(row for row in ssiuu.rows(run)["rows"] if row["method"] == "none")
+    assert none["forget_quality"] == table["none"]["forget_quality"]
+    assert none["model_utility"] == table["none"]["model_utility"]
+    other = make_model(0)
+    other.config.intermediate_size = 8
+    save(type(other)(other.config), tokenizer, tmp_path / "other")
+    recipe, sources = ssiuu.resolve(None, [*sets, *named, f"tofu.reference={tmp_path / 'other'}"])
+    with pytest.raises(InputError, match="other has another architecture"):
+        ssiuu.run(recipe, sources, tmp_path / "refused")
+    assert not (tmp_path / "refused" / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("sets", "forget", "message"),
+    [
+        (["benchmark=tofu"], "f.jsonl", "brings its own facts"),
+        (["benchmark=rwku"], None, "judged on your own facts"),
+        ([], None, "--forget is missing"),
+        (["benchmark=tofu", "tofu.reference=x"], None, "neither a folder nor"),
+    ],
+)
+def test_an_audit_without_facts_or_with_two_kinds_is_refused(
+    make_model: Any,
+    tokenizer: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sets: list[str],
+    forget: str | None,
+    message: str,
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    save(make_model(), tokenizer, tmp_path / "model")
+    found = [*sets, f"tofu.path={write_tofu(tmp_path / 'tofu', 40)}", "tofu.heldout=5"]
+    with pytest.raises(InputError, match=message):
+        ssiuu.audit_models(
+            str(tmp_path / "model"), tmp_path / "model", forget, tmp_path / "out", sets=found
+        )
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_a_control_alone_is_refused() -> None:
+    with pytest.raises(InputError, match=r"tofu\.reference: 'x' is the control of a given"):
+        ssiuu.resolve(None, ["benchmark=tofu", "tofu.reference=x"])

@@ -21,12 +21,12 @@ from ssiuu.benchmarks.tofu import load, mismatched_rouge
 from ssiuu.errors import ConfigError, DataError
 from ssiuu.evaluation import tofu as tofu_scores
 from ssiuu.evaluation.rouge import rouge_recall
-from ssiuu.evaluation.score import read_facts
+from ssiuu.evaluation.score import evaluate, read_facts
 from ssiuu.evaluation.tofu import score_sentences
 from ssiuu.experiment.recipe import TofuConfig
 from ssiuu.experiment.tofu import split_of
 from ssiuu.likelihood import Prompt
-from ssiuu.records.schema import Evaluation, FactScore, FactText, Reading
+from ssiuu.records.schema import Evaluation, FactScore, FactText, Reading, Split
 from ssiuu.report.rows import rows
 from ssiuu.report.text import summary
 from ssiuu.report.tofu import guessing, tofu_columns, utility
@@ -53,6 +53,10 @@ def test_twenty_questions_an_author_and_the_forget_set_last(folder: Path) -> Non
     assert len(first.paraphrases) == 1 and first.paraphrased_answer
     author = data.others["real_authors"][0]
     assert author.paraphrased_answer is None and len(author.perturbed) == 3
+    assert len(data.non_members) == 40 and not data.lacking
+    assert not {f.question for f in data.non_members} & {
+        f.question for f in (*data.forget, *data.retain)
+    }
 
 
 def test_the_fingerprint_follows_the_content(folder: Path) -> None:
@@ -86,7 +90,11 @@ def test_bad_files_are_named(folder: Path, name: str, content: str | None, messa
 def test_the_hub_gives_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(repository: str, name: str, split: str) -> list[dict[str, Any]]:
         assert (repository, split) == ("locuslab/TOFU", "train")
-        return [json.loads(line) for line in (folder / f"{name}.json").read_text().splitlines()]
+        text = (folder / f"{name}.json").read_text()
+        found: list[dict[str, Any]] = (
+            json.loads(text) if text[0] == "[" else [json.loads(line) for line in text.splitlines()]
+        )
+        return found
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     assert load(None, "forget01", 3) == load(str(folder), "forget01", 3)
@@ -115,7 +123,7 @@ def test_the_split_keeps_authors_together(folder: Path) -> None:
     data = load(str(folder), "forget01", 3)
     split = split_of(TofuConfig(heldout=20, items=4), data, 0)
     assert len({f.entity for f in split.heldout}) == 1 and len(split.heldout) == 4
-    assert len(split.retain) == 40 and sum(bool(f.perturbed) for f in split.retain) == 4
+    assert len(split.retain) == 40 and sum(f.scored for f in split.retain) == 4
     assert not {f.entity for f in split.heldout} & {f.entity for f in split.retain}
     assert {name: len(facts) for name, facts in split.others.items()} == {
         "real_authors": 4,
@@ -137,53 +145,74 @@ def test_an_attacker_of_few_entities_takes_whole_ones() -> None:
     assert len(common_pool(single, attacked_facts(single, [0.3], seed=0))) == 28
 
 
+END = 0  # of the tests' tokenizer
+
+
 def mean_logprob(model: Any, prompt: Prompt, question: str, answer: str) -> float:
-    ids, tail = prompt.question(question), prompt.answer(answer)
+    """Return log P / |y| of an answer with its end token, from one forward pass of its own."""
+    ids, tail = prompt.question(question), [*prompt.answer(answer), END]
     with torch.no_grad():
         logits = model(torch.tensor([ids + tail])).logits[0].double().log_softmax(-1)
     return sum(float(logits[len(ids) - 1 + t, token]) for t, token in enumerate(tail)) / len(tail)
 
 
-def test_a_fact_is_scored_by_the_definitions(make_model: Any, tokenizer: Any, folder: Path) -> None:
+def test_reads_of_an_attack_are_the_scores(make_model: Any, tokenizer: Any, folder: Path) -> None:
     model, prompt = make_model(2, spread=0.1), Prompt(tokenizer)
-    data = load(str(folder), "forget01", options=3)
-    facts = data.forget[:6]
+    facts = load(str(folder), "forget01", options=3).forget[:6]
     found = score_sentences(model, prompt, facts, paraphrases=True)
-    for f in facts:
-        score, question = found[f.id], f.question
-        own = mean_logprob(model, prompt, question, f.answer)
-        wrong = [mean_logprob(model, prompt, question, p) for p in f.perturbed]
-        reworded = mean_logprob(model, prompt, question, f.paraphrased_answer or "")
-        ratio = math.exp(sum(wrong) / 5) / math.exp(reworded)
-        assert score.truth_ratio == pytest.approx(ratio, rel=1e-4)
-        assert score.probability == pytest.approx(math.exp(own), rel=1e-4)
-        assert score.tokens == len(prompt.answer(f.answer))
-        assert score.logprob == pytest.approx(own * score.tokens, rel=1e-4)
-        assert score.correct == (own > max(wrong[:2]))
-        other = [mean_logprob(model, prompt, f.paraphrases[0], o) for o in f.options]
-        assert score.paraphrases == [other[0] > max(other[1:])]
-        assert score.rouge == rouge_recall(f.answer, score.free_text or "")
     assert {s.correct for s in found.values()} == {True, False}
     reads = read_facts(model, prompt, facts)
     for f in facts:
         score, reading = found[f.id], reads[f.id]
         assert (reading.correct, reading.rouge) == (score.correct, score.rouge)
         assert reading.logprob == pytest.approx(score.logprob, rel=1e-5)
+        assert score.rouge == rouge_recall(f.answer, score.free_text or "")
+        assert score.tokens == len(prompt.answer(f.answer))  # without the end token
 
 
-def test_other_sets_have_the_share_among_the_answers(
-    make_model: Any, tokenizer: Any, folder: Path
-) -> None:
+def test_short_answers_and_sentences_in_one_set(make_model: Any, tokenizer: Any, folder: Path) -> None:
+    """Each fact is scored in its form, in the order of the set; what is only trained on is not."""
     model, prompt = make_model(2), Prompt(tokenizer)
-    author = load(str(folder), "forget01", 3).others["real_authors"][0]
-    score = score_sentences(model, prompt, [author], normalise=True)[author.id]
-    own, *wrong = [
-        math.exp(mean_logprob(model, prompt, author.question, answer))
-        for answer in (author.answer, *author.perturbed)
-    ]
-    assert score.probability == pytest.approx(own / (own + sum(wrong)), rel=1e-4)
-    geometric = math.prod(wrong) ** (1 / 3)
-    assert score.truth_ratio == pytest.approx(geometric / own, rel=1e-4)
+    first, second, third = load(str(folder), "forget01", options=3).forget[:3]
+    plain = first.model_copy(update={"perturbed": [], "paraphrased_answer": None})
+    facts = [plain, second, third.model_copy(update={"scored": False})]
+    split = Split(seed=0, forget=facts, retain=facts, heldout=[], asked=3, known=3)
+    found = evaluate(model, prompt, split)
+    for scores in (found.forget, found.retain):
+        assert list(scores) == [first.id, second.id]
+        assert scores[first.id].truth_ratio is None and scores[second.id].truth_ratio is not None
+        assert scores[first.id].probability is None and scores[first.id].correct is not None
+    reads = read_facts(model, prompt, facts[:2])
+    assert list(reads) == [first.id, second.id]
+    assert [r.rouge is None for r in reads.values()] == [True, False]
+
+
+def test_non_members_may_be_missing_and_may_not_be_members(folder: Path) -> None:
+    path = folder / "holdout01.json"
+    rows = json.loads(path.read_text())
+    path.unlink()
+    data = load(str(folder), "forget01", 3)
+    assert data.non_members == [] and "holdout01.json of locuslab/TOFU is not in" in data.lacking
+    path.write_text("[{")
+    with pytest.raises(DataError, match=r"holdout01\.json: begins as a JSON list and is none"):
+        load(str(folder), "forget01", 3)
+    path.write_text(json.dumps([*rows, {"question": data.retain[3].question, "answer": "x"}]))
+    with pytest.raises(DataError, match="is held out from training and is one of the 4,000"):
+        load(str(folder), "forget01", 3)
+    path.write_text(json.dumps([*rows, {"answer": "x"}]))
+    with pytest.raises(DataError, match=r"holdout01\.json, row 41: question: Field required"):
+        load(str(folder), "forget01", 3)
+
+
+def test_the_hub_may_lack_the_non_members(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(repository: str, name: str, split: str) -> list[dict[str, Any]]:
+        if name.startswith("holdout"):
+            raise ValueError(f"no configuration {name}")
+        return [json.loads(line) for line in (folder / f"{name}.json").read_text().splitlines()]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    data = load(None, "forget01", 3)
+    assert data.non_members == [] and "no configuration holdout01" in data.lacking
 
 
 def test_a_name_may_come_within_a_sentence(
@@ -210,7 +239,13 @@ def scored(**values: Any) -> FactScore:
 
 def an_evaluation(ratios: list[float], rouge: float = 0.5) -> Evaluation:
     sets = {
-        f"f{n}": scored(probability=0.5, rouge=rouge, truth_ratio=t, extraction_strength=0.25)
+        f"f{n}": scored(
+            probability=0.5,
+            rouge=rouge,
+            truth_ratio=t,
+            truth_ratio_geometric=t / 2,
+            extraction_strength=0.25,
+        )
         for n, t in enumerate(ratios)
     }
     others = {"real_authors": sets, "world_facts": sets}
@@ -221,6 +256,8 @@ def test_model_utility_of_an_evaluation_by_hand() -> None:
     """Probability and ROUGE 1/2, truth ratio mean(1 - 1/4, 0) = 3/8, on three sets."""
     evaluation = an_evaluation([0.25, 4.0])
     assert utility(evaluation) == pytest.approx(9 / (3 * (2 + 2 + 8 / 3)))
+    # The geometric ratios are half of these: mean(1 - 1/8, 0) = 7/16.
+    assert utility(evaluation, geometric=True) == pytest.approx(9 / (3 * (2 + 2 + 16 / 7)))
     assert utility(evaluation.model_copy(update={"others": {}})) is None
 
 
@@ -260,6 +297,8 @@ def test_columns_of_a_run() -> None:
     assert control["forget_quality"] == 1
     assert ours["forget_quality"] == pytest.approx(2 / math.comb(6, 3))
     assert ours["forget_truth_ratio"] == pytest.approx(0.2)
+    assert ours["forget_truth_ratio_geometric"] == pytest.approx(0.1)
+    assert ours["privleak"] is None  # membership was not asked for
     assert ours["forget_rouge"] == 0.5 and ours["extraction_strength"] == 0.25
     assert ours["exact_memorisation"] is None and ours["heldout_truth_ratio"] is None
     peak = max(read.step for read in reads[0].reads) * 0.1

@@ -19,8 +19,10 @@ from ssiuu.statistics.tofu import (
     kept_truth_ratio,
     model_utility,
     normalised_probability,
+    privleak,
     probability,
     truth_ratio,
+    truth_ratio_geometric,
 )
 
 logprobs = st.floats(-30, -0.01)
@@ -46,24 +48,37 @@ def test_normalised_probability_is_the_share(right: float, wrong: list[float], s
     assert shifted == pytest.approx(wanted)
 
 
-def test_truth_ratio_by_hand() -> None:
-    """The geometric mean of 1/4 and 1/16 is 1/8; over 1/2 that is 1/4."""
-    assert truth_ratio(math.log(0.5), [math.log(0.25), math.log(0.0625)]) == pytest.approx(0.25)
-    assert math.isfinite(truth_ratio(-5000.0, [-1.0])) and truth_ratio(-1.0, [-5000.0]) == 0
+def test_truth_ratios_by_hand() -> None:
+    """Of 1/4 and 1/16 the mean is 5/32 and the geometric mean 1/8; both over 1/2."""
+    wrong = [math.log(0.25), math.log(0.0625)]
+    assert truth_ratio(math.log(0.5), wrong) == pytest.approx(5 / 16)
+    assert truth_ratio_geometric(math.log(0.5), wrong) == pytest.approx(1 / 4)
+    for ratio in (truth_ratio, truth_ratio_geometric):
+        assert math.isfinite(ratio(-5000.0, [-1.0])) and ratio(-1.0, [-5000.0]) == 0
+        assert ratio(-5000.0, [-5001.0, -5001.0]) == pytest.approx(math.exp(-1))  # no underflow
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(logprobs, several), min_size=1, max_size=6))
 def test_truth_ratios_are_the_published_ones(items: list[tuple[float, list[float]]]) -> None:
-    """TOFU's aggregate_eval_stat.py computes the reciprocal of t from losses, then turns it round."""
-    paraphrase_loss = np.array([-right for right, _ in items])
-    perturb_loss = np.array([np.mean([-w for w in wrong]) for _, wrong in items])
-    reciprocal = np.exp(perturb_loss - paraphrase_loss)
-    forget = np.mean(np.minimum(reciprocal, 1 / reciprocal))
-    kept = np.mean(np.maximum(0, 1 - 1 / reciprocal))
-    ratios = [truth_ratio(right, wrong) for right, wrong in items]
-    assert forget_truth_ratio(ratios) == pytest.approx(forget)
-    assert kept_truth_ratio(ratios) == pytest.approx(kept)
+    """Word for word from losses: the mean of probabilities, and the probability of the mean loss."""
+    right = np.array([-p for p, _ in items])
+    arithmetic = np.array([np.mean(np.exp(wrong)) for _, wrong in items]) / np.exp(-right)
+    geometric = np.exp(-np.array([np.mean([-p for p in wrong]) for _, wrong in items])) / np.exp(-right)
+    for kind, wanted in ((truth_ratio, arithmetic), (truth_ratio_geometric, geometric)):
+        found = [kind(p, wrong) for p, wrong in items]
+        assert found == pytest.approx(wanted)
+        assert forget_truth_ratio(found) == pytest.approx(np.mean(np.minimum(wanted, 1 / wanted)))
+        assert kept_truth_ratio(found) == pytest.approx(np.mean(np.maximum(0, 1 - wanted)))
+    assert all(geometric <= arithmetic * (1 + 1e-9))
+
+
+def test_privleak_by_hand() -> None:
+    """Against a control that cannot tell (0.5): all known is -100, all stand out is +100."""
+    assert privleak(0.5, 0.5) == 0
+    assert privleak(1.0, 0.5) == -100 and privleak(0.0, 0.5) == 100
+    assert privleak(0.7, 0.6) == pytest.approx(100 * ((1 - 0.7) - (1 - 0.6)) / (1 - 0.6))
+    assert privleak(0.7, 1.0) is None
 
 
 def test_aggregates_of_truth_ratios_by_hand() -> None:

@@ -23,16 +23,14 @@ from ssiuu.evaluation.sequence import SequenceScore
 from ssiuu.statistics.ranks import auc
 
 SHARES = (0.2, 0.4)
+SCORES = ("loss", *(f"{name} {share:.0%}" for name in ("min-k", "min-k++") for share in SHARES))
 
 
 def membership_scores(answer: SequenceScore) -> dict[str, float]:
     """Return every score of one answer read with its moments; higher says "member"."""
-    scores, logprobs = {"loss": answer.per_token}, answer.logprobs.tolist()
-    for share in SHARES:
-        scores[f"min-k {share:.0%}"] = lowest(logprobs, share)
-    for share in SHARES:
-        scores[f"min-k++ {share:.0%}"] = lowest(standard(answer), share)
-    return scores
+    columns = (answer.logprobs.tolist(), standard(answer))
+    found = [answer.per_token, *(lowest(values, share) for values in columns for share in SHARES)]
+    return dict(zip(SCORES, found, strict=True))
 
 
 def standard(answer: SequenceScore) -> list[float]:
@@ -54,5 +52,4 @@ def membership_aucs(
     """Return the AUC of every score; None where there is nothing to compare with."""
     inside = [membership_scores(answer) for answer in members]
     outside = [membership_scores(answer) for answer in others]
-    names = inside[0] if inside else {}
-    return {name: auc([s[name] for s in inside], [s[name] for s in outside]) for name in names}
+    return {name: auc([s[name] for s in inside], [s[name] for s in outside]) for name in SCORES}

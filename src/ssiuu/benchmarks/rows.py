@@ -1,4 +1,4 @@
-"""The rows of a published data set: JSON lines in a folder, or the hub's."""
+"""The rows of a published data set: JSON lines (or one JSON list) in a folder, or the hub's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ R = TypeVar("R", bound=BaseModel)
 
 
 def read_file(path: Path, kind: type[R], key: str, needs: str) -> list[R]:
-    """Read a file of JSON lines.
+    """Read a file of JSON lines, or of one JSON list.
 
     Args:
         path: The file.
@@ -27,13 +27,20 @@ def read_file(path: Path, kind: type[R], key: str, needs: str) -> list[R]:
         DataError: It cannot be read, or a line is not such a row.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{key}.path: {path} cannot be read: {error}. The folder must hold {needs}; leave "
             f"{key}.path out to ask the hub."
         ) from error
-    return [_row(line, kind, f"{path}:{n}") for n, line in enumerate(lines, start=1) if line.strip()]
+    if text.lstrip().startswith("["):
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"{path}: begins as a JSON list and is none: {error}.") from error
+        return [_row(json.dumps(row), kind, f"{path}, row {n}") for n, row in enumerate(found, start=1)]
+    lines = enumerate(text.split("\n"), start=1)
+    return [_row(line, kind, f"{path}:{n}") for n, line in lines if line.strip()]
 
 
 def read_hub(hub: str, name: str, split: str, kind: type[R], key: str) -> list[R]:

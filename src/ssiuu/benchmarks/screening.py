@@ -100,9 +100,13 @@ def screen(
 
 
 def as_text(fact: Fact, options: int, seed: int) -> FactText:
-    """Return a fact as it is asked in a run: its options drawn from the seed, the answer first."""
+    """Return a fact as it is asked in a run: its options drawn from the seed, the answer first.
+
+    Where it has perturbed answers those are the wrong options, in their order.
+    """
     rng = random.Random(f"{seed}:{fact.id}")
-    wrong = rng.sample(fact.distractors, min(options - 1, len(fact.distractors)))
+    drawn = rng.sample(fact.distractors, min(options - 1, len(fact.distractors)))
+    wrong = list(fact.perturbed[: options - 1]) or drawn
     return FactText(
         id=fact.id,
         question=fact.question,
@@ -113,6 +117,8 @@ def as_text(fact: Fact, options: int, seed: int) -> FactText:
         relation=fact.relation,
         multi_hop=[_probe(p, options, seed) for p in fact.multi_hop],
         same_answer=[_probe(p, options, seed) for p in fact.same_answer],
+        paraphrased_answer=fact.paraphrased_answer,
+        perturbed=list(fact.perturbed),
     )
 
 

@@ -25,7 +25,7 @@ from ssiuu.evaluation.rouge import rouge_recall
 from ssiuu.records.schema import FactText
 
 HUB = "locuslab/TOFU"
-VERSION = "1"  # goes up whenever what is read or how it is asked changes
+VERSION = "2"  # goes up whenever what is read or how it is asked changes
 AUTHOR = 20  # questions each
 # Forget set -> the retain set that is the rest of the questions.
 SPLITS: Final = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
@@ -45,11 +45,16 @@ class Row(BaseModel):
 
 @dataclass(frozen=True)
 class Tofu:
-    """The sets of one split; only facts with perturbed answers can be scored."""
+    """The sets of one split; only facts with perturbed answers can be scored.
+
+    `non_members`: the questions nobody was trained on; where they cannot be had, `lacking` says why.
+    """
 
     forget: list[FactText]
     retain: list[FactText]
     others: dict[str, list[FactText]]
+    non_members: list[FactText]
+    lacking: str
     fingerprint: str
 
 
@@ -62,7 +67,8 @@ def load(path: str | None, split: str, options: int) -> Tofu:
         options: Options a fact keeps for ranking, the answer included.
 
     Raises:
-        DataError: A file is missing or not as it should be, or the hub cannot be reached.
+        DataError: A file is missing or not as it should be, or the hub cannot be reached. Only the
+            questions for membership inference may be missing.
     """
     names = [f"{split}_perturbed", SPLITS[split], "retain_perturbed"]
     names += [f"{name}_perturbed" for name in OTHERS]
@@ -75,6 +81,11 @@ def load(path: str | None, split: str, options: int) -> Tofu:
     if bare:
         raise DataError(f"tofu: {bare[0]!r} has no perturbed_answer.")
     first = len(retain)  # the forget set is the end of the same 4,000
+    outside, lacking = _outside(path, split.replace("forget", "holdout"))
+    learned = {row.question for row in (*forget, *retain)}
+    known = next((row.question for row in outside if row.question in learned), None)
+    if known is not None:
+        raise DataError(f"tofu: {known!r} is held out from training and is one of the 4,000 as well.")
     text = json.dumps({name: [r.model_dump() for r in rows[name]] for name in names})
     return Tofu(
         forget=_facts(forget, first, options),
@@ -83,6 +94,8 @@ def load(path: str | None, split: str, options: int) -> Tofu:
             name: [_fact(row, f"{name}:{n}", None, options) for n, row in enumerate(found)]
             for name, found in zip(OTHERS, others, strict=True)
         },
+        non_members=[_fact(row, f"holdout:{n}", None, options) for n, row in enumerate(outside)],
+        lacking=lacking,
         fingerprint=hashlib.sha256(text.encode()).hexdigest(),
     )
 
@@ -130,6 +143,18 @@ def _fact(row: Row, id: str, entity: str | None, options: int) -> FactText:
         paraphrased_answer=row.paraphrased_answer,
         perturbed=wrong,
     )
+
+
+def _outside(path: str | None, name: str) -> tuple[list[Row], str]:
+    """Return the questions that are in no training set, and what is lacking where there are none."""
+    if path is not None and not (Path(path) / f"{name}.json").exists():
+        return [], f"{name}.json of {HUB} is not in {path}"
+    try:
+        return _read(path, name), ""
+    except DataError as error:
+        if path is not None:
+            raise
+        return [], f"{name} cannot be had: {' '.join(error.problems)}"
 
 
 def _read(path: str | None, name: str) -> list[Row]:

@@ -13,8 +13,10 @@ import typer
 def command(
     before: Annotated[str, typer.Option(help="model before: short name, folder or hub name")],
     after: Annotated[Path, typer.Option(help="folder of the model after unlearning")],
-    forget: Annotated[str, typer.Option(help="facts that should be gone")],
     out: Annotated[Path, typer.Option(help="folder for record and report")],
+    forget: Annotated[
+        str | None, typer.Option(help="facts that should be gone; not with --set benchmark=tofu")
+    ] = None,
     retain: Annotated[str | None, typer.Option(help="facts that should still be there")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")

@@ -10,7 +10,7 @@ from typing import Any
 
 from ssiuu.evaluation.ask import Asked, Question, ask
 from ssiuu.evaluation.rouge import rouge_recall
-from ssiuu.evaluation.tofu import evaluate_sentences, read_sentences
+from ssiuu.evaluation.tofu import read_sentences, score_sentences
 from ssiuu.likelihood import Prompt
 from ssiuu.records.schema import Evaluation, FactScore, FactText, ProbeText, Reading, Split
 
@@ -61,32 +61,51 @@ def read_facts(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> dict[st
     """Read the base question only: ranked first, the answer's log-probability, and ROUGE-L where
     facts are scored by it.
     """
-    if any(fact.perturbed for fact in facts):
-        return read_sentences(model, prompt, facts)
-    scores = score_facts(model, prompt, facts, paraphrases=False, free=False)
-    return {i: Reading(correct=s.correct, logprob=s.logprob) for i, s in scores.items()}
+    written, short = _by_form(facts)
+    found = read_sentences(model, prompt, written) if written else {}
+    for i, score in score_facts(model, prompt, short, paraphrases=False, free=False).items():
+        found[i] = Reading(correct=score.correct, logprob=score.logprob)
+    return {fact.id: found[fact.id] for fact in facts}
 
 
 def evaluate(model: Any, prompt: Prompt, split: Split) -> Evaluation:
-    """Score all three sets: forget by every question there is, the others by the base question.
+    """Score all sets: forget by every question there is, the others by the base question.
 
-    Free answers are written for all but the retain facts, which were trained on. TOFU's sets have
-    scores of their own.
+    Free answers are written for all but the retain facts, which were trained on. Facts with perturbed
+    answers have the scores of sentences, in further sets with a normalised probability (TOFU's).
     """
-    if any(fact.perturbed for fact in split.forget):
-        return evaluate_sentences(model, prompt, split)
     start = time.perf_counter()
-    kept = score_facts(model, prompt, split.retain, paraphrases=False, free=False)
     return Evaluation(
-        forget=score_facts(model, prompt, split.forget),
-        retain=kept,
-        heldout=score_facts(model, prompt, split.heldout, paraphrases=False),
+        forget=_score_set(model, prompt, split.forget, paraphrases=True),
+        retain=_score_set(model, prompt, split.retain, free=False),
+        heldout=_score_set(model, prompt, split.heldout),
         others={
-            name: score_facts(model, prompt, facts, paraphrases=False)
+            name: _score_set(model, prompt, facts, normalise=True)
             for name, facts in split.others.items()
         },
         seconds=round(time.perf_counter() - start, 2),
     )
+
+
+def _score_set(
+    model: Any,
+    prompt: Prompt,
+    facts: Sequence[FactText],
+    paraphrases: bool = False,
+    free: bool = True,
+    normalise: bool = False,
+) -> dict[str, FactScore]:
+    """Score the facts of a set that are to be scored, each in its form."""
+    wanted = [fact for fact in facts if fact.scored]
+    written, short = _by_form(wanted)
+    found = score_facts(model, prompt, short, paraphrases, free)
+    found |= score_sentences(model, prompt, written, paraphrases, normalise)
+    return {fact.id: found[fact.id] for fact in wanted}
+
+
+def _by_form(facts: Sequence[FactText]) -> tuple[list[FactText], list[FactText]]:
+    """Return the facts with perturbed answers, and those without."""
+    return [f for f in facts if f.perturbed], [f for f in facts if not f.perturbed]
 
 
 def free_answer_holds(answer: str, text: str) -> bool:

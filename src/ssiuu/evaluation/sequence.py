@@ -34,6 +34,12 @@ class SequenceScore:
     mean: Float[Tensor, " A"] | None = None
     std: Float[Tensor, " A"] | None = None
 
+    def without(self, last: int) -> SequenceScore:
+        """Return the score of the answer less its last tokens: no earlier one depends on them."""
+        count = self.tokens - last
+        moments = (None if m is None else m[:count] for m in (self.mean, self.std))
+        return SequenceScore(self.logprobs[:count], self.hits[:count], *moments)
+
     @property
     def tokens(self) -> int:
         """|y|, the number of tokens."""

@@ -1,13 +1,13 @@
 """Score a model on answers of whole sentences, as TOFU does: every score of a fact from one pass.
 
 A fact is asked with its right answer, that answer in other words, and wrong answers of the same
-form; all share one reading of the question. The formulas are in ssiuu.statistics.tofu.
+form; all share one reading of the question. Probability and truth ratios count the end token as one of
+an answer's, everything else leaves it out. The formulas are in ssiuu.statistics.tofu.
 Departures: an answer is written up to 32 tokens longer than the right one, not up to 200.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,29 +15,15 @@ from ssiuu.evaluation.ask import write
 from ssiuu.evaluation.rouge import rouge_recall
 from ssiuu.evaluation.sequence import SequenceScore, score_sequences
 from ssiuu.likelihood import Example, Prompt
-from ssiuu.records.schema import Evaluation, FactScore, FactText, Reading, Split
-from ssiuu.statistics.tofu import normalised_probability, probability, truth_ratio
+from ssiuu.records.schema import FactScore, FactText, Reading
+from ssiuu.statistics.tofu import (
+    normalised_probability,
+    probability,
+    truth_ratio,
+    truth_ratio_geometric,
+)
 
 MARGIN = 32  # tokens an answer may be longer than the right one: a name may come within a sentence
-
-
-def evaluate_sentences(model: Any, prompt: Prompt, split: Split) -> Evaluation:
-    """Score every set; of the retain set the facts that have perturbed answers.
-
-    The forget set is ranked in every phrasing. On the further sets the probability is normalised.
-    """
-    start = time.perf_counter()
-    retain = [fact for fact in split.retain if fact.perturbed]
-    return Evaluation(
-        forget=score_sentences(model, prompt, split.forget, paraphrases=True),
-        retain=score_sentences(model, prompt, retain),
-        heldout=score_sentences(model, prompt, split.heldout),
-        others={
-            name: score_sentences(model, prompt, facts, normalise=True)
-            for name, facts in split.others.items()
-        },
-        seconds=round(time.perf_counter() - start, 2),
-    )
 
 
 def score_sentences(
@@ -64,21 +50,25 @@ def score_sentences(
     other = [(text, f.options) for f in facts for text in (f.paraphrases if paraphrases else ())]
     scores = _sequences(model, prompt, [*asked, *ranked, *other])
     texts = write_answers(model, prompt, facts)
-    rest = iter(scores[2 * len(facts) :])
+    last = len(prompt.end)
+    firsts = [_first([option.without(last) for option in options]) for options in scores]
+    rest = iter(firsts[2 * len(facts) :])
     found = {}
-    for fact, answers, options, text in zip(facts, scores, scores[len(facts) :], texts, strict=False):
+    for fact, answers, first, text in zip(facts, scores, firsts[len(facts) :], texts, strict=False):
         right, reworded, *wrong = (answer.per_token for answer in answers)
+        answer = answers[0].without(last)
         found[fact.id] = FactScore(
-            correct=_first(options),
-            paraphrases=[_first(next(rest)) for _ in (fact.paraphrases if paraphrases else ())],
-            logprob=answers[0].logprob,
-            tokens=answers[0].tokens,
+            correct=first,
+            paraphrases=[next(rest) for _ in (fact.paraphrases if paraphrases else ())],
+            logprob=answer.logprob,
+            tokens=answer.tokens,
             free_text=text,
             probability=normalised_probability(right, wrong) if normalise else probability(right),
             rouge=rouge_recall(fact.answer, text),
             truth_ratio=truth_ratio(reworded, wrong),
-            extraction_strength=answers[0].extraction_strength,
-            exact_memorisation=answers[0].exact_memorisation,
+            truth_ratio_geometric=truth_ratio_geometric(reworded, wrong),
+            extraction_strength=answer.extraction_strength,
+            exact_memorisation=answer.exact_memorisation,
         )
     return found
 
@@ -86,11 +76,11 @@ def score_sentences(
 def read_sentences(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Reading]:
     """Read facts during an attack: ranking, log-probability, ROUGE-L recall of the written answer."""
     scores = _sequences(model, prompt, [(f.question, f.options or [f.answer]) for f in facts])
-    recalls = rouge_recalls(model, prompt, facts)
-    return {
-        fact.id: Reading(correct=_first(options), logprob=options[0].logprob, rouge=recall)
-        for fact, options, recall in zip(facts, scores, recalls, strict=True)
-    }
+    recalls, last, found = rouge_recalls(model, prompt, facts), len(prompt.end), {}
+    for fact, ended, recall in zip(facts, scores, recalls, strict=True):
+        options = [option.without(last) for option in ended]
+        found[fact.id] = Reading(correct=_first(options), logprob=options[0].logprob, rouge=recall)
+    return found
 
 
 def rouge_recalls(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> list[float]:
@@ -111,13 +101,13 @@ def write_answers(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> list
 def _sequences(
     model: Any, prompt: Prompt, asked: Sequence[tuple[str, list[str]]]
 ) -> list[list[SequenceScore]]:
-    """Score the answers of every question; the same answer to the same question only once."""
-    wanted: dict[str, dict[str, None]] = {}
-    for question, texts in asked:
-        wanted.setdefault(question, {}).update(dict.fromkeys(texts))
-    joints = {question: prompt.joint(question, list(texts)) for question, texts in wanted.items()}
-    examples = [Example(q, j.prompt, answer) for q, j in joints.items() for answer in j.answers]
-    pairs = [(question, text) for question, texts in wanted.items() for text in texts]
+    """Score the answers of every question, each with its end token.
+
+    The same answer to the same question is read only once.
+    """
+    pairs = list(dict.fromkeys((question, text) for question, texts in asked for text in texts))
+    joints = [prompt.joint(question, [text]) for question, text in pairs]
+    examples = [Example("", joint.prompt, joint.answers[0] + prompt.end) for joint in joints]
     scores = dict(zip(pairs, score_sequences(model, examples), strict=True))
     return [[scores[question, text] for text in texts] for question, texts in asked]
 

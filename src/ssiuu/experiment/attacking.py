@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from ssiuu.attacks.membership import membership_aucs
+from ssiuu.attacks.membership import SCORES, membership_aucs
 from ssiuu.attacks.prompts import Asking, few_shot, fitting, prompts, read_prompted
 from ssiuu.attacks.quantise import BITS, quantised
 from ssiuu.attacks.retrain import attacked_facts, common_pool, retrain, share, trained_maps
@@ -37,6 +37,14 @@ AXES: dict[str, Axis] = {
 NON_MEMBERS = (
     "AUC of the {members} forget facts in the pool against {others} held-out facts, which the original "
     "model knows and unlearning never trained on; 0.5: the forgotten cannot be told from them"
+)
+OUTSIDE = (
+    "AUC of the {members} forget facts against {others} questions of the same kind that no model here "
+    "was trained on; 0.5: the forgotten cannot be told from them, 1: plainly trained on"
+)
+LACKING = (
+    "Membership inference was not scored, for there is nothing to compare with: {lacking}. Held-out "
+    "retain questions will not do: the model was fine-tuned on them"
 )
 
 
@@ -152,7 +160,7 @@ class Attacker:
         if curve.kind == "few-shot":
             return [fact.id for fact in self.session.split.retain]
         if curve.kind == "membership":
-            return [fact.id for fact in self.session.split.heldout]
+            return [[fact.id, fact.question, fact.answer] for fact in self._compared[1]]
         if curve.kind in AXES:
             return []
         return [[e.id, e.prompt, e.answer] for e in self._examples(curve)]
@@ -238,15 +246,16 @@ class Attacker:
         forget = self.session.split.forget
         facts = {f.id: f for f in forget}
         held = self.held[: share(len(forget), curve.fraction)]
-        return self.session.examples([facts[i] for i in held])
+        return self.session.rows([facts[i] for i in held])
 
-    def _start(self, scores: Evaluation) -> dict[str, Reading]:
-        found = {fact.id: scores.forget[fact.id] for fact in self.pool}
-        written = self.session.mismatched is not None  # TOFU reads ROUGE-L recalls all along
-        return {
-            i: Reading(correct=s.correct, logprob=s.logprob, rouge=s.rouge if written else None)
-            for i, s in found.items()
-        }
+    def _start(self, scores: Evaluation, facts: Sequence[FactText] | None = None) -> dict[str, Reading]:
+        """Return the readings before an attack; of sentences ROUGE-L recalls too, as all along."""
+        found = {}
+        for fact in self.pool if facts is None else facts:
+            score = scores.forget[fact.id]
+            rouge = score.rouge if fact.perturbed else None
+            found[fact.id] = Reading(correct=score.correct, logprob=score.logprob, rouge=rouge)
+        return found
 
     # --- attacks that ask -----------------------------------------------------------------------
 
@@ -257,6 +266,7 @@ class Attacker:
         note = ""
         if curve.kind == "membership":
             reads: list[AttackRead] = []
+            start = self._start(scores, self._compared[0])
             values, note = self._membership()
         elif curve.kind == "sampled":
             # One answer, the likeliest: the greedy one.
@@ -322,11 +332,20 @@ class Attacker:
             reads.append(AttackRead(step=place, facts=start | found, label=label))
         return reads
 
-    def _membership(self) -> tuple[dict[str, float | None], str]:
+    @property
+    def _compared(self) -> tuple[list[FactText], list[FactText]]:
+        """Return the members and the non-members of membership inference."""
         session = self.session
-        sets = (self.pool, session.split.heldout)
+        if session.non_members is None:
+            return self.pool, session.split.heldout
+        return session.split.forget, session.non_members
+
+    def _membership(self) -> tuple[dict[str, float | None], str]:
+        session, sets = self.session, self._compared
+        if session.lacking:
+            return dict.fromkeys(SCORES), LACKING.format(lacking=session.lacking)
         members, others = (
             score_sequences(session.model, session.examples(facts), moments=True) for facts in sets
         )
-        note = NON_MEMBERS.format(members=len(members), others=len(others))
-        return membership_aucs(members, others), note
+        note = NON_MEMBERS if session.non_members is None else OUTSIDE
+        return membership_aucs(members, others), note.format(members=len(members), others=len(others))

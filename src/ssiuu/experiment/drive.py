@@ -92,12 +92,12 @@ def unlearn_here(
         ConfigError: A projection is wanted and there is nothing to take directions from.
     """
     stop, threshold = session.stop_rule()
-    kept = session.examples(session.split.retain if retain is None else retain)
+    kept = session.rows(session.split.retain if retain is None else retain)
     record = unlearn(
         session.model,
         method,
         info_of(method),
-        session.examples(session.split.forget),
+        session.rows(session.split.forget),
         kept,
         settings_of(session, method, seed, threshold),
         stop,

@@ -153,6 +153,12 @@ class TofuConfig(Section):
     items: int | None = Field(
         default=None, ge=1, description="questions each kept set is scored on; null: all"
     )
+    model: str | None = Field(
+        default=None, description="one fine-tuned on TOFU already, folder or hub; nothing is fine-tuned"
+    )
+    reference: str | None = Field(
+        default=None, description="beside tofu.model: one fine-tuned on the retain set alone"
+    )
 
 
 class FaithunConfig(Section):
@@ -278,7 +284,7 @@ BENCHMARK_DEFAULTS: dict[str, dict[str, Any]] = {
         "attacks.harmful.learning_rates": [1e-3, 3e-4],
         "attacks.benign.learning_rates": [1e-3],
     },
-    "tofu": {"model": "smollm2-135m", "prompt": "qa", "methods": PLAIN},
+    "tofu": {"model": "smollm2-135m", "methods": PLAIN, "attacks.membership": True},
     "faithun": {"model": "smollm2-135m", "prompt": "qa"},
     "rwku": {"model": "smollm2-135m", "prompt": "qa", "methods": PLAIN},
     "own": {"prompt": "qa", "methods": PLAIN},
@@ -391,6 +397,11 @@ def _check(recipe: Recipe) -> None:
         problems.append(f"attacks: learning rates must lie in (0, 1], got {rates}.")
     if recipe.benchmark == "own" and not (recipe.forget and recipe.model):
         problems.append("benchmark 'own' needs forget (a file of facts) and model.")
+    if recipe.tofu.reference and not recipe.tofu.model:
+        problems.append(
+            f"tofu.reference: {recipe.tofu.reference!r} is the control of a given tofu.model, and none "
+            "is given. The control of a model that is fine-tuned here is made here."
+        )
     if recipe.evaluate.utility:
         try:
             utility.require()

@@ -182,7 +182,7 @@ def _methods(
     """Return what is judged, with the method where one is run."""
     made: list[tuple[MethodInfo, Method | None]] = [(info_of(m), m) for m in methods]
     if after is not None:
-        return [made[0], (_given(after), None)]
+        made = [made[0], (_given(after), None)]
     if session.never_learned is not None:
         made.append((NEVER_LEARNED, None))
     return made

@@ -100,6 +100,9 @@ class Session:
     original: Original
     never_learned: Path | None = None
     mismatched: float | None = None  # ROUGE-L recall of answers to other questions, where scored by it
+    ends: bool = False  # whether the rows that are trained on have an end token
+    non_members: list[FactText] | None = None  # trained on by no model here; None: the held-out facts
+    lacking: str = ""  # why there are none
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -143,15 +146,20 @@ class Session:
         if not isinstance(base, DirectPreference):
             return []
         told = [f.model_copy(update={"answer": base.refusal(f.id)}) for f in self.split.forget]
-        return self.examples(told)
+        return self.rows(told)
 
-    def examples(self, facts: Sequence[FactText]) -> list[Example]:
+    def rows(self, facts: Sequence[FactText]) -> list[Example]:
+        """Tokenise base questions and answers as they are trained on, in TOFU with their end token."""
+        return self.examples(facts, self.ends)
+
+    def examples(self, facts: Sequence[FactText], end: bool = False) -> list[Example]:
         """Tokenise base questions and answers; all that do not fit are reported together."""
         problems: list[str] = []
         made = []
         for fact in facts:
             try:
-                made.append(encode(self.prompt, fact.id, fact.question, fact.answer, self.context))
+                told = encode(self.prompt, fact.id, fact.question, fact.answer, self.context, end)
+                made.append(told)
             except DataError as error:
                 problems += error.problems
         if problems:

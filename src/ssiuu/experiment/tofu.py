@@ -1,7 +1,8 @@
-"""The session of a TOFU experiment: both fine-tuned models, from the cache or made here.
+"""The session of a TOFU experiment: its two models, given, from the cache or made here.
 
 The model before unlearning is fine-tuned on the forget set and part of the retain set, the
-never-learned control in the same way on that part alone.
+never-learned control in the same way on that part alone. Where `tofu.model` names a model that was
+fine-tuned on TOFU already, nothing is trained, and `tofu.reference` names the control.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from ssiuu.benchmarks import tofu
 from ssiuu.errors import ConfigError, OutputError
 from ssiuu.experiment.recipe import Recipe, TofuConfig
 from ssiuu.experiment.session import Original, Session
-from ssiuu.likelihood import Example, Prompt, encode
-from ssiuu.models.load import Loaded, cache_folder, load, save
+from ssiuu.likelihood import Prompt, PromptStyle, encode
+from ssiuu.models.load import Loaded, cache_folder, load, load_checkpoint_weights, save
 from ssiuu.models.precision import resolve
 from ssiuu.records.schema import BenchmarkInfo, FactText, Split
 from ssiuu.training.finetune import finetune
@@ -41,20 +42,27 @@ def open_tofu(recipe: Recipe, progress: Progress) -> Session:
     data = tofu.load(config.path, config.split, recipe.evaluate.options)
     learned = data.retain[: config.retain]
     split = split_of(config, data, recipe.split.seed)
-    progress(f"loading {recipe.model}")
-    start = load(str(recipe.model))
-    info, original = start.info, Original(start)
-    full = _tuned(recipe, start, original, [*data.forget, *learned], progress)
-    never = _tuned(recipe, start, original, learned, progress)
-    del start, original
-    loaded = load(str(full))
-    note = f"fine-tuned here on {config.split} and {len(learned)} retain questions of TOFU"
-    note = "; ".join(part for part in (note, info.note) if part)
-    named = {"name": info.name, "source": info.source, "note": note}
-    return Session(
+    never: Path | None = None
+    if config.model is None:
+        progress(f"loading {recipe.model}")
+        start = load(str(recipe.model))
+        name, source, original = start.info.name, start.info.source, Original(start)
+        note = f"fine-tuned here on {config.split} and {len(learned)} retain questions of TOFU"
+        notes = [note, start.info.note]
+        full = _tuned(recipe, start, original, [*data.forget, *learned], progress)
+        never = _tuned(recipe, start, original, learned, progress)
+        del start, original
+        loaded = load(str(full))
+    else:
+        progress(f"loading {config.model}")
+        loaded = load(config.model)
+        name, source = loaded.info.name, loaded.info.source
+        notes = ["given as fine-tuned on TOFU: nothing was trained here", loaded.info.note]
+    named = {"name": name, "source": source, "note": "; ".join(part for part in notes if part)}
+    session = Session(
         recipe,
         replace(loaded, info=loaded.info.model_copy(update=named)),
-        Prompt(loaded.tokenizer, recipe.prompt or "qa"),
+        Prompt(loaded.tokenizer, _style(recipe, loaded)),
         split,
         BenchmarkInfo(
             name="tofu",
@@ -67,15 +75,52 @@ def open_tofu(recipe: Recipe, progress: Progress) -> Session:
         Original(loaded),
         never_learned=never,
         mismatched=tofu.mismatched_rouge(data.forget, recipe.split.seed),
+        ends=True,
+        non_members=data.non_members,
+        lacking=data.lacking,
     )
+    if config.model is not None:
+        _refer(session, progress)
+    session.rows([*split.forget, *split.retain])  # too long rows are refused before any work
+    return session
+
+
+def _refer(session: Session, progress: Progress) -> None:
+    """Take the given control, where there is one and it fits the model.
+
+    Raises:
+        ModelError: It cannot be loaded or is of another architecture.
+    """
+    given, style = session.recipe.tofu.reference, session.prompt.style
+    session.notes.append(f"Asked in the form {style!r}, which must be the one of the fine-tuning.")
+    if given is None:
+        session.notes.append(
+            "tofu.reference is not given, the model fine-tuned on the retain set alone: forget quality "
+            "and PrivLeak, which compare with it, are not scored."
+        )
+        return
+    progress(f"loading {given}")
+    folder = Path(given) if Path(given).is_dir() else load(given).folder
+    assert folder is not None
+    load_checkpoint_weights(session.model, folder)
+    session.original.restore()
+    session.never_learned = folder
+
+
+def _style(recipe: Recipe, loaded: Loaded) -> PromptStyle:
+    """Return the form of the questions: of a model fine-tuned elsewhere the form usual there."""
+    if recipe.prompt is not None:
+        return recipe.prompt
+    if recipe.tofu.model is None:
+        return "qa"
+    return "chat" if loaded.tokenizer.chat_template else "plain"
 
 
 def split_of(config: TofuConfig, data: tofu.Tofu, seed: int) -> Split:
     """Return the sets of a run.
 
     Held out are `heldout` of the retain questions the model is fine-tuned on, whole authors first;
-    the retain loss sees the others. Retain questions beyond `items` lose their perturbed answers,
-    and with them their scores.
+    the retain loss sees the others. Retain questions beyond `items` are only trained on.
 
     Raises:
         ConfigError: Nothing is left for the retain loss.
@@ -95,7 +140,7 @@ def split_of(config: TofuConfig, data: tofu.Tofu, seed: int) -> Split:
     asked = {fact.id for fact in some(by_author[config.heldout :], config.items, rng)}
     away = {fact.id for fact in heldout}
     retain = [
-        fact if fact.id in asked else fact.model_copy(update={"perturbed": []})
+        fact if fact.id in asked else fact.model_copy(update={"scored": False})
         for fact in learned
         if fact.id not in away
     ]
@@ -126,7 +171,10 @@ def _tuned(
     config, seed = recipe.tofu, recipe.split.seed
     precision = resolve(recipe.precision, next(start.model.parameters()).device)
     rate = config.learning_rate
-    examples = _examples(start, Prompt(start.tokenizer, recipe.prompt or "qa"), facts)
+    context = int(getattr(start.model.config, "max_position_embeddings", None) or 1 << 20)
+    prompt = Prompt(start.tokenizer, _style(recipe, start))
+    # An answer ends with the end token, so that it can be stopped at.
+    examples = [encode(prompt, f.id, f.question, f.answer, context, end=True) for f in facts]
     made_of = [
         [start.info.fingerprint, torch.__version__, transformers.__version__, precision],
         [config.epochs, rate, config.batch_size, seed],
@@ -156,11 +204,3 @@ def _tuned(
         if not (folder / "config.json").exists():  # otherwise another process was faster
             raise
     return folder
-
-
-def _examples(start: Loaded, prompt: Prompt, facts: Sequence[FactText]) -> list[Example]:
-    """Tokenise what is learned: an answer ends with the end of text, so that it can be stopped at."""
-    context = int(getattr(start.model.config, "max_position_embeddings", None) or 1 << 20)
-    end = start.tokenizer.eos_token_id
-    examples = [encode(prompt, f.id, f.question, f.answer, context) for f in facts]
-    return examples if end is None else [replace(e, answer=[*e.answer, end]) for e in examples]

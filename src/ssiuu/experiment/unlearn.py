@@ -1,4 +1,4 @@
-"""One model and the user's own facts: unlearn them, audit or diagnose a pair of checkpoints."""
+"""One model and the user's own facts: unlearn them; audit or diagnose a pair, also on TOFU's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from ssiuu.data.read import Source
 from ssiuu.errors import ConfigError, OutputError
 from ssiuu.experiment.drive import unlearn_here
-from ssiuu.experiment.given import settings
+from ssiuu.experiment.given import Given, setting, settings
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.run import run
 from ssiuu.experiment.session import open_session
@@ -102,7 +102,7 @@ def _joined(*notes: str) -> str:
 def audit_models(
     before: str | Path,
     after: str | Path,
-    forget: Source,
+    forget: Source | None,
     out: str | Path,
     retain: Source | None = None,
     sets: list[str] | None = None,
@@ -115,7 +115,7 @@ def audit_models(
         before: Model before unlearning: short name, folder or hub name.
         after: Folder of the model after unlearning, of the same architecture.
         forget: The facts that should be gone: a file, a hub name, or rows (a list of dicts, a
-            datasets.Dataset, a data frame).
+            datasets.Dataset, a data frame); None where `sets` say benchmark=tofu.
         out: Folder for the record.
         retain: Facts that should still be there, likewise.
         sets: Further settings, "key=value" as in a recipe.
@@ -126,7 +126,7 @@ def audit_models(
         InputError: Anything given cannot be used.
     """
     judged = _folder(after, "after")
-    named, given = settings(before, forget, retain)
+    named, given = _judged(before, forget, retain, sets or [])
     recipe, sources = resolve(None, [*named, NO_METHOD, *(sets or [])])
     typed = command or " ".join(sys.argv)
     return run(recipe, sources, Path(out), typed, judged, progress, given=given)
@@ -135,7 +135,7 @@ def audit_models(
 def diagnose_models(
     before: str | Path,
     after: str | Path,
-    forget: Source,
+    forget: Source | None,
     out: str | Path,
     retain: Source | None = None,
     attacked: str | Path | None = None,
@@ -151,7 +151,7 @@ def diagnose_models(
         before: Model before unlearning: short name, folder or hub name.
         after: Folder of the model after unlearning, of the same architecture.
         forget: The facts that should be gone: a file, a hub name, or rows (a list of dicts, a
-            datasets.Dataset, a data frame).
+            datasets.Dataset, a data frame); None where `sets` say benchmark=tofu.
         out: Folder for the record.
         retain: Facts that should still be there, likewise; means and probes are fitted on them.
         attacked: Folder of the model after an attack on `after`, for the stability of attributions.
@@ -164,11 +164,43 @@ def diagnose_models(
     """
     judged = _folder(after, "after")
     harmed = None if attacked is None else _folder(attacked, "attacked")
-    named, given = settings(before, forget, retain)
+    named, given = _judged(before, forget, retain, sets or [])
     asked = [*named, NO_METHOD, "inside=true", *(sets or []), *NO_ATTACKS]
     recipe, sources = resolve(None, asked)
     typed = command or " ".join(sys.argv)
     return run(recipe, sources, Path(out), typed, judged, progress, harmed, given)
+
+
+def _judged(
+    before: str | Path, forget: Source | None, retain: Source | None, sets: list[str]
+) -> tuple[list[str], Given]:
+    """Return the settings of an audit: of the user's own facts, or of TOFU's rows.
+
+    Raises:
+        ConfigError: There are no facts, or two kinds.
+        DataError: Rows in memory cannot be used.
+    """
+    pairs = [text.partition("=") for text in sets]
+    chosen = [value.strip(" '\"") for key, _, value in pairs if key.strip() == "benchmark"]
+    benchmark = chosen[-1] if chosen else "own"
+    if benchmark not in ("own", "tofu"):
+        raise ConfigError(
+            f"--set benchmark={benchmark}: a pair of checkpoints is judged on your own facts "
+            "(--forget) or on TOFU's (benchmark=tofu)."
+        )
+    if benchmark == "tofu":
+        if forget is not None or retain is not None:
+            raise ConfigError(
+                "benchmark=tofu brings its own facts: leave --forget and --retain out, and give the "
+                "folder of its files with --set tofu.path=FOLDER."
+            )
+        return [setting("benchmark", "tofu"), setting("tofu.model", str(before))], Given()
+    if forget is None:
+        raise ConfigError(
+            "--forget is missing: the file of the facts that should be gone. For TOFU's own give "
+            "--set benchmark=tofu --set tofu.path=FOLDER."
+        )
+    return settings(before, forget, retain)
 
 
 def _folder(given: str | Path, option: str) -> Path:

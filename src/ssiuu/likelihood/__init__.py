@@ -121,6 +121,12 @@ class Prompt:
         held = Counter(token for token in answer if token in self._special)
         return Ending(self.tokenizer.decode(answer).strip().count("\n") + 1, held)
 
+    @property
+    def end(self) -> list[int]:
+        """The token that ends an answer: in a chat the turn's, else the end of text; or none."""
+        ends = (self._turn_end, self.tokenizer.eos_token_id)
+        return [token for token in ends if token is not None][:1]
+
     def ended(self, written: Sequence[int], ending: Ending, ends: Collection[int]) -> bool:
         """Whether an answer ends with the last token written.
 
@@ -237,7 +243,9 @@ class Batch:
         return Batch(ids=self.ids, **tensors)
 
 
-def encode(prompt: Prompt, id: str, question: str, answer: str, context: int) -> Example:
+def encode(
+    prompt: Prompt, id: str, question: str, answer: str, context: int, end: bool = False
+) -> Example:
     """Tokenise one question and its answer.
 
     Args:
@@ -246,6 +254,7 @@ def encode(prompt: Prompt, id: str, question: str, answer: str, context: int) ->
         question: The question.
         answer: The answer.
         context: Longest sequence of the model, tokens.
+        end: Put the end token behind the answer, as one of its tokens.
 
     Raises:
         DataError: The answer has no tokens, or the whole is longer than the context.
@@ -257,6 +266,8 @@ def encode(prompt: Prompt, id: str, question: str, answer: str, context: int) ->
     example = Example(id, joint.prompt, joint.answers[0])
     if not example.answer:
         raise DataError(f"{id}: the answer {answer!r} has no tokens for this tokenizer.")
+    if end:
+        example = Example(id, example.prompt, example.answer + prompt.end)
     length = len(example.prompt) + len(example.answer)
     if length > context:
         raise DataError(

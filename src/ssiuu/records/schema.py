@@ -57,7 +57,7 @@ class FactText(Record):
     `multi_hop`: questions that need this fact and another one, `same_answer`: questions about other
     things that have the same answer (a model that forgot the fact alone still knows these).
     `perturbed`: wrong answers of the same form, `paraphrased_answer`: the right one in other words
-    (TOFU). A fact with perturbed answers is scored by ROUGE-L as well.
+    (TOFU). A fact with perturbed answers is scored by ROUGE-L as well. `scored` false: only trained on.
     """
 
     id: str
@@ -71,6 +71,7 @@ class FactText(Record):
     perturbed: list[str] = []
     multi_hop: list[ProbeText] = []
     same_answer: list[ProbeText] = []
+    scored: bool = True
 
 
 class Split(Record):
@@ -106,8 +107,9 @@ class FactScore(Record):
     original model got it right (no fact is screened for its probes). `logprob`:
     log p(answer | question), nats, summed over `tokens` tokens. `free_text`: the greedy answer;
     `free_correct`: does it hold the answer; `rouge`: its ROUGE-L recall. TOFU's scores, defined in
-    ssiuu.statistics.tofu: `probability` a token, or over the answers given, `truth_ratio`,
-    `extraction_strength`, `exact_memorisation`.
+    ssiuu.statistics.tofu: `probability` a token, or over the answers given, `truth_ratio` and
+    `truth_ratio_geometric`, all of answers with their end token; `extraction_strength` and
+    `exact_memorisation` without it.
     """
 
     correct: bool | None
@@ -121,6 +123,7 @@ class FactScore(Record):
     probability: float | None = None
     rouge: float | None = None
     truth_ratio: float | None = None
+    truth_ratio_geometric: float | None = None
     extraction_strength: float | None = None
     exact_memorisation: float | None = None
 

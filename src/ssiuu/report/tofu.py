@@ -11,9 +11,11 @@ from ssiuu.statistics.tofu import (
     forget_truth_ratio,
     kept_truth_ratio,
     model_utility,
+    privleak,
 )
 
 UTILITY = ("retain", "real_authors", "world_facts")  # the sets model utility is taken over
+PRIVLEAK = "min-k 40%"  # the membership score that PrivLeak is taken of
 
 
 def is_tofu(record: RunRecord) -> bool:
@@ -40,21 +42,26 @@ def rouge_columns(record: RunRecord, cell: Cell) -> dict[str, float | None]:
 def tofu_columns(record: RunRecord, cell: Cell) -> dict[str, float | None]:
     """Return what TOFU reports of one cell; nothing for the runs of other benchmarks.
 
-    `forget_quality` needs the never-learned control of the same seed.
+    `forget_quality` and `privleak` need the never-learned control of the same seed.
     """
     if not is_tofu(record):
         return {}
-    evaluation = cell.evaluation
+    evaluation, control = cell.evaluation, _control(record, cell.seed)
     forget = evaluation.forget if evaluation else {}
     heldout = evaluation.heldout if evaluation else {}
-    ratios, kept = _ratios(forget), _ratios(heldout)
-    control = _ratios(_control(record, cell.seed) or {})
+    kept, ratios, geometric = _ratios(heldout), _ratios(forget), _ratios(forget, geometric=True)
+    twin = control.evaluation if control else None
+    before = _ratios(twin.forget if twin else {}, geometric=True)
+    auc, retrained = _auc(cell), _auc(control)
     return {
-        "forget_quality": forget_quality(ratios, control) if ratios and control else None,
+        "forget_quality": forget_quality(geometric, before) if geometric and before else None,
         "model_utility": utility(evaluation) if evaluation else None,
+        "model_utility_geometric": utility(evaluation, geometric=True) if evaluation else None,
+        "privleak": None if auc is None or retrained is None else privleak(auc, retrained),
         "forget_rouge": _mean(s.rouge for s in forget.values()),
         "forget_probability": _mean(s.probability for s in forget.values()),
         "forget_truth_ratio": forget_truth_ratio(ratios) if ratios else None,
+        "forget_truth_ratio_geometric": forget_truth_ratio(geometric) if geometric else None,
         "extraction_strength": _mean(s.extraction_strength for s in forget.values()),
         "exact_memorisation": _mean(s.exact_memorisation for s in forget.values()),
         "heldout_rouge": _mean(s.rouge for s in heldout.values()),
@@ -63,13 +70,18 @@ def tofu_columns(record: RunRecord, cell: Cell) -> dict[str, float | None]:
     }
 
 
-def utility(evaluation: Evaluation) -> float | None:
-    """Return the harmonic mean of {probability, ROUGE, truth ratio} x `UTILITY`; None if one lacks."""
+def utility(evaluation: Evaluation, geometric: bool = False) -> float | None:
+    """Return the harmonic mean of {probability, ROUGE, truth ratio} x `UTILITY`; None if one lacks.
+
+    Args:
+        evaluation: Of one model.
+        geometric: Take the geometric truth ratio, as OpenUnlearning does.
+    """
     sets = {"retain": evaluation.retain, **evaluation.others}
     scores: list[float] = []
     for name in UTILITY:
         facts = sets.get(name, {}).values()
-        ratios = _ratios(sets.get(name, {}))
+        ratios = _ratios(sets.get(name, {}), geometric)
         probability, rouge = _mean(s.probability for s in facts), _mean(s.rouge for s in facts)
         if probability is None or rouge is None or not ratios:
             return None
@@ -83,9 +95,10 @@ def guessing(record: RunRecord, cell: Cell) -> float | None:
     TOFU's wrong answers are reworded, so their form alone gives some of them away.
     """
     chance, control = record.header.chance, _control(record, cell.seed)
-    if chance is None or control is None or not record.header.split.others:
+    scores = control.evaluation if control else None
+    if chance is None or scores is None or not record.header.split.others:
         return chance
-    return max(chance, accuracy(control.values()) or 0.0)
+    return max(chance, accuracy(scores.forget.values()) or 0.0)
 
 
 def attack_rouge(attack: Attack, read: int, pool: Iterable[str]) -> float | None:
@@ -94,16 +107,23 @@ def attack_rouge(attack: Attack, read: int, pool: Iterable[str]) -> float | None
     return _mean(facts[i].rouge for i in pool if i in facts)
 
 
-def _control(record: RunRecord, seed: int) -> Mapping[str, FactScore] | None:
-    """Return the forget set's scores under the never-learned control of this seed."""
+def _control(record: RunRecord, seed: int) -> Cell | None:
+    """Return the never-learned control of this seed, once it is scored."""
     for cell in record.cells:
         if cell.method.name == "never-learned" and cell.seed == seed and cell.evaluation:
-            return cell.evaluation.forget
+            return cell
     return None
 
 
-def _ratios(scores: Mapping[str, FactScore]) -> list[float]:
-    return [s.truth_ratio for s in scores.values() if s.truth_ratio is not None]
+def _auc(cell: Cell | None) -> float | None:
+    """Return the AUC of membership inference that PrivLeak is taken of."""
+    found = (attack.values.get(PRIVLEAK) for attack in (cell.attacks if cell else ()))
+    return next((value for value in found if value is not None), None)
+
+
+def _ratios(scores: Mapping[str, FactScore], geometric: bool = False) -> list[float]:
+    found = (s.truth_ratio_geometric if geometric else s.truth_ratio for s in scores.values())
+    return [ratio for ratio in found if ratio is not None]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -1,7 +1,11 @@
 """TOFU's scores, from log-probabilities to model utility and forget quality.
 
 Definitions: Maini et al. 2024, "TOFU: A Task of Fictitious Unlearning for LLMs" (arXiv 2401.06121),
-section 2.2, in the form of its published code. Log-probabilities are nats a token: log P(y|x) / |y|.
+section 2.2, in the form of its published code. Log-probabilities are nats a token: log P(y|x) / |y|,
+and the end token is one of y's. `docs/scores.md` says whose definition each is.
+
+Everything stays in logarithms up to the last step, so that nothing underflows. Departures: the small
+constants that published code adds to denominators are left out.
 """
 
 from __future__ import annotations
@@ -29,13 +33,27 @@ def normalised_probability(right: float, wrong: Sequence[float]) -> float:
 
 
 def truth_ratio(right: float, wrong: Sequence[float]) -> float:
-    """Return exp(mean of wrong) / exp(right): above 1 where the wrong answers are likelier.
+    """Return the mean of P(wrong) over P(right): above 1 where the wrong answers are likelier.
+
+        t = (1/n sum_i P(wrong_i)) / P(right)
 
     Args:
         right: Of the paraphrased answer; of the answer itself where there is no paraphrase.
         wrong: Of the perturbed answers, at least one.
 
+    Source: the paper's definition, and what its published code takes model utility of.
     Departures: held below 1e304, so that a record stays finite.
+    """
+    top = max(wrong)
+    mean = top + math.log(sum(math.exp(p - top) for p in wrong) / len(wrong))
+    return math.exp(min(mean - right, LARGEST))
+
+
+def truth_ratio_geometric(right: float, wrong: Sequence[float]) -> float:
+    """Return the truth ratio with the geometric mean of P(wrong): exp(mean of wrong - right).
+
+    Source: what TOFU's published code takes forget quality of, and what OpenUnlearning takes everything
+    of. Arguments and departures as in `truth_ratio`, which it is never above.
     """
     return math.exp(min(sum(wrong) / len(wrong) - right, LARGEST))
 
@@ -63,7 +81,24 @@ def forget_quality(ratios: Sequence[float], never_learned: Sequence[float]) -> f
     High: nothing tells the model from one that never learned the forget set.
 
     Args:
-        ratios: Of the forget set under the unlearned model.
+        ratios: `truth_ratio_geometric` of the forget set under the unlearned model.
         never_learned: Of the same questions under the never-learned control.
     """
     return float(ks_2samp(ratios, never_learned).pvalue)
+
+
+def privleak(auc: float, retrained: float) -> float | None:
+    """Return how far membership inference is from what it finds on a model retrained without the set.
+
+        100 ((1 - AUC) - (1 - AUC_retrained)) / (1 - AUC_retrained)
+
+    0: as if never learned. Below 0 the forget set still looks trained on, above 0 it stands out as what
+    no untouched model would find unlikely. None where the retrained model knows every member.
+
+    Args:
+        auc: Chance that a forget fact scores above a non-member, by Min-K 40 %.
+        retrained: The same under the never-learned control.
+
+    Source: Shi et al. 2024, "MUSE", whose AUC is 1 less this one, and OpenUnlearning.
+    """
+    return 100 * (retrained - auc) / (1 - retrained) if retrained < 1 else None

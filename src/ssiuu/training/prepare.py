@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +31,7 @@ from ssiuu.methods.rmu import Misdirection
 from ssiuu.models.sites import find_sites
 
 BATCH = 16
-CACHE_LIMIT = 4 << 30  # bytes of reference distributions kept in memory
+CACHE_LIMIT = 4 << 30  # bytes of reference distributions kept in memory; above, they are taken anew
 FEED_FORWARD = ("gate", "up", "down")
 
 
@@ -39,18 +40,40 @@ class Prepared:
     """The reference model's answers, and the directions or neurons a method works on.
 
     `logprob`, `refusal_logprob`: log P by id, nats. `forget_logits`, `retain_logits`: log p of every
-    word at every answer token, [A, V] by id. `retain_hidden`: [T, d] by id. `bases`: by parameter.
-    `rows`: which rows of a parameter may change, by parameter; all others stay.
+    word at every answer token, [A, V] by id, kept or asked of a frozen copy. `retain_hidden`: [T, d]
+    by id. `bases`: by parameter. `rows`: which rows of a parameter may change, by parameter; all
+    others stay.
     """
 
     logprob: dict[str, float] = field(default_factory=dict)
     refusals: dict[str, Example] = field(default_factory=dict)
     refusal_logprob: dict[str, float] = field(default_factory=dict)
-    forget_logits: dict[str, Tensor] = field(default_factory=dict)
-    retain_logits: dict[str, Tensor] = field(default_factory=dict)
+    forget_logits: Mapping[str, Tensor] = field(default_factory=dict)
+    retain_logits: Mapping[str, Tensor] = field(default_factory=dict)
     retain_hidden: dict[str, Tensor] = field(default_factory=dict)
     bases: dict[str, Basis] | None = None
     rows: dict[str, Bool[Tensor, " out"]] | None = None
+
+
+class Frozen(Mapping[str, Tensor]):
+    """The distributions of rows under a frozen copy of the model, taken anew whenever asked for.
+
+    In place of a dict of them, where that would not fit in memory; equal to it up to rounding.
+    """
+
+    def __init__(self, model: Any, examples: Sequence[Example], pad: int) -> None:
+        self.model, self.rows, self.pad = model, {e.id: e for e in examples}, pad
+
+    def __getitem__(self, id: str) -> Float[Tensor, "A V"]:
+        device = next(self.model.parameters()).device
+        with torch.autocast(device.type, enabled=False):  # as they were taken before the first step
+            return _kept(self.model, [self.rows[id]], self.pad)[id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 def prepare(
@@ -61,6 +84,7 @@ def prepare(
     pad: int,
     refusals: Sequence[Example] = (),
     shared: Sequence[Example] = (),
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Prepared:
     """Ask the model, before it changes, for all that a method needs.
 
@@ -72,9 +96,10 @@ def prepare(
         pad: Padding token id.
         refusals: The forget questions with a refusal for an answer, under the same ids.
         shared: What a projection takes its directions from; the retain rows if empty.
+        progress: Told where a second model is kept in memory.
 
     Raises:
-        ConfigError: Something that the method needs is missing or does not fit in memory.
+        ConfigError: Something that the method needs is missing.
     """
     base = method.base()
     made = Prepared()
@@ -85,10 +110,8 @@ def prepare(
             raise ConfigError(f"{method.label}: there are no refusals to prefer.")
         made.refusals = {e.id: e for e in refusals}
         made.refusal_logprob = reference_logprobs(model, refusals, pad)
-    if "distribution" in base.needs:
-        made.forget_logits = _distributions(model, forget, pad)
-    if method.keeps == "kl":
-        made.retain_logits = _distributions(model, retain, pad)
+    asked = [forget if "distribution" in base.needs else (), retain if method.keeps == "kl" else ()]
+    made.forget_logits, made.retain_logits = _distributions(model, asked, pad, progress)
     if isinstance(method, DisruptionMasked) and not retain:
         raise ConfigError("masked: the mask is the retain gradient's, and there are no retain rows.")
     if isinstance(base, Misdirection) and method.keeps == "activations":
@@ -165,16 +188,25 @@ def _batches(model: Any, examples: Sequence[Example], pad: int) -> list[Batch]:
     ]
 
 
-@torch.no_grad()
 def _distributions(
-    model: Any, examples: Sequence[Example], pad: int
-) -> dict[str, Float[Tensor, "A V"]]:
-    need = 4 * model.config.vocab_size * sum(len(e.answer) for e in examples)
-    if need > CACHE_LIMIT:
-        raise ConfigError(
-            f"the reference's distributions of {len(examples)} answers need {need / 1e9:.1f} GB, "
-            f"and {CACHE_LIMIT / 1e9:.1f} GB are allowed. Give fewer rows, or retain: nll."
-        )
+    model: Any, asked: Sequence[Sequence[Example]], pad: int, progress: Callable[[str], None]
+) -> list[Mapping[str, Tensor]]:
+    """Return the distributions of each set of rows: kept, or asked of one frozen copy of the model."""
+    tokens = sum(len(e.answer) for examples in asked for e in examples)
+    need = 4 * model.config.vocab_size * tokens
+    if need <= CACHE_LIMIT:
+        return [_kept(model, examples, pad) for examples in asked]
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    size = sum(p.numel() * p.element_size() for p in frozen.parameters())
+    progress(
+        f"the reference's distributions of {tokens} answer tokens would take {need / 1e9:.1f} GB: they "
+        f"are asked of a frozen copy of the model at every step ({size / 1e9:.1f} GB, and slower)"
+    )
+    return [Frozen(frozen, examples, pad) for examples in asked]
+
+
+@torch.no_grad()
+def _kept(model: Any, examples: Sequence[Example], pad: int) -> dict[str, Float[Tensor, "A V"]]:
     found = {}
     for batch in _batches(model, examples, pad):
         logprobs = answer_logits(model, batch).log_softmax(-1)

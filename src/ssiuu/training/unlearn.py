@@ -96,7 +96,7 @@ def unlearn(
     start = time.perf_counter()
     if isinstance(method, TaskVector):
         return _task_vector(model, method, info, forget, settings, stop, pad, progress)
-    made = prepare(model, method, forget, retain, pad, refusals, shared)
+    made = prepare(model, method, forget, retain, pad, refusals, shared, progress)
     said = _unadapted(model, settings.lora)
     with adapted(model, settings.lora) as wrapped:
         step = Step(
