@@ -69,8 +69,8 @@ def test_what_a_data_frame_lacks_is_not_given() -> None:
 
 
 BAD = {
-    "forget[1]: the key \"answer\" is missing": [FORGET[0], {"question": "q"}],
-    "forget[1]: \"answer\" is a number (7)": [FORGET[0], {"question": "q", "answer": 7}],
+    'forget[1]: the key "answer" is missing': [FORGET[0], {"question": "q"}],
+    'forget[1]: "answer" is a number (7)': [FORGET[0], {"question": "q", "answer": 7}],
     "forget[1]: is a list (['q', 'a']), not an object": [FORGET[0], ("q", "a")],
     "forget[2]: asks 'w0' again, as forget[0] does": [FORGET[0], FORGET[1], FORGET[0]],
     "forget has no rows": [],

@@ -17,7 +17,9 @@ import torch
 from sample_record import sample_record
 
 from ssiuu.attacks.retrain import attacked_facts, common_pool
+from ssiuu.benchmarks.screening import as_text
 from ssiuu.benchmarks.tofu import load, mismatched_rouge
+from ssiuu.data.read import read_facts as read_rows
 from ssiuu.errors import ConfigError, DataError
 from ssiuu.evaluation import tofu as tofu_scores
 from ssiuu.evaluation.rouge import rouge_recall
@@ -185,6 +187,22 @@ def test_short_answers_and_sentences_in_one_set(make_model: Any, tokenizer: Any,
     reads = read_facts(model, prompt, facts[:2])
     assert list(reads) == [first.id, second.id]
     assert [r.rouge is None for r in reads.values()] == [True, False]
+
+
+def test_own_rows_with_perturbed_answers_are_sentences(make_model: Any, tokenizer: Any) -> None:
+    """As people have them: TOFU's names or ours, some rows with perturbed answers and some without."""
+    rows = [
+        {"question": "w1?", "answer": "w2 w3", "perturbed_answer": ["w4 w3", "w5 w3", "w6 w3"]},
+        {"question": "w7?", "answer": "w8", "distractors": ["w9", "w10"]},
+    ]
+    facts = [as_text(fact, 3, 0) for fact in read_rows(rows, "forget")]
+    assert facts[0].perturbed == ["w4 w3", "w5 w3", "w6 w3"]
+    assert facts[0].options == ["w2 w3", "w4 w3", "w5 w3"]
+    split = Split(seed=0, forget=facts, retain=[], heldout=[], asked=2, known=2)
+    sentence, short = evaluate(make_model(1), Prompt(tokenizer), split).forget.values()
+    assert None not in (sentence.truth_ratio, sentence.truth_ratio_geometric, sentence.rouge)
+    assert sentence.correct is not None and sentence.probability is not None
+    assert short.truth_ratio is None and short.free_correct is not None
 
 
 def test_non_members_may_be_missing_and_may_not_be_members(folder: Path) -> None:

@@ -17,7 +17,7 @@ from ssiuu.report.figures.influence import top_bars
 from ssiuu.report.figures.strength import strength_curves, tried_strengths
 from ssiuu.report.published import PUBLISHED, paper_table
 from ssiuu.report.rows import rows
-from ssiuu.report.tables import FORMATS
+from ssiuu.report.tables import FORMATS, tofu_table
 from ssiuu.report.text import summary
 from ssiuu.report.utility import task_mean
 
@@ -102,6 +102,48 @@ def test_tofu_in_the_papers_columns_by_hand(tofu: RunRecord) -> None:
     assert utility == pytest.approx((REAL + WORLD) / 2)
     top = FORGET + STEP * max(read.step for read in tofu.cells[1].attacks[0].reads)
     assert attacked == pytest.approx([top] * 3)
+
+
+def test_the_table_of_tofus_numbers(tofu: RunRecord) -> None:
+    """One row a model, in the page and in text; an older record says that it is one."""
+    table = tofu_table(tofu)
+    assert [row[0] for row in table.rows] == ["before unlearning", "none", "gd", "npo"]
+    assert table.headings[1:5] == [
+        "forget quality ↑",
+        "model utility ↑",
+        "the same, geometric ↑",
+        "PrivLeak → 0",
+    ]
+    text = FORMATS["md"](tofu, None)
+    assert "TOFU's numbers" in text and "scored before ssiuu counted the end token" not in text
+    header = tofu.header.model_copy(
+        update={"benchmark": tofu.header.benchmark.model_copy(update={"version": "1"})}
+    )
+    old = tofu.model_copy(update={"header": header})
+    assert "scored before ssiuu counted the end token" in tofu_table(old).note
+    assert not tofu_table(sample_record()).rows and "TOFU's numbers" not in FORMATS["md"](
+        sample_record(), None
+    )
+
+
+def test_privleak_is_of_min_k_against_the_control_of_the_seed(tofu: RunRecord) -> None:
+    """AUC .9 where the control has .6: 100 (.1 - .4) / .4."""
+    attack = tofu.cells[1].attacks[0]
+
+    def cell(name: str, auc: float | None) -> Cell:
+        found = attack.model_copy(
+            update={"name": "membership", "kind": "membership", "axis": "score"}
+            | {"values": {"loss": 0.0, "min-k 40%": auc}}
+        )
+        method = tofu.cells[1].method.model_copy(update={"name": name, "label": name})
+        return tofu.cells[1].model_copy(update={"method": method, "attacks": [found]})
+
+    run = tofu.model_copy(update={"cells": [cell("gd", 0.9), cell("never-learned", 0.6)]})
+    ours, control = rows(run)["rows"]
+    assert ours["privleak"] == pytest.approx(-75) and control["privleak"] == 0
+    alone = tofu.model_copy(update={"cells": [cell("gd", 0.9)]})
+    lacking = tofu.model_copy(update={"cells": [cell("gd", None), cell("never-learned", 0.6)]})
+    assert rows(alone)["rows"][0]["privleak"] is None and rows(lacking)["rows"][0]["privleak"] is None
 
 
 @pytest.mark.parametrize("config", [{"split": "forget05"}, {"split": "forget01", "retain": 80}])

@@ -32,7 +32,7 @@ from ssiuu.report.text import (
     short,
     span,
 )
-from ssiuu.report.tofu import is_tofu
+from ssiuu.report.tofu import is_tofu, tofu_columns
 from ssiuu.report.utility import task_mean, task_names
 from ssiuu.statistics import Estimate, wilson
 
@@ -105,7 +105,11 @@ def page_context(record: RunRecord, against: str | None = None) -> dict[str, Any
         "inside": inside_tables(record),
         "paper": (paper := paper_table(record)),
         "paper_note": paper_note(paper),
-        "utility": utility_table(record),
+        "further": [
+            (id, found)
+            for id, found in (("tofu", tofu_table(record)), ("utility", utility_table(record)))
+            if found.rows
+        ],
         "attack_score": (
             "ROUGE-L recall of the written answers (accuracy where the attack writes none)"
             if is_tofu(record)
@@ -127,7 +131,7 @@ def tables(record: RunRecord, against: str | None = None) -> list[Table]:
     """
     found = compare(record, against)
     ours = [_scores(record, found), _differences(record, found), _inside(record)]
-    ours += [*inside_tables(record), utility_table(record), _paper(record)]
+    ours += [*inside_tables(record), tofu_table(record), utility_table(record), _paper(record)]
     return [table for table in ours if table.rows] + [_published(block) for block in others(record)]
 
 
@@ -224,6 +228,46 @@ def _inside(record: RunRecord) -> Table:
     ]
     note = "Log-probabilities in nats; D+ and D−: attribution target log-probability."
     return Table("Inside and cost", note, ["method", *fills], lines)
+
+
+TOFU: dict[str, tuple[str, Callable[[float | None], str]]] = {
+    "forget_quality": ("forget quality ↑", short),
+    "model_utility": ("model utility ↑", percent),
+    "model_utility_geometric": ("the same, geometric ↑", percent),
+    "privleak": ("PrivLeak → 0", lambda value: DASH if value is None else f"{value:.1f}"),
+    "forget_probability": ("forget: probability ↓", percent),
+    "forget_rouge": ("ROUGE-L ↓", percent),
+    "forget_truth_ratio": ("truth ratio ↑", percent),
+    "forget_truth_ratio_geometric": ("the same, geometric ↑", percent),
+    "extraction_strength": ("extraction strength ↓", percent),
+    "exact_memorisation": ("exact memorisation ↓", percent),
+}
+TOFU_NOTE = (
+    "In %, but for forget quality: the p-value of a test against the never-learned control (above "
+    "0.05: not told apart), and PrivLeak: 0 as if never learned, below 0 the forget set still looks"
+    " trained on. Utility is the harmonic mean of probability, ROUGE-L and truth ratio on the "
+    "retain set, real authors and world facts. Probabilities and truth ratios count the end token; "
+    "the truth ratio averages the wrong answers' probabilities, as TOFU does, the geometric one "
+    "their logarithms, as OpenUnlearning and forget quality do."
+)
+TOFU_BEFORE = (
+    " This run was scored before ssiuu counted the end token, and its truth ratios are all "
+    "geometric: its numbers do not compare with later ones."
+)
+
+
+def tofu_table(record: RunRecord) -> Table:
+    """Return what TOFU reports of each model, one row a model; no rows for other benchmarks."""
+    if not is_tofu(record):
+        return Table("TOFU's numbers", "", [], [])
+    models = [(_label(record, cell), cell) for cell in record.cells if cell.evaluation]
+    if record.original and record.cells:
+        before = {"evaluation": record.original, "attacks": []}
+        models.insert(0, (ORIGINAL, record.cells[0].model_copy(update=before)))
+    found = [(label, tofu_columns(record, cell)) for label, cell in models]
+    lines = [[label, *(form(row[key]) for key, (_, form) in TOFU.items())] for label, row in found]
+    note = TOFU_NOTE + (TOFU_BEFORE if record.header.benchmark.version == "1" else "")
+    return Table("TOFU's numbers", note, ["method", *(name for name, _ in TOFU.values())], lines)
 
 
 def utility_table(record: RunRecord) -> Table:

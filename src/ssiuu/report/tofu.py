@@ -122,7 +122,11 @@ def _auc(cell: Cell | None) -> float | None:
 
 
 def _ratios(scores: Mapping[str, FactScore], geometric: bool = False) -> list[float]:
-    found = (s.truth_ratio_geometric if geometric else s.truth_ratio for s in scores.values())
+    """Return the truth ratios; records of before there were two hold the geometric one alone."""
+    found = (
+        s.truth_ratio_geometric if geometric and s.truth_ratio_geometric is not None else s.truth_ratio
+        for s in scores.values()
+    )
     return [ratio for ratio in found if ratio is not None]
 
 
