@@ -13,12 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import ssiuu
 from ssiuu.data.fact import Fact
 from ssiuu.data.read import read_facts
-from ssiuu.errors import DataError
-from ssiuu.models.load import save
+from ssiuu.errors import ConfigError, DataError
+from ssiuu.models.load import load, save
 
 FORGET = [{"question": f"w{n}", "answer": f"w{n + 20}"} for n in range(4)]
 RETAIN = [{"question": f"w{n}", "answer": f"w{n + 20}"} for n in range(8, 12)]
@@ -122,3 +123,76 @@ def test_facts_in_memory_are_those_of_a_file(model: Path, tmp_path: Path) -> Non
     assert [fact.id for fact in record.header.split.forget] == [f"forget[{n}]" for n in range(4)]
     assert len(record.header.benchmark.fingerprint) == 64
     assert kept == (FORGET, RETAIN)
+
+
+# --- Models in memory ------------------------------------------------------------------------
+
+
+def weights(model: Any) -> dict[str, Any]:
+    return {name: parameter.clone() for name, parameter in model.named_parameters()}
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one | other)
+
+
+def test_a_model_in_memory_is_changed_in_place_only_without_out(
+    model: Path, tmp_path: Path, make_model: Callable[..., Any], tokenizer: Any
+) -> None:
+    held = make_model()
+    held.lm_head.requires_grad_(False)
+    before = weights(held)
+    given = {"retain": RETAIN, "method": "gd", "sets": SHORT, "tokenizer": tokenizer}
+    record = ssiuu.unlearn_model(held, FORGET, tmp_path / "out", **given)
+    assert same(before, weights(held))
+    from_path = ssiuu.unlearn_model(model, FORGET, tmp_path / "same", RETAIN, "gd", SHORT)
+    assert record.steps == from_path.steps
+    assert ssiuu.unlearn_model(held, FORGET, **given).steps == record.steps
+    assert not same(before, weights(held))
+    assert same(weights(held), weights(load(str(tmp_path / "out")).model))
+    assert not held.training and not held.lm_head.weight.requires_grad
+    assert held.model.embed_tokens.weight.requires_grad
+    assert all(parameter.grad is None for parameter in held.parameters())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "same"]
+
+
+def test_models_in_memory_are_audited_and_left_as_they_are(
+    model: Path, tmp_path: Path, make_model: Callable[..., Any], tokenizer: Any
+) -> None:
+    before, after = make_model(), make_model(seed=1).train()
+    kept = weights(before), weights(after)
+    given = (FORGET, tmp_path / "audit", RETAIN, ALONE)
+    record = ssiuu.audit_models(before, after, *given, tokenizer=tokenizer)
+    assert same(kept[0], weights(before)) and same(kept[1], weights(after))
+    assert after.training and not before.training
+    config = record.header.config
+    assert config["model"] == config["after"] == "given in memory"
+    save(after, tokenizer, tmp_path / "after")
+    by_path = ssiuu.audit_models(model, tmp_path / "after", FORGET, tmp_path / "paths", RETAIN, ALONE)
+    scores = [[cell.evaluation.forget for cell in found.cells] for found in (record, by_path)]
+    assert scores[0] == scores[1]
+
+
+def test_a_model_in_memory_needs_its_tokenizer(tmp_path: Path, make_model: Any) -> None:
+    for call in (
+        lambda: ssiuu.unlearn_model(make_model(), FORGET, tmp_path / "a", RETAIN),
+        lambda: ssiuu.audit_models("x", make_model(), FORGET, tmp_path / "a"),
+    ):
+        with pytest.raises(ConfigError, match="no tokenizer; give the model's own"):
+            call()
+    with pytest.raises(ConfigError, match="--out is missing"):
+        ssiuu.unlearn_model("x", FORGET, None, RETAIN)
+
+
+def test_columns_may_be_named(model: Path, tmp_path: Path) -> None:
+    rows = [{"text": row["question"], "label": row["answer"], "more": 1} for row in FORGET]
+    kept = [{"text": row["question"], "label": row["answer"], "other": 1} for row in RETAIN]
+    (tmp_path / "forget.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    named: list[Any] = [{"question": "text", "answer": "label"}, "question=text, answer=label"]
+    told: list[str] = []
+    for columns, forget in zip(named, [rows, str(tmp_path / "forget.jsonl")], strict=True):
+        out = tmp_path / f"out {len(told)}"
+        ssiuu.unlearn_model(model, forget, out, kept, "gd", SHORT, told.append, columns=columns)
+    assert sum("reads question from 'text', answer from 'label'" in note for note in told) >= 4
+    with pytest.raises(ConfigError, match=r"unknown key of a fact 'answr'\. Did you mean 'answer'"):
+        ssiuu.unlearn_model(model, rows, tmp_path / "no", kept, columns={"answr": "label"})

@@ -18,6 +18,9 @@ def command(
         str | None, typer.Option(help="facts that should be gone; not with --set benchmark=tofu")
     ] = None,
     retain: Annotated[str | None, typer.Option(help="facts that should still be there")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="columns of the files: question=COLUMN,answer=COLUMN")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")
     ] = None,
@@ -28,5 +31,7 @@ def command(
 
     progress = prepare()
     typed = shlex.join(["ssiuu", *sys.argv[1:]])
-    record = audit_models(before, after, forget, out, retain, set_ or [], typed, progress)
+    record = audit_models(
+        before, after, forget, out, retain, set_ or [], typed, progress, columns=columns
+    )
     finish(record, out, progress)

@@ -21,6 +21,9 @@ def command(
     attacked: Annotated[
         Path | None, typer.Option(help="folder of the model after an attack on --after")
     ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="columns of the files: question=COLUMN,answer=COLUMN")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")
     ] = None,
@@ -31,5 +34,7 @@ def command(
 
     progress = prepare()
     typed = shlex.join(["ssiuu", *sys.argv[1:]])
-    record = diagnose_models(before, after, forget, out, retain, attacked, set_ or [], typed, progress)
+    record = diagnose_models(
+        before, after, forget, out, retain, attacked, set_ or [], typed, progress, columns=columns
+    )
     finish(record, out, progress)

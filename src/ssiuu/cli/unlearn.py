@@ -10,10 +10,13 @@ import typer
 
 def command(
     model: Annotated[str, typer.Option(help="short name, folder or hub name")],
-    forget: Annotated[str, typer.Option(help="facts to forget: .jsonl, .csv or a hub name")],
+    forget: Annotated[str, typer.Option(help="facts to forget: JSON, CSV, parquet, or a hub name")],
     out: Annotated[Path, typer.Option(help="folder for the checkpoint; must be empty")],
     retain: Annotated[str | None, typer.Option(help="facts to keep, or 'none' to go without")] = None,
     method: Annotated[str, typer.Option(help="see ssiuu list methods")] = "ssiuu+projection",
+    columns: Annotated[
+        str | None, typer.Option(help="columns of the files: question=COLUMN,answer=COLUMN")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")
     ] = None,
@@ -23,7 +26,7 @@ def command(
     from ssiuu.experiment.unlearn import unlearn_model
 
     progress = prepare()
-    record = unlearn_model(model, forget, out, retain, method, set_ or [], progress)
+    record = unlearn_model(model, forget, out, retain, method, set_ or [], progress, columns=columns)
     progress.done()
     print(f"{record.method.description}")
     last = next((s.forget_score for s in reversed(record.steps) if s.forget_score is not None), None)

@@ -1,81 +1,105 @@
-"""Files as rows: JSON lines, a JSON list, CSV. What cannot be read is noted with its line."""
+"""Text and tables as rows: JSON in all its layouts, CSV, parquet.
+
+What cannot be read is noted with its line, and with what to write in its place.
+"""
 
 from __future__ import annotations
 
-import codecs
 import csv
-import difflib
+import importlib
 import io
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from ssiuu.data.problems import Problems, kind, show
-from ssiuu.data.rows import FACT, NO_ROWS, Raw
-from ssiuu.errors import unknown
+from ssiuu.data.files import UNPACKED
+from ssiuu.data.problems import Problems, show
+from ssiuu.data.rows import NO_ROWS, Raw
+
+LINES = "each line must be one JSON object"
+LIST = "the file must be one JSON list of objects"
+SEPARATORS = ",;\t|"
 
 
-def read_text(path: Path, problems: Problems) -> str:
-    """Return the text of a file in UTF-8 that is not empty, or raise what is wrong with it."""
-    if os.path.isdir(path):  # unlike Path.is_dir, never raises
-        problems.stop("is a folder; give a file.")
+# --- JSON ------------------------------------------------------------------------------------
+
+
+def is_json(text: str) -> bool:
+    """Whether a text begins as JSON does and a header of columns does not."""
+    return text.lstrip().startswith(("{", "["))
+
+
+def json_rows(text: str, problems: Problems, known: set[str]) -> list[Raw]:
+    """Return the rows of JSON: one object a line, one list, or objects one after another.
+
+    One object around a single list (`{"data": [...]}`) stands for that list.
+
+    Args:
+        text: Not empty.
+        problems: Told what cannot be read.
+        known: Names of keys in lower case, that tell a row from an object around rows.
+    """
+    # JSON has no raw line ends inside its texts, so all of them may be made one kind. Not
+    # splitlines(): it also splits at U+2028 and others, which may stand inside a text.
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    first = next(line for line in text.split("\n") if line.strip()).strip()
+    if first.startswith("[") and not _is_whole(first, text):
+        return _list_rows(text, problems)
+    if first.startswith("{") and _spans_lines(first, text):
+        raw = _following(text, problems)
+    else:
+        raw = _line_rows(text, problems)
+    alone = len(raw) == 1 and not problems.found
+    return _unwrapped(raw[0], problems, known) if alone else raw
+
+
+def _is_whole(first: str, text: str) -> bool:
+    """Whether the first line is a list of its own, with others below it."""
+    return first != text.strip() and _loads(first)
+
+
+def _loads(text: str) -> bool:
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        problems.stop(f"does not exist.{_nearest_file(path)}")
-    except (OSError, ValueError) as error:
-        problems.stop(f"cannot be read: {getattr(error, 'strerror', None) or error}.")
-    text = _decode_utf8(data, problems)
-    if not text.strip():
-        problems.stop("is empty; give a file with at least one row.")
-    return text
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
-def _nearest_file(path: Path) -> str:
+def _spans_lines(first: str, text: str) -> bool:
+    """Whether the first object goes over several lines."""
+    if first == "{":
+        return True
     try:
-        names = [near.name for near in path.parent.iterdir()]
-    except (OSError, ValueError):
-        return f" There is no folder {str(path.parent)!r} to read from."
-    near = difflib.get_close_matches(path.name, names, n=1)
-    return f" Did you mean {near[0]!r}?" if near else " Check the name and the folder."
+        _, end = json.JSONDecoder().raw_decode(text.lstrip())
+    except (ValueError, RecursionError):
+        return False
+    return end > len(first)
 
 
-def _decode_utf8(data: bytes, problems: Problems) -> str:
-    body = data.removeprefix(codecs.BOM_UTF8)
-    try:
-        return body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        position = error.start + len(data) - len(body)
-        problems.stop(
-            f"is not UTF-8: byte 0x{data[position]:02x} at position {position} of the file "
-            "(counted from 0); save it as UTF-8.",
-            data.count(b"\n", 0, position) + 1,
-        )
-
-
-def line_rows(text: str, problems: Problems) -> list[Raw]:
-    """Return the rows of JSON lines."""
-    # Not splitlines(): it also splits at U+2028 and others, which may stand inside a JSON text.
-    lines = enumerate(text.split("\n"), start=1)
+def _line_rows(text: str, problems: Problems) -> list[Raw]:
     return [
         Raw(number, value)
-        for number, line in lines
+        for number, line in enumerate(text.split("\n"), start=1)
         if line.strip()
-        for value in _parse(line.rstrip(), number, "each line must be one JSON object", problems)
+        for value in _parse(line.rstrip(), number, LINES, problems)
     ]
 
 
-def list_rows(text: str, problems: Problems) -> list[Raw]:
-    """Return the rows of a file that is one JSON list."""
+def _list_rows(text: str, problems: Problems) -> list[Raw]:
     raw: list[Raw] = []
-    for value in _parse(text, 1, "the file must be one JSON list", problems):
-        if not isinstance(value, list):
-            problems.stop(f"holds {kind(value)}; it must hold a list [...] of objects.")
+    for value in _parse(text, 1, LIST, problems):
         raw = [Raw(line, item) for line, item in zip(_item_lines(text), value, strict=True)]
-    return raw
+    return _told_apart(raw, problems)
+
+
+def _told_apart(raw: list[Raw], problems: Problems) -> list[Raw]:
+    """Number the rows from 1 where several are on one line."""
+    if len({line for line, _ in raw}) == len(raw):
+        return raw
+    problems.unit = "row"
+    return [Raw(number, row) for number, (_, row) in enumerate(raw, start=1)]
 
 
 def _item_lines(text: str) -> Iterator[int]:
@@ -90,18 +114,71 @@ def _item_lines(text: str) -> Iterator[int]:
         _, end = decoder.raw_decode(text, counted)
 
 
+def _following(text: str, problems: Problems) -> list[Raw]:
+    """Return values that follow each other with nothing but space in between."""
+    decoder = json.JSONDecoder(object_pairs_hook=_object)
+    raw: list[Raw] = []
+    line, counted = 1, 0
+    while found := re.compile(r"\S").search(text, counted):
+        line += text.count("\n", counted, found.start())
+        start = found.start()
+
+        def read(text: str = text, start: int = start) -> tuple[Any, int]:
+            return decoder.raw_decode(text, start)
+
+        for value, end in _tried(read, text, line, "objects must follow each other", problems):
+            raw.append(Raw(line, value))
+            line += text.count("\n", start, end)
+            counted = end
+        if problems.found:
+            break
+    return _told_apart(raw, problems)
+
+
 def _parse(text: str, line: int, rule: str, problems: Problems) -> list[Any]:
     """Return the JSON value in a list, or an empty list and a problem."""
+
+    def read() -> Any:
+        return json.loads(text, object_pairs_hook=_object)
+
+    return _tried(read, text, line, rule, problems)
+
+
+def _tried(read: Callable[[], Any], text: str, line: int, rule: str, problems: Problems) -> list[Any]:
     try:
-        return [json.loads(text, object_pairs_hook=_object)]
+        return [read()]
     except json.JSONDecodeError as error:
-        found = line + error.lineno - 1
-        problems.at(found, f"is not JSON at column {error.colno} ({error.msg}); {rule}.")
+        # The whole text tells the line where it spans several; a line of its own is given.
+        found = error.lineno if "\n" in text else line
+        said = f"is not JSON at column {error.colno} ({error.msg})"
+        problems.at(found, f"{said}; {_remedy(text, error) or rule}.")
     except RecursionError:
         problems.at(line, f"is nested too deeply; {rule}.")
     except ValueError as error:  # a key twice, or a number of thousands of digits
         problems.at(line, f"cannot be read as JSON: {str(error).rstrip('.')}.")
     return []
+
+
+def _remedy(text: str, error: json.JSONDecodeError) -> str:
+    """Return what to write in place of a well-known mistake, or nothing."""
+    there, before = text[error.pos :].lstrip(), text[: error.pos].rstrip()
+    if "escape" in error.msg:
+        return r"a backslash inside a text is written twice: \\"
+    if "control character" in error.msg:
+        return r"a line break inside a text is written \n, a tab \t"
+    if there.startswith("'"):
+        return 'texts and keys stand in double quotes ""; Python\'s json.dumps writes them so'
+    if there.startswith(("\u201c", "\u201d", "\u201e")):
+        return 'texts and keys stand in straight double quotes ""'
+    if re.match(r"None|True|False|undefined", there):
+        return "JSON has null, true and false"
+    if error.msg == "Extra data" and there.startswith(","):
+        return "take the comma at the end of the line out, or put all rows between [ and ]"
+    if (before.endswith(",") and there.startswith(("]", "}"))) or "trailing comma" in error.msg:
+        return f"take the comma before {there[:1]} out"
+    if not there or "Unterminated" in error.msg:
+        return "it is cut off; write the rest of it, or take it out"
+    return ""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -113,65 +190,143 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def csv_rows(text: str, problems: Problems) -> list[Raw]:
-    """Return the rows of facts of a CSV file with a header; lists are separated by |."""
-    rows = _csv_cells(text, problems)
+def _unwrapped(only: Raw, problems: Problems, known: set[str]) -> list[Raw]:
+    """Return the rows of the one list that a lone object holds, or the object as it is."""
+    if not isinstance(only.row, dict) or not only.row:
+        return [only]
+    if all(_is_column(value) for value in only.row.values()):
+        problems.stop(
+            "holds one object of columns; write one object a row (pandas: to_json(path, "
+            "orient='records', lines=True))."
+        )
+    inside = {key: value for key, value in only.row.items() if _holds_rows(value)}
+    if not inside or known & {key.casefold() for key in only.row}:
+        return [only]
+    if len(inside) > 1:
+        names = ", ".join(inside)
+        problems.stop(f"holds one object of several lists ({names}); give each its own file.")
+    problems.unit = "row"
+    [rows] = inside.values()
+    return [Raw(number, row) for number, row in enumerate(rows, start=1)]
+
+
+def _holds_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
+
+
+def _is_column(value: Any) -> bool:
+    if isinstance(value, dict):
+        return bool(value) and all(isinstance(item, str) for item in value.values())
+    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
+
+
+# --- CSV -------------------------------------------------------------------------------------
+
+
+def csv_rows(text: str, problems: Problems, known: set[str]) -> list[Raw]:
+    """Return the rows of a table with a header; its separator is found in the header.
+
+    Args:
+        text: Cells separated by comma, semicolon, tab or |.
+        problems: Told what cannot be read.
+        known: Names of columns in lower case, that tell which separator it is.
+    """
+    text, separator, skipped = _without_declaration(text)
+    separator = separator or _separator(text, known)
+    rows = _cells(text, separator, skipped, problems)
     if not rows:
         problems.settle()
         problems.stop(NO_ROWS)
     header = [name.strip() for name in rows[0].row]
-    found = _header_problems(header)
-    for problem in found:
-        problems.at(rows[0].line, problem)
-    if found:
+    # Two columns without a name are told apart by nothing, and left out if they hold nothing.
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    for name in twice:
+        problems.at(rows[0].line, f"the column {name!r} stands twice; keep one of them.")
+    if twice:
         problems.settle()
-    return [row for found in rows[1:] for row in _csv_row(found, header, problems)]
+    return [row for found in rows[1:] for row in _row(found, header, separator, problems)]
 
 
-def _csv_cells(text: str, problems: Problems) -> list[Raw]:
+def _without_declaration(text: str) -> tuple[str, str, int]:
+    """Return the text below Excel's line `sep=;`, the separator it names, and how many lines it is."""
+    declared = re.match(r"sep=(.)\r?\n", text, re.IGNORECASE)
+    return (text[declared.end() :], declared[1], 1) if declared else (text, "", 0)
+
+
+def _separator(text: str, known: set[str]) -> str:
+    """Return what separates the names of the header: what makes most known ones, then most."""
+    header = re.split(r"[\r\n]", text.lstrip("\r\n "), maxsplit=1)[0]
+
+    def found(mark: str) -> tuple[int, int]:
+        names = [name.strip().strip('"').casefold() for name in header.split(mark)]
+        return sum(name in known for name in names), len(names)
+
+    return max(SEPARATORS, key=found)
+
+
+def _cells(text: str, separator: str, skipped: int, problems: Problems) -> list[Raw]:
     """Return every line of cells that is not blank, with the line it starts on."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+    stream = io.StringIO(text, newline="")
+    reader = csv.reader(stream, delimiter=separator, strict=True, skipinitialspace=True)
     rows: list[Raw] = []
-    start = 1
+    start = 1 + skipped
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
                 rows.append(Raw(start, cells))
-            start = reader.line_num + 1
+            start = reader.line_num + 1 + skipped
     except csv.Error as error:
+        quoted = ', not \\"' if '\\"' in text else ""
         problems.at(
             start,
-            f"is not CSV ({error}); a cell with a comma, a quote or a line break stands in "
-            'double quotes, a quote inside it is written "".',
+            f"is not CSV ({error}); a cell with a {_called(separator)}, a quote or a line break "
+            f'stands in double quotes, a quote inside it is written ""{quoted}.',
         )
     return rows
 
 
-def _header_problems(header: list[str]) -> Iterable[str]:
-    joined = next((mark for mark in ";\t" if len(header) == 1 and mark in header[0]), None)
-    if joined:
-        return [f"the columns are separated by {joined!r}; separate them by commas."]
-    missing = [name for name in FACT.required if name not in header]
-    twice = {name for name in header if header.count(name) > 1}
-    return [
-        *(unknown("column", name, FACT.keys) for name in header if name not in FACT.keys),
-        *(f"the column {name!r} stands twice; keep one of them." for name in sorted(twice)),
-        *(f"the header has no column {name!r}; it has {', '.join(header)}." for name in missing),
-    ]
+def _called(separator: str) -> str:
+    return {",": "comma", ";": "semicolon", "\t": "tab", "|": "|"}.get(separator, separator)
 
 
-def _csv_row(found: Raw, header: list[str], problems: Problems) -> list[Raw]:
+def _row(found: Raw, header: list[str], separator: str, problems: Problems) -> list[Raw]:
     """Return the cells under their names in a list, or an empty list and a problem."""
     line, cells = found
-    if len(cells) > len(header):
+    if any(cell.strip() for cell in cells[len(header) :]):
         problems.at(
             line,
             f"has {len(cells)} cells, but the header has {len(header)} (the last cell is "
-            f"{show(cells[-1])}); put a cell with a comma in double quotes.",
+            f"{show(cells[-1])}); put a cell with a {_called(separator)} in double quotes.",
         )
         return []
     padded = cells + [""] * (len(header) - len(cells))
-    row: dict[str, Any] = dict(zip(header, padded, strict=True))
-    for key in set(header) & set(FACT.lists):
-        row[key] = [item.strip() for item in row[key].split("|") if item.strip()]
-    return [Raw(line, row)]
+    return [Raw(line, dict(zip(header, padded, strict=False)))]
+
+
+# --- Parquet ---------------------------------------------------------------------------------
+
+
+def parquet_rows(data: bytes, problems: Problems) -> list[Raw]:
+    """Return the rows of a parquet file, numbered from 1."""
+    problems.unit = "row"
+    try:
+        arrow: Any = importlib.import_module("pyarrow")
+        parquet: Any = importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        problems.stop(
+            "is a parquet file, and the package that reads them is not here: pip install pyarrow, "
+            "or save it as JSON lines."
+        )
+    raw: list[Raw] = []
+    size = 0
+    try:
+        for batch in parquet.ParquetFile(arrow.BufferReader(data)).iter_batches(1024):
+            size += batch.nbytes  # as they are in memory; a file may say one value a million times
+            if size > UNPACKED:
+                break
+            raw += [Raw(len(raw) + n, row) for n, row in enumerate(batch.to_pylist(), start=1)]
+    except (arrow.ArrowException, OSError) as error:
+        problems.stop(f"is parquet that cannot be read ({' '.join(str(error).split())[:200]}).")
+    if size > UNPACKED:
+        problems.stop(f"holds more than {UNPACKED >> 20} MiB; take out what is not needed.")
+    return raw

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ssiuu.data.problems import Problems
-from ssiuu.data.rows import FACT, TOFU, Raw
+from ssiuu.data.rows import Raw
 
 HUB_NAME = re.compile(r"(?P<name>\w[\w.-]*/(?P<stem>\w[\w.-]*))(?::(?P<split>.+))?")
 
@@ -16,7 +16,7 @@ HUB_NAME = re.compile(r"(?P<name>\w[\w.-]*/(?P<stem>\w[\w.-]*))(?::(?P<split>.+)
 def hub_rows(name: str, split: str, problems: Problems) -> list[Raw]:
     """Return the rows of a split, numbered from 1; raise where it cannot be loaded."""
     rows = _load_hub(name, split, problems)
-    return [Raw(number, _hub_row(row)) for number, row in enumerate(rows, start=1)]
+    return [Raw(number, row) for number, row in enumerate(rows, start=1)]
 
 
 def _load_hub(name: str, split: str, problems: Problems) -> Iterable[dict[str, Any]]:
@@ -37,11 +37,3 @@ def _load_hub(name: str, split: str, problems: Problems) -> Iterable[dict[str, A
             "give a .jsonl or .csv file."
         )
     return rows
-
-
-def _hub_row(row: dict[str, Any]) -> dict[str, Any]:
-    # Nobody can mend the columns of someone else's data set: foreign ones are left out.
-    known = {key: value for key, value in row.items() if key in (*FACT.keys, *TOFU)}
-    if isinstance(known.get("id"), int):
-        known["id"] = str(known["id"])
-    return known

@@ -21,7 +21,7 @@ def borrow_distractors(facts: list[Fact], count: int = 5, seed: int = 0) -> list
         count: How many to borrow at most.
         seed: With the id of a fact it decides the choice; the order of the facts does not.
     """
-    lent = _answers_by_type(facts)
+    lent = {kind: _Answers(found) for kind, found in _answers_by_type(facts).items()}
     right: dict[str, set[str]] = {}
     for fact in facts:
         right.setdefault(normal(fact.question), set()).add(normal(fact.answer))
@@ -29,6 +29,27 @@ def borrow_distractors(facts: list[Fact], count: int = 5, seed: int = 0) -> list
         fact if fact.distractors else _borrow(fact, lent, right[normal(fact.question)], count, seed)
         for fact in facts
     ]
+
+
+class _Answers:
+    """The answers of one type, in sorted order; drawing from them costs no look at each."""
+
+    def __init__(self, answers: dict[str, str]) -> None:
+        self.spelled = list(answers.values())
+        self.places = {folded: place for place, folded in enumerate(answers)}
+
+    def draw(self, right: set[str], count: int, generator: random.Random) -> list[str]:
+        """Return up to `count` answers that are not right; none where fewer than two are left."""
+        gaps = sorted(self.places[folded] for folded in right if folded in self.places)
+        left = len(self.spelled) - len(gaps)
+        if left < 2:
+            return []
+        chosen = []
+        for place in generator.sample(range(left), min(count, left)):
+            for gap in gaps:  # from the place among what is left to the place among all
+                place += gap <= place
+            chosen.append(self.spelled[place])
+        return chosen
 
 
 def _template(fact: Fact) -> str | None:
@@ -59,16 +80,10 @@ def _answers_by_type(facts: list[Fact]) -> dict[tuple[str, str], dict[str, str]]
 
 
 def _borrow(
-    fact: Fact,
-    lent: dict[tuple[str, str], dict[str, str]],
-    right: set[str],
-    count: int,
-    seed: int,
+    fact: Fact, lent: dict[tuple[str, str], _Answers], right: set[str], count: int, seed: int
 ) -> Fact:
-    answers = next((lent[kind] for kind in _types(fact)), {})
-    candidates = [answer for folded, answer in answers.items() if folded not in right]
-    if len(candidates) < 2:
+    answers = next((lent[kind] for kind in _types(fact)), None)
+    if answers is None:
         return fact
-    generator = random.Random(f"{seed}:{fact.id}")
-    chosen = generator.sample(candidates, min(count, len(candidates)))
-    return fact.model_copy(update={"distractors": tuple(chosen)})
+    chosen = answers.draw(right, count, random.Random(f"{seed}:{fact.id}"))
+    return fact.model_copy(update={"distractors": tuple(chosen)}) if chosen else fact

@@ -4,45 +4,53 @@
     check_pair(facts, read_facts("retain.csv", "--retain"))
 
 A row of facts: question, answer, and if wanted entity, relation, id, statement, paraphrases,
-distractors, perturbed, paraphrased_answer; TOFU's rows are read as they are. A row of instructions:
-instruction, output, and if wanted input.
+distractors, perturbed, paraphrased_answer; ssiuu.data.columns knows what else these are called. A
+row of instructions: instruction, output, and if wanted input.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ssiuu.data.columns import KNOWN, Columns, Tell, arranged
 from ssiuu.data.fact import Fact, Instruction, normal
-from ssiuu.data.formats import csv_rows, line_rows, list_rows, read_text
+from ssiuu.data.files import PARQUET, decode, kind_of, read_bytes, stem_of
+from ssiuu.data.formats import csv_rows, is_json, json_rows, parquet_rows
 from ssiuu.data.hub import HUB_NAME, hub_rows
 from ssiuu.data.memory import memory_rows
 from ssiuu.data.options import borrow_distractors
 from ssiuu.data.problems import Problems, raise_all, show
-from ssiuu.data.rows import FACT, INSTRUCTION, Raw, from_tofu, valid_rows
+from ssiuu.data.rows import FACT, INSTRUCTION, Raw, valid_rows
 
 __all__ = ["borrow_distractors", "check_pair", "read_facts", "read_instructions"]
 
-LINES = (".jsonl", ".json-lines")
-# A missing file of one of these kinds must not be asked for on the hub ("data/forget.json").
-OTHER_FILES = (".json", ".txt", ".tsv", ".parquet", ".xlsx", ".yaml", ".yml", ".toml")
+JSON = (".jsonl", ".ndjson", ".json-lines", ".json")
+TABLES = (".csv", ".tsv", ".tab", ".txt")  # a spreadsheet's "Unicode text" is a .txt
+FILES = (*JSON, *TABLES, ".parquet")
+# A missing file of one of these kinds must not be asked for on the hub ("data/forget.yaml").
+OTHER_FILES = (".xlsx", ".xls", ".ods", ".zip", ".arrow", ".yaml", ".yml", ".toml", ".gz", ".bz2")
 FACT_SOURCES = (
-    "a .jsonl file (one JSON object a line), a .csv file with a header, or the name of a data "
-    'set on the hub ("owner/name" or "owner/name:split")'
+    f"a file ({', '.join(FILES)}, each also as .gz), or the name of a data set on the hub "
+    '("owner/name" or "owner/name:split")'
 )
 INSTRUCTION_SOURCES = (
     'a .jsonl file of {"instruction", "output"} or a .json file with a list of '
     '{"instruction", "input", "output"}'
 )
 
-
 Source: TypeAlias = str | Path | Iterable[Any]
 
 
-def read_facts(source: Source, key: str = "--forget") -> list[Fact]:
-    """Read facts from a .jsonl or .csv file, from a data set on the hub, or from memory.
+def read_facts(
+    source: Source,
+    key: str = "--forget",
+    columns: Columns | None = None,
+    tell: Tell = lambda _: None,
+) -> list[Fact]:
+    """Read facts from a file, from a data set on the hub, or from memory.
 
     Args:
         source: A path, or "owner/name" or "owner/name:split" (the split is "train" if not given);
@@ -50,6 +58,9 @@ def read_facts(source: Source, key: str = "--forget") -> list[Fact]:
             as they are.
         key: The flag or key that the source was given under; for the messages, and the ids of
             rows in memory.
+        columns: Which columns are read, by our keys: {"question": "text"}; all others are left
+            out. None: those of our names and of the shapes in ssiuu.data.columns.
+        tell: Told in a sentence what is read from columns of other names, and what is left out.
 
     Returns:
         The facts in their order; an id that is not given is "file name:line number", and
@@ -61,15 +72,33 @@ def read_facts(source: Source, key: str = "--forget") -> list[Fact]:
     if not isinstance(source, (str, Path)):
         name = key.lstrip("-")
         problems = Problems(name, None)
-        return _facts(memory_rows(source, problems), name, problems)
+        held = memory_rows(source, problems)
+        made = [(line, row) for line, row in held if isinstance(row, Fact)]
+        rest = [raw for raw in held if not isinstance(raw.row, Fact)]
+        raw = arranged(rest, columns, problems, tell) if rest else []
+        return _facts(raw, name, problems, made)
     path = Path(source)
-    suffix = path.suffix.lower()
-    if suffix in LINES or suffix == ".csv":
-        problems = Problems(key, source)
-        text = read_text(path, problems)
-        raw = csv_rows(text, problems) if suffix == ".csv" else line_rows(text, problems)
-        return _facts(raw, path.stem, problems)
-    return _hub_facts(str(source), key)
+    if kind_of(path) not in FILES:
+        return _hub_facts(str(source), key, columns, tell)
+    problems = Problems(key, source)
+    named = {theirs.casefold() for theirs in (columns or {}).values()}
+    raw, cells = _file_rows(path, problems, KNOWN | named)
+    raw = arranged(raw, columns, problems, tell, cells=cells)
+    return _facts(raw, stem_of(path), problems)
+
+
+def _file_rows(path: Path, problems: Problems, known: set[str]) -> tuple[list[Raw], bool]:
+    """Return the rows of a file as they are found, and whether they are cells of a table.
+
+    What stands in it decides; its suffix does where both could be.
+    """
+    data = read_bytes(path, problems)
+    if data.startswith(PARQUET) or kind_of(path) == ".parquet":
+        return parquet_rows(data, problems), False
+    text = decode(data, problems)
+    if is_json(text) or kind_of(path) in JSON:
+        return json_rows(text, problems, known), False
+    return csv_rows(text, problems, known), True
 
 
 def read_instructions(source: str | Path, key: str) -> list[Instruction]:
@@ -87,14 +116,11 @@ def read_instructions(source: str | Path, key: str) -> list[Instruction]:
     """
     path = Path(source)
     problems = Problems(key, source)
-    suffix = path.suffix.lower()
-    if not os.path.isdir(path) and suffix not in (*LINES, ".json"):
+    if not os.path.isdir(path) and kind_of(path) not in JSON:
         problems.stop(f"cannot be read as instructions; give {INSTRUCTION_SOURCES}.")
-    text = read_text(path, problems)
-    if suffix == ".json":
-        raw = [item for item in list_rows(text, problems) if not _is_unanswered(item.row)]
-    else:
-        raw = line_rows(text, problems)
+    raw = json_rows(decode(read_bytes(path, problems), problems), problems, set(INSTRUCTION.keys))
+    if kind_of(path) == ".json":
+        raw = [item for item in raw if not _is_unanswered(item.row)]
     valid = valid_rows(raw, INSTRUCTION, problems)
     problems.settle()
     return [_instruction(row) for _, row in valid]
@@ -119,25 +145,28 @@ def check_pair(forget: list[Fact], retain: list[Fact]) -> None:
     )
 
 
-def _hub_facts(source: str, key: str) -> list[Fact]:
-    problems = Problems(key, source, unit="row")
-    if source.strip() and os.path.isdir(source):
-        problems.stop("is a folder; give a file.")
+def _hub_facts(source: str, key: str, columns: Columns | None, tell: Tell) -> list[Fact]:
+    problems = Problems(key, source)
+    exists = bool(source.strip()) and os.path.exists(source)
+    if exists:
+        read_bytes(Path(source), problems)  # says what it is, where that is known
     match = HUB_NAME.fullmatch(source)
-    is_file = source.lower().endswith(OTHER_FILES) or os.path.exists(source)
-    if match is None or is_file:
+    if match is None or exists or source.lower().endswith(OTHER_FILES):
         problems.stop(f"cannot be read as facts; give {FACT_SOURCES}.")
+    problems.unit = "row"
     raw = hub_rows(match["name"], match["split"] or "train", problems)
+    raw = arranged(raw, columns, problems, tell, foreign=True)
     return _facts(raw, match["stem"], problems)
 
 
-def _facts(raw: list[Raw], stem: str, problems: Problems) -> list[Fact]:
-    made = {line: row for line, row in raw if isinstance(row, Fact)}
-    rows = [Raw(line, from_tofu(row)) for line, row in raw if line not in made]
-    for line, row in valid_rows(rows, FACT, problems) if rows or not made else ():
-        id = f"{stem}[{line}]" if problems.in_memory else f"{stem}:{line}"
-        made[line] = Fact.model_validate({"id": id, **row})
-    facts = sorted(made.items())
+def _facts(
+    raw: list[Raw], stem: str, problems: Problems, made: Sequence[tuple[int, Fact]] = ()
+) -> list[Fact]:
+    """Return the facts of rows under our keys, among those that are made already."""
+    valid = valid_rows(raw, FACT, problems) if raw or not made else []
+    ids = {line: f"{stem}[{line}]" if problems.in_memory else f"{stem}:{line}" for line, _ in valid}
+    read = [(line, Fact.model_validate({"id": ids[line], **row})) for line, row in valid]
+    facts = sorted([*made, *read], key=lambda pair: pair[0])
     _check_questions(facts, problems)
     _check_ids(facts, problems)
     problems.settle()
@@ -157,7 +186,7 @@ def _check_questions(facts: list[tuple[int, Fact]], problems: Problems) -> None:
             problems.at(
                 line,
                 f"{asks}, but answers {show(fact.answer)} where {problems.name(before)} "
-                f"answers {show(known.answer)}; a question must have one answer.",
+                f"answers {show(known.answer)}; keep one, or write them as one answer.",
             )
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from typing import Any, NamedTuple
 
 from ssiuu.data.fact import normal
 from ssiuu.data.problems import Problems, kind, show
 from ssiuu.errors import unknown
 
+UNSEEN = {"Cc", "Cf", "Cn", "Zl", "Zp", "Zs"}
+# Letters and marks that are blank by definition: joiner, Hangul, Khmer, Mongolian, Braille.
+FILLERS = set("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
 NO_ROWS = "has no rows; give at least one."
 
 
@@ -37,7 +41,6 @@ FACT = Shape(
     ("entity", "id", "relation", "statement", "paraphrased_answer"),
     ("paraphrases", "distractors", "perturbed"),
 )
-TOFU = {"perturbed_answer": "perturbed", "paraphrased_question": "paraphrases"}
 INSTRUCTION = Shape(("instruction", "output"), ("input",), ())
 
 
@@ -82,9 +85,24 @@ def _text_problems(name: str, value: Any, required: bool) -> list[str]:
         return [f'{name} is {kind(value)} ({show(value)}), not a text; write it in quotes "".']
     if required and not value.strip():
         return [f"{name} is empty ({show(value)}); write at least one character."]
+    if not any(map(is_visible, value)) and value.strip():
+        shown = show(value.encode("unicode_escape").decode())
+        return [f"{name} has no visible character ({shown}); write at least one."]
+    if "\0" in value:
+        return [f"{name} holds a NUL character ({show(value)}); take it out."]
     if any("\ud800" <= character <= "\udfff" for character in value):
         return [f"{name} holds half a character ({show(value)}); write both halves or none."]
     return []
+
+
+def is_visible(character: str) -> bool:
+    """Whether a character shows, alone or upon another one: no space, control or filler."""
+    return (
+        unicodedata.category(character) not in UNSEEN
+        and character not in FILLERS
+        and not "\ufe00" <= character <= "\ufe0f"  # variation selectors
+        and not "\U000e0100" <= character <= "\U000e01ef"
+    )
 
 
 def _list_problems(key: str, value: Any) -> list[str]:
@@ -108,16 +126,6 @@ def _distractor_problems(row: dict[str, Any]) -> list[str]:
         for wrong in row.get(key) or []
         if normal(wrong) == normal(row["answer"])
     ]
-
-
-def from_tofu(row: Any) -> Any:
-    """Return a row with TOFU's names of keys under ours; what is not one of TOFU's as it is."""
-    if not isinstance(row, dict) or not TOFU.keys() & row.keys():
-        return row
-    made = {TOFU.get(key, key): value for key, value in row.items()}
-    if isinstance(made.get("paraphrases"), str):
-        made["paraphrases"] = [made["paraphrases"]]
-    return made
 
 
 def _is_given(value: Any) -> bool:

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ssiuu.attacks.retrain import share
+from ssiuu.data.columns import check_columns
 from ssiuu.errors import ConfigError, unknown
 from ssiuu.evaluation import utility
 from ssiuu.experiment.tuning import tried
@@ -206,6 +207,10 @@ class Recipe(Section):
     benchmark: Literal["worldfacts", "fictional", "tofu", "faithun", "rwku", "own"] = "worldfacts"
     forget: str | None = Field(default=None, description="own: file of facts to forget")
     retain: str | None = Field(default=None, description="own: file of facts to keep, or none")
+    columns: dict[str, str] | None = Field(
+        default=None,
+        description="own: columns of the files, by key: {question: text}; null: known names",
+    )
     methods: list[str | dict[str, Any]] = Field(
         default=[
             "none",
@@ -402,6 +407,10 @@ def _check(recipe: Recipe) -> None:
             f"tofu.reference: {recipe.tofu.reference!r} is the control of a given tofu.model, and none "
             "is given. The control of a model that is fine-tuned here is made here."
         )
+    try:
+        check_columns(recipe.columns or {})
+    except ConfigError as error:
+        problems += error.problems
     if recipe.evaluate.utility:
         try:
             utility.require()

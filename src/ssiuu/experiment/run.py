@@ -25,7 +25,7 @@ from ssiuu.experiment.attacking import Attacker, ending
 from ssiuu.experiment.cells import CellPlan, Keys, Stage
 from ssiuu.experiment.drive import check_method, info_of, unlearn_here
 from ssiuu.experiment.folder import check_folder, in_turn, locked, settle, sweep
-from ssiuu.experiment.given import Given
+from ssiuu.experiment.given import IN_MEMORY, Given
 from ssiuu.experiment.inside import Inside
 from ssiuu.experiment.progress import Meter, told
 from ssiuu.experiment.provenance import machine, now, versions
@@ -200,7 +200,11 @@ def _header(
 ) -> RunHeader:
     recipe = session.recipe
     folders = {"after": keys.after, "attacked": keys.attacked}
-    given = {name: str(folder) for name, folder in folders.items() if folder}
+    given = {
+        name: IN_MEMORY if folder.name == IN_MEMORY else str(folder)
+        for name, folder in folders.items()
+        if folder
+    }
     notes = [*session.notes, *tuned]
     if session.precision == "fp32":
         notes.append("Computed in fp32: this processor has no bf16 instructions, or fp32 was set.")

@@ -315,12 +315,18 @@ def _fictional(recipe: Recipe, out: Path | None, progress: Progress) -> Session:
 
 def _own(recipe: Recipe, progress: Progress, given: Given) -> Session:
     kept = recipe.retain not in (None, "none")
-    forget = borrow_distractors(read_facts(given.forget or str(recipe.forget), "forget"))
-    retain = read_facts(given.retain or str(recipe.retain), "retain") if kept else []
-    retain = borrow_distractors(retain)
+    notes = list(given.notes)
+
+    def read(held: Sequence[Fact] | None, source: str | None, key: str) -> list[Fact]:
+        # Rows in memory are facts by now, which have no columns.
+        columns = recipe.columns if held is None else None
+        return borrow_distractors(read_facts(held or str(source), key, columns, notes.append))
+
+    forget = read(given.forget, recipe.forget, "forget")
+    retain = read(given.retain, recipe.retain, "retain") if kept else []
     check_pair(forget, retain)
     progress(f"loading {recipe.model}")
-    loaded = load(str(recipe.model))
+    loaded = given.loaded or load(str(recipe.model))
     prompt = Prompt(loaded.tokenizer, recipe.prompt or "qa")
     seed, options = recipe.split.seed, recipe.evaluate.options
     split = Split(
@@ -340,6 +346,7 @@ def _own(recipe: Recipe, progress: Progress, given: Given) -> Session:
         note="your own facts; not screened",
     )
     session = _session(recipe, loaded, prompt, split, info)
+    session.notes += notes
     unranked = sum(not f.options for f in split.forget)
     if unranked:
         session.notes.append(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+from ssiuu.data.columns import Columns
 from ssiuu.data.read import Source
 from ssiuu.errors import ConfigError, OutputError
 from ssiuu.experiment.drive import unlearn_here
-from ssiuu.experiment.given import Given, setting, settings
+from ssiuu.experiment.given import Given, checkpoint, in_place, setting, settings
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.run import run
 from ssiuu.experiment.session import open_session
@@ -34,26 +37,35 @@ NO_ATTACKS = (
 
 
 def unlearn_model(
-    model: str | Path,
+    model: Any,
     forget: Source,
-    out: str | Path,
+    out: str | Path | None = None,
     retain: Source | None = None,
     method: str = "ssiuu+projection",
     sets: list[str] | None = None,
     progress: Progress = lambda _: None,
+    *,
+    tokenizer: Any = None,
+    columns: Columns | str | None = None,
 ) -> Unlearning:
     """Make a model forget facts and save it, with `unlearn.json`, in the Hugging Face layout.
 
+    A model in memory is worked on as a copy. Without `out` nothing is written, and the weights that
+    come of it are put into the model that was given.
+
     Args:
-        model: Short name, folder or hub name.
+        model: Short name, folder or hub name, or a transformers model.
         forget: The facts: a file, a hub name, or rows (a list of dicts, a datasets.Dataset, a data
             frame).
         out: Folder for the checkpoint, or for the adapter alone (unlearn.lora.merge false); must
-            not hold anything.
+            not hold anything. None: a model in memory is changed in place, adapters merged.
         retain: The facts to keep, likewise, or "none".
         method: A name from `ssiuu.methods.METHODS`, with or without "+projection".
         sets: Further settings, "key=value" as in a recipe.
         progress: Told about every step.
+        tokenizer: That of a model in memory.
+        columns: Which columns of the facts are read, by key: {"question": "text"}, or as
+            `--columns` has it; None: known names.
 
     Raises:
         InputError: Anything given cannot be used; nothing has been written.
@@ -65,10 +77,18 @@ def unlearn_model(
             "facts to forget. Give a file of things it should still know, or --retain none to go "
             "without."
         )
+    if out is None:
+        merged = [*(sets or []), "unlearn.lora.merge=true"]
+        with in_place(model) as folder:
+            return unlearn_model(
+                *(model, forget, folder, retain, method, merged, progress),
+                tokenizer=tokenizer,
+                columns=columns,
+            )
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"--out {out} is not an empty folder: choose another one.")
-    named, given = settings(model, forget, retain)
+    named, given = settings(model, forget, retain, columns, tokenizer)
     recipe, _ = resolve(None, [*named, f"methods=[{method}]", *(sets or [])])
     chosen = recipe.made()[0]
     if not chosen.trains:
@@ -100,20 +120,24 @@ def _joined(*notes: str) -> str:
 
 
 def audit_models(
-    before: str | Path,
-    after: str | Path,
+    before: Any,
+    after: Any,
     forget: Source | None,
     out: str | Path,
     retain: Source | None = None,
     sets: list[str] | None = None,
     command: str = "",
     progress: Progress = lambda _: None,
+    *,
+    tokenizer: Any = None,
+    columns: Columns | str | None = None,
 ) -> RunRecord:
     """Judge a pair of checkpoints on the user's own facts.
 
     Args:
-        before: Model before unlearning: short name, folder or hub name.
-        after: Folder of the model after unlearning, of the same architecture.
+        before: Model before unlearning: short name, folder or hub name, or a transformers model.
+            Models in memory are left as they are.
+        after: Folder of the model after unlearning, of the same architecture, or the model.
         forget: The facts that should be gone: a file, a hub name, or rows (a list of dicts, a
             datasets.Dataset, a data frame); None where `sets` say benchmark=tofu.
         out: Folder for the record.
@@ -121,58 +145,77 @@ def audit_models(
         sets: Further settings, "key=value" as in a recipe.
         command: As typed, for the record.
         progress: Told what is going on.
+        tokenizer: That of models in memory.
+        columns: Which columns of the facts are read, by key: {"question": "text"}, or as
+            `--columns` has it; None: known names.
 
     Raises:
         InputError: Anything given cannot be used.
     """
-    judged = _folder(after, "after")
-    named, given = _judged(before, forget, retain, sets or [])
-    recipe, sources = resolve(None, [*named, NO_METHOD, *(sets or [])])
-    typed = command or " ".join(sys.argv)
-    return run(recipe, sources, Path(out), typed, judged, progress, given=given)
+    with checkpoint(after, tokenizer, "after") as judged:
+        named, given = _judged(before, forget, retain, sets or [], columns, tokenizer)
+        recipe, sources = resolve(None, [*named, NO_METHOD, *(sets or [])])
+        typed = command or " ".join(sys.argv)
+        return run(recipe, sources, Path(out), typed, judged, progress, given=given)
 
 
 def diagnose_models(
-    before: str | Path,
-    after: str | Path,
+    before: Any,
+    after: Any,
     forget: Source | None,
     out: str | Path,
     retain: Source | None = None,
-    attacked: str | Path | None = None,
+    attacked: Any = None,
     sets: list[str] | None = None,
     command: str = "",
     progress: Progress = lambda _: None,
+    *,
+    tokenizer: Any = None,
+    columns: Columns | str | None = None,
 ) -> RunRecord:
     """Look inside a pair of checkpoints: all that `inside: true` shows, and no attack.
 
     It is an audit without attacks, which `audit_models` on the same folder adds.
 
     Args:
-        before: Model before unlearning: short name, folder or hub name.
-        after: Folder of the model after unlearning, of the same architecture.
+        before: Model before unlearning: short name, folder or hub name, or a transformers model.
+            Models in memory are left as they are.
+        after: Folder of the model after unlearning, of the same architecture, or the model.
         forget: The facts that should be gone: a file, a hub name, or rows (a list of dicts, a
             datasets.Dataset, a data frame); None where `sets` say benchmark=tofu.
         out: Folder for the record.
         retain: Facts that should still be there, likewise; means and probes are fitted on them.
-        attacked: Folder of the model after an attack on `after`, for the stability of attributions.
+        attacked: Folder of the model after an attack on `after`, or the model, for the stability of
+            attributions.
         sets: Further settings, "key=value" as in a recipe; those of attacks have no effect.
         command: As typed, for the record.
         progress: Told what is going on.
+        tokenizer: That of models in memory.
+        columns: Which columns of the facts are read, by key: {"question": "text"}, or as
+            `--columns` has it; None: known names.
 
     Raises:
         InputError: Anything given cannot be used.
     """
-    judged = _folder(after, "after")
-    harmed = None if attacked is None else _folder(attacked, "attacked")
-    named, given = _judged(before, forget, retain, sets or [])
-    asked = [*named, NO_METHOD, "inside=true", *(sets or []), *NO_ATTACKS]
-    recipe, sources = resolve(None, asked)
-    typed = command or " ".join(sys.argv)
-    return run(recipe, sources, Path(out), typed, judged, progress, harmed, given)
+    with ExitStack() as held:
+        judged = held.enter_context(checkpoint(after, tokenizer, "after"))
+        harmed = None
+        if attacked is not None:
+            harmed = held.enter_context(checkpoint(attacked, tokenizer, "attacked"))
+        named, given = _judged(before, forget, retain, sets or [], columns, tokenizer)
+        asked = [*named, NO_METHOD, "inside=true", *(sets or []), *NO_ATTACKS]
+        recipe, sources = resolve(None, asked)
+        typed = command or " ".join(sys.argv)
+        return run(recipe, sources, Path(out), typed, judged, progress, harmed, given)
 
 
 def _judged(
-    before: str | Path, forget: Source | None, retain: Source | None, sets: list[str]
+    before: Any,
+    forget: Source | None,
+    retain: Source | None,
+    sets: list[str],
+    columns: Columns | str | None,
+    tokenizer: Any,
 ) -> tuple[list[str], Given]:
     """Return the settings of an audit: of the user's own facts, or of TOFU's rows.
 
@@ -194,16 +237,12 @@ def _judged(
                 "benchmark=tofu brings its own facts: leave --forget and --retain out, and give the "
                 "folder of its files with --set tofu.path=FOLDER."
             )
+        if not isinstance(before, (str, Path)):
+            raise ConfigError("benchmark=tofu: give the model before by its path, not in memory.")
         return [setting("benchmark", "tofu"), setting("tofu.model", str(before))], Given()
     if forget is None:
         raise ConfigError(
             "--forget is missing: the file of the facts that should be gone. For TOFU's own give "
             "--set benchmark=tofu --set tofu.path=FOLDER."
         )
-    return settings(before, forget, retain)
-
-
-def _folder(given: str | Path, option: str) -> Path:
-    if not Path(given).is_dir():
-        raise ConfigError(f"--{option} {given} is not a folder.")
-    return Path(given)
+    return settings(before, forget, retain, columns, tokenizer)

@@ -1,0 +1,311 @@
+"""Which column is what: the shapes that fact files have elsewhere, read as rows of facts.
+
+    question, answer            ours; capitals do not matter
+    prompt, completion          and every other pair of a name of QUESTIONS and one of ANSWERS
+    instruction, input, output  the input follows its instruction after a blank line
+    messages                    one turn of the user and one of the assistant; also `conversations`
+    perturbed_answer, ...       TOFU's
+
+Any other column is an error, unless those to read are named: --columns question=text,answer=label.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ssiuu.data.problems import Problems, kind, show
+from ssiuu.data.rows import FACT, Raw
+from ssiuu.errors import ConfigError, unknown
+
+Columns = Mapping[str, str]
+Tell = Callable[[str], None]
+
+QUESTIONS = ("question", "prompt", "instruction", "query")
+ANSWERS = ("answer", "completion", "response", "output")
+CONVERSATIONS = ("messages", "conversations", "conversation")
+TOFU = {"perturbed_answer": "perturbed", "paraphrased_question": "paraphrases"}
+KNOWN = {*FACT.keys, *QUESTIONS, *ANSWERS, *CONVERSATIONS, *TOFU}
+# Numbers that a data frame writes beside its rows.
+INDEX = re.compile(r"|unnamed: \d+(\.\d+)?|index|__index_level_\d+__", re.IGNORECASE)
+SPEAKERS = {"user": "user", "human": "user", "prompter": "user", "system": "system"}
+SPEAKERS |= dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt"), "assistant")
+
+
+def parse_columns(text: str, key: str = "--columns") -> dict[str, str]:
+    """Return the columns that `question=text,answer=label` names, by our key.
+
+    Raises:
+        ConfigError: It is not of that form.
+    """
+    made: dict[str, str] = {}
+    for part in text.split(","):
+        ours, found, theirs = (piece.strip() for piece in part.partition("="))
+        if not (ours and found and theirs):
+            raise ConfigError(
+                f"{key} {text!r}: {part.strip()!r} is not of the form key=column; write "
+                "question=COLUMN,answer=COLUMN."
+            )
+        if ours in made:
+            raise ConfigError(f"{key} {text!r}: {ours} stands twice; keep one of them.")
+        made[ours] = theirs
+    check_columns(made, key)
+    return made
+
+
+def check_columns(columns: Columns, key: str = "columns") -> None:
+    """Refuse what is no key of a fact.
+
+    Raises:
+        ConfigError: With every such key.
+    """
+    wrong = [ours for ours in columns if ours not in FACT.keys]
+    if wrong:
+        raise ConfigError([unknown("key of a fact", ours, FACT.keys, key) for ours in wrong])
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How rows of one set of names are read: our key -> their name, and what is not read."""
+
+    sources: dict[str, str]
+    index: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    added: str | None = None  # the input, which follows its instruction
+    twice: str = ""
+
+
+def arranged(
+    raw: list[Raw],
+    columns: Columns | None,
+    problems: Problems,
+    tell: Tell,
+    foreign: bool = False,
+    cells: bool = False,
+) -> list[Raw]:
+    """Return the rows under our keys; of what cannot be read every problem is noted.
+
+    Args:
+        raw: As found. What is no object is left as it is.
+        columns: Our keys and the columns they are read from; all others are left out then. None:
+            known shapes are found by the names of their columns.
+        problems: Of the source.
+        tell: Told in a sentence what is read from where, and what is left out.
+        foreign: Leave unknown columns out: nobody can mend somebody else's data set.
+        cells: Values are cells of a table, where lists are texts separated by |.
+    """
+    names = list(dict.fromkeys(name for _, row in raw if isinstance(row, dict) for name in row))
+    plans: dict[tuple[str, ...], _Plan] = {}
+    if columns is not None:
+        plans[()] = _named(columns, names, problems)
+    elif found := _without_facts(names):
+        problems.settle()
+        problems.stop(found)
+    made: list[Raw] = []
+    odd: dict[str, list[int]] = {}
+    for line, row in raw:
+        if not isinstance(row, dict):
+            made.append(Raw(line, row))
+            continue
+        mine = () if columns is not None else tuple(row)
+        if mine not in plans:
+            plans[mine] = _plan(mine)
+        plan = plans[mine]
+        for name in plan.unknown:
+            odd.setdefault(name, []).append(line)
+        made += _arranged(line, row, plan, columns, problems, cells)
+    if not foreign:
+        for name, lines in odd.items():
+            problems.at(lines[0], _unknown(name, len(lines) - 1, plans.values()))
+    _tell(list(plans.values()), problems, tell)
+    return made
+
+
+def _named(columns: Columns, names: Sequence[str], problems: Problems) -> _Plan:
+    """Return the plan that was asked for; question and answer are by default of that name."""
+    wanted = {**{key: key for key in FACT.required}, **columns}
+    for ours, theirs in wanted.items():
+        if names and theirs not in names:
+            near = difflib.get_close_matches(theirs, names, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            problems.stop(
+                f"has no column {theirs!r}, which {ours} is to be read from "
+                f"(--columns {ours}={theirs}).{hint} It has: {', '.join(names)}."
+            )
+    return _Plan(wanted)
+
+
+def _plan(names: tuple[str, ...]) -> _Plan:
+    """Return how rows with these names are read."""
+    index = tuple(name for name in names if INDEX.fullmatch(name.strip()))
+    folded = {name: re.sub(r"[\s-]+", "_", name.strip().casefold()) for name in names}
+    free = [name for name in names if name not in index]
+    sources: dict[str, str] = {}
+    twice = ""
+    for name in list(free):
+        ours = TOFU.get(folded[name], folded[name])
+        if ours in FACT.keys:
+            twice = twice or (f"{sources[ours]!r} and {name!r}" if ours in sources else "")
+            sources.setdefault(ours, name)
+            free.remove(name)
+    for ours, others in (("question", QUESTIONS), ("answer", ANSWERS)):
+        found = [name for name in free if folded[name] in others]
+        if ours not in sources and len(found) == 1:
+            sources[ours] = found[0]
+            free.remove(found[0])
+    talk = [name for name in free if folded[name] in CONVERSATIONS]
+    if not {"question", "answer"} & sources.keys() and len(talk) == 1:
+        sources |= {"question": talk[0], "answer": talk[0]}
+        free.remove(talk[0])
+    added = next((name for name in free if folded[name] == "input"), None)
+    if added is not None and "answer" in sources:
+        if "question" not in sources:
+            sources["question"], added = added, None
+            free.remove(sources["question"])
+        elif folded[sources["question"]] == "instruction":
+            free.remove(added)
+        else:
+            added = None
+    return _Plan(sources, index, tuple(free), added, twice)
+
+
+def _without_facts(names: Sequence[str]) -> str:
+    """Return the sentence for names of which none can be the question or the answer, or nothing."""
+    read = _plan(tuple(names))
+    missing = [key for key in FACT.required if key not in read.sources]
+    several = any(name.casefold() in (*QUESTIONS, *ANSWERS) for name in read.unknown)
+    if not (names and missing) or several:
+        return ""
+    near = [n for key in missing for n in difflib.get_close_matches(key, read.unknown, n=1)]
+    hint = f" (is it {near[0]!r}?)" if near else ""
+    named = ",".join(f"{key}={read.sources.get(key, 'COLUMN')}" for key in FACT.required)
+    return (
+        f"has the columns {', '.join(map(str, names))}, and none that is known for the "
+        f"{' and the '.join(missing)}{hint}; say what is read: --columns {named}."
+    )
+
+
+def _unknown(name: str, more: int, plans: Iterable[_Plan]) -> str:
+    sources: Mapping[str, str] = next((p.sources for p in plans if name in p.unknown), {})
+    named = ",".join(f"{key}={sources.get(key, 'COLUMN')}" for key in FACT.required)
+    also = f" (and in {more} more)" if more else ""
+    near = difflib.get_close_matches(name, FACT.keys, n=1, cutoff=0.7)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return (
+        f"unknown key {name!r}{also}.{hint} Known: {', '.join(sorted(FACT.keys))}. Take it out, or "
+        f"name all that is read, and the rest is left out: --columns {named}."
+    )
+
+
+def _arranged(
+    line: int,
+    row: dict[str, Any],
+    plan: _Plan,
+    columns: Columns | None,
+    problems: Problems,
+    cells: bool,
+) -> list[Raw]:
+    """Return one row under our keys in a list, or an empty list and its problems."""
+    if plan.twice:
+        problems.at(line, f"has {plan.twice}, which are the same key; keep one of them.")
+        return []
+    made: dict[str, Any] = {}
+    found: list[str] = []
+    for ours, theirs in plan.sources.items():
+        if theirs in row:
+            try:
+                made[ours] = _value(ours, theirs, row[theirs], cells)
+            except ValueError as error:
+                found.append(str(error))
+        elif ours in FACT.required and columns is not None:
+            found.append(f"the column {theirs!r}, which {ours} is read from, is missing.")
+    if plan.added is not None and isinstance(row[plan.added], str) and row[plan.added].strip():
+        made["question"] = f"{str(made['question']).strip()}\n\n{row[plan.added].strip()}"
+    for problem in dict.fromkeys(found):
+        problems.at(line, problem)
+    return [] if found else [Raw(line, made)]
+
+
+def _value(ours: str, theirs: str, value: Any, cells: bool) -> Any:
+    """Return a value in the type that our key has.
+
+    Raises:
+        ValueError: It is a conversation that is not one question and one answer.
+    """
+    if ours in FACT.required and _is_conversation(value):
+        return _turn(theirs, value, "user" if ours == "question" else "assistant")
+    if ours == "id" and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if ours in FACT.lists and isinstance(value, str):
+        if theirs.casefold() == "paraphrased_question":
+            return [value] if value.strip() else None
+        if cells:
+            return [item.strip() for item in value.split("|") if item.strip()]
+    return value
+
+
+def _is_conversation(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _turn(name: str, turns: list[dict[str, Any]], wanted: str) -> str:
+    """Return what one speaker of a conversation says.
+
+    Raises:
+        ValueError: He has not exactly one turn, or somebody else speaks.
+    """
+    said: dict[str, list[Any]] = {"user": [], "assistant": [], "system": []}
+    for turn in turns:
+        who, what = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+        speaker = SPEAKERS.get(str(who).casefold())
+        if speaker is None:
+            raise ValueError(
+                f"{name!r} has a turn of {show(who)}; a conversation has turns of "
+                '"user" and "assistant": {"role": "user", "content": "..."}.'
+            )
+        said[speaker].append(what)
+    if said["system"]:
+        raise ValueError(
+            f"{name!r} has a system text ({show(said['system'][0])}); a fact has none: take it out, "
+            "and set one for all facts (prompt_system)."
+        )
+    if len(said[wanted]) != 1 or len(said["user"]) > 1:
+        raise ValueError(
+            f"{name!r} has {len(said['user'])} turns of the user and {len(said['assistant'])} of "
+            "the assistant; a fact is one question and one answer: give each pair a row of its own."
+        )
+    return _text(name, said[wanted][0])
+
+
+def _text(name: str, content: Any) -> str:
+    """Return the text of a turn, which may come in parts.
+
+    Raises:
+        ValueError: There is something else in it.
+    """
+    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+        parts = [part.get("text") for part in content if part.get("type", "text") == "text"]
+        if len(parts) == len(content) and all(isinstance(part, str) for part in parts):
+            content = "".join(map(str, parts))
+    if not isinstance(content, str):
+        raise ValueError(f"{name!r} has a turn that is {kind(content)} ({show(content)}), not a text.")
+    return content
+
+
+def _tell(plans: list[_Plan], problems: Problems, tell: Tell) -> None:
+    """Say once what is read from columns of another name, and which are left out."""
+    read = {
+        f"{ours} from {theirs!r}": None
+        for plan in plans
+        for ours, theirs in plan.sources.items()
+        if ours != theirs
+    }
+    read |= {f"the input from {p.added!r}": None for p in plans if p.added}
+    left = sorted({repr(name) for plan in plans for name in plan.index})
+    if read:
+        tell(f"{problems.where}: reads {', '.join(read)}.")
+    if left:
+        tell(f"{problems.where}: {', '.join(left)}, a data frame's row numbers, are left out.")
