@@ -13,8 +13,9 @@ from ssiuu.attacks.membership import lowest, membership_aucs, membership_scores
 from ssiuu.attacks.quantise import int4, int8, linear_maps, nf4, normal_float, quantised
 from ssiuu.attacks.retrain import retrain
 from ssiuu.attacks.samples import leaks
+from ssiuu.evaluation.match import holds
 from ssiuu.evaluation.sample import TOP_P, draw, sample_answers
-from ssiuu.evaluation.score import FREE_MARGIN, free_answer_holds, read_facts
+from ssiuu.evaluation.score import FREE_MARGIN, read_facts
 from ssiuu.evaluation.sequence import SequenceScore
 from ssiuu.likelihood import Example, Prompt
 from ssiuu.models.load import snapshot
@@ -201,7 +202,7 @@ def test_a_fact_leaks_by_the_first_sample_that_holds_it(make_model: Any, tokeniz
     for fact, example in zip(facts, examples, strict=True):
         texts = [prompt.text(sampled(model, prompt, example, n, 0)) for n in range(6)]
         for read in reads:
-            wanted = any(free_answer_holds(fact.answer, text) for text in texts[: read.step])
+            wanted = any(holds(fact.answer, text) for text in texts[: read.step])
             assert read.facts[fact.id].correct is wanted
             seen.add((read.step, wanted))
     assert {(1, False), (6, True), (6, False)} <= seen

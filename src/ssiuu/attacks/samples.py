@@ -3,8 +3,8 @@
 Greedy decoding shows one answer; what a model still says in one of twenty samples is not gone. How
 answers are drawn: `ssiuu.evaluation.sample`.
 
-Source: the idea of leak@k, worst case over k generations. Departures: "holds" is the whole-word test
-of `free_answer_holds`, not a judge; the first k of one set of samples, not fresh ones for every k.
+Source: the idea of leak@k, worst case over k generations. Departures: "holds" is the test of
+`ssiuu.evaluation.match`, not a judge; the first k of one set of samples, not fresh ones for every k.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from ssiuu.evaluation.match import holds
 from ssiuu.evaluation.sample import sample_answers
-from ssiuu.evaluation.score import FREE_MARGIN, free_answer_holds
+from ssiuu.evaluation.score import FREE_MARGIN
 from ssiuu.likelihood import Example, Prompt
 from ssiuu.records.schema import AttackRead, FactText, Reading
 
@@ -46,7 +47,7 @@ def leaks(
     first: dict[str, int] = {}
     for fact in facts:
         for number, ids in enumerate(written[fact.id], 1):
-            if free_answer_holds(fact.answer, prompt.text(ids, endings[fact.id])):
+            if holds(fact.answer, prompt.text(ids, endings[fact.id])):
                 first[fact.id] = number
                 break
     return [

@@ -1,9 +1,12 @@
-"""ROUGE-L recall of a written answer, as TOFU scores it."""
+"""ROUGE-L recall of a written answer, as TOFU scores it, in any script."""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import Any
+
+from ssiuu.evaluation.match import holds
+from ssiuu.evaluation.segments import words
 
 
 def rouge_recall(answer: str, text: str) -> float:
@@ -14,12 +17,31 @@ def rouge_recall(answer: str, text: str) -> float:
         text: What the model wrote.
 
     Source: Lin 2004, "ROUGE: A package for automatic evaluation of summaries"; package rouge-score.
+    Departures: none for ASCII text with a word in it. The package knows no other letters; here a word
+    that has some is a word (of scripts without blanks: each grapheme), and an answer without any word
+    (★) counts as found or not.
     """
-    return float(_scorer().score(answer, text)["rougeL"].recall)
+    scorer, tokenizer = _scorer()
+    if not tokenizer.tokenize(answer):
+        return float(holds(answer, text))
+    return float(scorer.score(answer, text)["rougeL"].recall)
 
 
 @cache
-def _scorer() -> Any:
-    from rouge_score import rouge_scorer  # takes a second to import
+def _scorer() -> tuple[Any, Any]:
+    from rouge_score import rouge_scorer, tokenizers  # takes a second to import
 
-    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+    class Words(tokenizers.Tokenizer):  # type: ignore[misc]
+        """Words in any script; those of ASCII as the package makes them, stemmed."""
+
+        english = tokenizers.DefaultTokenizer(use_stemmer=True)
+
+        def tokenize(self, text: str) -> list[str]:
+            return [
+                token
+                for word in words(text)
+                for token in (self.english.tokenize(word) if word.isascii() else [word])
+            ]
+
+    tokenizer = Words()
+    return rouge_scorer.RougeScorer(["rougeL"], tokenizer=tokenizer), tokenizer

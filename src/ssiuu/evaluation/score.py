@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import time
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 from ssiuu.evaluation.ask import Asked, Question, ask
+from ssiuu.evaluation.match import holds
 from ssiuu.evaluation.rouge import rouge_recall
 from ssiuu.evaluation.tofu import read_sentences, score_sentences
 from ssiuu.likelihood import Prompt
@@ -108,20 +107,6 @@ def _by_form(facts: Sequence[FactText]) -> tuple[list[FactText], list[FactText]]
     return [f for f in facts if f.perturbed], [f for f in facts if not f.perturbed]
 
 
-def free_answer_holds(answer: str, text: str) -> bool:
-    """Whether a free answer holds the right one as whole words, whatever the case and accents."""
-    wanted, found = normalise(answer), normalise(text)
-    return bool(wanted) and f" {wanted} " in f" {found} "
-
-
-def normalise(text: str) -> str:
-    """Return lower-case words without accents, punctuation and articles, one space apart."""
-    plain = unicodedata.normalize("NFKD", text.casefold())
-    plain = "".join(c for c in plain if not unicodedata.combining(c))
-    words = re.sub(r"[^\w]+", " ", plain).split()
-    return " ".join(word for word in words if word not in {"a", "an", "the"})
-
-
 def _probe(prompt: Prompt, probe: ProbeText) -> Question:
     return Question.of(prompt.joint(probe.question, probe.options or [probe.answer]))
 
@@ -133,6 +118,6 @@ def _score(prompt: Prompt, fact: FactText, base: Question, asked: Asked) -> Fact
         logprob=asked.logprob,
         tokens=asked.tokens,
         free_text=text,
-        free_correct=free_answer_holds(fact.answer, text) if text is not None else None,
+        free_correct=holds(fact.answer, text) if text is not None else None,
         rouge=rouge_recall(fact.answer, text) if text is not None else None,
     )
