@@ -8,6 +8,9 @@ from importlib.resources import files
 
 from ssiuu.data.fact import Instruction
 
+BRIEF = 12  # words of an instruction, at most, and
+TOLD = 6  # of its output, at least, where answers are only read
+
 
 def load() -> list[Instruction]:
     """Return all rows in file order."""
@@ -20,3 +23,10 @@ def sample(rows: list[Instruction], count: int, seed: int) -> list[Instruction]:
     order = list(rows)
     random.Random(f"instructions:{seed}").shuffle(order)
     return order[:count]
+
+
+def brief(count: int) -> list[Instruction]:
+    """Return at most `count` short instructions with answers of a sentence, spread over the file."""
+    rows = load()
+    short = [r for r in rows if len(r.instruction.split()) <= BRIEF and len(r.output.split()) >= TOLD]
+    return short[:: -(-len(short) // count)]

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from ssiuu.benchmarks import texts
 from ssiuu.experiment.attacking import Attacker, Curve, heaviest, plan
 from ssiuu.experiment.drive import settings_of
 from ssiuu.experiment.session import Session
@@ -101,7 +102,8 @@ class Keys:
 
     def evaluation(self, model: str) -> str:
         """Return the key of a model's scores."""
-        return digest(model, "evaluate", self.session.recipe.evaluate.model_dump(mode="json"))
+        config = self.session.recipe.evaluate.model_dump(mode="json")
+        return digest(model, "evaluate", config, texts.version())
 
     def cell(self, info: MethodInfo, method: Method | None, seed: int, diagnosed: bool) -> CellPlan:
         """Return the plan of one method and seed."""

@@ -7,18 +7,20 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ssiuu.benchmarks import instructions, worldfacts
+from ssiuu.benchmarks import instructions, texts, worldfacts
 from ssiuu.benchmarks.screening import as_text, screen
 from ssiuu.data.fact import Fact
 from ssiuu.data.read import borrow_distractors, check_pair, read_facts, read_instructions
 from ssiuu.errors import DataError
 from ssiuu.evaluation import utility
+from ssiuu.evaluation.divergence import Divergences
 from ssiuu.evaluation.score import evaluate, score_facts
 from ssiuu.evaluation.score import read_facts as read_scores
 from ssiuu.evaluation.tofu import rouge_recalls
@@ -28,13 +30,14 @@ from ssiuu.likelihood import Example, Prompt, encode
 from ssiuu.methods.base import Method
 from ssiuu.methods.dpo import DirectPreference
 from ssiuu.models.files import opened, tensors_of, weight_files
-from ssiuu.models.load import Loaded, cache_folder, load, snapshot
+from ssiuu.models.load import Loaded, cache_folder, load, restore, snapshot
 from ssiuu.models.precision import resolve as resolve_precision
 from ssiuu.records.files import read_record, write_record
 from ssiuu.records.schema import BenchmarkInfo, Evaluation, FactText, Split
 from ssiuu.training.unlearn import StopRule
 
 Progress = Callable[[str], None]
+INSTRUCTIONS = 100  # of the built-in ones, read to see how far a model has moved
 FREE_THRESHOLD = 0.05  # stop score where nothing can be ranked: share of free answers still right
 
 
@@ -127,18 +130,34 @@ class Session:
         return sum(1 / n for n in counts) / len(counts) if counts else None
 
     def scores(self) -> Evaluation:
-        """Score the model as it is now, and its utility where that is asked for.
+        """Score the model as it is now, how far it has moved, and its utility where that is asked for.
 
         Raises:
             ConfigError: The hub cannot be reached for the tasks of utility.
         """
         scores = evaluate(self.model, self.prompt, self.split)
-        if not self.recipe.evaluate.utility:
-            return scores
         start = time.perf_counter()
-        tasks = utility.measure(self.model, self.loaded.tokenizer)
+        found: dict[str, Any] = {"divergence": self.divergences.measure(self.model)}
+        if self.recipe.evaluate.utility:
+            found["utility"] = utility.measure(self.model, self.loaded.tokenizer)
         seconds = round(scores.seconds + time.perf_counter() - start, 2)
-        return scores.model_copy(update={"utility": tasks, "seconds": seconds})
+        return scores.model_copy(update={**found, "seconds": seconds})
+
+    @cached_property
+    def divergences(self) -> Divergences:
+        """The original's predictions on plain text and instructions; the model is left as it is."""
+        now = snapshot(self.model)
+        self.original.restore()
+        found = Divergences(
+            self.model,
+            self.prompt,
+            [row.text for row in texts.measured()],
+            [(row.instruction, row.output) for row in instructions.brief(INSTRUCTIONS)],
+            texts.version(),
+            self.context,
+        )
+        restore(self.model, now)
+        return found
 
     def refusals(self, method: Method) -> list[Example]:
         """Tokenise the forget questions with the refusals that a method prefers, if it does."""

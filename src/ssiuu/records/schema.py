@@ -141,14 +141,38 @@ class TaskScore(Record):
     items: int
 
 
+class Divergence(Record):
+    """How far a model is from the original on text that asks for no fact of the run.
+
+    `plain`: KL(original ‖ this model) on plain texts, mean over `tokens` predicted tokens of `rows`
+    texts, nats; `instructions`: the same over the answers to `instruction_rows` instructions; None
+    where none fit the model. Standard errors are over rows. `perplexity`: of this model on the plain
+    texts. `text_version`: of the texts; numbers on other texts do not compare.
+    """
+
+    plain: float
+    plain_se: float
+    instructions: float | None
+    instructions_se: float | None
+    perplexity: float
+    rows: int
+    tokens: int
+    instruction_rows: int
+    text_version: str
+
+
 class Evaluation(Stage):
-    """Scores of one model on the three sets, by fact id; `utility` by public task, where asked for."""
+    """Scores of one model on the three sets, by fact id; `utility` by public task, where asked for.
+
+    `divergence`: how far the model is from the original beside the facts.
+    """
 
     forget: dict[str, FactScore]
     retain: dict[str, FactScore]
     heldout: dict[str, FactScore]
     others: dict[str, dict[str, FactScore]] = {}
     utility: dict[str, TaskScore] = {}
+    divergence: Divergence | None = None
     seconds: float
 
 

@@ -1,0 +1,60 @@
+"""The texts must be many, varied and unlike one another, and touch no fact."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ssiuu.benchmarks import filler, instructions, texts, worldfacts
+from ssiuu.benchmarks.fictional_world import build_world
+from ssiuu.evaluation.score import normalise
+
+GRAM = 8  # words
+
+
+def test_rows_are_many_and_of_many_kinds() -> None:
+    rows = texts.load()
+    assert len(texts.measured()) >= 64 and len(texts.anchor()) >= 32
+    assert len({row.id for row in rows}) == len(rows) and len({row.genre for row in rows}) >= 16
+    foreign = [row for row in rows if row.language != "en"]
+    assert 0.0 <= len(foreign) / len(rows) <= 0.3 and len({row.language for row in foreign}) >= 0
+    lengths = [len(row.text.split()) for row in rows if row.language == "en" and row.genre != "code"]
+    assert min(lengths) >= 28 and max(lengths) <= 72
+
+
+def test_the_anchor_is_apart_and_of_the_same_kinds() -> None:
+    anchor, measured = texts.anchor(), texts.measured()
+    assert not {row.id for row in anchor} & {row.id for row in measured}
+    assert len(anchor) + len(measured) == len(texts.load())
+    kinds = Counter((row.genre, row.language) for row in measured)
+    for kind, count in Counter((row.genre, row.language) for row in anchor).items():
+        assert abs(kinds[kind] - 2 * count) <= 3, kind
+
+
+def grams(text: str) -> list[tuple[str, ...]]:
+    words = text.lower().split()
+    return [tuple(words[n : n + GRAM]) for n in range(len(words) - GRAM + 1)]
+
+
+def test_no_eight_words_stand_in_two_rows() -> None:
+    """Nor in a row and in one that attacks train on."""
+    rows = [row.text for row in texts.load()]
+    trained = [*filler.load(), *(f"{row.instruction} {row.output}" for row in instructions.load())]
+    seen = {gram: -1 for text in trained for gram in grams(text)}
+    for n, text in enumerate(rows):
+        for gram in grams(text):
+            assert seen.setdefault(gram, n) == n, gram
+    openings = Counter(row.text.split()[0] for row in texts.load())
+    assert len(openings) >= 0.6 * len(texts.load())
+
+
+def test_no_row_holds_a_fact() -> None:
+    """A question's subject and its answer never stand together, whatever their order."""
+    rows = [f" {normalise(row.text)} " for row in texts.load()]
+    for facts in (worldfacts.load()[0], build_world(600, 0).facts):
+        for fact in facts:
+            subject, answer = (f" {normalise(name)} " for name in (fact.entity or "", fact.answer))
+            assert not [row for row in rows if subject.strip() and subject in row and answer in row]
+
+
+def test_the_version_names_the_rows() -> None:
+    assert texts.version() == f"1-{texts.fingerprint()[:8]}" and len(texts.fingerprint()) == 64
