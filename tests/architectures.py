@@ -57,7 +57,10 @@ PARTLY: dict[str, tuple[str, dict[str, Any]]] = {
         {"num_key_value_heads": 2, "num_experts": 4, "shared_expert_intermediate_size": 24} | EXPERTS,
     ),
     "mamba": ("mamba", {"state_size": 8}),
-    "mamba2": ("mamba2", {"state_size": 8, "num_heads": 4, "head_dim": 8, "n_groups": 2}),
+    "mamba2": (
+        "mamba2",
+        {"state_size": 8, "num_heads": 4, "head_dim": 8, "n_groups": 2, "chunk_size": 8},
+    ),
     "jamba": (
         "jamba",
         {
@@ -99,4 +102,8 @@ def build_architecture(layout: str, double: bool = False) -> Any:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     for parameter in model.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
-    return model.double() if double else model
+    if not double:
+        return model
+    if model._can_set_experts_implementation():
+        model.set_experts_implementation("eager")  # the other ways take no float64
+    return model.double()

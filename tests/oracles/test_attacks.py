@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from architectures import build_architecture
 from ssiuu.attacks.membership import lowest, membership_aucs, membership_scores
 from ssiuu.attacks.quantise import int4, int8, linear_maps, nf4, normal_float, quantised
 from ssiuu.attacks.retrain import retrain
@@ -172,6 +173,17 @@ def test_samples_equal_the_loop_whatever_the_batch(
     for name, found in some.items():  # more samples, other company: the first ones stay
         assert found[:3] == wanted[name]
     assert sample_answers(model, prompt, examples, 3, FREE_MARGIN, seed + 9) != wanted
+
+
+@pytest.mark.parametrize("layout", ["mamba", "jamba", "gemma3"])
+def test_models_of_other_layers_are_sampled_alike(
+    layout: str, make_examples: Any, tokenizer: Any
+) -> None:
+    """A state-space model, a mixture of both kinds of layers, and prompts longer than a window."""
+    model, prompt = build_architecture(layout), Prompt(tokenizer)
+    examples = make_examples(3, prompt=(4, 12))
+    wanted = {e.id: [sampled(model, prompt, e, n, 0) for n in range(2)] for e in examples}
+    assert sample_answers(model, prompt, examples, 2, FREE_MARGIN, 0) == wanted
 
 
 def test_draws_have_the_distribution_of_the_nucleus() -> None:

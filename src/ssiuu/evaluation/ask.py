@@ -12,12 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
 
-from ssiuu.evaluation.tree import Begun, Path, Tree, grown
+from ssiuu.evaluation.growing import Begun, growing
+from ssiuu.evaluation.tree import Path, Tree, grown
 from ssiuu.likelihood import ONE_LINE, Ending, Joint, Prompt, length_sorted
 
 
@@ -68,7 +65,7 @@ def ask(model: Any, prompt: Prompt, questions: Sequence[Question], batch_size: i
     """Ask every question; answers come back in the order of the questions.
 
     Args:
-        model: A causal LM with a key-value cache, in evaluation mode.
+        model: A causal LM in evaluation mode.
         prompt: Tells where a free answer ends (end of text, or after as many lines as the right one).
         questions: What to ask.
         batch_size: Free answers written at once.
@@ -109,7 +106,7 @@ def write(
     """Write a greedy answer to every question; answers of similar length are written together.
 
     Args:
-        model: A causal LM with a key-value cache, in evaluation mode.
+        model: A causal LM in evaluation mode.
         prompt: Tells where an answer ends.
         questions: Token ids.
         limits: Most tokens of each answer, at least 1.
@@ -198,7 +195,7 @@ def _free(
     ends = prompt.end_tokens(model)
     written: list[list[int]] = [[] for _ in limits]
     rows, tokens = list(range(len(begun))), [b.token for b in begun]
-    cache, mask = _caches(begun)
+    texts = growing(model, begun)
     while True:
         left = []
         for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
@@ -207,27 +204,5 @@ def _free(
                 left.append(place)
         if not left:
             return written
-        if len(left) < len(rows):
-            rows = [rows[place] for place in left]
-            cache.batch_select_indices(torch.tensor(left, device=mask.device))
-            mask = mask[left]
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-        step = model(
-            input_ids=torch.tensor([[tokens[place]] for place in left], device=mask.device),
-            attention_mask=mask,
-            position_ids=mask.sum(1, keepdim=True) - 1,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        tokens = step.logits[:, -1].argmax(-1).tolist()
-
-
-def _caches(begun: Sequence[Begun]) -> tuple[DynamicCache, Int[Tensor, "B T"]]:
-    """Return one cache of several questions, padded on the left, and which of it counts."""
-    states = [_stacked(s).transpose(1, 2) for s in zip(*(b.states for b in begun), strict=True)]
-    mask = _stacked([torch.ones_like(b.states[0][:, 0, 0], dtype=torch.long) for b in begun])
-    return DynamicCache(list(zip(states[::2], states[1::2], strict=True))), mask
-
-
-def _stacked(rows: Sequence[Tensor]) -> Tensor:
-    return pad_sequence(list(rows), batch_first=True, padding_side="left")
+        rows = [rows[place] for place in left]
+        tokens = texts.step(left, [tokens[place] for place in left]).argmax(-1).tolist()

@@ -1,4 +1,4 @@
-"""Sample answers: the question is read once, its key-value cache serves every sample.
+"""Sample answers: the question is read once for all of its samples.
 
 Temperature 1 and nucleus (top-p) 0.95, fixed, so that shares of leaking facts can be compared. A
 nucleus token is drawn without sorting the vocabulary: draw from the whole distribution, and draw
@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import DynamicCache
 
+from ssiuu.evaluation.growing import Again, Growing, Kept, keeps_states, next_logits
 from ssiuu.likelihood import Example, Prompt, collate, last_columns, length_sorted
 
 TEMPERATURE = 1.0
@@ -39,7 +41,7 @@ def sample_answers(
     """Return `count` sampled answers (token ids) of every question, by id.
 
     Args:
-        model: A causal LM with a key-value cache, in evaluation mode.
+        model: A causal LM in evaluation mode.
         prompt: Tells where an answer ends.
         examples: Questions with their right answers, which only say where a sample ends.
         count: Samples a question.
@@ -60,25 +62,13 @@ def sample_answers(
 def _sample_batch(
     model: Any, prompt: Prompt, chunk: list[Example], count: int, margin: int, seed: int
 ) -> list[list[int]]:
-    device = next(model.parameters()).device
-    # One made-up answer token: the last column of a batch is never fed.
-    batch = collate([Example(e.id, e.prompt, [0]) for e in chunk], 0).to(device)
-    read = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        use_cache=True,
-        logits_to_keep=last_columns(1, device),
-    )
+    texts, logits = _begun(model, [e.prompt for e in chunk], count)
     streams = [random.Random(f"{seed}:{e.id}:{n}") for e in chunk for n in range(count)]
     limits = [len(e.answer) + margin for e in chunk for _ in range(count)]
     endings = [prompt.ending(e.answer) for e in chunk for _ in range(count)]
     ends = prompt.end_tokens(model)
     written: list[list[int]] = [[] for _ in streams]
     going = list(range(len(streams)))
-    source = torch.arange(len(chunk), device=device).repeat_interleave(count)
-    cache, mask, logits = read.past_key_values, batch.attention_mask[source], read.logits[source, -1]
-    cache.batch_select_indices(source)
     while True:
         tokens = draw(_softmax(logits), [streams[i] for i in going])
         for i, token in zip(going, tokens, strict=True):
@@ -90,19 +80,32 @@ def _sample_batch(
         ]
         if not kept:
             return written
-        if len(kept) < len(going):
-            select = torch.tensor(kept, device=device)
-            cache.batch_select_indices(select)
-            mask = mask[select]
         going = [going[place] for place in kept]
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-        logits = model(
-            input_ids=torch.tensor([[tokens[place]] for place in kept], device=device),
-            attention_mask=mask,
-            position_ids=mask.sum(1, keepdim=True) - 1,
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[:, -1]
+        logits = texts.step(kept, [tokens[place] for place in kept])
+
+
+def _begun(
+    model: Any, prompts: Sequence[list[int]], count: int
+) -> tuple[Growing, Float[Tensor, "R V"]]:
+    """Read every prompt once; return `count` texts of each, and the logits of their first tokens."""
+    device = next(model.parameters()).device
+    source = torch.arange(len(prompts), device=device).repeat_interleave(count)
+    if not keeps_states(model):
+        again = [prompt for prompt in prompts for _ in range(count)]
+        return Again(model, again), next_logits(model, prompts)[source]
+    # One made-up answer token: the last column of a batch is never fed.
+    batch = collate([Example("", prompt, [0]) for prompt in prompts], 0).to(device)
+    cache = DynamicCache()
+    logits = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=last_columns(1, device),
+    ).logits
+    cache.batch_select_indices(source)
+    return Kept(model, cache, batch.attention_mask[source]), logits[source, -1]
 
 
 def _softmax(logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:

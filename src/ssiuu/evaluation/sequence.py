@@ -78,7 +78,7 @@ def score_sequences(
     """Score answers given their prompts (teacher-forced), in the order of the examples.
 
     Args:
-        model: A causal LM with a key-value cache, in evaluation mode.
+        model: A causal LM in evaluation mode.
         examples: Prompts and answers; what they begin with in common is read once.
         moments: Take mean and standard deviation of the log-probability too.
     """

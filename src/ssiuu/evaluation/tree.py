@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
+from ssiuu.evaluation.growing import Begun, keeps_states
+
 Pair = tuple[list[int], list[int]]  # token ids of a question and of an answer
 NODES = 512  # tokens of a tree: a small one shares less, and late answers are read once a tree
 PIECE = 256  # tokens read at once: fewer leave the processor idle, more cost attention, their square
@@ -35,16 +37,6 @@ class Path:
 
     question: list[int]
     predictors: list[int]
-
-
-@dataclass(frozen=True)
-class Begun:
-    """A question that was read, to be answered: keys and values of layer after layer, each [T, H, D],
-    and the likeliest next token.
-    """
-
-    states: list[Tensor]
-    token: int
 
 
 class Tree:
@@ -103,6 +95,10 @@ class Tree:
 
     def begin(self, question: Sequence[int]) -> Begun:
         """Return what is needed to go on writing after a question of the last reading."""
+        text = [self._ids[node] for node in question]
+        token = int(self.logprobs[self._rows[question[-1]]].argmax())
+        if self._cache is None:
+            return Begun(text, [], token)
         places = torch.tensor([self._places[node] for node in question], device=self.model.device)
         rows, columns = places.T
         states = [
@@ -110,7 +106,7 @@ class Tree:
             for layer in self._cache.layers
             for state in (layer.keys, layer.values)
         ]
-        return Begun(states, int(self.logprobs[self._rows[question[-1]]].argmax()))
+        return Begun(text, states, token)
 
     def _grow(self, node: int, tokens: Sequence[int], answer: bool) -> list[int]:
         """Return the nodes of these tokens below a node, new ones where there are none.
@@ -172,7 +168,7 @@ class Tree:
         leaves = sorted(set(range(self._read, len(self))) - set(self._parents))
         paths = [self._ancestors(leaf) for leaf in leaves]
         rows = [torch.tensor([self._ids[node] for node in path]) for path in paths]
-        self._cache = DynamicCache()
+        self._cache = DynamicCache() if keeps_states(self.model) else None
         self._places = {
             node: (row, column) for row, path in enumerate(paths) for column, node in enumerate(path)
         }
@@ -180,8 +176,8 @@ class Tree:
         kept = sorted({column for _, column in places})
         logits: Tensor = self.model(
             input_ids=pad_sequence(rows, batch_first=True).to(self.model.device),
-            past_key_values=self._cache,
-            use_cache=True,
+            **({"past_key_values": self._cache} if self._cache is not None else {}),
+            use_cache=self._cache is not None,
             logits_to_keep=torch.tensor(kept, device=self.model.device),
         ).logits
         return logits[[row for row, _ in places], [kept.index(column) for _, column in places]]
@@ -209,7 +205,7 @@ def grown(model: Any, pairs: Sequence[Pair]) -> Iterator[tuple[Tree, list[int], 
     A tree is full when it has `NODES` tokens besides its first question.
 
     Args:
-        model: A causal LM with a key-value cache, in evaluation mode.
+        model: A causal LM in evaluation mode.
         pairs: Questions and answers; those that begin alike come into the same tree.
     """
     tree, indices, paths = Tree(model), list[int](), list[Path]()
