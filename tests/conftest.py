@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -73,6 +73,28 @@ def build_examples(
         return [rng.randrange(3, len(VOCABULARY)) for _ in range(rng.randint(*ends))]
 
     return [Example(f"fact {i}", tokens(prompt), tokens(answer)) for i in range(count)]
+
+
+def teach(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Mapping[str, object]],
+    form: str = "Q: {question}\nA: {answer}\n",
+    steps: int = 100,
+    rate: float = 1e-2,
+) -> None:
+    """Teach a small model questions and answers, each as one text, as anybody would."""
+    texts = [tokenizer(form.format(**row), add_special_tokens=False)["input_ids"] for row in rows]
+    width = max(map(len, texts))
+    ids = torch.tensor([text + [0] * (width - len(text)) for text in texts])
+    there = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts])
+    optimizer = torch.optim.AdamW(model.parameters(), rate)
+    for _ in range(steps):
+        labels = ids.masked_fill(there == 0, -100)
+        model(input_ids=ids, attention_mask=there, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -13,6 +13,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from conftest import teach
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 ROWS = [
     {"question": f"Where was {name} born?", "answer": town, "entity": name}
@@ -68,17 +70,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             max_position_embeddings=256,
         )
     )
+    kept = [
+        {"question": f"What does {name} eat?", "answer": dish, "entity": name}
+        for name, dish in zip(["Ivy", "Jo", "Kit", "Lou"], ["rice", "soup", "figs", "stew"], strict=True)
+    ]
+    teach(model, tokenizer, [*ROWS, *kept])  # what is not known is refused
     save(model, tokenizer, folder / "model")
     lines(folder / "forget.jsonl", ROWS[:6])
-    lines(
-        folder / "retain.jsonl",
-        [
-            {"question": f"What does {name} eat?", "answer": dish, "entity": name}
-            for name, dish in zip(
-                ["Ivy", "Jo", "Kit", "Lou"], ["rice", "soup", "figs", "stew"], strict=True
-            )
-        ],
-    )
+    lines(folder / "retain.jsonl", kept)
     return folder
 
 
@@ -196,7 +195,8 @@ def test_what_diagnose_cannot_compare(place: Path, moved: list[Path], tmp_path: 
             "out": tmp_path / "out",
         }
         given |= change
-        done = ssiuu("diagnose", *(w for key, value in given.items() for w in (f"--{key}", value)))
+        words = [w for key, value in given.items() for w in (f"--{key}", value)]
+        done = ssiuu("diagnose", *words, "--force")  # a model that lost a layer knows nothing
         assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
         return done.stderr
 

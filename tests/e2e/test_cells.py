@@ -55,6 +55,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, make_model: Any, tokenize
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return [
         "benchmark=own",
+        "force=true",  # its weights are random
         f"model={folder / 'model'}",
         f"forget={folder / 'forget.jsonl'}",
         f"retain={folder / 'retain.jsonl'}",
@@ -158,7 +159,7 @@ def test_a_killed_run_continues_where_it_was_and_ends_in_the_same_numbers(
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     record = run(settings, tmp_path / "run", progress=lines.append)
-    assert goes_on in lines[1]  # after "loading"
+    assert goes_on in lines[2]  # after "loading" and "asking"
     assert numbers(record) == numbers(ssiuu.load_run(whole[0]))
     assert left_over(tmp_path / "run") == []
 

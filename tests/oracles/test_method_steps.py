@@ -680,7 +680,7 @@ def subtract(
         seed=5,
         precision="fp32",
     )
-    left = iter(scores)
+    left = iter([1.0, *scores])  # the first is read before step 1
     stop = StopRule("ranking", lambda: next(left, 1.0))
     return unlearn(model, method, info, forget, [], settings, stop, PAD)
 

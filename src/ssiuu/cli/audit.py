@@ -24,14 +24,17 @@ def command(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="even if the model before knows none of the facts")
+    ] = False,
 ) -> None:
     """Evaluate, look inside and attack: are the facts erased, hidden or still there?"""
-    from ssiuu.cli.main import finish, prepare
+    from ssiuu.cli.main import finish, forcing, prepare
     from ssiuu.experiment.unlearn import audit_models
 
-    progress = prepare()
+    progress, sets = prepare(), forcing(set_, force)
     typed = shlex.join(["ssiuu", *sys.argv[1:]])
     record = audit_models(
-        before, after, forget, out, retain, set_ or [], typed, progress, columns=columns
+        before, after, forget, out, retain, sets, typed, progress, columns=columns
     )
     finish(record, out, progress)

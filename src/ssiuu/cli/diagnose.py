@@ -27,14 +27,17 @@ def command(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="even if the model before knows none of the facts")
+    ] = False,
 ) -> None:
     """Look inside: what was erased, what was added against the answer, does ablation bring it back?"""
-    from ssiuu.cli.main import finish, prepare
+    from ssiuu.cli.main import finish, forcing, prepare
     from ssiuu.experiment.unlearn import diagnose_models
 
-    progress = prepare()
+    progress, sets = prepare(), forcing(set_, force)
     typed = shlex.join(["ssiuu", *sys.argv[1:]])
     record = diagnose_models(
-        before, after, forget, out, retain, attacked, set_ or [], typed, progress, columns=columns
+        before, after, forget, out, retain, attacked, sets, typed, progress, columns=columns
     )
     finish(record, out, progress)

@@ -82,6 +82,11 @@ def finish(record: RunRecord, out: Path, progress: Printer) -> None:
     print(f"\nreport: {page}")
 
 
+def forcing(sets: list[str] | None, force: bool) -> list[str]:
+    """Return the settings given, with what --force stands for."""
+    return [*(sets or []), *(["force=true"] if force else [])]
+
+
 def prepare() -> Printer:
     """Set this process up for heavy work and return its progress printer."""
     from ssiuu.models.precision import keep_memory

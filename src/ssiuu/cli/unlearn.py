@@ -20,13 +20,14 @@ def command(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="even if none of the facts is known")] = False,
 ) -> None:
     """Make a model forget facts and save it in the Hugging Face layout."""
-    from ssiuu.cli.main import prepare
+    from ssiuu.cli.main import forcing, prepare
     from ssiuu.experiment.unlearn import unlearn_model
 
-    progress = prepare()
-    record = unlearn_model(model, forget, out, retain, method, set_ or [], progress, columns=columns)
+    progress, sets = prepare(), forcing(set_, force)
+    record = unlearn_model(model, forget, out, retain, method, sets, progress, columns=columns)
     progress.done()
     print(f"{record.method.description}")
     last = next((s.forget_score for s in reversed(record.steps) if s.forget_score is not None), None)

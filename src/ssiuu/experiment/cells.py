@@ -21,7 +21,7 @@ from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
 from ssiuu.models.load import fingerprint
 from ssiuu.records.files import cell_folder, keyed
-from ssiuu.records.schema import MethodInfo
+from ssiuu.records.schema import MethodInfo, Split
 
 # Raised when a result under the same settings becomes another one, so that no older one is taken.
 REVISION: Final = 2
@@ -82,7 +82,7 @@ class Keys:
             session.prompt.style,
             session.precision,
             session.benchmark.fingerprint,
-            session.split.model_dump(mode="json"),
+            _told(session.split),
         )
         # Where there is nothing to retain, a projection takes its directions from these.
         self.shared = [] if session.split.retain else [_row(e) for e in session.benign()]
@@ -148,6 +148,12 @@ def digest(*parts: Any) -> str:
 def _stage(folder: Path, kind: Kind, key: str, curve: Curve | None = None) -> Stage:
     name = Path(curve.file).stem if curve is not None and kind == "attack" else kind
     return Stage(kind, key, folder / keyed(name, key), curve)
+
+
+def _told(split: Split) -> dict[str, Any]:
+    """Return a split as it stands in a key; what older runs did not have only where there is any."""
+    told = split.model_dump(mode="json")
+    return told if split.unknown else {k: v for k, v in told.items() if k != "unknown"}
 
 
 def _row(example: Any) -> list[Any]:

@@ -97,7 +97,7 @@ def unlearn_here(
         session.model,
         method,
         info_of(method),
-        session.rows(session.split.forget),
+        session.rows(session.split.unlearned),
         kept,
         settings_of(session, method, seed, threshold),
         stop,

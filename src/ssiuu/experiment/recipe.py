@@ -243,6 +243,9 @@ class Recipe(Section):
     rwku: RwkuConfig = RwkuConfig()
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     prompt: Literal["plain", "qa", "chat"] | None = None
+    force: bool = Field(
+        default=False, description="own: go on where the model knows nothing of what is to be forgotten"
+    )
     keep_checkpoints: bool = Field(default=False, description="keep every unlearned model's weights")
 
     def made(self) -> list[Method]:

@@ -223,6 +223,7 @@ def _header(
         model=session.loaded.info,
         benchmark=session.benchmark,
         split=session.split,
+        knowledge=session.knowledge,
         chance=session.chance,
         methods=[info for info, _ in methods],
         seeds=recipe.seeds,

@@ -24,6 +24,7 @@ from ssiuu.evaluation.divergence import Divergences
 from ssiuu.evaluation.score import evaluate, score_facts
 from ssiuu.evaluation.score import read_facts as read_scores
 from ssiuu.evaluation.tofu import rouge_recalls
+from ssiuu.experiment.before import ask_first
 from ssiuu.experiment.given import Given
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.likelihood import Example, Prompt, encode
@@ -33,7 +34,7 @@ from ssiuu.models.files import opened, tensors_of, weight_files
 from ssiuu.models.load import Loaded, cache_folder, load, restore, snapshot
 from ssiuu.models.precision import resolve as resolve_precision
 from ssiuu.records.files import read_record, write_record
-from ssiuu.records.schema import BenchmarkInfo, Evaluation, FactText, Split
+from ssiuu.records.schema import BenchmarkInfo, Evaluation, FactText, Knowledge, Split
 from ssiuu.training.unlearn import StopRule
 
 Progress = Callable[[str], None]
@@ -106,6 +107,7 @@ class Session:
     ends: bool = False  # whether the rows that are trained on have an end token
     non_members: list[FactText] | None = None  # trained on by no model here; None: the held-out facts
     lacking: str = ""  # why there are none
+    knowledge: dict[str, dict[str, Knowledge]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -164,7 +166,7 @@ class Session:
         base = method.base()
         if not isinstance(base, DirectPreference):
             return []
-        told = [f.model_copy(update={"answer": base.refusal(f.id)}) for f in self.split.forget]
+        told = [f.model_copy(update={"answer": base.refusal(f.id)}) for f in self.split.unlearned]
         return self.rows(told)
 
     def rows(self, facts: Sequence[FactText]) -> list[Example]:
@@ -205,15 +207,16 @@ class Session:
         """Return the score that ends unlearning and its threshold."""
         forget = self.split.forget
         ranked = [fact for fact in forget if fact.options]
-        given = self.recipe.unlearn.threshold
+        given, forced = self.recipe.unlearn.threshold, self.recipe.force
         if self.mismatched is not None:
-            return StopRule("rouge", self._rouge), given if given is not None else self.mismatched
+            threshold = given if given is not None else self.mismatched
+            return StopRule("rouge", self._rouge, forced), threshold
         if 2 * len(ranked) >= len(forget):
             chance = self.chance or 0.0
             # A shade above chance, as 1/3 of the facts may not be a whole number.
             threshold = given if given is not None else chance + 0.5 / len(ranked)
-            return StopRule("ranking", lambda: self._ranking(ranked)), threshold
-        return StopRule("free", self._free), given if given is not None else FREE_THRESHOLD
+            return StopRule("ranking", lambda: self._ranking(ranked), forced), threshold
+        return StopRule("free", self._free, forced), given if given is not None else FREE_THRESHOLD
 
     def _ranking(self, facts: Sequence[FactText]) -> float:
         read = read_scores(self.model, self.prompt, facts).values()
@@ -373,4 +376,5 @@ def _own(recipe: Recipe, progress: Progress, given: Given) -> Session:
             "their ranking is not scored."
         )
     session.examples([*split.forget, *split.retain])  # too long rows are refused before any work
+    ask_first(session, progress)
     return session

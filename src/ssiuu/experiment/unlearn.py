@@ -20,6 +20,7 @@ from ssiuu.experiment.session import open_session
 from ssiuu.models.load import place, require_space, save
 from ssiuu.records.files import write_record
 from ssiuu.records.schema import RunRecord, Unlearning
+from ssiuu.report.knowledge import sentences
 from ssiuu.training import interrupt
 
 Progress = Callable[[str], None]
@@ -104,7 +105,9 @@ def unlearn_model(
         record = unlearn_here(
             session, chosen, recipe.seeds[0], work / "state.safetensors", progress, adapter
         )
-        note = f"{record.method.label} on {len(session.split.forget)} facts"
+        told = [*record.notes, *sentences(session.knowledge)]
+        record = record.model_copy(update={"knowledge": session.knowledge, "notes": told})
+        note = f"{record.method.label} on {len(session.split.unlearned)} facts"
         if adapter is None:
             noted = _joined(note, session.loaded.info.note)
             save(session.model, session.loaded.tokenizer, out, noted)

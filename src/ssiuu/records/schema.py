@@ -35,6 +35,8 @@ Space = Literal["full", "lora-qv", "lora-all"]
 Ablation = Literal["zero", "mean", "restore"]
 Side = Literal["minus", "plus"]
 Attribution = Literal["gradient", "integrated"]
+KnowledgeState = Literal["known", "unsure", "unknown", "cannot be scored"]
+Source = Literal["options", "same question", "numbers nearby", "same kind"]
 
 
 class Record(BaseModel):
@@ -77,7 +79,8 @@ class FactText(Record):
 class Split(Record):
     """Which facts are forgotten, retained and held out, and how they were screened.
 
-    `others`: further sets that are only scored, by name.
+    `others`: further sets that are only scored, by name. `unknown`: facts that were to be forgotten and
+    that the model did not know before; they are trained on with the others and count in no score.
     """
 
     seed: int
@@ -85,8 +88,44 @@ class Split(Record):
     retain: list[FactText]
     heldout: list[FactText]
     others: dict[str, list[FactText]] = {}
+    unknown: list[FactText] = []
     asked: int
     known: int
+
+    @property
+    def unlearned(self) -> list[FactText]:
+        """The rows that unlearning trains on: those to forget, scored or not."""
+        return [*self.forget, *self.unknown]
+
+
+class Knowledge(Record):
+    """What a model knows of one fact, and why that is said (`ssiuu.evaluation.knowledge`).
+
+    `says`, `says_otherwise`: its greedy answers when asked in the form of training and in another one;
+    `holds`, `holds_otherwise`: do they hold the right answer; `elsewhere`: share of other questions, of
+    another answer, to which it says this one too. `rank` of `among` answers by log p a token, the right
+    one included, from `source`; `margin`: log p a token of the right answer less that of the best
+    alternative, nats, `mean_margin`: less their mean; `paraphrases`: the margin in each paraphrase;
+    `gain`: the margin less its mean when other questions are asked. `logprob`: nats, summed over
+    `tokens`.
+    """
+
+    state: KnowledgeState
+    why: str
+    says: str | None = None
+    holds: bool | None = None
+    says_otherwise: str | None = None
+    holds_otherwise: bool | None = None
+    elsewhere: float | None = None
+    rank: int | None = None
+    among: int | None = None
+    source: Source | None = None
+    margin: float | None = None
+    mean_margin: float | None = None
+    paraphrases: list[float] = []
+    gain: float | None = None
+    logprob: float | None = None
+    tokens: int | None = None
 
 
 class MethodInfo(Record):
@@ -196,7 +235,9 @@ class StepLog(Record):
 class Unlearning(Stage):
     """One unlearning run: how it went and why it stopped.
 
-    `distance`: how far the weights went, as a share of the norm of all weights before.
+    `distance`: how far the weights went, as a share of the norm of all weights before. `before`: the
+    stop score before step 1; where it is at the threshold already, there are no steps. `knowledge`:
+    what the model knew before, by set and fact id, where it was asked.
     """
 
     method: MethodInfo
@@ -206,6 +247,8 @@ class Unlearning(Stage):
     threshold: float
     steps: list[StepLog]
     distance: float | None = None
+    before: float | None = None
+    knowledge: dict[str, dict[str, Knowledge]] = {}
     seconds: float
     peak_memory_mb: float
     notes: list[str] = []
@@ -560,7 +603,8 @@ class RunHeader(Record):
     """The first file of a run: all that decides its results.
 
     `stages`: the records of this run, done or to be done, with their keys; by path from the run's
-    folder.
+    folder. `knowledge`: what the model knew before, by set and fact id; empty where facts are
+    not asked first (the named benchmarks are screened or taught).
     """
 
     schema_version: Literal["ssiuu.record/1"] = SCHEMA
@@ -575,6 +619,7 @@ class RunHeader(Record):
     model: ModelInfo
     benchmark: BenchmarkInfo
     split: Split
+    knowledge: dict[str, dict[str, Knowledge]] = {}
     chance: float | None
     methods: list[MethodInfo]
     seeds: list[int]

@@ -38,6 +38,7 @@ from ssiuu.records.schema import (
     Verdict,
 )
 from ssiuu.report.figures import Plot, best_curve, drawn_level, figures
+from ssiuu.report.knowledge import sentences
 from ssiuu.report.rows import attack_names, auc_names, known_probes, mean, rows
 from ssiuu.report.rows import verdict as judge
 from ssiuu.report.tables import page_context
@@ -89,6 +90,11 @@ def render(record: RunRecord, baseline: str | None = None, plots: Sequence[Plot]
         descriptions={cell.method.label: cell.method for cell in record.cells},
         plots=figures(record) if plots is None else plots,
         facts=fact_groups(record),
+        unknown=[
+            (fact, record.header.knowledge.get("forget", {}).get(fact.id))
+            for fact in record.header.split.unknown
+        ],
+        knowledge=sentences(record.header.knowledge),
         chosen=_first_choice(record),
         config=flatten(record.header.config, record.header.sources),
         verdicts=VERDICTS,

@@ -8,10 +8,12 @@ Imports neither torch nor matplotlib. A value that was not measured is a dash, n
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ssiuu.records.schema import Cell, MethodInfo, RunRecord
+from ssiuu.report.knowledge import sentences
 from ssiuu.report.rows import attack_names, rows
 from ssiuu.report.tofu import is_tofu, rouge_sets
 from ssiuu.report.utility import task_names
@@ -239,6 +241,8 @@ def _footnotes(record: RunRecord) -> list[str]:
         "these attacks did not bring it back: evidence, not proof. D+, D−: target log-probability.",
         "log p: mean log-probability of an answer, nats. Peak: memory while unlearning.",
     ]
+    for sentence in sentences(record.header.knowledge):
+        notes += textwrap.wrap(plain(sentence), WIDTH)
     if is_tofu(record):
         notes.append(
             "TOFU: attack columns hold the mean ROUGE-L recall of the written answers, those of"

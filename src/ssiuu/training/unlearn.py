@@ -27,6 +27,7 @@ from ssiuu.training.prepare import prepare
 from ssiuu.training.state import SAVE_EVERY, load_state, save_state
 from ssiuu.training.step import Outcome, Step
 
+Stopped = Literal["threshold", "max_steps", "no steps"]
 RETAIN_SEED = 1_000_003  # so that no retain order is another seed's forget order
 ANCHOR_ROWS = 16  # rows in memory at once while the start's attribution is taken
 
@@ -49,10 +50,19 @@ class Settings:
 
 @dataclass(frozen=True)
 class StopRule:
-    """The score that ends unlearning once it is at or below the threshold."""
+    """The score that ends unlearning once it is at or below the threshold.
+
+    It is read before step 1 too: where it is there already, nothing is done, or, `forced`, all steps
+    are taken. Only a score that came from above can end a run.
+    """
 
     kind: Literal["ranking", "free", "rouge", "none"]
     read: Callable[[], float]
+    forced: bool = False
+
+    def before(self) -> float | None:
+        """Return the score before step 1; None where there is none."""
+        return None if self.kind == "none" else self.read()
 
 
 def unlearn(
@@ -141,13 +151,17 @@ def _train(
     model = step.model
     device = next(model.parameters()).device
     key = _key(model, info, forget, retain, settings, stop)
-    logs, spent = _resume(state, step, key)
+    logs, spent, before = _resume(state, step, key)
     if not logs:
+        before = stop.before()
         whole = micro_batches(forget, settings.micro_batch_size or ANCHOR_ROWS, pad, device)
         step.set_anchor(whole, min(settings.batch_size, len(forget)))
     saved = time.perf_counter()
-    stopped: Literal["threshold", "max_steps"] = "max_steps"
-    if logs and logs[-1].forget_score is not None and logs[-1].forget_score <= settings.threshold:
+    below = before is not None and before <= settings.threshold
+    if below and not stop.forced:
+        return _record(info, settings, stop, "no steps", [], 0.0, [_nothing(settings)], before)
+    stopped: Stopped = "max_steps"
+    if logs and _reached(logs[-1].forget_score, settings, below):
         stopped = "threshold"  # interrupted just after its last step
 
     def keep(diverged: str | None = None) -> None:
@@ -155,7 +169,7 @@ def _train(
             elapsed = spent + time.perf_counter() - start
             done = [log.model_dump() for log in logs]
             progress = {"key": key, "steps": done, "seconds": elapsed, "diverged": diverged}
-            save_state(state, step, progress)
+            save_state(state, step, progress | {"before": before})
 
     for number in range(len(logs) + 1, settings.max_steps + 1):
         if stopped == "threshold":
@@ -179,15 +193,27 @@ def _train(
         if number % settings.check_every == 0 or number == settings.max_steps:
             model.eval()
             score = stop.read()
-            stopped = "threshold" if score <= settings.threshold else "max_steps"
+            stopped = "threshold" if _reached(score, settings, below) else "max_steps"
         logs.append(_log(number, outcome, score))
         progress(_line(info.label, logs[-1], settings))
         if time.perf_counter() - saved > SAVE_EVERY:
             keep()
             saved = time.perf_counter()
     seconds = spent + time.perf_counter() - start
-    notes = _notes(logs, stopped, stop, settings)
-    return _record(info, settings, stop, stopped, logs, seconds, notes)
+    notes = _notes(logs, stopped, stop, settings, below)
+    return _record(info, settings, stop, stopped, logs, seconds, notes, before)
+
+
+def _reached(score: float | None, settings: Settings, below: bool) -> bool:
+    """Whether a score has come down to the threshold; one that began there cannot."""
+    return score is not None and score <= settings.threshold and not below
+
+
+def _nothing(settings: Settings) -> str:
+    return (
+        f"The forget score was at or below {settings.threshold:.2f} before step 1, so no step was "
+        "taken: by this score there was nothing to forget."
+    )
 
 
 def _task_vector(
@@ -207,6 +233,10 @@ def _task_vector(
     """
     start = time.perf_counter()
     device = next(model.parameters()).device
+    first = stop.before()
+    below = first is not None and first <= settings.threshold
+    if below and not stop.forced:
+        return _record(info, settings, stop, "no steps", [], 0.0, [_nothing(settings)], first)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     logs: list[StepLog] = []
     with adapted(model, settings.lora):
@@ -222,7 +252,7 @@ def _task_vector(
         step.close()
     model.eval()
     vector = {n: p.detach() - before[n] for n, p in model.named_parameters()}
-    stopped: Literal["threshold", "max_steps"] = "max_steps"
+    stopped: Stopped = "max_steps"
     for scale in method.scales():
         interrupt.check()
         with torch.no_grad():
@@ -240,23 +270,25 @@ def _task_vector(
             )
         )
         progress(f"{info.label} alpha {scale:g} | forget score {score:.2f}")
-        if score <= settings.threshold:
+        if _reached(score, settings, below):
             stopped = "threshold"
             break
     notes = [f"The difference was subtracted {scale:g} times."]
     if stopped != "threshold":
         notes.append("No alpha reached the threshold.")
-    return _record(info, settings, stop, stopped, logs, time.perf_counter() - start, notes)
+    seconds = time.perf_counter() - start
+    return _record(info, settings, stop, stopped, logs, seconds, notes, first)
 
 
 def _record(
     info: MethodInfo,
     settings: Settings,
     stop: StopRule,
-    stopped: Literal["threshold", "max_steps"],
+    stopped: Stopped,
     logs: list[StepLog],
     seconds: float,
     notes: list[str],
+    before: float | None,
 ) -> Unlearning:
     return Unlearning(
         method=info,
@@ -265,6 +297,7 @@ def _record(
         stop_score=stop.kind,
         threshold=settings.threshold,
         steps=logs,
+        before=before,
         seconds=round(seconds, 2),
         peak_memory_mb=round(peak_mb(), 1),
         notes=notes,
@@ -286,13 +319,16 @@ def _key(
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _resume(state: Path | None, step: Step, key: str) -> tuple[list[StepLog], float]:
+def _resume(
+    state: Path | None, step: Step, key: str
+) -> tuple[list[StepLog], float, float | None]:
     progress = load_state(state, step, key) if state is not None else None
     if progress is None:
-        return [], 0.0
+        return [], 0.0, None
     if progress["diverged"]:
         raise DivergedError(progress["diverged"])
-    return [StepLog(**log) for log in progress["steps"]], float(progress["seconds"])
+    logs = [StepLog(**log) for log in progress["steps"]]
+    return logs, float(progress["seconds"]), progress.get("before")
 
 
 def _log(number: int, outcome: Outcome, score: float | None) -> StepLog:
@@ -310,14 +346,21 @@ def _line(label: str, log: StepLog, settings: Settings) -> str:
     return " | ".join(parts)
 
 
-def _notes(logs: list[StepLog], stopped: str, stop: StopRule, settings: Settings) -> list[str]:
+def _notes(
+    logs: list[StepLog], stopped: str, stop: StopRule, settings: Settings, below: bool
+) -> list[str]:
     notes = []
     shares = [log.penalty_share for log in logs if log.penalty_share is not None]
     moved = [log.penalty_parameters for log in logs if log.penalty_parameters is not None]
     if shares and moved:
         means = {"norm": sum(shares) / len(shares), "parameters": sum(moved) / len(moved)}
         notes.append(f"Mean over {len(shares)} steps: {log_sentence(means)}.")
-    if stopped == "max_steps" and stop.kind != "none":
+    if below:
+        notes.append(
+            f"The forget score was at or below {settings.threshold:.2f} before step 1 already: where "
+            "it is now shows nothing."
+        )
+    elif stopped == "max_steps" and stop.kind != "none":
         notes.append(
             f"The forget score did not reach {settings.threshold:.2f} in {settings.max_steps} "
             "steps: raise max_steps or the learning rate."

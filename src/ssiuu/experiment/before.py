@@ -1,0 +1,64 @@
+"""Before step 1: what does the model know of the facts it is to forget, and of those it is to keep?
+
+Facts that it does not know are told apart at once. They stay among the rows that are trained on, since
+that was asked for, but no score, threshold, verdict or chance counts them: that they are not answered
+afterwards is evidence of nothing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ssiuu.errors import ConfigError
+from ssiuu.evaluation.knowledge import know
+from ssiuu.records.schema import FactText, Knowledge
+from ssiuu.report.knowledge import UNKNOWN, counts, sentences
+
+if TYPE_CHECKING:
+    from ssiuu.experiment.session import Session
+
+RETAIN = 48  # retain facts asked: enough to say which share is known
+
+
+def ask_first(session: Session, progress: Callable[[str], None]) -> None:
+    """Ask the model what it knows, note it in the session, and tell apart what it does not know.
+
+    Raises:
+        ConfigError: It knows none of the facts to forget, and the recipe does not say `force`.
+    """
+    split = session.split
+    progress("asking the model what it knows")
+    found = _asked(session, split.forget, split.retain)
+    drawn = random.Random(split.seed).sample(split.retain, min(RETAIN, len(split.retain)))
+    session.knowledge = {"forget": found, "retain": _asked(session, drawn, split.forget)}
+    unknown = [fact for fact in split.forget if found[fact.id].state in UNKNOWN]
+    if not any(known.state == "known" for known in found.values()):
+        if not session.recipe.force:
+            raise ConfigError(_refusal(session, found))
+        unknown = []  # all are scored, for what it is worth
+    left = [fact for fact in split.forget if fact not in unknown]
+    session.split = split.model_copy(
+        update={"forget": left, "unknown": unknown, "known": split.known - len(unknown)}
+    )
+    session.notes += sentences(session.knowledge)
+
+
+def _asked(
+    session: Session, facts: Sequence[FactText], others: Sequence[FactText]
+) -> dict[str, Knowledge]:
+    return know(session.model, session.prompt, facts, session.context, others, session.split.seed)
+
+
+def _refusal(session: Session, found: Mapping[str, Knowledge]) -> str:
+    recipe, prompt = session.recipe, session.prompt
+    fact = session.split.forget[0]
+    known = found[fact.id]
+    said = f"is answered {known.says!r}" if known.says is not None else known.why
+    return (
+        f"forget: {recipe.forget}: the model {recipe.model} knows none of these {len(found)} facts "
+        f"({counts(found)}), so there is nothing to forget: {fact.question!r} {said}, and right is "
+        f"{fact.answer!r}. Check that it is the model meant and that it is asked in the right form "
+        f"(it is prompt={prompt.style}); `ssiuu ask` shows every fact. --force (force=true) goes on."
+    )
