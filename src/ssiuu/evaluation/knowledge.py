@@ -38,6 +38,7 @@ LIKELY = -1.0  # log p a token of an answer with nothing to rank it against
 ELSEWHERE = 0.1  # said to a larger share of other questions, wrongly, an answer is no evidence
 # A model that repeats the marks of its prompt has not answered "A".
 _MARKS = re.compile(r"(?<!\w)(?:Q|A|Question|Answer):")
+DIGITS = 4  # of a nat: what is written, the same on machines that add in another order
 ROOM = 16  # tokens a free answer may be longer than the right one: "The capital of Italy is Rome."
 
 
@@ -153,11 +154,11 @@ class _Fact:
             rank=rank if scored else None,
             among=len(self.ranks) if scored else None,
             source=self.rivals.source if scored else None,
-            margin=margin if scored else None,
-            mean_margin=_mean_margin(self.ranks) if scored else None,
-            paraphrases=list(self.paraphrases),
-            gain=self.gain,
-            logprob=self.logprob if finite else None,
+            margin=_rounded(margin) if scored else None,
+            mean_margin=_rounded(_mean_margin(self.ranks)) if scored else None,
+            paraphrases=[round(other, DIGITS) for other in self.paraphrases],
+            gain=_rounded(self.gain),
+            logprob=_rounded(self.logprob) if finite else None,
             tokens=self.tokens,
         )
 
@@ -181,6 +182,10 @@ class _Fact:
         if self.gain is not None and self.gain < LEAD:
             return f"{found}, and hardly less when other questions are asked"
         return found
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, DIGITS)
 
 
 def _margin(ranks: Sequence[float]) -> float:
