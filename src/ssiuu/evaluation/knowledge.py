@@ -28,7 +28,7 @@ from ssiuu.data.fact import normal
 from ssiuu.errors import DataError
 from ssiuu.evaluation.alternatives import CONTROLS, FEWEST, Alternatives, alternatives
 from ssiuu.evaluation.ask import Asked, Question, ask
-from ssiuu.evaluation.score import free_answer_holds
+from ssiuu.evaluation.match import holds
 from ssiuu.likelihood import Prompt, encode
 from ssiuu.records.schema import FactText, Knowledge, KnowledgeState
 
@@ -105,7 +105,7 @@ class _Fact:
 
     @property
     def holds(self) -> tuple[bool, ...]:
-        return tuple(free_answer_holds(self.fact.answer, text) for text in self.says)
+        return tuple(holds(self.fact.answer, text) for text in self.says)
 
     @property
     def margin(self) -> float | None:
@@ -255,7 +255,7 @@ def _elsewhere(a: _Fact, asked: Sequence[_Fact]) -> tuple[float | None, ...]:
     if not others:
         return tuple(None for _ in a.says)
     return tuple(
-        sum(not o.holds[n] and free_answer_holds(answer, o.says[n]) for o in others) / len(others)
+        sum(not o.holds[n] and holds(answer, o.says[n]) for o in others) / len(others)
         for n in range(len(a.says))
     )
 
