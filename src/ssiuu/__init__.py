@@ -2,9 +2,9 @@
 
 import ssiuu
 
-ssiuu.unlearn_model("smollm2-135m", "forget.jsonl", Path("forgotten"), retain="retain.jsonl")
-record = ssiuu.audit_models("smollm2-135m", Path("forgotten"), "forget.jsonl", Path("audit"))
-ssiuu.write_report(record, Path("audit"))
+ssiuu.unlearn_model("smollm2-135m", "forget.jsonl", "forgotten", retain="retain.jsonl")
+record = ssiuu.audit_models("smollm2-135m", "forgotten", "forget.jsonl", "audit")
+ssiuu.write_report(record, "audit")
 """
 
 from __future__ import annotations

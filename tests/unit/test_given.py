@@ -106,6 +106,8 @@ def test_every_path_is_taken_as_text_and_as_path(model: Path, tmp_path: Path, pa
     ssiuu.unlearn_model(path(model), forget, out, retain, "gd", SHORT)
     record = ssiuu.audit_models(path(model), out, forget, audit, retain, ALONE)
     assert record.header.config["model"] == str(model)
+    assert ssiuu.load_run(audit) == record
+    assert ssiuu.write_report(record, audit).stat().st_size > 10_000
     inside = path(tmp_path / "inside")
     ssiuu.diagnose_models(path(model), out, forget, inside, retain, out, SHORT)
     assert (Path(tmp_path) / "inside" / "run.json").exists()

@@ -237,6 +237,11 @@ def _value(ours: str, theirs: str, value: Any, cells: bool) -> Any:
     """
     if ours in FACT.required and _is_conversation(value):
         return _turn(theirs, value, "user" if ours == "question" else "assistant")
+    if theirs.strip().casefold() in CONVERSATIONS:
+        raise ValueError(
+            f"{theirs!r} is {kind(value)} ({show(value)}), not a list of turns: "
+            '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}].'
+        )
     if ours == "id" and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if ours in FACT.lists and isinstance(value, str):

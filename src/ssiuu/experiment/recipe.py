@@ -319,7 +319,7 @@ PROTOCOL_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def resolve(path: Path | None, sets: list[str]) -> tuple[Recipe, dict[str, str]]:
+def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str, str]]:
     """Return the recipe and, by dotted key, where each value came from.
 
     Args:
@@ -330,6 +330,7 @@ def resolve(path: Path | None, sets: list[str]) -> tuple[Recipe, dict[str, str]]
     Raises:
         ConfigError: All that is wrong with file and options, together.
     """
+    path = None if path is None else Path(path)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     given: dict[str, Any] = {}

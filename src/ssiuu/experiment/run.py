@@ -80,11 +80,11 @@ WEIGHTS, STATE = ".safetensors", ".state.safetensors"  # beside a record, while 
 def run(
     recipe: Recipe,
     sources: dict[str, str],
-    out: Path,
+    out: str | Path,
     command: str = "",
-    after: Path | None = None,
+    after: str | Path | None = None,
     progress: Progress = lambda _: None,
-    attacked: Path | None = None,
+    attacked: str | Path | None = None,
     given: Given | None = None,
 ) -> RunRecord:
     """Run a recipe into a folder; what is there already is not run again.
@@ -103,6 +103,8 @@ def run(
         InputError: Model, data, settings or the output folder cannot be used.
         Interrupted: Ctrl-C; the same command continues.
     """
+    out = Path(out)
+    after, attacked = (Path(folder) if folder else None for folder in (after, attacked))
     check_folder(out, recipe, after)
     with interrupt.graceful():
         set_up = partial(locked, out / ".lock", lambda: progress("another process sets up the run"))

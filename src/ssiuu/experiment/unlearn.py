@@ -159,7 +159,7 @@ def audit_models(
         named, given = _judged(before, forget, retain, sets or [], columns, tokenizer)
         recipe, sources = resolve(None, [*named, NO_METHOD, *(sets or [])])
         typed = command or " ".join(sys.argv)
-        return run(recipe, sources, Path(out), typed, judged, progress, given=given)
+        return run(recipe, sources, out, typed, judged, progress, given=given)
 
 
 def diagnose_models(
@@ -209,7 +209,7 @@ def diagnose_models(
         asked = [*named, NO_METHOD, "inside=true", *(sets or []), *NO_ATTACKS]
         recipe, sources = resolve(None, asked)
         typed = command or " ".join(sys.argv)
-        return run(recipe, sources, Path(out), typed, judged, progress, harmed, given)
+        return run(recipe, sources, out, typed, judged, progress, harmed, given)
 
 
 def _judged(

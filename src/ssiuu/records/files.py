@@ -96,13 +96,13 @@ def cell_folder(label: str, seed: int) -> Path:
     return Path("cells") / f"{label}-s{seed}"
 
 
-def load_run(run: Path) -> RunRecord:
+def load_run(run: str | Path) -> RunRecord:
     """Assemble a run folder into one record; stages that have not run yet are None.
 
     Raises:
         InputError: There is no run in this folder, or a file in it does not belong there.
     """
-    return assemble(run, read_header(run))
+    return assemble(Path(run), read_header(Path(run)))
 
 
 def read_header(run: Path) -> RunHeader:

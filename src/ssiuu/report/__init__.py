@@ -8,7 +8,7 @@ from ssiuu.records.files import write_bytes
 from ssiuu.records.schema import RunRecord
 
 
-def write_report(record: RunRecord, folder: Path, baseline: str | None = None) -> Path:
+def write_report(record: RunRecord, folder: str | Path, baseline: str | None = None) -> Path:
     """Render a run into `folder/report.html`, its figures' numbers into `figures.csv`; return the page.
 
     Args:
@@ -24,7 +24,8 @@ def write_report(record: RunRecord, folder: Path, baseline: str | None = None) -
     from ssiuu.report.figures import figure_numbers, figures
     from ssiuu.report.page import render
 
-    path, plots = folder / "report.html", figures(record)
+    folder, plots = Path(folder), figures(record)
+    path = folder / "report.html"
     write_bytes(path, render(record, baseline, plots).encode())
     write_bytes(folder / "figures.csv", figure_numbers(plots).encode())
     return path
