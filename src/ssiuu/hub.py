@@ -34,12 +34,12 @@ def silence() -> str:
     thread = Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PATIENCE)
-    reason = found[0] if found else "no answer"
+    reason = found[0] if found else f"no answer within {PATIENCE:.0f} s"
     if not reason:
         return ""
     return (
-        f"{constants.ENDPOINT} does not answer within {PATIENCE:.0f} s ({reason}): is there a "
-        "firewall or a proxy? HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1 reads the cache alone"
+        f"{constants.ENDPOINT} cannot be reached: {reason}. Is there a firewall or a proxy? "
+        "HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1 reads the cache alone"
     )
 
 

@@ -12,12 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from ssiuu.errors import ModelError
 from ssiuu.experiment.session import Original
-from ssiuu.models.load import fingerprint, from_object, load, save
+from ssiuu.models.load import fingerprint, from_object, load, load_checkpoint_weights, save
 
 Weights = dict[str, Tensor]
+DTYPES = {torch.float16: "float16", torch.float32: "float32"}
 
 
 @pytest.fixture
@@ -282,8 +284,6 @@ def test_encoders_are_refused_whatever_their_config_says(tmp_path: Path, tokeniz
 
 
 def test_tokenizers_that_do_not_fit(folder: Path, tokenizer: Any) -> None:
-    from transformers import AutoTokenizer
-
     grown = AutoTokenizer.from_pretrained(folder)
     grown.add_tokens(["<new>"])
     grown.save_pretrained(folder)
@@ -298,8 +298,6 @@ def test_tokenizers_that_do_not_fit(folder: Path, tokenizer: Any) -> None:
 
 def test_a_special_token_beyond_the_embedding(folder: Path) -> None:
     """One for images that never is in a text is let pass, one that texts are padded with is not."""
-    from transformers import AutoTokenizer
-
     grown = AutoTokenizer.from_pretrained(folder)
     grown.add_special_tokens({"additional_special_tokens": ["<image_soft_token>"]})
     grown.save_pretrained(folder)
@@ -345,3 +343,277 @@ def test_objects_of_which_nothing_can_be_said(tiny_model: Any, tokenizer: Any) -
     tiny_model.resize_token_embeddings(len(tokenizer) - 5)
     with pytest.raises(ModelError, match="have none"):
         from_object(tiny_model, tokenizer)
+
+
+# Adapters ------------------------------------------------------------------------------------
+
+
+def adapter(folder: Path, out: Path, **config: Any) -> Any:
+    """Write a PEFT adapter on a model whose weights all matter; return the merged model."""
+    from peft import LoraConfig, get_peft_model
+
+    given: dict[str, Any] = {"r": 2, "target_modules": ["q_proj", "down_proj"]} | config
+    model = load(str(folder)).model
+    wrapped = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **given))
+    torch.manual_seed(0)
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+    wrapped.save_pretrained(str(out), save_embedding_layers=False)
+    return wrapped.merge_and_unload()
+
+
+def changed(folder: Path, change: Callable[[Weights], Weights]) -> None:
+    path = folder / "adapter_model.safetensors"
+    save_file(change(load_file(path)), path, {"format": "pt"})
+
+
+def same(one: Any, two: Any) -> None:
+    for (name, left), right in zip(one.named_parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(left, right, msg=name)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"use_dora": True},
+        {"use_rslora": True, "lora_alpha": 32},
+        {"bias": "lora_only"},
+        {"modules_to_save": ["lm_head"]},
+    ],
+    ids=str,
+)
+def test_an_adapter_is_a_model(folder: Path, tmp_path: Path, config: dict[str, Any]) -> None:
+    merged = adapter(folder, tmp_path / "adapter", **config)
+    loaded = load(str(tmp_path / "adapter"))
+    same(merged, loaded.model)
+    assert [n for n, _ in loaded.model.named_parameters()] == [n for n, _ in merged.named_parameters()]
+    assert all(p.requires_grad for p in loaded.model.parameters()) and not loaded.model.training
+    assert "adapter" in loaded.info.note and str(folder) in loaded.info.note
+    assert (
+        loaded.folder is None
+        and loaded.tokenizer.get_vocab() == load(str(folder)).tokenizer.get_vocab()
+    )
+
+
+def test_where_the_base_of_an_adapter_is(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "adapters" / "one"
+    adapter(folder, place)
+    found = load(str(place)).info.fingerprint
+    config = json.loads((place / "adapter_config.json").read_text())
+    for stated in ("../../model", "model", "gone", None, ""):
+        text = json.dumps(config | {"base_model_name_or_path": stated})
+        (place / "adapter_config.json").write_text(text)
+        monkeypatch.chdir(tmp_path if stated == "model" else place)
+        if stated and stated.endswith("model"):
+            assert load(str(place)).info.parameters > 0
+        elif not stated:
+            assert "--base" in refused(place) and "does not state" in refused(place)
+        same(load(str(place), str(folder)).model, load(str(place), str(folder)).model)
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    rewritten(other, lambda w: w | {"model.norm.weight": w["model.norm.weight"] * 2})
+    assert len({found, fingerprint(place, str(folder)), fingerprint(place, str(other))}) == 3
+
+
+def test_an_adapter_on_an_adapter_and_one_on_itself(folder: Path, tmp_path: Path) -> None:
+    adapter(folder, tmp_path / "one")
+    merged = adapter(tmp_path / "one", tmp_path / "two")
+    same(merged, load(str(tmp_path / "two")).model)
+    path = tmp_path / "one" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "../two"}))
+    assert "on itself" in refused(tmp_path / "two")
+
+
+def test_adapters_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "adapter"
+    adapter(folder, place)
+    whole = load_file(place / "adapter_model.safetensors")
+    lost = next(name for name in whole if "layers.1" in name and "lora_B" in name)
+    changed(place, lambda w: {name: t for name, t in w.items() if name != lost})
+    assert f"1 missing ({lost}" in refused(place)
+    changed(place, lambda w: whole | {lost.replace("layers.1", "layers.7"): whole[lost].clone()})
+    assert "1 unexpected" in refused(place) and "layers.7" in refused(place)
+    changed(place, lambda w: whole | {lost: torch.ones(3, 3)})
+    assert lost in refused(place) and "(3, 3)" in refused(place)
+    changed(place, lambda w: whole | {lost: torch.full_like(whole[lost], float("nan"))})
+    assert lost in refused(place) and "not finite" in refused(place)
+    changed(place, lambda w: whole)
+    (place / "adapter_model.safetensors").rename(place / "adapter_model.bin")
+    assert "only pickles" in refused(place)
+    (place / "adapter_model.safetensors").write_bytes(b"short")
+    assert "cut short" in refused(place)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"task_type": "SEQ_CLS"}, "SEQ_CLS"),
+        ({"peft_type": "NEW"}, "not valid"),
+        ({"target_modules": ["nowhere"]}, "does not fit its base"),
+        ({"alora_invocation_tokens": [1]}, "invoked by tokens"),
+    ],
+    ids=str,
+)
+def test_adapters_of_other_kinds(
+    folder: Path, tmp_path: Path, values: dict[str, Any], said: str
+) -> None:
+    place = tmp_path / "adapter"
+    adapter(folder, place)
+    config = json.loads((place / "adapter_config.json").read_text())
+    (place / "adapter_config.json").write_text(json.dumps(config | values))
+    assert said in refused(place)
+    for text in ("{", "[]", ""):
+        (place / "adapter_config.json").write_text(text)
+        assert "adapter_config.json" in refused(place)
+
+
+def test_soft_prompts_are_no_change_of_weights(folder: Path, tmp_path: Path) -> None:
+    from peft import PromptTuningConfig, get_peft_model
+
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    get_peft_model(load(str(folder)).model, config).save_pretrained(str(tmp_path / "soft"))
+    assert "PROMPT_TUNING" in refused(tmp_path / "soft")
+
+
+def test_a_whole_model_and_an_adapter_in_one_folder(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+    assert "which of the two" in refused(folder)
+
+
+def test_a_tokenizer_from_the_base(folder: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(folder, bare)
+    for path in bare.glob("tokenizer*"):
+        path.unlink()
+    assert "has no tokenizer" in refused(bare) and "--base" in refused(bare)
+    assert load(str(bare), str(folder)).tokenizer.get_vocab() == load(str(folder)).tokenizer.get_vocab()
+
+
+# Pairs of checkpoints ------------------------------------------------------------------------
+
+
+def logits(model: Any) -> Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.arange(9)[None]).logits
+
+
+def test_rows_of_padding_are_no_other_architecture(
+    folder: Path, tmp_path: Path, tiny_model: Any, tokenizer: Any
+) -> None:
+    """The shared tokens' logits are the checkpoint's; what a padding row takes is at most its share."""
+    wide = tmp_path / "wide"
+    tiny_model.model.layers[0].mlp.up_proj.weight.data.mul_(1.5)
+    want = logits(tiny_model)
+    tiny_model.resize_token_embeddings(len(tokenizer) + 4)
+    save(tiny_model, tokenizer, wide)
+    before = load(str(folder))
+    notes = load_checkpoint_weights(before.model, wide, tokenizer=before.tokenizer)
+    torch.testing.assert_close(logits(before.model), want)
+    assert len(notes) == 1 and f"{len(tokenizer) + 4} rows" in notes[0]
+    back, original = load(str(wide)), load(str(folder)).model
+    load_checkpoint_weights(back.model, folder, tokenizer=back.tokenizer)
+    found = logits(back.model)
+    torch.testing.assert_close(found[..., : len(tokenizer)], logits(original))
+    assert float(found.softmax(-1)[..., len(tokenizer) :].max()) <= 1 / len(tokenizer)
+    tiny_model.resize_token_embeddings(len(tokenizer) - 3)
+    narrow = AutoTokenizer.from_pretrained(folder)
+    tiny_model.save_pretrained(tmp_path / "narrow")
+    with pytest.raises(ModelError, match="have none"):
+        load_checkpoint_weights(before.model, tmp_path / "narrow", tokenizer=narrow)
+
+
+def test_tied_and_untied_checkpoints_are_compared(
+    folder: Path, tmp_path: Path, tiny_model: Any, tokenizer: Any
+) -> None:
+    tied = tmp_path / "tied"
+    shutil.copytree(folder, tied)
+    configured(tied, tie_word_embeddings=True)
+    rewritten(tied, lambda w: {n: t for n, t in w.items() if n != "lm_head.weight"})
+    before = load(str(tied))
+    original, want = Original(before), logits(before.model)
+    assert original.copy is None
+    notes = load_checkpoint_weights(before.model, folder, tokenizer=tokenizer)
+    torch.testing.assert_close(logits(before.model), logits(tiny_model))
+    assert "output layer of its own" in notes[0]
+    original.restore()
+    torch.testing.assert_close(logits(before.model), want)
+    apart = load(str(folder))
+    assert load_checkpoint_weights(apart.model, tied, tokenizer=tokenizer) == []
+    torch.testing.assert_close(logits(apart.model), want)
+    save(before.model, tokenizer, tmp_path / "saved")
+    torch.testing.assert_close(logits(load(str(tmp_path / "saved")).model), want)
+
+
+def test_what_is_stored_as_two_that_differ_is_not_tied(folder: Path, tiny_model: Any) -> None:
+    configured(folder, tie_word_embeddings=True)
+    loaded = load(str(folder))
+    torch.testing.assert_close(logits(loaded.model), logits(tiny_model))
+    assert loaded.model.config.tie_word_embeddings is False
+
+
+@pytest.mark.parametrize(
+    "values", [{"rope_theta": 50.0}, {"rms_norm_eps": 0.5}, {"hidden_act": "relu"}]
+)
+def test_a_checkpoint_that_computes_otherwise(
+    folder: Path, tmp_path: Path, tokenizer: Any, values: dict[str, Any]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    config = json.loads((other / "config.json").read_text())
+    config.pop("rope_parameters", None)
+    (other / "config.json").write_text(json.dumps(config | values))
+    with pytest.raises(ModelError, match=r"computes something else \((rope|rms|hidden)"):
+        load_checkpoint_weights(load(str(folder)).model, other, tokenizer=tokenizer)
+
+
+def test_adapters_as_checkpoints(folder: Path, tmp_path: Path) -> None:
+    merged = adapter(folder, tmp_path / "adapter")
+    before = load(str(folder)).model
+    load_checkpoint_weights(before, tmp_path / "adapter", tokenizer=load(str(folder)).tokenizer)
+    same(before, merged)
+
+
+# Types ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_type_that_came_in_goes_out(
+    folder: Path, tmp_path: Path, tokenizer: Any, dtype: str, tied: bool
+) -> None:
+    kind = getattr(torch, dtype)
+    if tied:
+        configured(folder, tie_word_embeddings=True)
+        rewritten(folder, lambda w: {n: t for n, t in w.items() if n != "lm_head.weight"})
+    rewritten(folder, lambda w: {n: t.to(kind) for n, t in w.items()})
+    configured(folder, dtype=dtype)
+    loaded = load(str(folder))
+    assert loaded.info.dtype == dtype and next(loaded.model.parameters()).dtype == torch.float32
+    original = Original(loaded)
+    assert original.copy is None and original.distance() == 0
+    save(loaded.model, loaded.tokenizer, tmp_path / "out", dtype=loaded.info.dtype)
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert {t.dtype for t in stored.values()} == {kind}
+    assert stored.keys() == load_file(folder / "model.safetensors").keys()
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == dtype
+    assert next(loaded.model.parameters()).dtype == torch.float32
+    same(loaded.model, load(str(tmp_path / "out")).model)
+
+
+def test_the_type_is_that_of_most_weights(folder: Path) -> None:
+    half = {
+        n: t.half() if "mlp" in n else t for n, t in load_file(folder / "model.safetensors").items()
+    }
+    rewritten(folder, lambda _: half)
+    sizes = {kind: sum(t.numel() for t in half.values() if t.dtype == kind) for kind in DTYPES}
+    assert load(str(folder)).info.dtype == DTYPES[max(sizes, key=lambda kind: sizes[kind])]
+
+
+def test_a_weight_beyond_the_type_is_refused(tmp_path: Path, tiny_model: Any, tokenizer: Any) -> None:
+    tiny_model.model.norm.weight.data.fill_(1e6)
+    with pytest.raises(ModelError, match="not finite"):
+        save(tiny_model, tokenizer, tmp_path / "out", dtype="float16")

@@ -2,3 +2,5 @@
 
 Results go to stdout, progress to stderr. Exit codes: 0 done, 1 failed, 2 misuse, 130 interrupted.
 """
+
+BASE = "model that an adapter belongs to, in place of the one that it states"

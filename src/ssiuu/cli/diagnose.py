@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from ssiuu.cli import BASE
+
 
 def command(
     before: Annotated[str, typer.Option(help="model before: short name, folder or hub name")],
@@ -24,6 +26,7 @@ def command(
     columns: Annotated[
         str | None, typer.Option(help="columns of the files: question=COLUMN,answer=COLUMN")
     ] = None,
+    base: Annotated[str | None, typer.Option(help=BASE)] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")
     ] = None,
@@ -38,6 +41,6 @@ def command(
     progress, sets = prepare(), forcing(set_, force)
     typed = shlex.join(["ssiuu", *sys.argv[1:]])
     record = diagnose_models(
-        before, after, forget, out, retain, attacked, sets, typed, progress, columns=columns
+        before, after, forget, out, retain, attacked, sets, typed, progress, columns=columns, base=base
     )
     finish(record, out, progress)

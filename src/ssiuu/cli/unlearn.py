@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ssiuu.cli import BASE
+
 
 def command(
     model: Annotated[str, typer.Option(help="short name, folder or hub name")],
@@ -17,6 +19,7 @@ def command(
     columns: Annotated[
         str | None, typer.Option(help="columns of the files: question=COLUMN,answer=COLUMN")
     ] = None,
+    base: Annotated[str | None, typer.Option(help=BASE)] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")
     ] = None,
@@ -27,7 +30,9 @@ def command(
     from ssiuu.experiment.unlearn import unlearn_model
 
     progress, sets = prepare(), forcing(set_, force)
-    record = unlearn_model(model, forget, out, retain, method, sets, progress, columns=columns)
+    record = unlearn_model(
+        model, forget, out, retain, method, sets, progress, columns=columns, base=base
+    )
     progress.done()
     print(f"{record.method.description}")
     last = next((s.forget_score for s in reversed(record.steps) if s.forget_score is not None), None)

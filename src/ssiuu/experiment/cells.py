@@ -97,7 +97,7 @@ class Keys:
         """Return the key of the model that a cell judges."""
         given = {"given": self.after, "never-learned": self.session.never_learned}.get(info.name)
         if given is not None:
-            return digest(self.original, fingerprint(given))
+            return digest(self.original, fingerprint(given, self.session.recipe.base))
         return self.unlearning(method, seed) if method and method.trains else self.original
 
     def evaluation(self, model: str) -> str:
@@ -123,7 +123,7 @@ class Keys:
                 if looks and curve == last:  # beside its attack, which then is carried out once
                     stages.append(_stage(folder, "stability", digest(key, "stability"), curve))
         if looks and self.attacked is not None:
-            key = digest(model, "stability", fingerprint(self.attacked))
+            key = digest(model, "stability", fingerprint(self.attacked, self.session.recipe.base))
             stages.append(_stage(folder, "stability", key))
         return CellPlan(info, method, seed, stages)
 

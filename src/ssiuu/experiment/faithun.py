@@ -37,7 +37,7 @@ def open_faithun(recipe: Recipe, progress: Callable[[str], None]) -> Session:
         known=total,
     )
     progress(f"loading {recipe.model}")
-    loaded = load(str(recipe.model))
+    loaded = load(str(recipe.model), recipe.base)
     session = Session(
         recipe,
         loaded,

@@ -40,6 +40,7 @@ def settings(
     retain: Source | None,
     columns: Columns | str | None = None,
     tokenizer: Any = None,
+    base: str | Path | None = None,
 ) -> tuple[list[str], Given]:
     """Return what was given as settings of a recipe, and what those cannot hold.
 
@@ -49,6 +50,7 @@ def settings(
         retain: The facts to keep, "none" to go without.
         columns: Which columns are read, as a mapping or as `--columns` has it.
         tokenizer: That of a model in memory.
+        base: The model that an adapter belongs to.
 
     Raises:
         ConfigError: Columns of no fact are named, or a model has no tokenizer.
@@ -70,6 +72,8 @@ def settings(
     values |= {key: IN_MEMORY if key in held else str(rows) for key, rows in facts.items()}
     if columns:
         values["columns"] = dict(columns)
+    if base is not None:
+        values["base"] = str(base)
     made = [setting(key, value) for key, value in values.items()]
     return made, Given(held.get("forget"), held.get("retain"), loaded, tuple(notes))
 

@@ -123,7 +123,7 @@ class Inside:
         session, model = self.session, self.session.model
         states = None
         if session.never_learned is not None:
-            load_checkpoint_weights(model, session.never_learned)
+            load_checkpoint_weights(model, session.never_learned, session.recipe.base)
             states = answer_states(model, self.examples, session.pad)
         session.original.restore()
         return (

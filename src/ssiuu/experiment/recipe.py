@@ -204,6 +204,10 @@ class Recipe(Section):
     """A whole experiment. A null is filled in by the benchmark."""
 
     model: str | None = Field(default=None, description="short name, folder or hub name")
+    base: str | None = Field(
+        default=None,
+        description="model that an adapter belongs to, in place of the one that it states",
+    )
     benchmark: Literal["worldfacts", "fictional", "tofu", "faithun", "rwku", "own"] = "worldfacts"
     forget: str | None = Field(default=None, description="own: file of facts to forget")
     retain: str | None = Field(default=None, description="own: file of facts to keep, or none")

@@ -140,7 +140,9 @@ def _check_given(session: Session, *folders: Path | None) -> None:
     """Refuse checkpoints of another architecture before any work."""
     for folder in folders:
         if folder is not None:
-            load_checkpoint_weights(session.model, folder)
+            tokenizer = session.loaded.tokenizer
+            notes = load_checkpoint_weights(session.model, folder, session.recipe.base, tokenizer)
+            session.notes += notes
             session.original.restore()
 
 
@@ -341,9 +343,9 @@ class _Stages:
         """Put the weights of this cell into the model, unlearning where they are not there."""
         session, unlearning = self.session, cell.stage("unlearn")
         if cell.info.name == "given" and self.keys.after is not None:
-            load_checkpoint_weights(session.model, self.keys.after)
+            load_checkpoint_weights(session.model, self.keys.after, session.recipe.base)
         elif cell.info.name == "never-learned" and session.never_learned is not None:
-            load_checkpoint_weights(session.model, session.never_learned)
+            load_checkpoint_weights(session.model, session.never_learned, session.recipe.base)
         elif unlearning is None:
             session.original.restore()
         elif (self.out / unlearning.path).exists() and self._beside(unlearning, WEIGHTS).exists():
@@ -432,5 +434,5 @@ class _Stages:
             return self._inside.stability(baseline, weights, ending(attack), attack.pool, attack.note)
         given = self.keys.attacked
         assert given is not None
-        load_checkpoint_weights(self.session.model, given)
+        load_checkpoint_weights(self.session.model, given, self.session.recipe.base)
         return self._inside.stability(baseline, weights, f"the checkpoint given ({given.name})")

@@ -32,7 +32,7 @@ def open_rwku(recipe: Recipe, progress: Callable[[str], None]) -> Session:
             "holds nothing; with one, set attacks.harmful.fractions to []."
         )
     progress(f"loading {recipe.model}")
-    loaded = load(str(recipe.model))
+    loaded = load(str(recipe.model), recipe.base)
     session = Session(
         recipe,
         loaded,

@@ -48,13 +48,16 @@ class Original:
     def __init__(self, loaded: Loaded) -> None:
         """Prefer the files: a copy in memory costs as much as the model.
 
-        They will do where they hold every parameter under its own name and with its own values, not
-        in a form that was converted in loading.
+        They will do where they hold every parameter under its name, or one that it is tied to, with
+        its own values: not in a form that was converted in loading.
         """
         self.model = loaded.model
-        self.stored = tensors_of(weight_files(loaded.folder)) if loaded.folder else {}
-        names = {name for name, _ in self.model.named_parameters()}
-        same = names <= self.stored.keys() and all(
+        stored = tensors_of(weight_files(loaded.folder)) if loaded.folder else {}
+        every = list(self.model.named_parameters(remove_duplicate=False))
+        named = {id(p): name for name, p in reversed(every) if name in stored}
+        # Kept by name, for parameters that are tied now and may be parted later.
+        self.places = {n: (stored[named[id(p)]].file, named[id(p)]) for n, p in every if id(p) in named}
+        same = len(self.places) == len(every) and all(
             torch.equal(parameter, weight.to(parameter)) for parameter, weight in self._from_files()
         )
         self.copy = None if same else snapshot(self.model)
@@ -84,11 +87,13 @@ class Original:
             yield parameter, self.copy[name]
 
     def _from_files(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for path in {tensor.file: None for tensor in self.stored.values()}:
+        parameters = dict(self.model.named_parameters())
+        for path in sorted({file for file, _ in self.places.values()}):
             with opened(path) as tensors:
-                for name, parameter in self.model.named_parameters():
-                    if name in self.stored and self.stored[name].file == path:
-                        yield parameter, tensors.get_tensor(name)
+                for name, parameter in parameters.items():
+                    file, stored = self.places[name]
+                    if file == path:
+                        yield parameter, tensors.get_tensor(stored)
 
 
 @dataclass
@@ -263,7 +268,7 @@ def open_session(
         return open_rwku(recipe, progress)
     facts, version, digest = worldfacts.load()
     progress(f"loading {recipe.model}")
-    loaded = load(str(recipe.model))
+    loaded = load(str(recipe.model), recipe.base)
     prompt = Prompt(loaded.tokenizer, recipe.prompt or "qa")
     info = BenchmarkInfo(name="worldfacts", version=version, fingerprint=digest, facts=len(facts))
     split = _screened(recipe, loaded, prompt, facts, None, out, progress)
@@ -348,7 +353,7 @@ def _own(recipe: Recipe, progress: Progress, given: Given) -> Session:
     retain = read(given.retain, recipe.retain, "retain") if kept else []
     check_pair(forget, retain)
     progress(f"loading {recipe.model}")
-    loaded = given.loaded or load(str(recipe.model))
+    loaded = given.loaded or load(str(recipe.model), recipe.base)
     prompt = Prompt(loaded.tokenizer, recipe.prompt or "qa")
     seed, options = recipe.split.seed, recipe.evaluate.options
     split = Split(

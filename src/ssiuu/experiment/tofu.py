@@ -24,6 +24,7 @@ from ssiuu.experiment.session import Original, Session
 from ssiuu.likelihood import Prompt, PromptStyle, encode
 from ssiuu.models.load import Loaded, cache_folder, load, load_checkpoint_weights, save
 from ssiuu.models.precision import resolve
+from ssiuu.models.sources import find
 from ssiuu.records.schema import BenchmarkInfo, FactText, Split
 from ssiuu.training.finetune import finetune
 
@@ -45,7 +46,7 @@ def open_tofu(recipe: Recipe, progress: Progress) -> Session:
     never: Path | None = None
     if config.model is None:
         progress(f"loading {recipe.model}")
-        start = load(str(recipe.model))
+        start = load(str(recipe.model), recipe.base)
         name, source, original = start.info.name, start.info.source, Original(start)
         note = f"fine-tuned here on {config.split} and {len(learned)} retain questions of TOFU"
         notes = [note, start.info.note]
@@ -55,7 +56,7 @@ def open_tofu(recipe: Recipe, progress: Progress) -> Session:
         loaded = load(str(full))
     else:
         progress(f"loading {config.model}")
-        loaded = load(config.model)
+        loaded = load(config.model, recipe.base)
         name, source = loaded.info.name, loaded.info.source
         notes = ["given as fine-tuned on TOFU: nothing was trained here", loaded.info.note]
     named = {"name": name, "source": source, "note": "; ".join(part for part in notes if part)}
@@ -100,9 +101,8 @@ def _refer(session: Session, progress: Progress) -> None:
         )
         return
     progress(f"loading {given}")
-    folder = Path(given) if Path(given).is_dir() else load(given).folder
-    assert folder is not None
-    load_checkpoint_weights(session.model, folder)
+    folder, tokenizer = find(given).folder, session.loaded.tokenizer
+    session.notes += load_checkpoint_weights(session.model, folder, session.recipe.base, tokenizer)
     session.original.restore()
     session.never_learned = folder
 

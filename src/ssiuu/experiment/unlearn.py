@@ -48,6 +48,7 @@ def unlearn_model(
     *,
     tokenizer: Any = None,
     columns: Columns | str | None = None,
+    base: str | Path | None = None,
 ) -> Unlearning:
     """Make a model forget facts and save it, with `unlearn.json`, in the Hugging Face layout.
 
@@ -67,6 +68,8 @@ def unlearn_model(
         tokenizer: That of a model in memory.
         columns: Which columns of the facts are read, by key: {"question": "text"}, or as
             `--columns` has it; None: known names.
+        base: The model that an adapter belongs to, in place of the one that it states; also where
+            the tokenizer is taken from if the model's folder has none.
 
     Raises:
         InputError: Anything given cannot be used; nothing has been written.
@@ -89,7 +92,7 @@ def unlearn_model(
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"--out {out} is not an empty folder: choose another one.")
-    named, given = settings(model, forget, retain, columns, tokenizer)
+    named, given = settings(model, forget, retain, columns, tokenizer, base)
     recipe, _ = resolve(None, [*named, f"methods=[{method}]", *(sets or [])])
     chosen = recipe.made()[0]
     if not chosen.trains:
@@ -110,7 +113,7 @@ def unlearn_model(
         note = f"{record.method.label} on {len(session.split.unlearned)} facts"
         if adapter is None:
             noted = _joined(note, session.loaded.info.note)
-            save(session.model, session.loaded.tokenizer, out, noted)
+            save(session.model, session.loaded.tokenizer, out, noted, session.loaded.info.dtype)
         else:
             place(adapter, out)
         write_record(out / "unlearn.json", record)
@@ -134,6 +137,7 @@ def audit_models(
     *,
     tokenizer: Any = None,
     columns: Columns | str | None = None,
+    base: str | Path | None = None,
 ) -> RunRecord:
     """Judge a pair of checkpoints on the user's own facts.
 
@@ -151,12 +155,14 @@ def audit_models(
         tokenizer: That of models in memory.
         columns: Which columns of the facts are read, by key: {"question": "text"}, or as
             `--columns` has it; None: known names.
+        base: The model that an adapter belongs to, in place of the one that it states; also where
+            the tokenizer is taken from if the model's folder has none.
 
     Raises:
         InputError: Anything given cannot be used.
     """
     with checkpoint(after, tokenizer, "after") as judged:
-        named, given = _judged(before, forget, retain, sets or [], columns, tokenizer)
+        named, given = _judged(before, forget, retain, sets or [], columns, tokenizer, base)
         recipe, sources = resolve(None, [*named, NO_METHOD, *(sets or [])])
         typed = command or " ".join(sys.argv)
         return run(recipe, sources, out, typed, judged, progress, given=given)
@@ -175,6 +181,7 @@ def diagnose_models(
     *,
     tokenizer: Any = None,
     columns: Columns | str | None = None,
+    base: str | Path | None = None,
 ) -> RunRecord:
     """Look inside a pair of checkpoints: all that `inside: true` shows, and no attack.
 
@@ -196,6 +203,8 @@ def diagnose_models(
         tokenizer: That of models in memory.
         columns: Which columns of the facts are read, by key: {"question": "text"}, or as
             `--columns` has it; None: known names.
+        base: The model that an adapter belongs to, in place of the one that it states; also where
+            the tokenizer is taken from if the model's folder has none.
 
     Raises:
         InputError: Anything given cannot be used.
@@ -205,7 +214,7 @@ def diagnose_models(
         harmed = None
         if attacked is not None:
             harmed = held.enter_context(checkpoint(attacked, tokenizer, "attacked"))
-        named, given = _judged(before, forget, retain, sets or [], columns, tokenizer)
+        named, given = _judged(before, forget, retain, sets or [], columns, tokenizer, base)
         asked = [*named, NO_METHOD, "inside=true", *(sets or []), *NO_ATTACKS]
         recipe, sources = resolve(None, asked)
         typed = command or " ".join(sys.argv)
@@ -219,6 +228,7 @@ def _judged(
     sets: list[str],
     columns: Columns | str | None,
     tokenizer: Any,
+    base: str | Path | None,
 ) -> tuple[list[str], Given]:
     """Return the settings of an audit: of the user's own facts, or of TOFU's rows.
 
@@ -242,10 +252,11 @@ def _judged(
             )
         if not isinstance(before, (str, Path)):
             raise ConfigError("benchmark=tofu: give the model before by its path, not in memory.")
-        return [setting("benchmark", "tofu"), setting("tofu.model", str(before))], Given()
+        named = {"benchmark": "tofu", "tofu.model": before} | ({} if base is None else {"base": base})
+        return [setting(key, str(value)) for key, value in named.items()], Given()
     if forget is None:
         raise ConfigError(
             "--forget is missing: the file of the facts that should be gone. For TOFU's own give "
             "--set benchmark=tofu --set tofu.path=FOLDER."
         )
-    return settings(before, forget, retain, columns, tokenizer)
+    return settings(before, forget, retain, columns, tokenizer, base)

@@ -29,6 +29,7 @@ WRAPPERS: Final[dict[str, str]] = {
 QUANTISED: Final = re.compile(
     r"\.(qweight|qzeros|weight_packed|weight_scale(_inv)?|absmax|SCB|quant_map|quant_state\..*)$"
 )
+TRIFLES: Final = frozenset({"_name_or_path", "architectures", "dtype", "transformers_version"})
 PLACEHOLDER: Final = re.compile(r"image|audio|video|vision", re.IGNORECASE)
 
 
@@ -187,6 +188,34 @@ def check_causal(where: str, model: Any) -> None:
             f"{where} is not a causal language model: what it predicts of a word depends on later "
             f"words, as in an encoder ({type(model).__name__}). Give a model that writes text."
         )
+
+
+@torch.no_grad()
+def check_same(folder: Path, model: Any, other: Any) -> None:
+    """Refuse a checkpoint that makes something else of the same weights than the model before.
+
+    Args:
+        folder: Of the checkpoint.
+        model: The model before, with the checkpoint's weights.
+        other: The checkpoint's own model.
+
+    Raises:
+        ModelError: Named with what the two configurations differ in.
+    """
+    rows = min(embedding_rows(model), embedding_rows(other))
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 32
+    ids = torch.arange(min(32, context)).mul(7).remainder(rows)[None].to(model.device)
+    one, two = (m(input_ids=ids, use_cache=False).logits[..., :rows] for m in (model, other))
+    if float((one - two).abs().max()) <= 1e-3 * float(two.abs().max()):
+        return
+    ours, theirs = model.config.to_dict(), other.config.to_dict()
+    apart = sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key])
+    told = [f"{key}: {theirs[key]!r}, before {ours[key]!r}" for key in apart if key not in TRIFLES]
+    raise ModelError(
+        f"{folder} has another architecture than the model before: from the same weights it computes "
+        f"something else ({_some(told) or 'the cause is not in config.json'}). Both must be of the "
+        "same kind."
+    )
 
 
 def embedding_rows(model: Any) -> int:

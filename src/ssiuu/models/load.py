@@ -10,40 +10,18 @@ import copy
 import hashlib
 import json
 import tempfile
-from collections import Counter
-from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import PreTrainedModel
 
 from ssiuu.errors import ModelError
-from ssiuu.hub import first_line
-from ssiuu.models.adapter import base_folder, merge
-from ssiuu.models.checks import (
-    check_causal,
-    check_finite,
-    check_fit,
-    check_stored,
-    check_tokenizer,
-    read_config,
-)
-from ssiuu.models.files import (
-    Stored,
-    content_digest,
-    has_tokenizer,
-    is_adapter,
-    tensors_of,
-    tokenizer_files,
-    weight_files,
-)
+from ssiuu.models.checks import check_causal, check_finite, check_same, check_tokenizer
+from ssiuu.models.files import is_adapter, tokenizer_files
+from ssiuu.models.folder import fingerprint, read
 from ssiuu.models.sources import MODELS, cache_folder, find
 from ssiuu.models.weights import (
     load_weights,
@@ -76,9 +54,6 @@ __all__ = [
     "write_tensors",
 ]
 
-# As safetensors and as torch name them; others come out as float32.
-DTYPES: Final = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
 
 @dataclass(frozen=True)
 class Loaded:
@@ -93,16 +68,6 @@ class Loaded:
     folder: Path | None
 
 
-@dataclass(frozen=True)
-class _Whole:
-    """What a folder, with what it is incomplete without, comes to."""
-
-    model: Any
-    tokenizer: Any
-    dtype: str
-    note: str = ""
-
-
 def load(name: str, base: str | None = None) -> Loaded:
     """Load a model by short name, folder or hub name, in fp32 on the CPU.
 
@@ -115,7 +80,7 @@ def load(name: str, base: str | None = None) -> Loaded:
         ModelError: No such model, or not one of which anything can be said: its sentence says why.
     """
     found = find(name)
-    whole = _read(found.folder, base)
+    whole = read(found.folder, base)
     _check(name, whole.model, whole.tokenizer)
     adapter = is_adapter(found.folder)
     where = MODELS[name][0] if name in MODELS else name
@@ -159,38 +124,95 @@ def from_object(model: Any, tokenizer: Any, name: str = "object") -> Loaded:
     return Loaded(made, tokenizer, _info(made, name, "object", digest, dtype, ""), None)
 
 
-def fingerprint(folder: Path, base: str | None = None) -> str:
-    """Return the sha256 over weights, config and tokenizer; an adapter's covers its base.
-
-    Raises:
-        ModelError: A folder does not say which files are its weights, or a base is not to be had.
-    """
-    return _fingerprint(folder, base, ())
-
-
-def load_checkpoint_weights(model: Any, folder: Path, base: str | None = None) -> None:
+@torch.no_grad()
+def load_checkpoint_weights(
+    model: Any, folder: Path, base: str | None = None, tokenizer: Any = None
+) -> list[str]:
     """Read another checkpoint's weights into a model of the same architecture, in place.
+
+    The two may differ in how many rows of padding their embedding has beyond the tokenizer: the
+    rows that both have are read. Where only the other one has an output layer of its own, this
+    model gets one too.
 
     Args:
         model: Receives them.
         folder: Of a model or an adapter.
         base: The model that an adapter belongs to.
+        tokenizer: That of `model`; with it, the other's embedding is held to it and what the two
+            make of the same weights is compared. Once for a pair is enough.
+
+    Returns:
+        What a reader must know of the comparison, a sentence each.
 
     Raises:
         ModelError: It is another architecture, or not a checkpoint.
     """
-    other = _read(folder, base, tokenizer=False).model
+    whole = read(folder, base, tokenizer=False)
+    other = whole.model
     check_finite(str(folder), other.state_dict().items())
-    ours, theirs = dict(model.named_parameters()), dict(other.named_parameters())
-    with torch.no_grad():
-        for name in ours | theirs:
-            if name not in ours or name not in theirs or theirs[name].shape != ours[name].shape:
-                raise ModelError(
-                    f"{folder} has another architecture than the model before: {name} is missing in "
-                    "one of the two or has another shape. Both must be of the same kind."
-                )
-        for name, parameter in ours.items():
-            parameter.copy_(theirs[name])
+    if tokenizer is not None:
+        check_tokenizer(f"{folder} with the tokenizer of the model before", other, tokenizer)
+    theirs = dict(other.named_parameters(remove_duplicate=False))
+    notes = _untie(model, theirs, folder)
+    every = dict(model.named_parameters(remove_duplicate=False))
+    rows = _vocabulary(model)
+    for name in every | dict(other.named_parameters()):
+        if (
+            name not in every
+            or name not in theirs
+            or not _fits(every[name], theirs[name], name in rows)
+        ):
+            raise ModelError(
+                f"{folder} has another architecture than the model before: {name} is missing in "
+                "one of the two or has another shape. Both must be of the same kind."
+            )
+    for name, parameter in model.named_parameters():
+        there = theirs[name]
+        if name not in rows:
+            parameter.copy_(there)
+            continue
+        common = min(len(parameter), len(there))
+        parameter[:common] = there[:common]
+        # No token is there; the mean's logit is the mean logit, at most an equal share of P.
+        parameter[common:] = there.mean(0)
+    if tokenizer is not None:
+        check_same(folder, model, other)
+    if len(model.get_input_embeddings().weight) != len(other.get_input_embeddings().weight):
+        notes.append(
+            f"The embedding of {folder.name} has {len(other.get_input_embeddings().weight)} rows and "
+            f"that of the model before {len(model.get_input_embeddings().weight)}; the rows that both "
+            "have are compared."
+        )
+    return notes
+
+
+def _fits(ours: Tensor, theirs: Tensor, rows: bool) -> bool:
+    """Whether two parameters have one shape, whatever the number of rows where these are tokens."""
+    return ours.shape[1:] == theirs.shape[1:] if rows else ours.shape == theirs.shape
+
+
+def _vocabulary(model: Any) -> set[str]:
+    """Return the names of the parameters that have a row for each token."""
+    out = model.get_output_embeddings()
+    found = [model.get_input_embeddings().weight, out.weight, getattr(out, "bias", None)]
+    every = model.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in every if any(parameter is one for one in found)}
+
+
+def _untie(model: Any, theirs: dict[str, Tensor], folder: Path) -> list[str]:
+    """Give a model an output layer of its own where its embedding is that, and the other's is not."""
+    out, into = model.get_output_embeddings(), model.get_input_embeddings()
+    if out.weight is not into.weight:
+        return []
+    every = model.named_parameters(remove_duplicate=False)
+    tied = [name for name, parameter in every if parameter is into.weight and name in theirs]
+    if all(torch.equal(theirs[name], theirs[tied[0]]) for name in tied):
+        return []
+    out.weight = torch.nn.Parameter(into.weight.detach().clone())
+    model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
+    for name in tied:
+        model.all_tied_weights_keys.pop(name, None)
+    return [f"{folder.name} has an output layer of its own, the model before shares its embedding."]
 
 
 def _info(model: Any, name: str, source: str, digest: str, dtype: str, note: str) -> ModelInfo:
@@ -210,103 +232,6 @@ def _check(where: str, model: Any, tokenizer: Any) -> None:
     check_finite(where, model.state_dict().items())
     check_tokenizer(where, model, tokenizer)
     check_causal(where, model)
-
-
-def _fingerprint(folder: Path, base: str | None, above: tuple[Path, ...]) -> str:
-    under = _under(folder, base, above)
-    below = "" if under is None else _fingerprint(under, None, (*above, folder))
-    return content_digest(folder, below)
-
-
-def _under(folder: Path, base: str | None, above: tuple[Path, ...] = ()) -> Path | None:
-    """Return the folder that this one is incomplete without: an adapter's base, a tokenizer's place.
-
-    Raises:
-        ModelError: It is not to be had, or an adapter is its own base.
-    """
-    if is_adapter(folder):
-        under = base_folder(folder, base)
-        if under.resolve() in {path.resolve() for path in (folder, *above)}:
-            raise ModelError(f"{folder} is an adapter on itself: give the model it belongs to, --base.")
-        return under
-    return find(base).folder if base is not None and not has_tokenizer(folder) else None
-
-
-def _read(
-    folder: Path, base: str | None, above: tuple[Path, ...] = (), tokenizer: bool = True
-) -> _Whole:
-    """Read a folder, safetensors only, and what it is incomplete without."""
-    under = _under(folder, base, above)
-    if not is_adapter(folder):
-        model, dtype = _read_model(folder)
-        return _Whole(model, _read_tokenizer(under or folder) if tokenizer else None, dtype)
-    assert under is not None
-    own = has_tokenizer(folder)
-    below = _read(under, None, (*above, folder), tokenizer and not own)
-    made = merge(below.model, folder)
-    note = f"the adapter {folder} merged into {under}"
-    reader = _read_tokenizer(folder) if own and tokenizer else below.tokenizer
-    return _Whole(made, reader, below.dtype, "; ".join(n for n in (below.note, note) if n))
-
-
-def _read_model(folder: Path) -> tuple[Any, str]:
-    """Read the model of a folder and the type that most of its weights are stored in."""
-    config = read_config(folder)
-    files = weight_files(folder)
-    stored = tensors_of(files)
-    check_stored(folder, stored)
-    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    if isinstance(kind, tuple):
-        kind = next((k for k in kind if k.__name__ in (config.architectures or [])), kind[0])
-    try:
-        with quiet(), ExitStack() as stack:
-            # Given as a state, not as a folder: nothing else that lies there can be taken for it.
-            opened = {path: stack.enter_context(safe_open(path, framework="pt")) for path in files}
-            state = {name: opened[tensor.file].get_slice(name) for name, tensor in stored.items()}
-            model, info = kind.from_pretrained(
-                None,
-                config=config,
-                state_dict=state,
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,  # refused below, by name
-                output_loading_info=True,
-            )
-            if (folder / "generation_config.json").exists():
-                model.generation_config = GenerationConfig.from_pretrained(folder)
-    except Exception as error:  # whatever an architecture makes of values that it does not expect
-        raise ModelError(f"{folder} cannot be loaded: {first_line(error)}.") from error
-    check_fit(folder, stored.keys(), info, model.base_model_prefix)
-    _loosen(model)
-    return model.eval(), _dtype(stored)
-
-
-def _loosen(model: Any) -> None:
-    """Say in the configuration where weights that it ties are stored as two that differ."""
-    config, out = model.config.get_text_config(), model.get_output_embeddings()
-    tied = getattr(config, "tie_word_embeddings", False)
-    if tied and out is not None and out.weight is not model.get_input_embeddings().weight:
-        config.tie_word_embeddings = model.config.tie_word_embeddings = False
-
-
-def _dtype(stored: Mapping[str, Stored]) -> str:
-    counts: Counter[str] = Counter()
-    for tensor in stored.values():
-        if tensor.dtype in DTYPES:
-            counts[tensor.dtype] += prod(tensor.shape)
-    return DTYPES[counts.most_common(1)[0][0]] if counts else "float32"
-
-
-def _read_tokenizer(folder: Path) -> Any:
-    if not has_tokenizer(folder):
-        raise ModelError(
-            f"{folder} has no tokenizer. Copy the files of the one that the model was trained with "
-            "into it (tokenizer.json, tokenizer_config.json), or give a model that has it: --base."
-        )
-    try:
-        with quiet():
-            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # the Rust library raises kinds of its own
-        raise ModelError(f"{folder}: the tokenizer cannot be read: {first_line(error)}.") from error
 
 
 def _object_digest(model: Any, tokenizer: Any) -> str:

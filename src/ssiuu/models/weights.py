@@ -73,7 +73,8 @@ def _cast(model: Any, kind: torch.dtype) -> dict[str, torch.Tensor]:
         if not tensor.is_floating_point():
             state[name] = tensor
             continue
-        made.setdefault(tensor.data_ptr(), tensor.to(kind))
+        if tensor.data_ptr() not in made:
+            made[tensor.data_ptr()] = tensor.to(kind)
         state[name] = made[tensor.data_ptr()]
     check_finite("the model cannot be saved", state.items())
     return state
@@ -168,8 +169,14 @@ def load_weights(model: Any, path: Path) -> None:
 
 
 def snapshot(model: Any) -> dict[str, torch.Tensor]:
-    """Return a copy of all parameters in memory."""
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
+    """Return a copy of all parameters in memory; those that are tied have one under each name."""
+    made: dict[int, torch.Tensor] = {}
+    found = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) not in made:
+            made[id(parameter)] = parameter.detach().clone()
+        found[name] = made[id(parameter)]
+    return found
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from ssiuu.likelihood import Example
 from ssiuu.methods.base import Method
 from ssiuu.methods.regulariser import log_sentence
 from ssiuu.methods.task_vector import TaskVector
+from ssiuu.models.checks import check_finite
 from ssiuu.models.maps import adaptable
 from ssiuu.records.schema import MethodInfo, StepLog, Unlearning
 from ssiuu.training import interrupt
@@ -125,7 +126,9 @@ def unlearn(
             model.eval()
             step.close()
         if wrapped is not None and adapter is not None:
-            wrapped.save_pretrained(str(adapter))
+            trained = ((name, p) for name, p in wrapped.named_parameters() if p.requires_grad)
+            check_finite("the adapter cannot be saved", trained)
+            wrapped.save_pretrained(str(adapter), save_embedding_layers=False)
     return record.model_copy(update={"notes": [*record.notes, *said]})
 
 

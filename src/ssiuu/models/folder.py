@@ -1,0 +1,158 @@
+"""A folder as a model: its own weights and tokenizer, or an adapter's with those of its base."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import safe_open
+from transformers import AutoTokenizer, GenerationConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from ssiuu.errors import ModelError
+from ssiuu.hub import first_line
+from ssiuu.models.adapter import base_folder, merge
+from ssiuu.models.checks import check_fit, check_stored, read_config
+from ssiuu.models.files import (
+    Stored,
+    content_digest,
+    has_tokenizer,
+    is_adapter,
+    tensors_of,
+    weight_files,
+)
+from ssiuu.models.sources import find
+from ssiuu.models.weights import quiet
+
+# As safetensors and as torch name them; others come out as float32.
+DTYPES: Final = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What a folder, with what it is incomplete without, comes to."""
+
+    model: Any
+    tokenizer: Any
+    dtype: str
+    note: str = ""
+
+
+def fingerprint(folder: Path, base: str | None = None) -> str:
+    """Return the sha256 over weights, config and tokenizer; an adapter's covers its base.
+
+    Raises:
+        ModelError: A folder does not say which files are its weights, or a base is not to be had.
+    """
+    return _fingerprint(folder, base, ())
+
+
+def _fingerprint(folder: Path, base: str | None, above: tuple[Path, ...]) -> str:
+    under = _under(folder, base, above)
+    below = "" if under is None else _fingerprint(under, None, (*above, folder))
+    return content_digest(folder, below)
+
+
+def _under(folder: Path, base: str | None, above: tuple[Path, ...] = ()) -> Path | None:
+    """Return the folder that this one is incomplete without: an adapter's base, a tokenizer's place.
+
+    Raises:
+        ModelError: It is not to be had, or an adapter is its own base.
+    """
+    if is_adapter(folder):
+        under = base_folder(folder, base)
+        if under.resolve() in {path.resolve() for path in (folder, *above)}:
+            raise ModelError(f"{folder} is an adapter on itself: give the model it belongs to, --base.")
+        return under
+    return find(base).folder if base is not None and not has_tokenizer(folder) else None
+
+
+def read(folder: Path, base: str | None, above: tuple[Path, ...] = (), tokenizer: bool = True) -> Whole:
+    """Read a folder, safetensors only, and what it is incomplete without.
+
+    Args:
+        folder: Of a model or an adapter.
+        base: The model that an adapter belongs to, or that has the tokenizer of a folder without.
+        above: The adapters that this folder is the base of.
+        tokenizer: Whether one is wanted; without, a folder that has none will do.
+
+    Raises:
+        ModelError: It is not one of which anything can be said: its sentence says why.
+    """
+    under = _under(folder, base, above)
+    if not is_adapter(folder):
+        model, dtype = _read_model(folder)
+        return Whole(model, _read_tokenizer(under or folder) if tokenizer else None, dtype)
+    assert under is not None
+    own = has_tokenizer(folder)
+    below = read(under, None, (*above, folder), tokenizer and not own)
+    made = merge(below.model, folder)
+    note = f"the adapter {folder} merged into {under}"
+    reader = _read_tokenizer(folder) if own and tokenizer else below.tokenizer
+    return Whole(made, reader, below.dtype, "; ".join(n for n in (below.note, note) if n))
+
+
+def _read_model(folder: Path) -> tuple[Any, str]:
+    """Read the model of a folder and the type that most of its weights are stored in."""
+    config = read_config(folder)
+    files = weight_files(folder)
+    stored = tensors_of(files)
+    check_stored(folder, stored)
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if isinstance(kind, tuple):
+        kind = next((k for k in kind if k.__name__ in (config.architectures or [])), kind[0])
+    try:
+        with quiet(), ExitStack() as stack:
+            # Given as a state, not as a folder: nothing else that lies there can be taken for it.
+            opened = {path: stack.enter_context(safe_open(path, framework="pt")) for path in files}
+            state = {name: opened[tensor.file].get_slice(name) for name, tensor in stored.items()}
+            model, info = kind.from_pretrained(
+                None,
+                config=config,
+                state_dict=state,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # refused below, by name
+                output_loading_info=True,
+            )
+            if (folder / "generation_config.json").exists():
+                model.generation_config = GenerationConfig.from_pretrained(folder)
+    except Exception as error:  # whatever an architecture makes of values that it does not expect
+        raise ModelError(f"{folder} cannot be loaded: {first_line(error)}.") from error
+    check_fit(folder, stored.keys(), info, model.base_model_prefix)
+    _loosen(model)
+    return model.eval(), _dtype(stored)
+
+
+def _loosen(model: Any) -> None:
+    """Say in the configuration where weights that it ties are stored as two that differ."""
+    config, out = model.config.get_text_config(), model.get_output_embeddings()
+    tied = getattr(config, "tie_word_embeddings", False)
+    if tied and out is not None and out.weight is not model.get_input_embeddings().weight:
+        config.tie_word_embeddings = model.config.tie_word_embeddings = False
+
+
+def _dtype(stored: Mapping[str, Stored]) -> str:
+    counts: Counter[str] = Counter()
+    for tensor in stored.values():
+        if tensor.dtype in DTYPES:
+            counts[tensor.dtype] += prod(tensor.shape)
+    return DTYPES[counts.most_common(1)[0][0]] if counts else "float32"
+
+
+def _read_tokenizer(folder: Path) -> Any:
+    if not has_tokenizer(folder):
+        raise ModelError(
+            f"{folder} has no tokenizer. Copy the files of the one that the model was trained with "
+            "into it (tokenizer.json, tokenizer_config.json), or give a model that has it: --base."
+        )
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the Rust library raises kinds of its own
+        raise ModelError(f"{folder}: the tokenizer cannot be read: {first_line(error)}.") from error
