@@ -18,8 +18,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from ssiuu.attribution.parameter import SecondGradient
-from ssiuu.errors import ConfigError
+from architectures import LAYOUTS, build_architecture
+from ssiuu.attribution.parameter import SecondGradient, SplitGradients
 from ssiuu.likelihood import Batch, Example, answer_logprobs, collate
 from ssiuu.methods import make
 from ssiuu.training.lora import Lora, adapted
@@ -333,7 +333,18 @@ def test_a_step_after_an_error_counts_its_own_rows_alone(exact_model: Any, make_
     close(found[1], found[0], 1e-9)
 
 
-class Borrowing(torch.nn.Module):
+class Scaling(torch.nn.Module):
+    """Multiplies with its weight."""
+
+    def __init__(self, weight: torch.nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
+class Borrowed(torch.nn.Module):
     """Multiplies with the weight of a module that it never calls."""
 
     def __init__(self, inner: torch.nn.Module) -> None:
@@ -345,16 +356,99 @@ class Borrowing(torch.nn.Module):
 
 
 @pytest.mark.parametrize("strength", [{"lambda": 1.0}, {"rho": 0.5}, {"gate": True}])
-def test_a_parameter_used_outside_its_module_is_told(
-    exact_model: Any, make_examples: Any, strength: dict[str, Any]
+def test_a_parameter_used_outside_its_module_has_its_gradient_all_the_same(
+    make_model: Any, make_examples: Any, strength: dict[str, Any]
 ) -> None:
-    exact_model.model.norm = Borrowing(exact_model.model.norm)
+    """It is noticed in the forward pass, and a second backward pass takes the place of the hooks."""
     examples = make_examples(3)
     start = Prepared(logprob={e.id: -3.0 for e in examples})
-    step = Step(
-        exact_model, make({"name": "ssiuu", "backbone": "npo", **strength}), 1e-3, prepared=start
-    )
-    before = hooks(exact_model)
-    with pytest.raises(ConfigError, match=r"no second gradient of model\.norm\.inner\.weight"):
-        step(batches_of(examples, 3), [])
-    assert hooks(exact_model) == before
+    ends = []
+    for borrow in (False, True):
+        model = make_model(double=True)
+        scaling = Scaling(model.model.norm.weight)
+        model.model.norm = Borrowed(scaling) if borrow else scaling
+        spec = {"name": "ssiuu", "backbone": "npo", **strength}
+        step = Step(model, make(spec), 1e-3, prepared=start)
+        before = hooks(model)
+        for _ in range(2):
+            step(batches_of(examples, 3), batches_of(make_examples(2, seed=1), 2))
+        assert hooks(model) == before
+        ends.append({n.replace("inner.", ""): p.detach() for n, p in model.named_parameters()})
+    close(ends[1], ends[0], 1e-9)
+
+
+class Flat(torch.nn.Module):
+    """Puts rows and tokens into one dimension before a module, as OPT does, and apart after it."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat: Tensor = self.inner(x.reshape(-1, x.shape[-1]))
+        return flat.view(*x.shape[:-1], -1)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_rows_and_tokens_in_one_dimension_are_noticed(
+    exact_model: Any, make_examples: Any, count: int
+) -> None:
+    """Also where one row of as many tokens as there are rows might be taken for a row each."""
+    exact_model.model.layers[0].mlp = Flat(exact_model.model.layers[0].mlp)
+    second = SecondGradient(exact_model, dict(exact_model.named_parameters()))
+    with second.listening():
+        answer_logprobs(exact_model, collate(make_examples(count), PAD))
+    assert not second.heard(count)
+    split = SplitGradients(exact_model, dict(exact_model.named_parameters()))
+    with split.watching(1, count, lambda *_: None):
+        answer_logprobs(exact_model, collate(make_examples(count), PAD))
+        assert not split.heard
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, "mixtral", "qwen2_moe", "mamba", "jamba"])
+@pytest.mark.parametrize("target", ["probability", "logprob"])
+def test_a_step_reads_both_whatever_the_blocks_are_made_of(
+    layout: str, make_examples: Any, target: str
+) -> None:
+    """A_1 = phi sum of dP or dlogP of every parameter, experts and state-space weights among them."""
+    model = build_architecture(layout)
+    exact = copy.deepcopy(model)
+    examples = make_examples(3, answer=(1, 2))
+    weights = [float(log_p(exact, e).exp().detach()) for e in examples]
+    g = explicit(exact, examples, weights if target == "probability" else [1.0] * 3)
+    logs = {e.id: float(log_p(exact, e).detach()) for e in examples}
+    spec = {"name": "ssiuu", "backbone": "npo", "target": target}
+    step = Step(model, make(spec), 1e-3, prepared=Prepared(logprob=logs))
+    step(batches_of(examples, 3), batches_of(make_examples(2, seed=1), 2))
+    assert step.regulariser is not None
+    whole = max(float((p.detach() * g[n]).abs().max()) for n, p in exact.named_parameters())
+    for name, parameter in exact.named_parameters():
+        wanted = (parameter.detach() * g[name]).view(-1)
+        found = step.regulariser.reference[name]
+        torch.testing.assert_close(found.float(), wanted, rtol=0.01, atol=1e-3 * whole, msg=name)
+
+
+@pytest.mark.parametrize("layout", ["gpt2", "falcon", "gemma3", "mixtral", "mamba"])
+def test_both_gradients_under_autocast(layout: str, make_examples: Any) -> None:
+    """The attribution of a step in bf16 is that of fp32, up to bf16's rounding."""
+    found = []
+    for precision in ("fp32", "bf16"):
+        model = build_architecture(layout)
+        step = Step(model, make("ssiuu"), 1e-3, precision)
+        step([collate(make_examples(3, answer=(1, 2)), PAD)], [])
+        assert step.regulariser is not None
+        found.append(torch.cat([a.float() for a in step.regulariser.reference.values()]))
+    alike = torch.nn.functional.cosine_similarity(found[0], found[1], dim=0)
+    assert float(alike) > 0.98
+
+
+def test_dropout_is_off_in_a_step(make_examples: Any) -> None:
+    """A run can be repeated, and the model in training is the one that is read."""
+    ends = []
+    for _ in range(2):
+        model = build_architecture("gpt2")
+        assert model.config.resid_pdrop > 0
+        step = Step(model, make("gd"), 1e-3)
+        step([collate(make_examples(2), PAD)], [collate(make_examples(2, seed=1), PAD)])
+        ends.append(torch.cat([p.detach().view(-1) for p in model.parameters()]))
+    assert torch.equal(*ends)

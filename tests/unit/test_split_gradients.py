@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_second_gradient import MODELS, PAD, Borrowing, log_p
+from test_second_gradient import MODELS, PAD, Borrowed, log_p
 from torch import Tensor
 
 from ssiuu.attribution.parameter import SplitGradients
@@ -145,7 +145,7 @@ def test_a_parameter_used_elsewhere_is_noticed(make_model: Any, make_examples: A
     ends = []
     for together in (True, False):
         model = make_model(double=True)
-        model.model.norm = Borrowing(model.model.norm)
+        model.model.norm = Borrowed(model.model.norm)
         step = Step(model, make("ssiuu-logprob"), 1e-3, together=together)
         for _ in range(2):
             step([forget], [retain])

@@ -14,8 +14,8 @@ P_x / (dL/dlogP_x).
 the first rows of a batch (forget) and of the others (retain) apart as well, so that both need one
 forward pass and one backward pass through the activations together.
 
-Covered: modules whose output keeps the batch as its first dimension. Not covered: parameters used
-outside their module's forward: they stay missing in `found`.
+Covered: modules whose output is [batch, tokens, ...]. Not covered: rows and tokens in one dimension,
+and parameters used outside their module's forward. Both are noticed in the forward pass (`heard`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -56,13 +57,17 @@ class SecondGradient:
         self.owners += [(module, {"weight": name}) for name, module in (maps or {}).items()]
         self.scale: Float[Tensor, " B"] | None = None
         self.found: dict[str, Tensor] = {}
+        self._called: set[str] = set()  # parameters whose module was called, in the last pass
+        self._rows: set[int] = set()  # how many rows its modules put out
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Watch forward passes; set `scale` (c_x) before the backward pass of each.
+        """Watch a forward pass; set `scale` (c_x) before its backward pass.
 
         No hook on a module outlives the context, whatever happens in it.
         """
+        self._called.clear()
+        self._rows.clear()
         handles = [
             module.register_forward_hook(self._forward_hook(names), with_kwargs=True)
             for module, names in self.owners
@@ -73,24 +78,41 @@ class SecondGradient:
             for handle in handles:
                 handle.remove()
 
-    def add(self, gradients: Iterable[Tensor]) -> None:
-        """Add second gradients computed elsewhere, in the order of the parameters."""
+    def heard(self, rows: int) -> bool:
+        """Whether the last pass, of so many rows, went through every module row by row."""
+        wanted = {name for _, names in self.owners for name in names.values()}
+        return self._called == wanted and self._rows == {rows}
+
+    def add(self, gradients: Iterable[Tensor | None]) -> None:
+        """Add second gradients computed elsewhere, in the order of the parameters; None for 0."""
         for name, gradient in zip(self.names, gradients, strict=True):
-            _add(self.found, name, gradient)
+            if gradient is not None:
+                _add(self.found, name, gradient)
 
     def _forward_hook(self, names: Names) -> Any:
         def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            self._called.update(names.values())
+            self._rows.add(_rows(output))
             if isinstance(output, Tensor) and output.requires_grad:
+                cast = _Autocast.now(output)
                 output.register_hook(
-                    lambda gradient: self._collect(module, names, args, kwargs, gradient)
+                    lambda gradient: self._collect(module, names, args, kwargs, gradient, cast)
                 )
 
         return hook
 
     @torch.no_grad()
-    def _collect(self, module: Any, names: Names, args: Any, kwargs: Any, gradient: Tensor) -> None:
-        if self.scale is None or gradient.shape[0] != self.scale.shape[0]:
-            return  # not this batch's, or the batch is not the first dimension: it stays missing
+    def _collect(
+        self,
+        module: Any,
+        names: Names,
+        args: Any,
+        kwargs: Any,
+        gradient: Tensor,
+        cast: _Autocast,
+    ) -> None:
+        if self.scale is None:
+            return  # the second gradient comes from elsewhere
         scaled = _weighted(gradient, self.scale)
         if type(module) is torch.nn.Linear or id(module) in self.maps:
             if "weight" in names:
@@ -100,7 +122,7 @@ class SecondGradient:
         elif type(module) is torch.nn.Embedding:
             _add_rows(self.found, names["weight"], module, args[0], scaled)
         else:
-            for name, value in _again(module, names, args, kwargs, [scaled])[0].items():
+            for name, value in _again(module, names, args, kwargs, [scaled], cast)[0].items():
                 _add(self.found, name, value)
 
 
@@ -132,7 +154,7 @@ class SplitGradients:
         """Whether every module is of a kind whose gradient can be formed here."""
         return all(
             type(module) in (torch.nn.Linear, torch.nn.Embedding)
-            or all(p.dim() == 1 for p in module.parameters(recurse=False))
+            or (all(p.dim() == 1 for p in module.parameters()) and not [*module.children()])
             for module, _ in self.owners
         )
 
@@ -177,25 +199,36 @@ class SplitGradients:
 
     def _forward_hook(self, names: Names) -> Any:
         def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-            if not isinstance(output, Tensor) or output.shape[0] != self.batch:
+            if _rows(output) != self.batch:
                 self.complete = False
                 return
             if not output.requires_grad:
                 output.requires_grad_(True)  # what comes before has nothing to train
             self.waiting.update(names.values())
-            output.register_hook(lambda gradient: self._collect(module, names, args, kwargs, gradient))
+            cast = _Autocast.now(output)
+            output.register_hook(
+                lambda gradient: self._collect(module, names, args, kwargs, gradient, cast)
+            )
 
         return hook
 
     @torch.no_grad()
-    def _collect(self, module: Any, names: Names, args: Any, kwargs: Any, gradient: Tensor) -> None:
+    def _collect(
+        self,
+        module: Any,
+        names: Names,
+        args: Any,
+        kwargs: Any,
+        gradient: Tensor,
+        cast: _Autocast,
+    ) -> None:
         first, others = gradient[: self.rows], gradient[self.rows :]
         scaled = None if self.scale is None else _weighted(first, self.scale)
         if type(module) not in (torch.nn.Linear, torch.nn.Embedding):
             cut = [a[: self.rows] if isinstance(a, Tensor) else a for a in args]
             wanted = [first] if scaled is None else [first, scaled]
             for store, part in zip(
-                (self.first, self.found), _again(module, names, cut, kwargs, wanted), strict=False
+                (self.first, self.found), _again(module, names, cut, kwargs, wanted, cast), strict=False
             ):
                 for name, value in part.items():
                     _add(store, name, value)
@@ -250,11 +283,40 @@ def _weighted(gradient: Tensor, scale: Float[Tensor, " B"]) -> Tensor:
     return gradient * scale.view(shape).to(gradient.dtype)
 
 
+@dataclass(frozen=True)
+class _Autocast:
+    """Whether a pass casts what it multiplies, and to what."""
+
+    device: str
+    enabled: bool
+    dtype: torch.dtype
+
+    @classmethod
+    def now(cls, output: Tensor) -> _Autocast:
+        """Return it for the pass that goes on, where this output lies."""
+        device = output.device.type
+        enabled = torch.is_autocast_enabled(device)
+        return cls(device, enabled, torch.get_autocast_dtype(device))
+
+
+def _rows(output: Any) -> int:
+    """Return how many rows a module has put out; -1 where they are not the first dimension."""
+    return output.shape[0] if isinstance(output, Tensor) and output.dim() > 2 else -1
+
+
 def _again(
-    module: Any, names: Names, args: Any, kwargs: Any, cotangents: Iterable[Tensor]
+    module: Any,
+    names: Names,
+    args: Any,
+    kwargs: Any,
+    cotangents: Iterable[Tensor],
+    cast: _Autocast,
 ) -> list[dict[str, Tensor]]:
     """Run a module again and return its parameters' gradients for each output gradient."""
-    with torch.enable_grad():
+    with (
+        torch.enable_grad(),
+        torch.autocast(cast.device, cast.dtype, enabled=cast.enabled, cache_enabled=False),
+    ):
         again = type(module).forward(module, *_detached(args), **kwargs)
         wanted = [getattr(module, local) for local in names]
         found = [

@@ -128,21 +128,15 @@ def passed_by(model: Any) -> tuple[str, ...]:
         return lambda module, inputs, output: called.add(path)
 
     ids = torch.tensor([[0, 1]], device=next(model.parameters()).device)
-    trained = model.training
-    with torch.random.fork_rng(devices=[]):  # dropout draws numbers
-        model.train()
-        try:
-            with hooked((module, noting(path)) for path, module in maps.items()):
-                model(input_ids=ids, use_cache=False)
-            silent = [path for path in maps if path not in called and maps[path].weight.requires_grad]
-            if silent:
-                with torch.enable_grad():
-                    total = model(input_ids=ids, use_cache=False).logits.float().sum()
-                    weights: list[Any] = [maps[path].weight for path in silent]
-                    found = torch.autograd.grad(total, weights, allow_unused=True)
-                known += [p for p, g in zip(silent, found, strict=True) if g is not None]
-        finally:
-            model.train(trained)
+    with hooked((module, noting(path)) for path, module in maps.items()):
+        model(input_ids=ids, use_cache=False)
+    silent = [path for path in maps if path not in called and maps[path].weight.requires_grad]
+    if silent:
+        with torch.enable_grad():
+            total = model(input_ids=ids, use_cache=False).logits.float().sum()
+            weights: list[Any] = [maps[path].weight for path in silent]
+            found = torch.autograd.grad(total, weights, allow_unused=True)
+        known += [p for p, g in zip(silent, found, strict=True) if g is not None]
     return tuple(dict.fromkeys(known))
 
 

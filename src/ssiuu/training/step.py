@@ -108,6 +108,8 @@ class Step:
             list(self.named.values()), lr=learning_rate, weight_decay=weight_decay, fused=True
         )
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        # Checkpointed activations are computed again in training mode only.
+        self.recomputes = any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
         form = method if isinstance(method, Ssiuu) else None
         self.gated = form is not None and form.gate
         self.regulariser = (
@@ -165,7 +167,8 @@ class Step:
         Raises:
             DivergedError: A loss or the gradient is not finite; the parameters were not changed.
         """
-        self.model.train()
+        # Dropout would make a run that cannot be repeated, and of two gradients those of two models.
+        self.model.train(self.recomputes)
         self.optimizer.zero_grad(set_to_none=True)
         rows = [batch.input_ids for batch in (*forget, *retain)]
         longest = max(ids.shape[1] for ids in rows)
@@ -213,9 +216,8 @@ class Step:
         if isinstance(self.base, Misdirection | SharpnessAwarePreference | DisruptionMasked):
             return False
         plain = self.second is None or self.base.through != "other"
-        again = any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
         shards = self.accelerator.num_processes > 1
-        return plain and not shards and not again and not self.effective and self._rho() is None
+        return plain and not shards and not self.recomputes and not self.effective and self._rho() is None
 
     def _as_one(
         self, forget: Sequence[Batch], retain: Sequence[Batch]
@@ -368,14 +370,21 @@ class Step:
 
     def _weigh(self, second: SecondGradient, view: View, loss: Tensor) -> None:
         """Tell the collector what each example counts, or add the target's gradient by hand."""
-        second.scale = self._scale(view.logprobs, loss)
+        heard = second.heard(len(view.logprobs.mask))
+        if self.effective and not heard:
+            raise ConfigError(
+                "ssiuu: the effective space needs maps that put out row by row, and some adapted ones "
+                "here put out rows and tokens as one. Set unlearn.lora.attribution: adapter."
+            )
+        second.scale = self._scale(view.logprobs, loss) if heard else None
         if second.scale is not None:
             return
         # A second backward through the same graph.
         wanted = self._wanted(view.logprobs)
         value = (wanted * view.logprobs.sum).sum()
         second.scale = torch.ones_like(wanted) if self.effective else None
-        found = torch.autograd.grad(value, list(self.named.values()), retain_graph=True)
+        named = list(self.named.values())
+        found = torch.autograd.grad(value, named, retain_graph=True, allow_unused=True)
         second.scale = None
         if not self.effective:  # there the collector has heard this pass
             second.add(found)
@@ -604,13 +613,7 @@ def _target_gradient(
     """Return g of one parameter, and what it is to be multiplied by."""
     if found is None:
         return forget, divisor  # the loss is sum of log P / divisor
-    gradient = found.get(name)
-    if gradient is None:
-        raise ConfigError(
-            f"ssiuu: no second gradient of {name}; this model uses it outside of its module. "
-            "Use target: logprob with backbone gd."
-        )
-    return gradient, 1.0
+    return found[name], 1.0
 
 
 def _add_gradient(parameter: Tensor, gradient: Tensor) -> None:
