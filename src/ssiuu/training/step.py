@@ -216,8 +216,8 @@ class Step:
         if isinstance(self.base, Misdirection | SharpnessAwarePreference | DisruptionMasked):
             return False
         plain = self.second is None or self.base.through != "other"
-        shards = self.accelerator.num_processes > 1
-        return plain and not shards and not self.recomputes and not self.effective and self._rho() is None
+        alone = self.accelerator.num_processes == 1 and not self.recomputes
+        return plain and alone and not self.effective and self._rho() is None
 
     def _as_one(
         self, forget: Sequence[Batch], retain: Sequence[Batch]
