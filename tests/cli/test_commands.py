@@ -72,7 +72,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     kept = [
         {"question": f"What does {name} eat?", "answer": dish, "entity": name}
-        for name, dish in zip(["Ivy", "Jo", "Kit", "Lou"], ["rice", "soup", "figs", "stew"], strict=True)
+        for name, dish in zip(
+            ["Ivy", "Jo", "Kit", "Lou"], ["rice", "soup", "figs", "stew"], strict=True
+        )
     ]
     teach(model, tokenizer, [*ROWS, *kept])  # what is not known is refused
     save(model, tokenizer, folder / "model")

@@ -254,7 +254,11 @@ def test_an_unknown_baseline_is_refused_with_the_nearest(record: RunRecord) -> N
 
 def test_every_score_reads_its_own_facts(record: RunRecord) -> None:
     sentence = {"rouge": 0.4, "truth_ratio": 2.0}  # TOFU's; a short answer's recall is no score
-    forget = {"a": FactScore(correct=True, paraphrases=[False, None], logprob=-1, tokens=1, **sentence)}
+    asked = {"other_form": False, "other_free": True}
+    score = FactScore(
+        correct=True, paraphrases=[False, None], logprob=-1, tokens=1, **sentence, **asked
+    )
+    forget = {"a": score}
     other = {"b": FactScore(correct=False, logprob=-1, tokens=1, free_correct=True, rouge=0.9)}
     evaluation = Evaluation(forget=forget, retain=other, heldout={}, seconds=1)
     cell = cell_of(record, "gd").model_copy(update={"evaluation": evaluation})
@@ -262,6 +266,8 @@ def test_every_score_reads_its_own_facts(record: RunRecord) -> None:
         "forget": {("a", 0): {0: 1.0}},
         "forget_paraphrase": {("a", 0): {0: 0.0}},
         "forget_free": {},
+        "forget_other": {("a", 0): {0: 0.0}},
+        "forget_other_free": {("a", 0): {0: 1.0}},
         "retain": {("b", 0): {0: 0.0}},
         "heldout": {},
         "forget_rouge": {("a", 0): {0: 0.4}},

@@ -161,7 +161,17 @@ def test_it_is_read(tmp_path: Path, name: str) -> None:
     facts = read_facts(path, tell=told.append)
     assert [(fact.question, fact.answer) for fact in facts] == PAIRS
     assert len({fact.id for fact in facts}) == 3
-    shape = ("capital", "prompt", "instruct", "alpaca", "input", "messages", "share", "turns", "response")
+    shape = (
+        "capital",
+        "prompt",
+        "instruct",
+        "alpaca",
+        "input",
+        "messages",
+        "share",
+        "turns",
+        "response",
+    )
     assert bool(told) == any(word in name for word in (*shape, "index", "unnamed", "trailing"))
 
 
@@ -184,7 +194,9 @@ def test_an_input_follows_its_instruction(tmp_path: Path) -> None:
     first, second = read_facts(tmp_path / "a.jsonl", tell=told.append)
     assert (first.question, second.question) == ("Where does he live?\n\nArvo", "q")
     [note] = told
-    assert note.endswith("reads question from 'instruction', answer from 'output', the input from 'input'.")
+    assert note.endswith(
+        "reads question from 'instruction', answer from 'output', the input from 'input'."
+    )
 
 
 def test_the_header_of_semicolons_may_hold_commas(tmp_path: Path) -> None:
@@ -232,7 +244,12 @@ def test_names_that_no_header_would_guess(tmp_path: Path) -> None:
 def test_a_column_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines(called("text", "labels")))
     [problem] = problems(tmp_path / "a.jsonl", {"question": "text", "answer": "label"})
-    for part in ("no column 'label'", "answer is to be read from", "'labels'?", "It has: text, labels."):
+    for part in (
+        "no column 'label'",
+        "answer is to be read from",
+        "'labels'?",
+        "It has: text, labels.",
+    ):
         assert part in problem
     (tmp_path / "b.jsonl").write_bytes(lines([*called("text", "labels"), {"text": "q"}]))
     [problem] = problems(tmp_path / "b.jsonl", {"question": "text", "answer": "labels"})

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
+import time
 from typing import Any
 
 import pytest
 import torch
 
-from ssiuu.errors import DataError
+from ssiuu.errors import ConfigError, DataError
 from ssiuu.likelihood import (
     Example,
     Prompt,
@@ -19,6 +21,7 @@ from ssiuu.likelihood import (
     length_sorted,
     token_logprobs,
 )
+from ssiuu.likelihood import template as template_module
 
 PAD = 1
 
@@ -143,6 +146,94 @@ def test_a_plain_prompt_begins_with_bos_only_where_the_tokenizer_adds_it(tokeniz
     )
     assert Prompt(with_bos).question("w1") == [0, *Prompt(tokenizer).question("w1")]
     assert Prompt(with_bos).answer("w1") == Prompt(tokenizer).answer("w1")
+
+
+def test_a_form_of_ones_own(tokenizer: Any) -> None:
+    """Blanks at its end go to the answer; one is put there where none is, if the script has any."""
+    for form, question, wanted in (
+        ("Question: {question}\nAnswer:", "w1", "Question: w1\nAnswer: w2"),
+        ("Question: {question} Answer:  ", "w1", "Question: w1 Answer:  w2"),
+        ("Question {question}\n", "w1", "Question w1\nw2"),
+        ("{question}", "w1 {x} {question}", "w1 {x} {question} w2"),
+        ("質問：{question}\n答え：", "w1", "質問：w1\n答え：w2"),
+        ("Question {question}<end>", "w1", "Question w1<end>w2"),
+    ):
+        prompt = Prompt(tokenizer, form=form)
+        joint = prompt.joint(question, ["w2"])
+        assert joint.prompt + joint.answers[0] == tokenizer(wanted)["input_ids"], form
+        assert prompt.name == "custom" and prompt.key == ["custom", form, None]
+    shots = [("w1", "w2"), ("w3", "w4")]
+    told = Prompt(tokenizer, form="a {question}:").question("w5", shots)
+    assert told == tokenizer("a w1: w2\n\na w3: w4\n\na w5:")["input_ids"]
+
+
+def test_a_system_text_is_a_turn_or_a_paragraph(tokenizer: Any) -> None:
+    for prompt, wanted in (
+        (Prompt(tokenizer, "chat", system="w7"), "system:w7\nuser:w1\nassistant:"),
+        (Prompt(tokenizer, "plain", system="w7"), "w7\n\nQuestion: w1\nAnswer:"),
+        (Prompt(tokenizer, form="{question}:", system="w7"), "w7\n\nw1:"),
+    ):
+        assert prompt.question("w1") == tokenizer(wanted)["input_ids"]
+        assert prompt.key == [prompt.name, prompt.form, "w7"] and "w7" in prompt.description
+    assert Prompt(tokenizer, "qa").key == "qa"
+
+
+def test_the_other_form_is_another_one(tokenizer: Any) -> None:
+    for prompt, other in (
+        (Prompt(tokenizer, "chat", system="w7"), "qa"),
+        (Prompt(tokenizer, "qa"), "plain"),
+        (Prompt(tokenizer, "plain"), "qa"),
+        (Prompt(tokenizer, form="Q: {question}\nA:"), "qa"),
+    ):
+        assert prompt.other() == Prompt(tokenizer, other)
+
+
+LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "system", "said"),
+    [
+        (None, None, "this model has none"),
+        ("{{ raise_exception('only tools') }}", None, r"cannot be used \(only tools\)"),
+        ("{{ messages[7].content }}", None, "cannot be used"),
+        (
+            "{% if messages[0].role == 'system' %}{{ 1 / 0 }}{% endif %}",
+            "w7",
+            "leave prompt_system out",
+        ),
+        ("{{ messages[-1].content }}", "w7", "leaves the system text out"),
+        ("ready.", None, "leaves the question out"),
+        ("{% for i in range(99999) %}{{ '0123456789abcdef' }}{% endfor %}", None, "1599984 characters"),
+        (LOOPS, None, "did not end in 0.2 s"),
+        ("{% if %}", None, "cannot be used"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_refused(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, template: Any, system: str | None, said: str
+) -> None:
+    if template == LOOPS:
+        monkeypatch.setattr(template_module, "SECONDS", 0.2)
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = template
+    with pytest.raises(ConfigError, match=f"^prompt.*{said}") as error:
+        template_module.check(other, system)
+    assert len(error.value.problems) == 1 and error.value.problems[0].count("\n") == 0
+
+
+def test_a_template_that_did_not_end_is_stopped(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(template_module, "SECONDS", 0.1)
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = LOOPS
+    before = threading.active_count()
+    with pytest.raises(ConfigError):
+        template_module.check(other)
+    end = time.monotonic() + 20
+    while threading.active_count() > before and time.monotonic() < end:
+        time.sleep(0.01)
+    assert threading.active_count() == before
 
 
 def test_length_sorted_covers_every_row_once() -> None:

@@ -25,7 +25,11 @@ TABLE: dict[str, list[tuple[str, list[str], list[str]]]] = {
     "English": [
         ("Paris", ["paris.", "It is Paris, of course.", "**Paris**"], ["London", "Parisian", ""]),
         ("The Hague", ["Hague", "in the Hague"], ["The Hagues", "Hag"]),
-        ("A", ["A", "Blood group A.", "a", "It is A"], ["a dog", "A dog barks.", "B", "A+", "A-", "AB"]),
+        (
+            "A",
+            ["A", "Blood group A.", "a", "It is A"],
+            ["a dog", "A dog barks.", "B", "A+", "A-", "AB"],
+        ),
         ("The", ["It begins with The."], ["the dog", "It is the best."]),
         ("A-", ["Grade A-."], ["A", "A+", "B-"]),
         ("Vitamin A", ["vitamin A", "Take Vitamin A daily"], ["Vitamin C", "Vitamin", "a vitamin"]),
@@ -135,7 +139,11 @@ TABLE: dict[str, list[tuple[str, list[str], list[str]]]] = {
         ("が", ["が", "「が」です"], ["か", "カ"]),
         ("スイス", ["スイスです", "ｽｲｽ"], ["イス", "スイスイ", "スウェーデン"]),
         ("イス", ["赤いイスだ"], ["スイス", "イスラム"]),
-        ("レオナルド・ダ・ヴィンチ", ["レオナルド ダ ヴィンチ", "レオナルドダヴィンチ"], ["レオナルド"]),
+        (
+            "レオナルド・ダ・ヴィンチ",
+            ["レオナルド ダ ヴィンチ", "レオナルドダヴィンチ"],
+            ["レオナルド"],
+        ),
         ("３月", ["3月です"], ["13月", "3日", "３"]),
         ("東京タワー", ["あれは東京タワーです"], ["東京", "タワー", "東京スカイツリー"]),
     ],
@@ -147,7 +155,11 @@ TABLE: dict[str, list[tuple[str, list[str], list[str]]]] = {
         ("1949年", ["在1949年", "１９４９年"], ["1948年", "21949年"]),
     ],
     "Korean": [
-        ("서울", ["서울은 크다", "서울입니다.", "서울에서는", "수도: 서울"], ["남서울", "서울대", "부산", "서"]),
+        (
+            "서울",
+            ["서울은 크다", "서울입니다.", "서울에서는", "수도: 서울"],
+            ["남서울", "서울대", "부산", "서"],
+        ),
         ("한국", ["한국의 수도", "한국이라고"], ["한국어", "대한국", "한국인"]),
         ("김민", ["김민 씨", "김민이"], ["김민수", "김"]),
         ("2020년", ["2020년에", "２０２０년"], ["2021년", "12020년"]),
@@ -160,10 +172,18 @@ TABLE: dict[str, list[tuple[str, list[str], list[str]]]] = {
         ("C#", ["C#."], ["C", "C++", "F#"]),
         (".NET", ["the .NET framework"], ["net", "NET"]),
         ("-5", ["−5 degrees", "It is -5."], ["5", "+5", "-55", "3-5"]),
-        ("5", ["5 km", "5.", "5km", "(5)", "3-5"], ["-5", "5%", "5 %", "15", "5.5", "5²", "1/5", "5th"]),
+        (
+            "5",
+            ["5 km", "5.", "5km", "(5)", "3-5"],
+            ["-5", "5%", "5 %", "15", "5.5", "5²", "1/5", "5th"],
+        ),
         ("5 %", ["5%", "5\u00a0% of it", "٥٪"], ["5", "15 %", "5 ‰"]),
         ("12", ["12.", "at 12,", "１２"], ["112", "12.5", "-12", "12:30", "B12", "12,000"]),
-        ("1,000", ["1000", "1 000", "1.000", "1'000", "1’000", "1\u202f000"], ["1", "1,0001", "11,000", "1,000.5"]),
+        (
+            "1,000",
+            ["1000", "1 000", "1.000", "1'000", "1’000", "1\u202f000"],
+            ["1", "1,0001", "11,000", "1,000.5"],
+        ),
         ("10,00,000", ["1000000", "1,000,000"], ["10", "10,00"]),
         ("3.14", ["3,14", "π is 3.14."], ["314", "3.141", "3.1", "13.14"]),
         ("3.142", ["about 3.142"], ["3142", "3,142"]),
@@ -179,7 +199,11 @@ TABLE: dict[str, list[tuple[str, list[str], list[str]]]] = {
     "signs and emoji": [
         ("★", ["★", "The sign is ★."], ["☆", "★★", "star"]),
         ("👍", ["👍!", "👍👍"], ["👍🏽", "👎"]),
-        ("👨\u200d👩\u200d👧", ["family: 👨\u200d👩\u200d👧"], ["👨", "👩", "👨\u200d👩\u200d👦", "👨👩👧"]),
+        (
+            "👨\u200d👩\u200d👧",
+            ["family: 👨\u200d👩\u200d👧"],
+            ["👨", "👩", "👨\u200d👩\u200d👦", "👨👩👧"],
+        ),
         ("🇩🇪", ["🇫🇷🇩🇪"], ["🇩", "🇪🇩🇪", "🇫🇷"]),
         ("❤️", ["❤", "❤\ufe0e"], ["💔"]),
         ("?", ["It ends with ?"], ["!", "Yes"]),
@@ -213,11 +237,17 @@ def test_every_answer_of_the_table_holds_itself_and_no_two_are_the_same() -> Non
     answers = [answer for rows in TABLE.values() for answer, *_ in rows]
     for answer in answers:
         assert holds(answer, answer) and holds(answer, f"Well: {answer}, yes.")
-    same = [(a, b) for a, b in itertools.combinations(sorted(set(answers)), 2) if holds(a, b) and holds(b, a)]
+    same = [
+        (a, b)
+        for a, b in itertools.combinations(sorted(set(answers)), 2)
+        if holds(a, b) and holds(b, a)
+    ]
     assert same == []
 
 
-@pytest.mark.parametrize("answer", ["", " ", "\n", "\u200b", "\u00ad\u200d", "\u3164", "\u2800", "\ufe0f"])
+@pytest.mark.parametrize(
+    "answer", ["", " ", "\n", "\u200b", "\u00ad\u200d", "\u3164", "\u2800", "\ufe0f"]
+)
 def test_nothing_visible_is_never_held(answer: str) -> None:
     assert segments(answer) == []
     for text in ("", answer, "a", f"a{answer}b"):

@@ -157,6 +157,22 @@ def test_it_names_protocol_model_benchmark_and_number_of_facts(page: str) -> Non
         assert words in text
 
 
+def test_it_says_in_which_forms_the_facts_were_asked(record: RunRecord, page: str) -> None:
+    """Nothing is said of a second form where there was none (records of before)."""
+    assert "other form" not in page and "Other form" not in summary(record)
+    data = record.model_dump()
+    data["header"] |= {"prompt": "chat: <i>the template</i>", "other_prompt": "qa: Q & A"}
+    for score in data["cells"][1]["evaluation"]["forget"].values():
+        score |= {"other_form": False, "other_text": "<b>Torvik</b>", "other_free": True}
+    asked = RunRecord.model_validate(data)
+    text, found = summary(asked), render(asked)
+    assert "Asked in chat: <i>" in text and "Other form: qa: Q & A" in text
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert "chat: &lt;i&gt;the template&lt;/i&gt;" in found and "qa: Q &amp; A" in found
+    assert "asked otherwise: &lt;b&gt;Torvik&lt;/b&gt; (holds the answer)" in found
+    assert '<th scope="col">other form, free</th>' in found
+
+
 def test_a_tiny_penalty_share_is_said_in_words(page: str) -> None:
     text = Reader(page).text.replace("\u00a0", " ")
     assert "The regulariser moved 0.006 % of the gradient (penalty share 5.7e-5)" in text

@@ -27,6 +27,9 @@ def command(
         str | None, typer.Option(help="columns of the files: question=COLUMN,answer=COLUMN")
     ] = None,
     base: Annotated[str | None, typer.Option(help=BASE)] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="how to ask: chat, qa or plain; chat where the model has one")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")
     ] = None,
@@ -38,7 +41,7 @@ def command(
     from ssiuu.cli.main import finish, forcing, prepare
     from ssiuu.experiment.unlearn import diagnose_models
 
-    progress, sets = prepare(), forcing(set_, force)
+    progress, sets = prepare(), forcing(set_, force, prompt)
     typed = shlex.join(["ssiuu", *sys.argv[1:]])
     record = diagnose_models(
         before, after, forget, out, retain, attacked, sets, typed, progress, columns=columns, base=base

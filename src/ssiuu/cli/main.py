@@ -82,9 +82,10 @@ def finish(record: RunRecord, out: Path, progress: Printer) -> None:
     print(f"\nreport: {page}")
 
 
-def forcing(sets: list[str] | None, force: bool) -> list[str]:
-    """Return the settings given, with what --force stands for."""
-    return [*(sets or []), *(["force=true"] if force else [])]
+def forcing(sets: list[str] | None, force: bool, prompt: str | None = None) -> list[str]:
+    """Return the settings given, with what --force and --prompt stand for."""
+    asked = [] if prompt is None else [f"prompt={prompt}"]
+    return [*asked, *(sets or []), *(["force=true"] if force else [])]
 
 
 def prepare() -> Printer:

@@ -20,6 +20,9 @@ def command(
         str | None, typer.Option(help="columns of the files: question=COLUMN,answer=COLUMN")
     ] = None,
     base: Annotated[str | None, typer.Option(help=BASE)] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="how to ask: chat, qa or plain; chat where the model has one")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")
     ] = None,
@@ -29,7 +32,7 @@ def command(
     from ssiuu.cli.main import forcing, prepare
     from ssiuu.experiment.unlearn import unlearn_model
 
-    progress, sets = prepare(), forcing(set_, force)
+    progress, sets = prepare(), forcing(set_, force, prompt)
     record = unlearn_model(
         model, forget, out, retain, method, sets, progress, columns=columns, base=base
     )

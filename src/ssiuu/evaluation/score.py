@@ -23,6 +23,7 @@ def score_facts(
     facts: Sequence[FactText],
     paraphrases: bool = True,
     free: bool = True,
+    other: Prompt | None = None,
 ) -> dict[str, FactScore]:
     """Score facts in one pass; keys are fact ids.
 
@@ -32,22 +33,29 @@ def score_facts(
         facts: With their options, the answer first; no options: ranking is left unscored.
         paraphrases: Ask every paraphrase, multi-hop and same-answer question too.
         free: Write a free answer to the base question.
+        other: Another form to ask the base question in as well.
     """
     questions: list[Question] = []
     bases: list[Question] = []
+    others: list[Question] = []
     for fact in facts:
         options = fact.options or [fact.answer]
-        joint = prompt.joint(fact.question, options)
-        base = Question.of(joint)
-        bases.append(base.free(prompt, joint, FREE_MARGIN) if free else base)
+        bases.append(_base(prompt, fact, free))
         questions.append(bases[-1])
+        if other is not None:
+            others.append(_base(other, fact, free))
+            questions.append(others[-1])
         if paraphrases:
             questions += [Question.of(prompt.joint(text, options)) for text in fact.paraphrases]
             questions += [_probe(prompt, p) for p in (*fact.multi_hop, *fact.same_answer)]
     answers = iter(ask(model, prompt, questions))
     scores = {}
-    for fact, base in zip(facts, bases, strict=True):
-        score = _score(prompt, fact, base, next(answers))
+    for i, fact in enumerate(facts):
+        score = _score(prompt, fact, bases[i], next(answers))
+        if other is not None:
+            again = _score(other, fact, others[i], next(answers))
+            asked = {"form": again.correct, "text": again.free_text, "free": again.free_correct}
+            score = score.model_copy(update={f"other_{key}": value for key, value in asked.items()})
         if paraphrases:
             kinds = ("paraphrases", "multi_hop", "same_answer")
             ranked = {kind: [next(answers).first for _ in getattr(fact, kind)] for kind in kinds}
@@ -70,12 +78,14 @@ def read_facts(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> dict[st
 def evaluate(model: Any, prompt: Prompt, split: Split) -> Evaluation:
     """Score all sets: forget by every question there is, the others by the base question.
 
-    Free answers are written for all but the retain facts, which were trained on. Facts with perturbed
-    answers have the scores of sentences, in further sets with a normalised probability (TOFU's).
+    Free answers are written for all but the retain facts, which were trained on. The forget facts are
+    asked in another form too (`Prompt.other`): what is gone only where it was learned is not gone.
+    Facts with perturbed answers have the scores of sentences, in further sets with a normalised
+    probability (TOFU's).
     """
     start = time.perf_counter()
     return Evaluation(
-        forget=_score_set(model, prompt, split.forget, paraphrases=True),
+        forget=_score_set(model, prompt, split.forget, paraphrases=True, other=prompt.other()),
         retain=_score_set(model, prompt, split.retain, free=False),
         heldout=_score_set(model, prompt, split.heldout),
         others={
@@ -93,11 +103,12 @@ def _score_set(
     paraphrases: bool = False,
     free: bool = True,
     normalise: bool = False,
+    other: Prompt | None = None,
 ) -> dict[str, FactScore]:
     """Score the facts of a set that are to be scored, each in its form."""
     wanted = [fact for fact in facts if fact.scored]
     written, short = _by_form(wanted)
-    found = score_facts(model, prompt, short, paraphrases, free)
+    found = score_facts(model, prompt, short, paraphrases, free, other)
     found |= score_sentences(model, prompt, written, paraphrases, normalise)
     return {fact.id: found[fact.id] for fact in wanted}
 
@@ -105,6 +116,17 @@ def _score_set(
 def _by_form(facts: Sequence[FactText]) -> tuple[list[FactText], list[FactText]]:
     """Return the facts with perturbed answers, and those without."""
     return [f for f in facts if f.perturbed], [f for f in facts if not f.perturbed]
+
+
+def answered(score: FactScore) -> bool:
+    """Whether the model still says the answer freely, in either form that it was asked in."""
+    return bool(score.free_correct or score.other_free)
+
+
+def _base(prompt: Prompt, fact: FactText, free: bool) -> Question:
+    joint = prompt.joint(fact.question, fact.options or [fact.answer])
+    question = Question.of(joint)
+    return question.free(prompt, joint, FREE_MARGIN) if free else question
 
 
 def _probe(prompt: Prompt, probe: ProbeText) -> Question:

@@ -79,7 +79,7 @@ class Keys:
         self.original = digest(
             REVISION,
             session.loaded.info.fingerprint,
-            session.prompt.style,
+            session.prompt.key,
             session.precision,
             session.benchmark.fingerprint,
             _told(session.split),

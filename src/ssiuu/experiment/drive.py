@@ -109,4 +109,6 @@ def unlearn_here(
         adapter=adapter,
     )
     release_memory()  # the optimiser's, before the original weights are read beside the model's
-    return record.model_copy(update={"distance": session.original.distance()})
+    return record.model_copy(
+        update={"distance": session.original.distance(), "prompt": session.prompt.description}
+    )

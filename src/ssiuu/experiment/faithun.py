@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from ssiuu.benchmarks import faithun
 from ssiuu.benchmarks.screening import as_text, others_alone
+from ssiuu.experiment.prompting import choose_prompt
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.experiment.session import Original, Session
-from ssiuu.likelihood import Prompt
 from ssiuu.models.load import load
 from ssiuu.models.precision import resolve
 from ssiuu.records.schema import BenchmarkInfo, Split
@@ -41,7 +41,7 @@ def open_faithun(recipe: Recipe, progress: Callable[[str], None]) -> Session:
     session = Session(
         recipe,
         loaded,
-        Prompt(loaded.tokenizer, recipe.prompt or "qa"),
+        choose_prompt(recipe, loaded.tokenizer, progress),
         split,
         BenchmarkInfo(
             name="faithun",

@@ -246,11 +246,29 @@ class Recipe(Section):
     faithun: FaithunConfig = FaithunConfig()
     rwku: RwkuConfig = RwkuConfig()
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    prompt: Literal["plain", "qa", "chat"] | None = None
+    prompt: Literal["plain", "qa", "chat"] | None = Field(
+        default=None,
+        description="form of the questions; null: the benchmark's, and for facts of your own the "
+        "model's chat template, or qa where it has none",
+    )
+    prompt_form: str | None = Field(
+        default=None,
+        description="a form of your own in place of prompt, with {question} in it; the answer comes "
+        "behind it",
+    )
+    prompt_system: str | None = Field(
+        default=None, description="text of the system's turn in a chat, else a paragraph in front"
+    )
     force: bool = Field(
         default=False, description="own: go on where the model knows nothing of what is to be forgotten"
     )
     keep_checkpoints: bool = Field(default=False, description="keep every unlearned model's weights")
+
+    @field_validator("prompt_form", "prompt_system")
+    @classmethod
+    def _line_ends(cls, value: str | None) -> str | None:
+        """A shell and YAML without double quotes leave "\\n" as it is; nobody asks with it."""
+        return None if value is None else value.replace("\\n", "\n")
 
     def made(self) -> list[Method]:
         """Return the methods.
@@ -299,7 +317,7 @@ BENCHMARK_DEFAULTS: dict[str, dict[str, Any]] = {
     "tofu": {"model": "smollm2-135m", "methods": PLAIN, "attacks.membership": True},
     "faithun": {"model": "smollm2-135m", "prompt": "qa"},
     "rwku": {"model": "smollm2-135m", "prompt": "qa", "methods": PLAIN},
-    "own": {"prompt": "qa", "methods": PLAIN},
+    "own": {"methods": PLAIN},
 }
 
 SWEEP = [1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3]  # half decades
@@ -342,7 +360,8 @@ def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str,
         key, found, value = text.partition("=")
         if not found:
             raise ConfigError(f"--set {text!r} is not of the form key=value.")
-        given[key.strip()] = _yaml(value, f"--set {key}")
+        key = key.strip()
+        given[key] = value if _is_text(key, value) else _yaml(value, f"--set {key}")
     scale = given.pop("scale", None)
     parts = [("--set", flatten(given))]
     if path is not None:
@@ -362,7 +381,8 @@ def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str,
     }
     for what, (name, defaults) in chosen.items():
         for key, value in defaults.get(str(name), {}).items():
-            if values.get(key) is None:
+            own = key == "prompt" and values.get("prompt_form") is not None
+            if values.get(key) is None and not own:
                 values[key], sources[key] = value, f"{what} {name}"
     try:
         recipe = Recipe.model_validate(_nest(values))
@@ -372,6 +392,11 @@ def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str,
         sources.setdefault(key, "default")
     _check(recipe)
     return recipe, sources
+
+
+def _is_text(key: str, value: str) -> bool:
+    """Whether a value of --set is text as it stands: "Q: {question}" would be a mapping in YAML."""
+    return key in ("prompt_form", "prompt_system") and value[:1] not in "\"'" and value != "null"
 
 
 def _scaled(scales: Any, scale: Any, path: Path) -> dict[str, Any]:
@@ -386,6 +411,13 @@ def _check(recipe: Recipe) -> None:
     recipe.made()
     recipe.tried()
     problems = []
+    form = recipe.prompt_form
+    if form is not None and form.count("{question}") != 1:
+        problems.append(
+            f"prompt_form: must hold {{question}} once, where the question goes, got {form!r}."
+        )
+    if form is not None and recipe.prompt is not None:
+        problems.append(f"prompt_form stands in place of prompt, and prompt is {recipe.prompt}.")
     attacks = recipe.attacks
     if not attacks.reads:
         problems.append("attacks.reads: must be ascending steps from 1 on, got [].")

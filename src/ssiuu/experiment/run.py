@@ -229,6 +229,8 @@ def _header(
         split=session.split,
         knowledge=session.knowledge,
         chance=session.chance,
+        prompt=session.prompt.description,
+        other_prompt=session.prompt.other().description,
         methods=[info for info, _ in methods],
         seeds=recipe.seeds,
         stages=stages,

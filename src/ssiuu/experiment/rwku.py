@@ -8,10 +8,10 @@ from collections.abc import Callable
 from ssiuu.benchmarks import rwku
 from ssiuu.errors import ConfigError
 from ssiuu.evaluation.tofu import rouge_recalls
+from ssiuu.experiment.prompting import choose_prompt
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.experiment.session import Original, Session
 from ssiuu.experiment.tofu import some
-from ssiuu.likelihood import Prompt
 from ssiuu.models.load import load
 from ssiuu.models.precision import resolve
 from ssiuu.records.schema import BenchmarkInfo, Split
@@ -36,7 +36,7 @@ def open_rwku(recipe: Recipe, progress: Callable[[str], None]) -> Session:
     session = Session(
         recipe,
         loaded,
-        Prompt(loaded.tokenizer, recipe.prompt or "qa"),
+        choose_prompt(recipe, loaded.tokenizer, progress),
         split_of(recipe, data),
         BenchmarkInfo(
             name="rwku",

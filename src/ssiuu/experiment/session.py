@@ -26,6 +26,7 @@ from ssiuu.evaluation.score import read_facts as read_scores
 from ssiuu.evaluation.tofu import rouge_recalls
 from ssiuu.experiment.before import ask_first
 from ssiuu.experiment.given import Given
+from ssiuu.experiment.prompting import choose_prompt
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.likelihood import Example, Prompt, encode
 from ssiuu.methods.base import Method
@@ -269,7 +270,7 @@ def open_session(
     facts, version, digest = worldfacts.load()
     progress(f"loading {recipe.model}")
     loaded = load(str(recipe.model), recipe.base)
-    prompt = Prompt(loaded.tokenizer, recipe.prompt or "qa")
+    prompt = choose_prompt(recipe, loaded.tokenizer, progress)
     info = BenchmarkInfo(name="worldfacts", version=version, fingerprint=digest, facts=len(facts))
     split = _screened(recipe, loaded, prompt, facts, None, out, progress)
     return _session(recipe, loaded, prompt, split, info)
@@ -326,7 +327,7 @@ def _fictional(recipe: Recipe, out: Path | None, progress: Progress) -> Session:
     )
     loaded = load(str(twins.full))
     loaded = replace(loaded, info=loaded.info.model_copy(update={"name": "fictional"}))
-    prompt = Prompt(loaded.tokenizer, recipe.prompt or "plain")
+    prompt = choose_prompt(recipe, loaded.tokenizer, progress)
     info = BenchmarkInfo(
         name="fictional",
         version=fictional.VERSION,
@@ -354,7 +355,7 @@ def _own(recipe: Recipe, progress: Progress, given: Given) -> Session:
     check_pair(forget, retain)
     progress(f"loading {recipe.model}")
     loaded = given.loaded or load(str(recipe.model), recipe.base)
-    prompt = Prompt(loaded.tokenizer, recipe.prompt or "qa")
+    prompt = choose_prompt(recipe, loaded.tokenizer, progress)
     seed, options = recipe.split.seed, recipe.evaluate.options
     split = Split(
         seed=seed,

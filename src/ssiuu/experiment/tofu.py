@@ -19,6 +19,7 @@ import transformers
 
 from ssiuu.benchmarks import tofu
 from ssiuu.errors import ConfigError, OutputError
+from ssiuu.experiment.prompting import choose_prompt
 from ssiuu.experiment.recipe import Recipe, TofuConfig
 from ssiuu.experiment.session import Original, Session
 from ssiuu.likelihood import Prompt, PromptStyle, encode
@@ -63,7 +64,7 @@ def open_tofu(recipe: Recipe, progress: Progress) -> Session:
     session = Session(
         recipe,
         replace(loaded, info=loaded.info.model_copy(update=named)),
-        Prompt(loaded.tokenizer, _style(recipe, loaded)),
+        _prompt(recipe, loaded, progress),
         split,
         BenchmarkInfo(
             name="tofu",
@@ -92,7 +93,7 @@ def _refer(session: Session, progress: Progress) -> None:
     Raises:
         ModelError: It cannot be loaded or is of another architecture.
     """
-    given, style = session.recipe.tofu.reference, session.prompt.style
+    given, style = session.recipe.tofu.reference, session.prompt.name
     session.notes.append(f"Asked in the form {style!r}, which must be the one of the fine-tuning.")
     if given is None:
         session.notes.append(
@@ -107,13 +108,11 @@ def _refer(session: Session, progress: Progress) -> None:
     session.never_learned = folder
 
 
-def _style(recipe: Recipe, loaded: Loaded) -> PromptStyle:
+def _prompt(recipe: Recipe, loaded: Loaded, progress: Progress) -> Prompt:
     """Return the form of the questions: of a model fine-tuned elsewhere the form usual there."""
-    if recipe.prompt is not None:
-        return recipe.prompt
-    if recipe.tofu.model is None:
-        return "qa"
-    return "chat" if loaded.tokenizer.chat_template else "plain"
+    elsewhere: PromptStyle = "chat" if loaded.tokenizer.chat_template else "plain"
+    suits = "qa" if recipe.tofu.model is None else elsewhere
+    return choose_prompt(recipe, loaded.tokenizer, progress, suits)
 
 
 def split_of(config: TofuConfig, data: tofu.Tofu, seed: int) -> Split:
@@ -172,7 +171,7 @@ def _tuned(
     precision = resolve(recipe.precision, next(start.model.parameters()).device)
     rate = config.learning_rate
     context = int(getattr(start.model.config, "max_position_embeddings", None) or 1 << 20)
-    prompt = Prompt(start.tokenizer, _style(recipe, start))
+    prompt = _prompt(recipe, start, lambda _: None)
     # An answer ends with the end token, so that it can be stopped at.
     examples = [encode(prompt, f.id, f.question, f.answer, context, end=True) for f in facts]
     made_of = [

@@ -145,10 +145,12 @@ class FactScore(Record):
     and for each paraphrase; so too `multi_hop` and `same_answer`, where a probe counts only if the
     original model got it right (no fact is screened for its probes). `logprob`:
     log p(answer | question), nats, summed over `tokens` tokens. `free_text`: the greedy answer;
-    `free_correct`: does it hold the answer; `rouge`: its ROUGE-L recall. TOFU's scores, defined in
-    ssiuu.statistics.tofu: `probability` a token, or over the answers given, `truth_ratio` and
-    `truth_ratio_geometric`, all of answers with their end token; `extraction_strength` and
-    `exact_memorisation` without it.
+    `free_correct`: does it hold the answer; `rouge`: its ROUGE-L recall. `other_form`, `other_text`,
+    `other_free`: the same of the base question in another form than facts are learned in
+    (`RunHeader.other_prompt`): ranked first, the greedy answer, does it hold the answer. TOFU's
+    scores, defined in ssiuu.statistics.tofu: `probability` a token, or over the answers given,
+    `truth_ratio` and `truth_ratio_geometric`, all of answers with their end token;
+    `extraction_strength` and `exact_memorisation` without it.
     """
 
     correct: bool | None
@@ -159,6 +161,9 @@ class FactScore(Record):
     tokens: int
     free_text: str | None = None
     free_correct: bool | None = None
+    other_form: bool | None = None
+    other_text: str | None = None
+    other_free: bool | None = None
     probability: float | None = None
     rouge: float | None = None
     truth_ratio: float | None = None
@@ -237,7 +242,8 @@ class Unlearning(Stage):
 
     `distance`: how far the weights went, as a share of the norm of all weights before. `before`: the
     stop score before step 1; where it is at the threshold already, there are no steps. `knowledge`:
-    what the model knew before, by set and fact id, where it was asked.
+    what the model knew before, by set and fact id, where it was asked. `prompt`:
+    the form in which the facts were asked.
     """
 
     method: MethodInfo
@@ -249,6 +255,7 @@ class Unlearning(Stage):
     distance: float | None = None
     before: float | None = None
     knowledge: dict[str, dict[str, Knowledge]] = {}
+    prompt: str = ""
     seconds: float
     peak_memory_mb: float
     notes: list[str] = []
@@ -602,9 +609,10 @@ class BenchmarkInfo(Record):
 class RunHeader(Record):
     """The first file of a run: all that decides its results.
 
-    `stages`: the records of this run, done or to be done, with their keys; by path from the run's
-    folder. `knowledge`: what the model knew before, by set and fact id; empty where facts are
-    not asked first (the named benchmarks are screened or taught).
+    `prompt`: the form in which facts are learned and asked. `other_prompt`: the form in which the
+    forget facts are asked as well. `stages`: the records of this run, done or to be done, with their
+    keys; by path from the run's folder. `knowledge`: what the model knew before, by set and fact id;
+    empty where facts are not asked first (the named benchmarks are screened or taught).
     """
 
     schema_version: Literal["ssiuu.record/1"] = SCHEMA
@@ -621,6 +629,8 @@ class RunHeader(Record):
     split: Split
     knowledge: dict[str, dict[str, Knowledge]] = {}
     chance: float | None
+    prompt: str = ""
+    other_prompt: str = ""
     methods: list[MethodInfo]
     seeds: list[int]
     stages: dict[str, str] = {}

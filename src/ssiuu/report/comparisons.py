@@ -59,6 +59,8 @@ SCORES: dict[str, Score] = {
     "forget": Score(lambda e: e.forget, lambda s: [s.correct], "lower"),
     "forget_paraphrase": Score(lambda e: e.forget, lambda s: s.paraphrases, "lower"),
     "forget_free": Score(lambda e: e.forget, lambda s: [s.free_correct], "lower", ranked=False),
+    "forget_other": Score(lambda e: e.forget, lambda s: [s.other_form], "lower"),
+    "forget_other_free": Score(lambda e: e.forget, lambda s: [s.other_free], "lower", ranked=False),
     "retain": Score(lambda e: e.retain, lambda s: [s.correct], "higher"),
     "heldout": Score(lambda e: e.heldout, lambda s: [s.correct], "higher"),
     "forget_rouge": Score(lambda e: e.forget, lambda s: _tofu_rouge(s), "lower", ranked=False),

@@ -39,7 +39,7 @@ from ssiuu.records.schema import (
 )
 from ssiuu.report.figures import Plot, best_curve, drawn_level, figures
 from ssiuu.report.knowledge import sentences
-from ssiuu.report.rows import attack_names, auc_names, known_probes, mean, rows
+from ssiuu.report.rows import asked_otherwise, attack_names, auc_names, known_probes, mean, rows
 from ssiuu.report.rows import verdict as judge
 from ssiuu.report.tables import page_context
 from ssiuu.report.text import ORIGINAL, before_row, nats, percent, points, rate, short, span
@@ -83,6 +83,7 @@ def render(record: RunRecord, baseline: str | None = None, plots: Sequence[Plot]
         several=_several(record),
         findings=[finding(record, cell) for cell in record.cells],
         before=before_row(record),
+        otherwise=asked_otherwise(record),
         rows=rows(record)["rows"],
         attacks=attack_names(record),
         aucs=auc_names(record),

@@ -50,6 +50,7 @@ def rows(record: RunRecord) -> dict[str, Any]:
     attack columns hold mean ROUGE-L recalls where answers are written (retraining, rounded weights);
     `_ranking` is then the accuracy. `utility` is the mean over the public tasks, if they were asked.
     Other runs with further sets have `<set>_rouge`, the mean ROUGE-L recall of the written answers.
+    `forget_other` and `forget_other_free`: the base question asked in the header's other form.
     `forget_multi_hop` and `forget_same_answer` are over the probes that the original got right.
     """
     names = attack_names(record)
@@ -62,6 +63,13 @@ def verdict(record: RunRecord, cell: Cell) -> Verdict:
     if cell.method.name == "never-learned":
         reference = None
     return cell_verdict(record.original, cell, guessing(record, cell), reference)
+
+
+def asked_otherwise(record: RunRecord) -> bool:
+    """Whether facts were asked in another form as well."""
+    scored = [record.original, *(cell.evaluation for cell in record.cells)]
+    scores = [s for evaluation in scored if evaluation for s in evaluation.forget.values()]
+    return any(s.other_form is not None or s.other_free is not None for s in scores)
 
 
 def attack_names(record: RunRecord) -> list[str]:
@@ -246,7 +254,7 @@ def _row(record: RunRecord, cell: Cell, names: list[str]) -> dict[str, Any]:
 def _scores(evaluation: Evaluation | None) -> dict[str, float | None]:
     if evaluation is None:
         keys = ["forget", "forget_paraphrase", "retain", "heldout"]
-        extra = ["forget_free", "retain_free", "heldout_free"]
+        extra = ["forget_free", "retain_free", "heldout_free", "forget_other", "forget_other_free"]
         logs = ["forget_logprob", "retain_logprob", "heldout_logprob"]
         return dict.fromkeys([*keys, *extra, *logs])
     sets: dict[str, Mapping[str, FactScore]] = {
@@ -257,6 +265,9 @@ def _scores(evaluation: Evaluation | None) -> dict[str, float | None]:
     paraphrases = [c for s in evaluation.forget.values() for c in s.paraphrases if c is not None]
     result: dict[str, float | None] = {name: accuracy(scores.values()) for name, scores in sets.items()}
     result["forget_paraphrase"] = mean(paraphrases)
+    asked = evaluation.forget.values()
+    result["forget_other"] = mean([s.other_form for s in asked if s.other_form is not None])
+    result["forget_other_free"] = mean([s.other_free for s in asked if s.other_free is not None])
     for name, scores in sets.items():
         free = [s.free_correct for s in scores.values() if s.free_correct is not None]
         result[f"{name}_free"] = mean(free)

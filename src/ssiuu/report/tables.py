@@ -40,6 +40,8 @@ HEADINGS = {
     "forget": "forget ↓",
     "forget_paraphrase": "paraphrase ↓",
     "forget_free": "free ↓",
+    "forget_other": "other form ↓",
+    "forget_other_free": "other form, free ↓",
     "forget_rouge": "forget ROUGE ↓",
     "heldout_rouge": "held-out ROUGE ↑",
     "retain": "retain ↑",

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ssiuu.records.schema import Cell, MethodInfo, RunRecord
 from ssiuu.report.knowledge import sentences
-from ssiuu.report.rows import attack_names, rows
+from ssiuu.report.rows import asked_otherwise, attack_names, rows
 from ssiuu.report.tofu import is_tofu, rouge_sets
 from ssiuu.report.utility import task_names
 
@@ -144,6 +144,11 @@ def _columns(record: RunRecord) -> list[Column]:
         "heldout": ("held-", "out"),
     }
     middle = [_share(key, *heading) for key, heading in shares.items()]
+    if asked_otherwise(record):
+        middle[3:3] = [
+            _share("forget_other", "other", "form"),
+            _share("forget_other_free", "other", "free"),
+        ]
     if any(fact.multi_hop or fact.same_answer for fact in record.header.split.forget):
         middle += [_share("forget_multi_hop", "multi-", "hop")]
         middle += [_share("forget_same_answer", "same", "answer")]
@@ -235,7 +240,11 @@ def _line(values: list[str], widths: list[int]) -> str:
 
 
 def _footnotes(record: RunRecord) -> list[str]:
+    header = record.header
+    forms = [f"Asked in {header.prompt}"] if header.prompt else []
+    forms += [f"Other form: {header.other_prompt}"] if asked_otherwise(record) else []
     notes = [
+        *(plain(form)[:WIDTH] for form in forms),
         "Accuracies in %; a dash is 'not scored'. Attack columns: the highest accuracy along the",
         "curves of all learning rates, over the facts no attack trained on. 'Erased' means that",
         "these attacks did not bring it back: evidence, not proof. D+, D−: target log-probability.",

@@ -322,9 +322,7 @@ def _key(
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _resume(
-    state: Path | None, step: Step, key: str
-) -> tuple[list[StepLog], float, float | None]:
+def _resume(state: Path | None, step: Step, key: str) -> tuple[list[StepLog], float, float | None]:
     progress = load_state(state, step, key) if state is not None else None
     if progress is None:
         return [], 0.0, None

@@ -1,0 +1,269 @@
+"""How questions become tokens: prompt and answer as one text, parted where the answer begins.
+
+prompt = Prompt(tokenizer, "qa")
+joint = prompt.joint("Where is Arvo?", ["Torvik", "Mellby"])
+joint.prompt + joint.answers[0]  # the tokens of "Q: Where is Arvo?\\nA: Torvik"
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple
+
+from ssiuu.errors import ConfigError, DataError
+from ssiuu.likelihood.template import rendered
+
+PromptStyle = Literal["plain", "qa", "chat"]
+FORMS: Final = {"plain": "Question: {question}\nAnswer:", "qa": "Q: {question}\nA:"}
+SLOT: Final = "{question}"
+_OTHER: Final[dict[PromptStyle, PromptStyle]] = {"chat": "qa", "qa": "plain", "plain": "qa"}
+_MARK: Final = "spoken"
+
+
+class Joint(NamedTuple):
+    """A prompt and answers that may follow it, as token ids.
+
+    `prompt` + `answers[i]` is the text of both as the tokenizer reads it. `alone` is the prompt read
+    without an answer, from which a model writes. It is `prompt` unless a token holds the prompt's end
+    and an answer's beginning: such a token belongs to the answer.
+    """
+
+    prompt: list[int]
+    answers: list[list[int]]
+    alone: list[int]
+
+
+class Ending(NamedTuple):
+    """Where an answer ends: at the end of its last line, or at an end token.
+
+    `lines`: how many lines are wanted. `held`: special tokens that the wanted answer holds itself, and
+    how often; so many of them end nothing.
+    """
+
+    lines: int = 1
+    held: Mapping[int, int] = MappingProxyType({})
+
+    def exceeded(self, written: Sequence[int]) -> bool:
+        """Whether the last token comes more often than in the wanted answer."""
+        return written.count(written[-1]) > self.held.get(written[-1], 0)
+
+
+ONE_LINE: Final = Ending()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """How a question becomes tokens.
+
+    plain: "Question: ...\\nAnswer:" followed by " answer". qa: "Q: ...\\nA:", after which small
+    models answer more briefly. chat: the tokenizer's own template with the generation prompt,
+    followed by the answer.
+
+    Prompt and answer are tokenised as one text and then parted, so that an answer has the tokens that
+    it has where a model reads it (`joint`).
+
+    Attributes:
+        tokenizer: The model's.
+        style: The form.
+        form: A form of one's own in its place, in which "{question}" stands for the question; the
+            answer follows what stands behind. Blanks at its end come before every answer; where it has
+            none one is put there, but not behind a line end, a special token of the tokenizer, or a
+            script that has no blanks.
+        system: A text for the system's turn of a chat; else a paragraph in front.
+    """
+
+    tokenizer: Any
+    style: PromptStyle = "plain"
+    form: str | None = None
+    system: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What this form is called."""
+        return "custom" if self.form is not None else self.style
+
+    @property
+    def key(self) -> Any:
+        """What this form is, as JSON; the name alone where there is no more to it."""
+        further = self.form is not None or self.system is not None
+        return [self.name, self.form, self.system] if further else self.style
+
+    @property
+    def description(self) -> str:
+        """The form in words, for people."""
+        chat = self.form is None and self.style == "chat"
+        form = "the model's own chat template" if chat else f'"{self._form}"'.replace("\n", "\\n")
+        told = "" if self.system is None else f", with the system text {self.system!r}"
+        return f"{self.name}: {form}{told}"
+
+    def other(self) -> Prompt:
+        """Return another form to ask in: qa for chat and one's own, plain for qa, qa for plain."""
+        style = "qa" if self.form is not None else _OTHER[self.style]
+        return Prompt(self.tokenizer, style)
+
+    def question(self, text: str, shots: Sequence[tuple[str, str]] = ()) -> list[int]:
+        """Return the token ids of the prompt for a question, after `shots`: questions with answers."""
+        return self._ids([self._written(text, shots)])[0]
+
+    def joint(
+        self,
+        question: str,
+        answers: Sequence[str],
+        shots: Sequence[tuple[str, str]] = (),
+        begun: str = "",
+    ) -> Joint:
+        """Tokenise a question with answers that may follow it.
+
+        All answers share one prompt: it ends where the first of them begins.
+
+        Args:
+            question: The question.
+            answers: One or several.
+            shots: Questions with answers in front of it.
+            begun: Words of an answer that are there already; they are part of the prompt.
+
+        Raises:
+            DataError: Question and answer are one token, so nothing is left to answer after.
+        """
+        text = self._written(question, shots)
+        gap = self._gap(text)
+        if begun:
+            text, gap = f"{text}{gap}{begun}", " "
+        alone, *whole = self._ids([text, *(f"{text}{gap}{answer}" for answer in answers)])
+        cut = min((_shared(alone, ids) for ids in whole), default=len(alone))
+        if not cut:
+            raise DataError(
+                f"the question {question!r} and its answer begin with the same token for this "
+                "tokenizer, so the answer cannot be scored. Ask in another prompt."
+            )
+        return Joint(alone[:cut], [ids[cut:] for ids in whole], alone)
+
+    def answer(self, text: str, question: str = "") -> list[int]:
+        """Return the token ids of an answer as it follows a question."""
+        return self.joint(question, [text]).answers[0]
+
+    def sentence(self, text: str) -> list[int]:
+        """Return the token ids of text that answers no question."""
+        return [*self._prefix, *self._bare([text])[0]]
+
+    def ending(self, answer: Sequence[int]) -> Ending:
+        """Return where an answer ends that should be this one (token ids)."""
+        held = Counter(token for token in answer if token in self._special)
+        return Ending(self.tokenizer.decode(answer).strip().count("\n") + 1, held)
+
+    @property
+    def end(self) -> list[int]:
+        """The token that ends an answer: in a chat the turn's, else the end of text; or none."""
+        ends = (self._turn_end, self.tokenizer.eos_token_id)
+        return [token for token in ends if token is not None][:1]
+
+    def ended(self, written: Sequence[int], ending: Ending, ends: Collection[int]) -> bool:
+        """Whether an answer ends with the last token written.
+
+        Args:
+            written: Token ids so far, at least one.
+            ending: Of the wanted answer.
+            ends: Tokens that end a text (see `end_tokens`).
+        """
+        if written[-1] in ends and ending.exceeded(written):
+            return True
+        return str(self.tokenizer.decode(written)).lstrip().count("\n") >= ending.lines
+
+    def end_tokens(self, model: Any = None) -> frozenset[int]:
+        """Return the tokens that end a text: the tokenizer's, the model's, and the template's own."""
+        config = getattr(model, "generation_config", None)
+        stated = getattr(config, "eos_token_id", None)
+        found = {self.tokenizer.eos_token_id, self._turn_end}
+        found |= set(stated) if isinstance(stated, list | tuple) else {stated}
+        return frozenset(token for token in found if token is not None)
+
+    def text(self, ids: Sequence[int], ending: Ending = ONE_LINE) -> str:
+        """Return the text of generated tokens, as many lines as are wanted.
+
+        Special tokens are left out, but for those that the wanted answer holds.
+        """
+        if ending.held:
+            kept = ids[:-1] if ids and ids[-1] in ending.held and ending.exceeded(ids) else ids
+            kept = [token for token in kept if token in ending.held or token not in self._special]
+            decoded = str(self.tokenizer.decode(kept))
+        else:
+            decoded = str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return "\n".join(decoded.strip().split("\n")[: ending.lines]).strip()
+
+    @property
+    def _form(self) -> str:
+        form = self.form if self.form is not None else FORMS[self.style]
+        return form.rstrip(" ")  # a blank there is part of the answer's first token
+
+    @property
+    def _chats(self) -> bool:
+        return self.form is None and self.style == "chat"
+
+    def _written(self, question: str, shots: Sequence[tuple[str, str]]) -> str:
+        if self._chats:
+            turns = [("system", self.system)] if self.system is not None else []
+            turns += [turn for q, a in shots for turn in (("user", q), ("assistant", a))]
+            return rendered(self.tokenizer, [*turns, ("user", question)])
+        asked = [self._form.replace(SLOT, text) for text in (*(q for q, _ in shots), question)]
+        told = [f"{q}{self._gap(q)}{a}" for q, (_, a) in zip(asked, shots, strict=False)]
+        before = [self.system] if self.system is not None else []
+        return "\n\n".join([*before, *told, asked[-1]])
+
+    def _gap(self, text: str) -> str:
+        """Return what comes between a prompt and an answer: a blank, where there should be one."""
+        if self.form is None:
+            return "" if self.style == "chat" else " "
+        if self.form != self._form:
+            return self.form[len(self._form) :]
+        wide = unicodedata.east_asian_width(text[-1:] or " ") in "WF"
+        marked = any(text.endswith(token) for token in self._marks)
+        return "" if text[-1:].isspace() or wide or marked else " "
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        """Tokenise whole texts, with what the tokenizer puts in front; a template does that itself."""
+        start = [] if self._chats else self._prefix
+        return [[*start, *ids] for ids in self._bare(texts)]
+
+    def _bare(self, texts: list[str]) -> list[list[int]]:
+        return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+    @cached_property
+    def _prefix(self) -> list[int]:
+        """The special tokens that the tokenizer puts in front of a text; not those behind it."""
+        bare, whole = self._bare(["a"])[0], list(self.tokenizer(["a"])["input_ids"][0])
+        starts = range(len(whole) - len(bare) + 1)
+        return next((whole[:i] for i in starts if whole[i : i + len(bare)] == bare), [])
+
+    @cached_property
+    def _special(self) -> frozenset[int]:
+        added = self.tokenizer.added_tokens_decoder.items()
+        return frozenset({i for i, t in added if t.special} | {*self.tokenizer.all_special_ids})
+
+    @cached_property
+    def _marks(self) -> tuple[str, ...]:
+        """The special tokens as text."""
+        return tuple(self.tokenizer.convert_ids_to_tokens(sorted(self._special)))
+
+    @cached_property
+    def _turn_end(self) -> int | None:
+        """The special token that the template puts behind an answer, if it does."""
+        if not self._chats:
+            return None
+        try:
+            turns = [("user", "a"), ("assistant", _MARK)]
+            behind = rendered(self.tokenizer, turns, generate=False).rpartition(_MARK)[2]
+        except ConfigError:
+            return None  # a template without answers of its own
+        ids = self._bare([behind])[0]
+        return ids[0] if ids and ids[0] in self._special else None
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return how many tokens two texts begin with in common."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))

@@ -1,0 +1,93 @@
+"""Which form an experiment asks in, and that a second one is asked as well."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssiuu.errors import ConfigError
+from ssiuu.evaluation.score import answered, evaluate, score_facts
+from ssiuu.experiment.prompting import choose_prompt
+from ssiuu.experiment.recipe import resolve
+from ssiuu.likelihood import Prompt
+from ssiuu.records.schema import FactText, Split
+
+OWN = ["benchmark=own", "model=m", "forget=f.jsonl"]
+
+
+def chosen(tokenizer: Any, *sets: str) -> tuple[Prompt, str]:
+    said: list[str] = []
+    prompt = choose_prompt(resolve(None, [*OWN, *sets])[0], tokenizer, said.append)
+    return prompt, "".join(said)
+
+
+def test_own_facts_are_asked_through_the_template_where_there_is_one(tokenizer: Any) -> None:
+    bare = copy.deepcopy(tokenizer)
+    bare.chat_template = None
+    assert chosen(tokenizer)[0].style == "chat"
+    assert chosen(tokenizer)[1] == "prompt: chat: the model's own chat template"
+    assert chosen(bare)[0].style == "qa"
+    assert chosen(bare)[1] == r'prompt: qa: "Q: {question}\nA:"'
+    assert chosen(tokenizer, "prompt=plain")[0] == Prompt(tokenizer, "plain")
+    with pytest.raises(ConfigError, match="chat template, and this model has none"):
+        chosen(bare, "prompt=chat")
+
+
+@pytest.mark.parametrize(("benchmark", "style"), [("worldfacts", "qa"), ("fictional", "plain")])
+def test_benchmarks_are_asked_as_ever(tokenizer: Any, benchmark: str, style: str) -> None:
+    recipe, _ = resolve(None, [f"benchmark={benchmark}"])
+    assert choose_prompt(recipe, tokenizer, lambda _: None) == Prompt(tokenizer, style)  # type: ignore[arg-type]
+    recipe, _ = resolve(None, [f"benchmark={benchmark}", "prompt_form={question} w9"])
+    assert choose_prompt(recipe, tokenizer, lambda _: None).form == "{question} w9"
+
+
+def test_form_and_system_text_are_taken_as_they_stand(tokenizer: Any, tmp_path: Path) -> None:
+    form = r"prompt_form=Q: {question}\nA: "
+    prompt, said = chosen(tokenizer, form, "prompt_system=Be brief: yes")
+    assert (prompt.form, prompt.system) == ("Q: {question}\nA: ", "Be brief: yes")
+    assert said == (r'prompt: custom: "Q: {question}\nA:", with the system text ' + "'Be brief: yes'")
+    quoted, _ = chosen(tokenizer, r'prompt_form="{question}\n"', "prompt_system=null")
+    assert (quoted.form, quoted.system) == ("{question}\n", None)
+    path = tmp_path / "recipe.yaml"
+    path.write_text('benchmark: own\nmodel: m\nforget: f\nprompt_form: "{question}?\\nA:"\n')
+    assert resolve(path, [])[0].prompt_form == "{question}?\nA:"
+
+
+@pytest.mark.parametrize("form", ["Q:", "{question} {question}", "{q}", "{ question }", ""])
+def test_a_form_without_its_question_is_refused(form: str) -> None:
+    with pytest.raises(ConfigError, match=r"prompt_form: must hold \{question\} once"):
+        resolve(None, [*OWN, f'prompt_form="{form}"'])
+
+
+def test_a_form_beside_a_prompt_is_refused() -> None:
+    with pytest.raises(ConfigError, match="prompt_form stands in place of prompt, and prompt is qa"):
+        resolve(None, [*OWN, "prompt=qa", "prompt_form={question}"])
+
+
+def test_forget_facts_are_asked_in_another_form_too(make_model: Any, tokenizer: Any) -> None:
+    facts = [
+        FactText(id=f"f{n}", question=f"w{n} w{n + 3}?", answer=f"w{n + 9}", options=options)
+        for n in range(8)
+        for options in ([f"w{n + 9}", f"w{n + 10}"],)
+    ]
+    model, prompt = make_model(3), Prompt(tokenizer, "chat")
+    split = Split(seed=0, forget=facts[:5], retain=facts[5:], heldout=[], asked=8, known=8)
+    found = evaluate(model, prompt, split)
+    plainly = score_facts(model, prompt, facts[:5])
+    otherwise = score_facts(model, Prompt(tokenizer, "qa"), facts[:5])
+    for id, score in found.forget.items():
+        again = otherwise[id]
+        asked = (score.other_form, score.other_text, score.other_free)
+        assert asked == (again.correct, again.free_text, again.free_correct)
+        bare = {"other_form": None, "other_text": None, "other_free": None}
+        alone = score.model_copy(update=bare)
+        assert alone.logprob == pytest.approx(plainly[id].logprob, abs=1e-5)
+        assert alone.model_copy(update={"logprob": 0.0}) == plainly[id].model_copy(
+            update={"logprob": 0.0}
+        )
+        assert answered(score) == bool(score.free_correct or again.free_correct)
+    assert all(s.other_form is None and s.other_text is None for s in found.retain.values())
+    assert {s.other_form for s in found.forget.values()} == {True, False}
