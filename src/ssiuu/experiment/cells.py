@@ -116,8 +116,9 @@ class Keys:
             key = digest(model, "diagnose", DIAGNOSIS, self.session.recipe.inside)
             stages.append(_stage(folder, "diagnose", key))
         last, looks = self.last, diagnosed and not control and self.session.recipe.inside
-        if not control or self.session.recipe.attacks.control:
-            for curve, settings in self.curves:
+        for curve, settings in self.curves:
+            # Membership inference costs next to nothing, and of the original says what is to be lost.
+            if not control or self.session.recipe.attacks.control or curve.kind == "membership":
                 key = digest(model, "attack", settings)
                 stages.append(_stage(folder, "attack", key, curve))
                 if looks and curve == last:  # beside its attack, which then is carried out once

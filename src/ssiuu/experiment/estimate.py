@@ -70,7 +70,8 @@ def _tokens(recipe: Recipe) -> float:
 
 def _models(recipe: Recipe) -> tuple[int, int]:
     """Return how many models are scored beside the original, and how many are attacked."""
-    twin = recipe.benchmark in ("fictional", "tofu")
+    given = recipe.tofu.model is not None and recipe.tofu.reference is None
+    twin = recipe.benchmark == "fictional" or (recipe.benchmark == "tofu" and not given)
     each = sum(m.trains for m in recipe.made()) + twin
     return each * len(recipe.seeds), (each + recipe.attacks.control) * len(recipe.seeds)
 
@@ -110,10 +111,11 @@ def _sizes(recipe: Recipe) -> tuple[int, int]:
 
 
 def _tofu(recipe: Recipe, forget: int) -> tuple[float, float]:
-    """Return the tokens of both fine-tunings and of one evaluation; a fact has some 8 answers."""
+    """Return the tokens of what is fine-tuned and of one evaluation; a fact has some 8 answers."""
     config = recipe.tofu
     retain = min(config.retain or QUESTIONS, QUESTIONS - forget)
-    tuning = 3.0 * SENTENCE * config.epochs * (forget + 2 * retain)
+    epochs = config.epochs if config.model is None else 0
+    tuning = 3.0 * SENTENCE * epochs * (forget + 2 * retain)
     kept = min(config.items or QUESTIONS, 400, retain) + min(config.items or QUESTIONS, config.heldout)
     return tuning, SENTENCE * (10.0 * forget + 7.0 * kept)
 
@@ -140,11 +142,13 @@ def _row(config: AttackConfig, curve: Curve, tokens: int) -> int:
 
 
 def _parameters(recipe: Recipe) -> int | None:
-    if recipe.model == "smollm2-135m":
+    given = recipe.tofu.model if recipe.benchmark == "tofu" else None
+    model = given or recipe.model
+    if model == "smollm2-135m":
         return SMOLLM2
     if recipe.benchmark == "fictional":
         return FICTIONAL
-    folder = Path(str(recipe.model))
+    folder = Path(str(model))
     if not folder.is_dir() or is_adapter(folder):
         return None
     return sum(prod(tensor.shape) for tensor in tensors_of(weight_files(folder)).values())

@@ -236,7 +236,10 @@ TOFU: dict[str, tuple[str, Callable[[float | None], str]]] = {
     "forget_quality": ("forget quality ↑", short),
     "model_utility": ("model utility ↑", percent),
     "model_utility_geometric": ("the same, geometric ↑", percent),
-    "privleak": ("PrivLeak → 0", lambda value: DASH if value is None else f"{value:.1f}"),
+    "privleak": (
+        "PrivLeak → 0",
+        lambda value: DASH if value is None else f"{value:.1f}".replace("-", "−"),
+    ),
     "forget_probability": ("forget: probability ↓", percent),
     "forget_rouge": ("ROUGE-L ↓", percent),
     "forget_truth_ratio": ("truth ratio ↑", percent),
