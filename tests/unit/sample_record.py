@@ -17,6 +17,7 @@ from ssiuu.records.schema import (
     BenchmarkInfo,
     Cell,
     Diagnosis,
+    Divergence,
     Evaluation,
     FactScore,
     FactText,
@@ -154,7 +155,18 @@ def _evaluation(
         }
         for (name, facts), weight in zip(sets.items(), (1.0, 0.05, 0.08), strict=True)
     }
-    return Evaluation(**scores, seconds=round(rng.uniform(10, 14), 2))
+    moved = Divergence(
+        plain=0.0009 * depth**2,
+        plain_se=0.00005 * depth**2,
+        instructions=0.0016 * depth**2,
+        instructions_se=0.0002 * depth**2,
+        perplexity=31.0 + depth,
+        rows=210,
+        tokens=3360,
+        instruction_rows=48,
+        text_version="1-00000000",
+    )
+    return Evaluation(**scores, divergence=moved, seconds=round(rng.uniform(10, 14), 2))
 
 
 def _score(rng: random.Random, fact: FactText, share: float, depth: float) -> FactScore:

@@ -173,7 +173,7 @@ def test_a_hostile_label_breaks_no_table(record: RunRecord, label: str) -> None:
     latex = FORMATS["latex"](hostile, None)
     assert latex.count("\\end{table}") == latex.count("\\begin{table}") == 8
     body = latex.split("\\midrule")[1].split("\\bottomrule")[0].strip().splitlines()
-    assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {len(columns(record)) + 1}
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {len(columns(record)) + 3}
 
 
 # --- published numbers ----------------------------------------

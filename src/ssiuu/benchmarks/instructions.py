@@ -8,7 +8,7 @@ from importlib.resources import files
 
 from ssiuu.data.fact import Instruction
 
-BRIEF = 12  # words of an instruction, at most, and
+BRIEF = 10  # words of an instruction, at most, and
 TOLD = 6  # of its output, at least, where answers are only read
 
 

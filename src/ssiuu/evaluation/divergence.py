@@ -28,10 +28,12 @@ from ssiuu.records.schema import Divergence
 
 TOKENS: Final = 16  # predicted of a text, and
 ANSWER: Final = 12  # of an instruction's answer, at most: rows tell more than further tokens of a row
-QUICK: Final = 64  # texts, and half as many instructions, where a measure is taken again and again
+QUICK: Final = 64  # texts, and a quarter as many instructions, where a measure is taken again and again
 BATCH: Final = 512  # tokens read at once
 CELLS: Final = 1 << 25  # logits that are in memory at once, of either model
 SLICE: Final = 1 << 20  # of these what is worked on at once: it stays in the processor's cache
+
+LARGEST: Final = 700.0  # of what can be raised to a power of e
 
 T = TypeVar("T")
 
@@ -47,6 +49,9 @@ class Row:
     def predicted(self) -> int:
         """Number of tokens that are predicted."""
         return len(self.ids) - self.start
+
+
+Known = Sequence[tuple[Row, Tensor]]  # rows with the states of the original, each [A, H]
 
 
 @dataclass(frozen=True)
@@ -98,37 +103,48 @@ class Divergences:
 
         Args:
             model: The same architecture with other weights.
-            quick: Only `QUICK` texts, spread over the set, and half as many instructions.
+            quick: Only `QUICK` texts, spread over the set, and a quarter as many instructions.
 
         Raises:
             ModelError: Its vocabulary has another size.
         """
-        plain = self._moved(model, _some(self.plain, QUICK) if quick else self.plain)
-        asked = self._moved(model, _some(self.asked, QUICK // 2) if quick else self.asked)
-        level, error = clustered(plain.kl, plain.row)
-        told = clustered(asked.kl, asked.row) if len(asked.kl) else (None, None)
+        known = (_some(self.plain, QUICK), _some(self.asked, QUICK // 4))
+        return self._measured(model, *(known if quick else (self.plain, self.asked)))
+
+    def original(self, model: Any) -> Divergence:
+        """Return the same of the original itself, whose perplexity is wanted: nothing is read again.
+
+        Args:
+            model: The original, or any model of its architecture.
+        """
+        return self._measured(model, self.plain, self.asked, read=False)
+
+    def _measured(self, model: Any, plain: Known, asked: Known, read: bool = True) -> Divergence:
+        texts, told = (self._moved(model, rows, read) for rows in (plain, asked))
+        level, error = clustered(texts.kl, texts.row)
+        answers = clustered(told.kl, told.row) if asked else (None, None)
         return Divergence(
             plain=level,
             plain_se=error,
-            instructions=told[0],
-            instructions_se=told[1],
-            perplexity=math.exp(min(float(plain.surprise.mean()), 700.0)),
-            rows=int(plain.row.max()) + 1,
-            tokens=len(plain.kl),
-            instruction_rows=int(asked.row.max()) + 1 if len(asked.row) else 0,
+            instructions=answers[0],
+            instructions_se=answers[1],
+            perplexity=math.exp(min(float(texts.surprise.mean()), LARGEST)),
+            rows=len(plain),
+            tokens=len(texts.kl),
+            instruction_rows=len(asked),
             text_version=self.version,
         )
 
     @torch.no_grad()
-    def _moved(self, model: Any, known: Sequence[tuple[Row, Tensor]]) -> Moved:
-        """Return KL and surprise at every predicted token of these rows, whose states are known."""
+    def _moved(self, model: Any, known: Known, read: bool) -> Moved:
+        """Return KL and surprise at every predicted token; of the original, where nothing is read."""
         if not known:
             return Moved(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.long))
         rows = [row for row, _ in known]
-        now = torch.cat(_states(model, rows))
         before = torch.cat([states for _, states in known])
+        now = torch.cat(_states(model, rows)) if read else before
         targets = torch.tensor([token for row in rows for token in row.ids[row.start :]])
-        heads = _wide(self._head), _wide(_head(model))
+        heads = _wide(self._head), _wide(_head(model) if read else self._head)
         kl, surprise = [], []
         step = max(1, CELLS // _size(model))
         for at in range(0, len(now), step):

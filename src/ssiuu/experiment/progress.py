@@ -11,7 +11,7 @@ from ssiuu.diagnosis.verdict import accuracy, attack_accuracy
 from ssiuu.experiment.cells import CellPlan, Stage
 from ssiuu.records.schema import Attack, Diagnosis, Evaluation, Stability, Unlearning
 from ssiuu.report.rows import mean
-from ssiuu.report.text import DASH, nats, percent, rate, short
+from ssiuu.report.text import DASH, kl, nats, percent, rate, short
 
 Progress = Callable[[str], None]
 
@@ -96,4 +96,5 @@ def told(record: Unlearning | Evaluation | Diagnosis | Attack | Stability) -> st
     sets = {"forget": record.forget, "retain": record.retain, "held-out": record.heldout}
     right = [f"{name} {percent(accuracy(s.values()))} %" for name, s in sets.items() if s]
     depth = mean([score.logprob for score in record.forget.values()])
-    return f"right: {', '.join(right)}; log p of the forget answers {nats(depth)}"
+    moved = f"; KL {kl(record.divergence.plain)} on plain text" if record.divergence else ""
+    return f"right: {', '.join(right)}; log p of the forget answers {nats(depth)}{moved}"

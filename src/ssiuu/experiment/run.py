@@ -255,7 +255,7 @@ def _original(session: Session, out: Path, keys: Keys, progress: Progress) -> Ev
     if found is None:
         progress("original model: evaluating")
         session.original.restore()
-        found = session.scores().model_copy(update={"key": key})
+        found = session.scores(original=True).model_copy(update={"key": key})
         write_record(path, found)
     return found
 

@@ -39,7 +39,7 @@ from ssiuu.records.schema import BenchmarkInfo, Evaluation, FactText, Knowledge,
 from ssiuu.training.unlearn import StopRule
 
 Progress = Callable[[str], None]
-INSTRUCTIONS = 100  # of the built-in ones, read to see how far a model has moved
+INSTRUCTIONS = 50  # of the built-in ones, read to see how far a model has moved
 FREE_THRESHOLD = 0.05  # stop score where nothing can be ranked: share of free answers still right
 
 
@@ -137,15 +137,19 @@ class Session:
         counts = [len(f.options) for f in self.split.forget if f.options]
         return sum(1 / n for n in counts) / len(counts) if counts else None
 
-    def scores(self) -> Evaluation:
+    def scores(self, original: bool = False) -> Evaluation:
         """Score the model as it is now, how far it has moved, and its utility where that is asked for.
+
+        Args:
+            original: It has its original weights, so that it has not moved.
 
         Raises:
             ConfigError: The hub cannot be reached for the tasks of utility.
         """
         scores = evaluate(self.model, self.prompt, self.split)
         start = time.perf_counter()
-        found: dict[str, Any] = {"divergence": self.divergences.measure(self.model)}
+        moved = self.divergences.original if original else self.divergences.measure
+        found: dict[str, Any] = {"divergence": moved(self.model)}
         if self.recipe.evaluate.utility:
             found["utility"] = utility.measure(self.model, self.loaded.tokenizer)
         seconds = round(scores.seconds + time.perf_counter() - start, 2)

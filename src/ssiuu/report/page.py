@@ -37,12 +37,14 @@ from ssiuu.records.schema import (
     RunRecord,
     Verdict,
 )
+from ssiuu.report.divergence import damaged
 from ssiuu.report.figures import Plot, best_curve, drawn_level, figures
+from ssiuu.report.kept import kept
 from ssiuu.report.knowledge import sentences
 from ssiuu.report.rows import asked_otherwise, attack_names, auc_names, known_probes, mean, rows
 from ssiuu.report.rows import verdict as judge
 from ssiuu.report.tables import page_context
-from ssiuu.report.text import ORIGINAL, before_row, nats, percent, points, rate, short, span
+from ssiuu.report.text import ORIGINAL, Z, before_row, kl, nats, percent, points, rate, short, span
 from ssiuu.report.tofu import rouge_columns
 from ssiuu.statistics import Interval, wilson
 
@@ -117,6 +119,8 @@ def _environment() -> Environment:
     environment.filters |= {
         "percent": percent,
         "nats": nats,
+        "kl": kl,
+        "error": lambda error: f"± {Z * error:.2g}",
         "short": short,
         "span": span,
         "points": points,
@@ -174,7 +178,8 @@ class Finding:
 
     `decided` says which numbers made the verdict; `remarks` what a careful reader must know. The
     shares (`before`, `after`, `level`) are accuracies on the forget facts; `level` is the highest
-    after an attack, over the common pool of `pool` facts, and `by` names that attack.
+    after an attack, over the common pool of `pool` facts, and `by` names that attack. `kept` says
+    what became of the rest, by both measures, `damaged` whether that is a warning.
     """
 
     label: str
@@ -184,6 +189,8 @@ class Finding:
     verdict: Verdict
     sentence: str
     decided: str
+    kept: str
+    damaged: bool
     remarks: list[str]
     before: float | None
     after: float | None
@@ -219,6 +226,8 @@ def finding(record: RunRecord, cell: Cell) -> Finding:
         verdict=verdict,
         sentence=SENTENCES[verdict],
         decided=_decided(record, cell, verdict, before, after),
+        kept=kept(record, cell),
+        damaged=damaged(cell),
         remarks=_remarks(record, cell),
         before=before,
         after=after,

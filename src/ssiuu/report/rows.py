@@ -25,6 +25,7 @@ from ssiuu.records.schema import (
     Space,
     Verdict,
 )
+from ssiuu.report.divergence import divergence_columns
 from ssiuu.report.tofu import attack_rouge, guessing, is_tofu, rouge_columns, tofu_columns
 from ssiuu.report.utility import utility_columns
 
@@ -45,6 +46,8 @@ def rows(record: RunRecord) -> dict[str, Any]:
         _over_control   level less the never-learned control's under the same attack; less chance
                         where the run has no such control
 
+    `kl` and `kl_instructions`: KL from the original, nats a token, on plain text and on the answers to
+    instructions, with standard errors `kl_se` and `kl_instructions_se`; `perplexity`: on plain text.
     `strongest` is the attack with the highest level among those that read the ranking, and
     `auc_<score>` the AUC of a membership score. Runs of TOFU have columns of their own, and their
     attack columns hold mean ROUGE-L recalls where answers are written (retraining, rounded weights);
@@ -213,6 +216,7 @@ def _row(record: RunRecord, cell: Cell, names: list[str]) -> dict[str, Any]:
         "seed": cell.seed,
         "steps": len(unlearning.steps) if unlearning else None,
         **_scores(evaluation),
+        **divergence_columns(evaluation),
         **{f"forget_{kind}": mean(known_probes(record, cell, kind)) for kind in PROBES},
     }
     pool, wrong = common_pool(cell.attacks), wrong_only(cell)

@@ -18,6 +18,7 @@ from ssiuu.records.files import dump_json
 from ssiuu.records.schema import Cell, Evaluation, RunRecord, TaskScore
 from ssiuu.report.attributions import attributed_twice, conclusion
 from ssiuu.report.comparisons import Comparison, baseline, columns, compare, row_intervals
+from ssiuu.report.divergence import DAMAGED, WORDS
 from ssiuu.report.prediction import CELLS, Prediction, prediction
 from ssiuu.report.published import ARROWS, COLUMNS, PaperTable, Published, others, paper_table
 from ssiuu.report.rows import rows
@@ -25,6 +26,7 @@ from ssiuu.report.text import (
     DASH,
     ORIGINAL,
     before_row,
+    kl,
     nats,
     percent,
     plain,
@@ -47,6 +49,11 @@ HEADINGS = {
     "retain": "retain ↑",
     "heldout": "held-out ↑",
 }
+KL = ("KL ↓", "KL instr. ↓")
+MOVED = (
+    "KL: from the original's predictions to this model's, nats a token, on plain text and on answers "
+    f"to instructions, ± half its 95 % interval; above {DAMAGED} on plain text: {WORDS}."
+)
 MARKS = {"lower": "↓", "higher": "↑"}
 
 
@@ -104,6 +111,7 @@ def page_context(record: RunRecord, against: str | None = None) -> dict[str, Any
         "compared_columns": columns(record),
         "marking": marking(found),
         "headings": HEADINGS,
+        "moved_note": MOVED,
         "inside": inside_tables(record),
         "paper": (paper := paper_table(record)),
         "paper_note": paper_note(paper),
@@ -148,15 +156,22 @@ def _scores(record: RunRecord, found: list[Comparison]) -> Table:
     before = before_row(record)
     lines = []
     if before is not None:
-        lines.append([before["method"], *(percent(before.get(name)) for name in names), ""])
+        levels = [percent(before.get(name)) for name in names]
+        lines.append([before["method"], *levels, *_moved(before), ""])
     for row, cell in zip(rows(record)["rows"], record.cells, strict=True):
         intervals = row_intervals(record, cell)
         cells = [
             _level(row[name], intervals.get(name), marks.get((row["method"], name))) for name in names
         ]
-        lines.append([_name(row, record), *cells, row["verdict"]])
+        lines.append([_name(row, record), *cells, *_moved(row), row["verdict"]])
     note = f"{_unit(record)} in %, with 95 % intervals; attack columns: highest on the common pool."
-    return Table("All numbers", f"{note} {marking(found)}".strip(), _headings(names), lines)
+    return Table(
+        "All numbers", f"{note} {MOVED} {marking(found)}".strip(), _headings(names, *KL), lines
+    )
+
+
+def _moved(row: Mapping[str, Any]) -> list[str]:
+    return [kl(row[name], row[f"{name}_se"]) for name in ("kl", "kl_instructions")]
 
 
 def _unit(record: RunRecord) -> str:
@@ -168,8 +183,8 @@ def _unit(record: RunRecord) -> str:
     )
 
 
-def _headings(names: Iterable[str]) -> list[str]:
-    return ["method", *(HEADINGS.get(name, f"{name} ↓") for name in names), "verdict"]
+def _headings(names: Iterable[str], *more: str) -> list[str]:
+    return ["method", *(HEADINGS.get(name, f"{name} ↓") for name in names), *more, "verdict"]
 
 
 def marking(found: list[Comparison]) -> str:

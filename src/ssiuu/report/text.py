@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ssiuu.records.schema import Cell, MethodInfo, RunRecord
+from ssiuu.report.divergence import DAMAGED, WORDS, damaged_labels
 from ssiuu.report.knowledge import sentences
 from ssiuu.report.rows import asked_otherwise, attack_names, rows
 from ssiuu.report.tofu import is_tofu, rouge_sets
@@ -20,6 +21,7 @@ from ssiuu.report.utility import task_names
 
 DASH = "–"
 WIDTH = 110
+Z = 1.96  # standard errors on either side of an estimate, in 95 %
 ORIGINAL = "before unlearning"
 # Longer method labels are cut, so that one label cannot push the numbers off the screen.
 LABEL = 18
@@ -44,6 +46,19 @@ def points(value: float) -> str:
 def nats(value: float | None) -> str:
     """Return a log-probability with one decimal and a true minus sign."""
     return _number(value, lambda number: f"{number:.1f}".replace("-0.0", "0.0").replace("-", "−"))
+
+
+def kl(value: float | None, error: float | None = None) -> str:
+    """Return a divergence in nats a token, ± half its 95 % interval where the error is given."""
+    if value is None:
+        return DASH
+    if abs(value) < 1e-6:
+        return "0"
+    if abs(value) < 0.001:
+        return "<0.001"
+    digits = 3 if value < 0.0995 else 2
+    half = f" ± {Z * error:.{digits}f}" if error is not None else ""
+    return f"{value:.{digits}f}{half}"
 
 
 def short(value: float | None) -> str:
@@ -165,6 +180,10 @@ def _columns(record: RunRecord) -> list[Column]:
         ]
     if task_names(record):
         middle.append(_share("utility", "utility", "tasks"))
+    moved = [
+        Column("KL", "text", lambda row: kl(row.get("kl"))),
+        Column("KL", "instr.", lambda row: kl(row.get("kl_instructions"))),
+    ]
     attacks = [_share(name, *_two_lines(plain(name))) for name in attack_names(record)]
     last = [
         Column("log p", "forget", lambda row: nats(row.get("forget_logprob"))),
@@ -176,7 +195,7 @@ def _columns(record: RunRecord) -> list[Column]:
         Column("secs", "", lambda row: f"{row['seconds']:.0f}"),
         Column("peak", "GB", lambda row: _number(row["peak_memory_mb"], _gigabytes)),
     ]
-    return [*first, *middle, *attacks, *last]
+    return [*first, *middle, *moved, *attacks, *last]
 
 
 def _gigabytes(megabytes: float) -> str:
@@ -249,9 +268,13 @@ def _footnotes(record: RunRecord) -> list[str]:
         "curves of all learning rates, over the facts no attack trained on. 'Erased' means that",
         "these attacks did not bring it back: evidence, not proof. D+, D−: target log-probability.",
         "log p: mean log-probability of an answer, nats. Peak: memory while unlearning.",
+        "KL: from the original's predictions, nats a token, on plain text and on instructions.",
     ]
     for sentence in sentences(record.header.knowledge):
         notes += textwrap.wrap(plain(sentence), WIDTH)
+    if labels := damaged_labels(record.cells):
+        said = f"{WORDS[0].upper()}{WORDS[1:]} (KL on plain text above {DAMAGED:g})"
+        notes += textwrap.wrap(plain(f"{said}: {', '.join(labels)}."), WIDTH)
     if is_tofu(record):
         notes.append(
             "TOFU: attack columns hold the mean ROUGE-L recall of the written answers, those of"

@@ -1,0 +1,34 @@
+"""How far a model moved beside the facts: its columns, and where that is damage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from ssiuu.records.schema import Cell, Evaluation
+
+DAMAGED: Final = 0.1  # nats a token on plain text: above it is said that the model is damaged
+WORDS: Final = "general language ability damaged"
+
+
+def divergence_columns(evaluation: Evaluation | None) -> dict[str, float | None]:
+    """Return KL from the original on plain text and instructions with their errors, and perplexity."""
+    found = evaluation.divergence if evaluation else None
+    return {
+        "kl": found.plain if found else None,
+        "kl_se": found.plain_se if found else None,
+        "kl_instructions": found.instructions if found else None,
+        "kl_instructions_se": found.instructions_se if found else None,
+        "perplexity": found.perplexity if found else None,
+    }
+
+
+def damaged(cell: Cell) -> bool:
+    """Whether a method moved the model further on plain text than `DAMAGED`; no control is judged."""
+    found = cell.evaluation.divergence if cell.evaluation else None
+    return found is not None and cell.method.origin != "control" and found.plain > DAMAGED
+
+
+def damaged_labels(cells: Iterable[Cell]) -> list[str]:
+    """Return the labels of the methods with a damaged model, each once."""
+    return list(dict.fromkeys(cell.method.label for cell in cells if damaged(cell)))

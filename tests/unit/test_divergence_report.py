@@ -1,0 +1,85 @@
+"""How far a model moved, in every table: beside what it kept, and said in words where it is damage."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+from sample_record import sample_record
+
+from ssiuu.records.schema import RunRecord
+from ssiuu.report.kept import kept
+from ssiuu.report.page import render
+from ssiuu.report.rows import rows
+from ssiuu.report.tables import FORMATS
+from ssiuu.report.text import DASH, kl, summary
+
+
+@pytest.fixture(scope="module")
+def record() -> RunRecord:
+    return sample_record()
+
+
+@pytest.fixture(scope="module")
+def older(record: RunRecord) -> RunRecord:
+    """The same run as it was written before anything of this was scored."""
+    text = record.model_dump()
+    for evaluation in (text["original"], *(cell["evaluation"] for cell in text["cells"])):
+        del evaluation["divergence"]
+    return RunRecord.model_validate(text)
+
+
+@pytest.fixture(autouse=True)
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssiuu.report.page.figures", lambda record: [])
+
+
+def test_numbers_are_written_as_precisely_as_they_are_known() -> None:
+    assert kl(None) == DASH and kl(0.0) == "0" and kl(-1e-9) == "0" and kl(0.0004) == "<0.001"
+    assert kl(0.0263, 0.002) == "0.026 ± 0.004" and kl(0.931, 0.03) == "0.93 ± 0.06"
+    assert kl(0.0996) == "0.10" and kl(12.345, 1.0) == "12.35 ± 1.96"
+
+
+def test_every_format_has_both_measures(record: RunRecord) -> None:
+    row = next(r for r in rows(record)["rows"] if r["method"] == "gd")
+    assert row["kl"] == pytest.approx(0.3969) and row["kl_instructions"] == pytest.approx(0.7056)
+    assert row["perplexity"] == 52.0 and row["kl_se"] and row["kl_instructions_se"]
+    assert json.loads(FORMATS["json"](record, None))["rows"][1]["kl"] == row["kl"]
+    lines = list(csv.DictReader(io.StringIO(FORMATS["csv"](record, None))))
+    assert float(lines[1]["kl"]) == row["kl"] and float(lines[1]["perplexity"]) == 52.0
+    for name in ("md", "latex"):
+        assert "0.40 ± 0.04" in FORMATS[name](record, None) and "KL instr." in FORMATS[name](
+            record, None
+        )
+    gd = next(line for line in summary(record).splitlines() if line.startswith("gd "))
+    assert " 0.40   0.71" in gd
+    page = render(record)
+    assert "0.40<small>± 0.043</small>" in page and "Moved (KL)" in page
+
+
+def test_kept_is_said_by_both_measures(record: RunRecord) -> None:
+    gd = next(cell for cell in record.cells if cell.method.label == "gd")
+    said = kept(record, gd)
+    assert said.startswith("Kept ") and "of the facts held out ranked first (before: " in said
+    assert "moved 0.40 ± 0.04 nats a token on plain text and 0.71 ± 0.17 on the answers" in said
+    assert said.endswith("(perplexity 31 → 52): general language ability damaged.")
+    assert said in render(record)
+
+
+def test_damage_is_said_of_methods_that_moved_far_and_of_no_control(record: RunRecord) -> None:
+    note = "General language ability damaged (KL on plain text above 0.1): gd, ssiuu."
+    assert note in summary(record)
+    none = record.cells[0]
+    far = record.cells[1].evaluation
+    control = record.model_copy(update={"cells": [none.model_copy(update={"evaluation": far})]})
+    assert "damaged (" not in summary(control) and "damaged" not in kept(control, control.cells[0])
+
+
+def test_an_older_record_is_not_scored_rather_than_unmoved(older: RunRecord) -> None:
+    row = rows(older)["rows"][1]
+    assert row["kl"] is None and row["kl_instructions"] is None and row["perplexity"] is None
+    assert "not scored" in kept(older, older.cells[1]) and "damaged (" not in summary(older)
+    assert f"| {DASH} | {DASH} |" in FORMATS["md"](older, None)
+    assert '<td class="edge">–</td><td>–</td>' in render(older)
