@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ssiuu.experiment.asking import ask_model
     from ssiuu.experiment.recipe import resolve
     from ssiuu.experiment.run import run
     from ssiuu.experiment.unlearn import audit_models, diagnose_models, unlearn_model
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PLACES = {
+    "ask_model": "ssiuu.experiment.asking",
     "resolve": "ssiuu.experiment.recipe",
     "run": "ssiuu.experiment.run",
     "audit_models": "ssiuu.experiment.unlearn",
@@ -32,6 +34,7 @@ _PLACES = {
     "rows": "ssiuu.report.rows",
 }
 __all__ = [
+    "ask_model",
     "audit_models",
     "diagnose_models",
     "load_run",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ssiuu.cli import audit, check, diagnose, listing, report, run, unlearn
+from ssiuu.cli import ask, audit, check, diagnose, listing, report, run, unlearn
 from ssiuu.errors import InputError, SsiuuError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ app = typer.Typer(
     help="Make a language model forget facts, then find out: were they erased, or only hidden?",
 )
 app.command("run")(run.command)
+app.command("ask")(ask.command)
 app.command("unlearn")(unlearn.command)
 app.command("audit")(audit.command)
 app.command("diagnose")(diagnose.command)

@@ -258,7 +258,10 @@ def open_session(
     if recipe.benchmark == "fictional":
         return _fictional(recipe, out, progress)
     if recipe.benchmark == "own":
-        return _own(recipe, progress, given or Given())
+        session = open_own(recipe, progress, given or Given())
+        session.examples([*session.split.forget, *session.split.retain])  # too long rows are refused
+        ask_first(session, progress)
+        return session
     if recipe.benchmark == "tofu":
         from ssiuu.experiment.tofu import open_tofu  # it makes a Session
 
@@ -345,7 +348,12 @@ def _fictional(recipe: Recipe, out: Path | None, progress: Progress) -> Session:
     return session
 
 
-def _own(recipe: Recipe, progress: Progress, given: Given) -> Session:
+def open_own(recipe: Recipe, progress: Progress, given: Given) -> Session:
+    """Load the model and the user's own facts; nothing is asked yet.
+
+    Raises:
+        InputError: Model or data cannot be used.
+    """
     kept = recipe.retain not in (None, "none")
     notes = list(given.notes)
 
@@ -385,6 +393,4 @@ def _own(recipe: Recipe, progress: Progress, given: Given) -> Session:
             f"{unranked} of {len(forget)} forget facts have no wrong options to rank against; "
             "their ranking is not scored."
         )
-    session.examples([*split.forget, *split.retain])  # too long rows are refused before any work
-    ask_first(session, progress)
     return session

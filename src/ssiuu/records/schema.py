@@ -27,6 +27,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, model_validator
 
 SCHEMA: Final = "ssiuu.record/1"
+KNOWLEDGE: Final = "ssiuu.knowledge/1"
 
 Verdict = Literal["erased", "hidden", "not removed", "undecided"]
 Target = Literal["probability", "logprob"]
@@ -126,6 +127,36 @@ class Knowledge(Record):
     gain: float | None = None
     logprob: float | None = None
     tokens: int | None = None
+
+
+class ModelInfo(Record):
+    """The model before unlearning. `note` says what a reader must know (a dequantised copy, say).
+
+    `dtype`: of the weights as they were given, as torch names it; empty where not recorded. They are
+    worked on in float32.
+    """
+
+    name: str
+    source: str
+    fingerprint: str
+    parameters: int
+    layers: int
+    note: str = ""
+    dtype: str = ""
+
+
+class ModelKnowledge(Record):
+    """What a model knows of a set of facts; `form` says how they were asked, `knowledge` is by
+    fact id.
+    """
+
+    schema_version: Literal["ssiuu.knowledge/1"] = KNOWLEDGE
+    model: ModelInfo
+    form: str
+    facts: list[FactText]
+    knowledge: dict[str, Knowledge]
+    seconds: float
+    notes: list[str] = []
 
 
 class MethodInfo(Record):
@@ -578,22 +609,6 @@ class Cell(Record):
     diagnosis: Diagnosis | None = None
     attacks: list[Attack] = []
     stability: Stability | None = None
-
-
-class ModelInfo(Record):
-    """The model before unlearning. `note` says what a reader must know (a dequantised copy, say).
-
-    `dtype`: of the weights as they were given, as torch names it; empty where not recorded. They are
-    worked on in float32.
-    """
-
-    name: str
-    source: str
-    fingerprint: str
-    parameters: int
-    layers: int
-    note: str = ""
-    dtype: str = ""
 
 
 class BenchmarkInfo(Record):

@@ -1,0 +1,42 @@
+"""`ssiuu ask`: what does a model know of these facts?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    model: Annotated[str, typer.Option(help="short name, folder or hub name")],
+    facts: Annotated[str | None, typer.Option(help="facts: a file or a hub name")] = None,
+    question: Annotated[str | None, typer.Option(help="one question, in place of a file")] = None,
+    answer: Annotated[str | None, typer.Option(help="its right answer")] = None,
+    out: Annotated[Path | None, typer.Option(help="file for the record (JSON)")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print rows as JSON, not a table")] = False,
+    prompt: Annotated[str | None, typer.Option(help="the form to ask in, as in a recipe")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="columns of the file: question=COLUMN,answer=COLUMN")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")
+    ] = None,
+) -> None:
+    """Say of every fact whether the model knows it, and why; exits with 0 whatever it knows."""
+    from ssiuu.cli.main import prepare
+    from ssiuu.errors import ConfigError
+    from ssiuu.experiment.asking import ask_model
+    from ssiuu.experiment.given import setting
+    from ssiuu.records.files import dump_json
+    from ssiuu.report.asked import rows, table
+
+    single = question is not None and answer is not None
+    if (facts is not None) == single or (question is None) != (answer is None):
+        raise ConfigError("give either --facts FILE, or one --question with its --answer.")
+    asked = facts if facts is not None else [{"question": question, "answer": answer}]
+    sets = [*(set_ or []), *([setting("prompt", prompt)] if prompt is not None else [])]
+    progress = prepare()
+    record = ask_model(model, asked, out, sets, progress, columns=columns)
+    progress.done()
+    print(dump_json(rows(record)) if json else table(record))
