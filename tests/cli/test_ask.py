@@ -1,5 +1,6 @@
 """`ssiuu ask`, and what the other commands say of facts that were never known."""
 
+# ruff: noqa: F811 - a fixture is imported
 from __future__ import annotations
 
 import json
@@ -17,7 +18,7 @@ STRANGERS = [
 ]
 
 
-def test_what_is_known_is_told_fact_by_fact(place: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_what_is_known_is_told_fact_by_fact(place: Path, tmp_path: Path) -> None:
     facts = lines(tmp_path / "mixed.jsonl", [*ROWS[:6], *STRANGERS])
     done = ssiuu("ask", "--model", place / "model", "--facts", facts, "--out", tmp_path / "known.json")
     assert done.returncode == 0, done.stderr
@@ -31,7 +32,7 @@ def test_what_is_known_is_told_fact_by_fact(place: Path, tmp_path: Path) -> None
     assert [row["state"] for row in told["rows"]] == [k.state for k in record.knowledge.values()]
 
 
-def test_one_question_is_asked_without_a_file(place: Path) -> None:  # noqa: F811
+def test_one_question_is_asked_without_a_file(place: Path) -> None:
     words = ("ask", "--model", place / "model", "--question", "Where was Ada born?")
     done = ssiuu(*words, "--answer", "Ulm")
     assert done.returncode == 0 and "1 fact: 1 known" in done.stdout
@@ -41,14 +42,14 @@ def test_one_question_is_asked_without_a_file(place: Path) -> None:  # noqa: F81
         assert refused.returncode == 2 and "either --facts" in refused.stderr
 
 
-def test_what_cannot_be_asked_is_told_and_not_refused(place: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_what_cannot_be_asked_is_told_and_not_refused(place: Path, tmp_path: Path) -> None:
     facts = lines(tmp_path / "long.jsonl", [ROWS[0], {"question": "long " * 400, "answer": "x"}])
     done = ssiuu("ask", "--model", place / "model", "--facts", facts)
     assert done.returncode == 0 and "1 known, 1 cannot be scored" in done.stdout
     assert "context" in done.stdout
 
 
-def test_a_file_of_which_nothing_is_known_is_refused(place: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_file_of_which_nothing_is_known_is_refused(place: Path, tmp_path: Path) -> None:
     facts, out = lines(tmp_path / "strangers.jsonl", STRANGERS), tmp_path / "out"
     given = ("--forget", facts, "--retain", "none", "--out", out)
     for command in ("unlearn", "audit"):
@@ -62,7 +63,7 @@ def test_a_file_of_which_nothing_is_known_is_refused(place: Path, tmp_path: Path
         assert not out.exists() or not list(out.glob("*.json"))
 
 
-def test_forced_on_unknown_facts_nothing_is_called_forgotten(place: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_forced_on_unknown_facts_nothing_is_called_forgotten(place: Path, tmp_path: Path) -> None:
     facts, out = lines(tmp_path / "strangers.jsonl", STRANGERS), tmp_path / "out"
     words = ("unlearn", "--model", place / "model", "--forget", facts, "--retain", "none", "--force")
     done = ssiuu(*words, "--out", out, "--method", "gd", "--set", "unlearn.max_steps=3")
@@ -73,7 +74,7 @@ def test_forced_on_unknown_facts_nothing_is_called_forgotten(place: Path, tmp_pa
         assert record.before is not None and record.before <= record.threshold
 
 
-def test_unknown_facts_are_trained_on_and_never_scored(place: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_unknown_facts_are_trained_on_and_never_scored(place: Path, tmp_path: Path) -> None:
     from ssiuu import audit_models, unlearn_model
     from ssiuu.report import write_report
     from ssiuu.report.text import summary
@@ -97,7 +98,7 @@ def test_unknown_facts_are_trained_on_and_never_scored(place: Path, tmp_path: Pa
 
 def test_nothing_is_done_where_the_score_is_at_the_threshold_already(
     place: Path,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     from ssiuu import unlearn_model
 
