@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ssiuu.cli import BASE
+
 
 def command(
     model: Annotated[str, typer.Option(help="short name, folder or hub name")],
@@ -15,7 +17,10 @@ def command(
     answer: Annotated[str | None, typer.Option(help="its right answer")] = None,
     out: Annotated[Path | None, typer.Option(help="file for the record (JSON)")] = None,
     json: Annotated[bool, typer.Option("--json", help="print rows as JSON, not a table")] = False,
-    prompt: Annotated[str | None, typer.Option(help="the form to ask in, as in a recipe")] = None,
+    base: Annotated[str | None, typer.Option(help=BASE)] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="how to ask: chat, qa or plain; chat where the model has one")
+    ] = None,
     columns: Annotated[
         str | None, typer.Option(help="columns of the file: question=COLUMN,answer=COLUMN")
     ] = None,
@@ -24,10 +29,9 @@ def command(
     ] = None,
 ) -> None:
     """Say of every fact whether the model knows it, and why; exits with 0 whatever it knows."""
-    from ssiuu.cli.main import prepare
+    from ssiuu.cli.main import forcing, prepare
     from ssiuu.errors import ConfigError
     from ssiuu.experiment.asking import ask_model
-    from ssiuu.experiment.given import setting
     from ssiuu.records.files import dump_json
     from ssiuu.report.asked import rows, table
 
@@ -35,8 +39,7 @@ def command(
     if (facts is not None) == single or (question is None) != (answer is None):
         raise ConfigError("give either --facts FILE, or one --question with its --answer.")
     asked = facts if facts is not None else [{"question": question, "answer": answer}]
-    sets = [*(set_ or []), *([setting("prompt", prompt)] if prompt is not None else [])]
-    progress = prepare()
-    record = ask_model(model, asked, out, sets, progress, columns=columns)
+    progress, sets = prepare(), forcing(set_, False, prompt)
+    record = ask_model(model, asked, out, sets, progress, columns=columns, base=base)
     progress.done()
     print(dump_json(rows(record)) if json else table(record))

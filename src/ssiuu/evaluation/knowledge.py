@@ -70,11 +70,6 @@ def know(
     return {fact.id: found[fact.id] for fact in facts}
 
 
-def other_form(prompt: Prompt) -> Prompt:
-    """Return a form that a question can be asked in beside the one of training."""
-    return replace(prompt, style="plain" if prompt.style == "qa" else "qa")
-
-
 def _fitting(
     prompt: Prompt, facts: Sequence[FactText], context: int
 ) -> tuple[list[FactText], dict[str, Knowledge]]:
@@ -199,7 +194,7 @@ def _mean_margin(ranks: Sequence[float]) -> float:
 def _first_look(model: Any, prompt: Prompt, asked: list[_Fact], context: int) -> list[_Fact]:
     """Read the answer and its alternatives, and let the model write its own, in both forms."""
     ranked = _ranks(model, prompt, [(a.fact.question, a) for a in asked], context)
-    said = [_written(model, form, asked, context) for form in (prompt, other_form(prompt))]
+    said = [_written(model, form, asked, context) for form in (prompt, prompt.other())]
     return [
         replace(
             a,

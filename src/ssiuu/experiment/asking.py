@@ -26,6 +26,7 @@ def ask_model(
     *,
     tokenizer: Any = None,
     columns: Columns | str | None = None,
+    base: str | Path | None = None,
 ) -> ModelKnowledge:
     """Ask a model what it knows: per fact known, unsure, unknown or cannot be scored, and why.
 
@@ -37,12 +38,13 @@ def ask_model(
         progress: Told what is going on.
         tokenizer: That of a model in memory.
         columns: Which columns of the rows are read.
+        base: The model that an adapter belongs to, where it is not where the adapter says.
 
     Raises:
         InputError: Model or facts cannot be used, or `out` cannot be written.
     """
     start = time.perf_counter()
-    named, given = settings(model, facts, None, columns, tokenizer)
+    named, given = settings(model, facts, None, columns, tokenizer, base)
     recipe, _ = resolve(None, [*named, *(sets or [])])
     session = open_own(recipe, progress, given)
     asked = session.split.forget
@@ -50,7 +52,8 @@ def ask_model(
     found = know(session.model, session.prompt, asked, session.context, seed=recipe.split.seed)
     record = ModelKnowledge(
         model=session.loaded.info,
-        form=session.prompt.style,
+        form=session.prompt.name,
+        asked=session.prompt.description,
         facts=asked,
         knowledge=found,
         seconds=round(time.perf_counter() - start, 2),

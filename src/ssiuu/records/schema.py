@@ -146,13 +146,14 @@ class ModelInfo(Record):
 
 
 class ModelKnowledge(Record):
-    """What a model knows of a set of facts; `form` says how they were asked, `knowledge` is by
-    fact id.
+    """What a model knows of a set of facts; `form` names how they were asked and `asked` says
+    it in words; `knowledge` is by fact id.
     """
 
     schema_version: Literal["ssiuu.knowledge/1"] = KNOWLEDGE
     model: ModelInfo
     form: str
+    asked: str
     facts: list[FactText]
     knowledge: dict[str, Knowledge]
     seconds: float

@@ -47,9 +47,9 @@ def table(record: ModelKnowledge) -> str:
         if len(unclear) > REASONS:
             lines.append(f"… and {len(unclear) - REASONS} more; --json has all")
     many = f"{len(record.facts)} fact{'s' if len(record.facts) > 1 else ''}"
-    said = f"{many}: {counts(record.knowledge)}; asked in the form {record.form!r}."
+    said = f"{many}: {counts(record.knowledge)}."
     note = "Rank and margin (nats a token): against the best alternative; log p: nats, of the answer."
-    return "\n".join([*lines, "", *record.notes, said, note])
+    return "\n".join([*lines, "", *record.notes, said, f"Asked as {record.asked}", note])
 
 
 def _cells(fact: FactText, known: Knowledge) -> list[str]:
