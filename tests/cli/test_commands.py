@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -282,6 +284,70 @@ def test_help_is_instant_and_lists_all_commands() -> None:
     )
     code = "import sys, ssiuu, ssiuu.cli.main; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_the_version_is_told(option: str) -> None:
+    import ssiuu as package
+
+    assert ssiuu(option).stdout == f"ssiuu {package.__version__}\n"
+
+
+@pytest.mark.parametrize("words", [[], ["run"], ["unlearn"], ["audit"], ["report"], ["list"], ["check"]])
+def test_h_is_help_everywhere(words: list[str]) -> None:
+    short, long = ssiuu(*words, "-h"), ssiuu(*words, "--help")
+    assert short.returncode == long.returncode == 0
+    assert short.stdout == long.stdout and "Usage" in short.stdout
+
+
+@pytest.mark.parametrize("words", [["run", "--out", ""], ["run", "--out="], ["unlearn", "--model", ""]])
+def test_an_option_without_a_value_is_no_folder(words: list[str]) -> None:
+    done = ssiuu(*words)
+    assert done.returncode == 2 and f"{words[1].rstrip('=')} has no value" in done.stderr
+
+
+def test_a_terminal_without_unicode_is_shown_what_it_can_show(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ssiuu.cli", "report", str(tmp_path / "Köln ★")]
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    done = subprocess.run(command, env=plain, capture_output=True)
+    assert done.returncode == 2 and b"K\\xf6ln \\u2605" in done.stderr and b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", ["list methods", "--version"])
+def test_a_reader_that_goes_away_is_no_error(words: str) -> None:
+    code = f"{shlex.quote(sys.executable)} -m ssiuu.cli {words} | exec true"
+    done = subprocess.run(code, shell=True, capture_output=True)
+    assert done.stderr == b""
+
+
+def test_a_full_disk_under_the_output_is_one_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "ssiuu.cli", "--version"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1 and done.stderr.startswith(b"error: ") and b"Trace" not in done.stderr
+
+
+@pytest.mark.parametrize("out", [".", "../here/", "link"])
+def test_a_checkpoint_may_go_into_the_empty_folder_one_is_in(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (tmp_path / "link").symlink_to(here)
+    monkeypatch.chdir(tmp_path if out == "link" else here)
+    before = here.stat().st_ino
+    files = ["--forget", place / "forget.jsonl", "--retain", place / "retain.jsonl"]
+    done = ssiuu(
+        *("unlearn", "--model", place / "model", *files, "--method", "gd", "--out", out),
+        *("--set", "unlearn.max_steps=1"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert here.stat().st_ino == before and AutoModelForCausalLM.from_pretrained(here)
+    assert not [path for path in (*here.iterdir(), *tmp_path.iterdir()) if path.name.startswith(".")]
+    file = tmp_path / "file"
+    file.write_text("kept")
+    again = ssiuu("unlearn", "--model", place / "model", *files, "--out", file)
+    assert again.returncode == 2 and "not an empty folder" in again.stderr and file.read_text() == "kept"
 
 
 def test_ctrl_c_says_that_the_same_command_continues(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ssiuu import __version__
 from ssiuu.cli import ask, audit, check, diagnose, listing, report, run, unlearn
-from ssiuu.errors import InputError, SsiuuError
+from ssiuu.errors import ConfigError, InputError, SsiuuError
 
 if TYPE_CHECKING:
     from ssiuu.records.schema import RunRecord
@@ -19,6 +23,7 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Make a language model forget facts, then find out: were they erased, or only hidden?",
@@ -33,15 +38,64 @@ app.command("list")(listing.command)
 app.command("check")(check.command)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"ssiuu {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def shared(
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", help="Show the version.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Take the options that belong to no sub-command."""
+
+
 def main() -> None:
     """Run the command line and turn errors into messages and exit codes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an ASCII terminal still shows something
     try:
+        _run()
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Write what is left; a reader that has gone away (`| head`) is no error."""
+    if sys.stdout is None:  # closed by who started us
+        return
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: the output cannot be written: {error.strerror}.", file=sys.stderr)
+            sys.exit(1)
+
+
+def _refuse_empty(words: list[str]) -> None:
+    """Refuse options without a value: a path of no characters would be this folder."""
+    for option, word in pairwise(["", *words]):
+        if word == "":
+            raise ConfigError(f"{option if option.startswith('-') else 'an argument'} has no value.")
+        if word.startswith("--") and word.endswith("=") and word.count("=") == 1:
+            raise ConfigError(f"{word[:-1]} has no value.")
+
+
+def _run() -> None:
+    try:
+        _refuse_empty(sys.argv[1:])
         app()
     except InputError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
-    except SsiuuError as error:
+    except (SsiuuError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except SystemExit as end:

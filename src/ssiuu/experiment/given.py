@@ -79,8 +79,9 @@ def settings(
 
 
 def setting(key: str, value: Any) -> str:
-    """Return key=value as a recipe reads it; JSON is YAML, whatever stands in a text."""
-    return f"{key}={json.dumps(value, ensure_ascii=False)}"
+    """Return key=value as a recipe reads it: JSON is YAML, but for what it leaves unescaped."""
+    written = json.dumps(value, ensure_ascii=False)
+    return f"{key}=" + "".join(c if " " <= c <= "~" else f"\\U{ord(c):08x}" for c in written)
 
 
 @contextmanager

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ssiuu.attacks.retrain import share
@@ -13,6 +14,7 @@ from ssiuu.data.columns import check_columns
 from ssiuu.errors import ConfigError, unknown
 from ssiuu.evaluation import utility
 from ssiuu.experiment.tuning import tried
+from ssiuu.experiment.yaml12 import read_yaml
 from ssiuu.methods import Method, make
 from ssiuu.records.schema import Space
 
@@ -361,9 +363,10 @@ def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str,
         if not found:
             raise ConfigError(f"--set {text!r} is not of the form key=value.")
         key = key.strip()
-        given[key] = value if _is_text(key, value) else _yaml(value, f"--set {key}")
+        read = value if _is_text(key, value) else read_yaml(value, f"--set {key}")
+        given |= flatten({key: read})
     scale = given.pop("scale", None)
-    parts = [("--set", flatten(given))]
+    parts = [("--set", given)]
     if path is not None:
         written = _read(path)
         scales = written.pop("scales", {})
@@ -375,6 +378,7 @@ def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str,
     for source, part in parts:
         for key, value in part.items():
             values[key], sources[key] = value, source
+    _require_finite(values, sources)
     chosen = {
         "protocol": (values.get("protocol", "paper"), PROTOCOL_DEFAULTS),
         "benchmark": (values.get("benchmark", "worldfacts"), BENCHMARK_DEFAULTS),
@@ -397,6 +401,26 @@ def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str,
 def _is_text(key: str, value: str) -> bool:
     """Whether a value of --set is text as it stands: "Q: {question}" would be a mapping in YAML."""
     return key in ("prompt_form", "prompt_system") and value[:1] not in "\"'" and value != "null"
+
+
+def _require_finite(values: dict[str, Any], sources: dict[str, str]) -> None:
+    problems = [
+        f"{sources[key]}: {key}: must be a finite number, got {number}."
+        for key, value in values.items()
+        for number in _numbers(value)
+        if not math.isfinite(number)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """Yield every number that a value is or holds."""
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, list | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(part)
 
 
 def _scaled(scales: Any, scale: Any, path: Path) -> dict[str, Any]:
@@ -484,14 +508,20 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested mappings as one with dotted keys; lists stay whole, and tune.space does.
 
     Its keys are labels of methods, which may hold dots.
+
+    Raises:
+        ConfigError: One key is written in two ways, with dots and in its section.
     """
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and value and name != "tune.space":
-            flat |= flatten(value, f"{name}.")
+            part = flatten(value, f"{name}.")
         else:
-            flat[name] = value
+            part = {name: value}
+        if twice := flat.keys() & part.keys():
+            raise ConfigError(f"{min(twice)} is set twice, with dots and in its section.")
+        flat |= part
     return flat
 
 
@@ -513,34 +543,12 @@ def _read(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {path} cannot be read: {error}") from error
-    values = _yaml(text, str(path))
+    values = read_yaml(text, str(path))
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(f"recipe {path} must be a mapping of settings.")
     return values
-
-
-def _yaml(text: str, where: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
-    # YAML 1.1 reads 1e-5 as text; people mean a number.
-    return _numbers(value)
-
-
-def _numbers(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _numbers(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_numbers(v) for v in value]
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def _sentence(problem: Any, sources: dict[str, str]) -> str:
@@ -551,4 +559,7 @@ def _sentence(problem: Any, sources: dict[str, str]) -> str:
         for part in problem["loc"][:-1]:
             section = section.model_fields[part].annotation
         return unknown("key", str(problem["loc"][-1]), section.model_fields, f"{where}: {key}")
-    return f"{where}: {key}: {problem['msg']}, got {problem['input']!r}."
+    given = problem["input"]
+    quoted = problem["type"] == "string_type" and isinstance(given, int | float)
+    hint = f" Text is written in quotes: '{given}'." if quoted else ""
+    return f"{where}: {key}: {problem['msg']}, got {given!r}.{hint}"

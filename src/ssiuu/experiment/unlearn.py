@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -89,11 +90,11 @@ def unlearn_model(
                 tokenizer=tokenizer,
                 columns=columns,
             )
-    out = Path(out)
+    out = Path(os.path.abspath(out))  # "." has no name
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"--out {out} is not an empty folder: choose another one.")
     named, given = settings(model, forget, retain, columns, tokenizer, base)
-    recipe, _ = resolve(None, [*named, f"methods=[{method}]", *(sets or [])])
+    recipe, _ = resolve(None, [*named, setting("methods", [method]), *(sets or [])])
     chosen = recipe.made()[0]
     if not chosen.trains:
         raise ConfigError(f"--method {method} does not unlearn anything.")

@@ -41,9 +41,10 @@ def save(model: Any, tokenizer: Any, folder: Path, note: str = "", dtype: str = 
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise OutputError(f"{folder} is not an empty folder: choose another for the checkpoint.")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        require_space(folder.parent, sum(p.numel() * kind.itemsize for p in model.parameters()))
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        within = folder if folder.exists() else folder.parent  # a mounted folder may be all there is
+        within.mkdir(parents=True, exist_ok=True)
+        require_space(within, sum(p.numel() * kind.itemsize for p in model.parameters()))
+        temporary = Path(tempfile.mkdtemp(dir=within, prefix=f".{folder.name}."))
     except OSError as error:
         raise OutputError(f"{folder} cannot be written to: {error.strerror or error}.") from error
     try:
@@ -81,14 +82,22 @@ def _cast(model: Any, kind: torch.dtype) -> dict[str, torch.Tensor]:
 
 
 def place(temporary: Path, folder: Path) -> None:
-    """Sync a finished folder and give it its name, in place of an empty one."""
+    """Sync a finished folder and give it its name, or move its files into an empty one of that name.
+
+    An empty folder stays the same one: somebody may be in it. The configuration comes last, and
+    without it nothing is a model.
+    """
     sync_folder(temporary)
-    for path in temporary.iterdir():
+    paths = sorted(temporary.iterdir(), key=lambda path: path.name.endswith("config.json"))
+    for path in paths:
         readable(path)
-    if folder.exists():
-        folder.rmdir()
-    temporary.chmod(0o755)
-    os.replace(temporary, folder)
+    if not folder.exists():
+        temporary.chmod(0o755)
+        os.replace(temporary, folder)
+        return
+    for path in paths:
+        shutil.move(path, folder / path.name)
+    temporary.rmdir()
 
 
 def require_space(folder: Path, need: int) -> None:

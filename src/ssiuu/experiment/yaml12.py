@@ -1,0 +1,94 @@
+"""Settings as they are written: YAML 1.2, of which a recipe needs mappings, lists, texts and numbers.
+
+`no` and `on` are texts, 1e-5 is a number and "1e-5" is not. Aliases and tags are refused: a recipe has
+no use for them, and a few lines of aliases are billions of settings.
+
+Source: YAML 1.2.2, core schema; package ruamel.yaml. Departures: 1_000 is a number, as people mean it;
+a date is a text.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from ssiuu.errors import ConfigError
+
+DEPTH = 20  # no recipe is deeper, and a reader that calls itself has an end
+TEXT = "tag:yaml.org,2002:str"
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """Return what a text says, its keys as texts.
+
+    Args:
+        text: One YAML document.
+        where: Its file or option, for messages.
+
+    Raises:
+        ConfigError: It is not YAML, has two values for one key, an alias or a tag, or too many levels.
+    """
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        _look_through(text)
+        return _with_text_keys(_reader().load(text))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}," if mark is not None and "\n" in text.strip() else ""
+        problem = " ".join(str(error.problem or error.context).split())
+        raise ConfigError(f"{where}{line} is not YAML that can be read: {problem}.") from error
+    except (YAMLError, ValueError) as error:
+        problem = " ".join(str(error).split())
+        raise ConfigError(f"{where} is not YAML that can be read: {problem}.") from error
+
+
+def _look_through(text: str) -> None:
+    """Look for what a recipe must not hold, without building anything.
+
+    Raises:
+        MarkedYAMLError: There is an alias, a tag or too many levels, or it is not YAML.
+    """
+    from ruamel.yaml.composer import ComposerError
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+
+    depth = 0
+    for event in _reader().parse(text):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        problem = ""
+        if isinstance(event, AliasEvent):
+            problem = f"*{event.anchor} is an alias; write out what it stands for"
+        elif getattr(event, "tag", None) not in (None, TEXT):
+            problem = f"{event.tag} is a tag, and types follow from the settings"
+        elif depth > DEPTH:
+            problem = f"more than {DEPTH} levels in one another"
+        if problem:
+            raise ComposerError(None, None, problem, event.start_mark)
+
+
+def _reader() -> Any:
+    from ruamel.yaml import YAML
+
+    reader = YAML(typ="safe", pure=True)
+    reader.Constructor = _constructor()
+    return reader
+
+
+@cache
+def _constructor() -> Any:
+    from ruamel.yaml.constructor import SafeConstructor
+
+    class Plain(SafeConstructor):
+        """The core schema: what it has no type for is text."""
+
+    for name in ("timestamp", "value", "merge"):
+        Plain.add_constructor(f"tag:yaml.org,2002:{name}", SafeConstructor.construct_yaml_str)
+    return Plain
+
+
+def _with_text_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _with_text_keys(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_with_text_keys(part) for part in value]
+    return value

@@ -1,0 +1,120 @@
+"""A recipe says what is written in it: YAML 1.2, one value a key, numbers that are numbers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ssiuu.errors import ConfigError
+from ssiuu.experiment.given import setting
+from ssiuu.experiment.recipe import resolve
+from ssiuu.experiment.yaml12 import read_yaml
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-5", 1e-5),
+        ("1E5", 1e5),
+        ("'1e-5'", "1e-5"),
+        ('"2024"', "2024"),
+        ("2024", 2024),
+        ("012", 12),
+        ("no", "no"),
+        ("on", "on"),
+        ("yes", "yes"),
+        ("true", True),
+        ("null", None),
+        ("", None),
+        ("2020-01-01", "2020-01-01"),
+        ("12:30:00", "12:30:00"),
+        ("[gd+projection, 1e-4]", ["gd+projection", 1e-4]),
+        ("{1: a, no: {b: nan}}", {"1": "a", "no": {"b": "nan"}}),
+        ("a: |\n  one\n  two\n", {"a": "one\ntwo\n"}),
+    ],
+)
+def test_what_is_written_is_what_is_read(text: str, value: Any) -> None:
+    read = read_yaml(text, "r.yaml")
+    assert read == value and type(read) is type(value)
+
+
+LEVELS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join([f'*{chr(97 + n)}'] * 9)}]\n" for n in range(9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seeds: [0]\nprecision: fp32\nseeds: [1]\n", 'r.yaml, line 3, .*duplicate key "seeds"'),
+        ("seeds: &s [0]\nother: *s\n", r"line 2, .*\*s is an alias"),
+        (LEVELS, r"line 2, .*alias"),
+        ("[" * 5000, "levels"),
+        ("a: !!python/object:os.system x", "tag"),
+        ("a: !!binary aGk=", "tag"),
+        ("a: [1, 2\nb: 3", "line 2"),
+        ("a: b: c", "mapping values"),
+        ("9" * 5000, "digits"),
+        ("a: \x07", "character"),
+        ("--- a\n--- b", "another document"),
+    ],
+)
+def test_what_cannot_be_read_is_one_sentence_at_once(text: str, said: str) -> None:
+    start = time.process_time()
+    with pytest.raises(ConfigError, match=said) as caught:
+        read_yaml(text, "r.yaml")
+    assert time.process_time() - start < 1 and "\n" not in str(caught.value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text() | st.lists(st.text()) | st.dictionaries(st.text(), st.text()))
+def test_what_is_given_survives_as_it_is(value: Any) -> None:
+    key, _, text = setting("model", value).partition("=")
+    assert key == "model" and text.isascii() and read_yaml(text, "--model") == value
+
+
+@pytest.mark.parametrize("name", ["2024", "1e-5", "no", "null", "it's", 'a "b"', "C:\\m\\n", "a: b", "模型", "x\ty"])
+def test_a_folder_may_have_any_name(name: str) -> None:
+    given = [setting("benchmark", "own"), setting("model", name), setting("forget", name)]
+    recipe, _ = resolve(None, given)
+    assert (recipe.model, recipe.forget) == (name, name)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("unlearn.learning_rate=.inf", "--set: unlearn.learning_rate: must be a finite number, got inf"),
+        ("unlearn={learning_rate: .nan}", "unlearn.learning_rate: .*got nan"),
+        ("attacks.harmful.learning_rates=[1e-5, 1e999]", "attacks.harmful.learning_rates: .*got inf"),
+        ("methods=[{name: npo, beta: -.inf}]", "methods: .*got -inf"),
+        ("model=2024", r"Text is written in quotes: '2024'"),
+        ("unlearn={max_steps: 3, max_steps: 4}", "duplicate key"),
+    ],
+)
+def test_settings_that_are_no_settings(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        resolve(None, [text])
+
+
+def test_one_key_in_two_ways_is_refused_in_a_recipe_and_the_last_one_counts_on_the_command_line(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("unlearn.max_steps: 3\nunlearn: {max_steps: 4}\n")
+    with pytest.raises(ConfigError, match=r"unlearn\.max_steps is set twice"):
+        resolve(path, [])
+    both = ["unlearn.max_steps=3", "unlearn={max_steps: 4}"]
+    assert resolve(None, both)[0].unlearn.max_steps == 4
+    assert resolve(None, both[::-1])[0].unlearn.max_steps == 3
+
+
+def test_quoted_numbers_and_words_of_other_versions_still_set_what_they_mean(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text('unlearn: {learning_rate: "1e-4"}\ndiagnose: no\nmodel: "012"\n')
+    recipe = resolve(path, [])[0]
+    assert (recipe.unlearn.learning_rate, recipe.diagnose, recipe.model) == (1e-4, False, "012")
