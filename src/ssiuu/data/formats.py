@@ -196,8 +196,8 @@ def _unwrapped(only: Raw, problems: Problems, known: set[str]) -> list[Raw]:
         return [only]
     if all(_is_column(value) for value in only.row.values()):
         problems.stop(
-            "holds one object of columns; write one object a row (pandas: to_json(path, "
-            "orient='records', lines=True))."
+            "holds one object of columns or of numbered rows; write one object a row (pandas: "
+            "to_json(path, orient='records', lines=True))."
         )
     inside = {key: value for key, value in only.row.items() if _holds_rows(value)}
     if not inside or known & {key.casefold() for key in only.row}:
@@ -215,9 +215,7 @@ def _holds_rows(value: Any) -> bool:
 
 
 def _is_column(value: Any) -> bool:
-    if isinstance(value, dict):
-        return bool(value) and all(isinstance(item, str) for item in value.values())
-    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
+    return isinstance(value, dict) or (isinstance(value, list) and not _holds_rows(value))
 
 
 # --- CSV -------------------------------------------------------------------------------------
