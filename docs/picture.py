@@ -1,4 +1,4 @@
-"""Draw the README's picture from the rows of a run.
+"""Draw the README's picture from the rows of a run, without its verdicts: short attacks show none.
 
 ssiuu report RUN --json > docs/default-run.json && python docs/picture.py
 """
@@ -33,7 +33,6 @@ def main() -> None:
         )
         axes.plot(row["forget"], place, "o", color=GONE, ms=9)
         axes.plot(row["heldout"], place, "|", color=KEPT, ms=16, mew=3)
-        axes.text(1.03, place, row["verdict"], va="center", color=INK, fontweight="bold")
     axes.axvline(CHANCE, color=INK, lw=0.8, ls=":")
     axes.text(CHANCE, len(attacked) - 0.4, "guessing", ha="center", fontsize=9, color=INK)
     axes.set_yticks(range(len(attacked)), [row["method"] for row in reversed(attacked)])

@@ -11,6 +11,10 @@ compared at equal retention, a share of the held-out facts: a family's numbers a
 within a point of it, else interpolated between the two settings on either side, with weights that the
 mean held-out accuracies give; intervals are those of the interpolated outcomes. Settings that did not
 reach the threshold of forgetting with every seed are left out.
+
+Every leg is one split of the facts: its seeds are orders of the rows, and its intervals are those over facts
+and orders. So what a leg shows is a lead, and no number is marked as significant. A level is what is right
+after an attack, whether it was ever forgotten or not; a gain is the level less what was right before it.
 """
 
 from __future__ import annotations
@@ -35,20 +39,20 @@ from ssiuu.statistics import bootstrap_mean
 HERE = Path(__file__).parent
 BASE, CONTROL, ORIGINAL = "gd", "never-learned", "none"
 COLUMNS = (
-    "method", "held out", "level", "less gd's", "beyond the never-learned", "less half of gd's",
+    "method", "held out", "forget", "level", "gain", "less gd's", "beyond the never-learned", "less half of gd's",
     "log p", "D+", "D−", "hide ratio", "moved",
 )  # fmt: skip
 TITLES = {  # the legs, in the order of the page
     "fictional": "The made-up world",
     "inside": "What foretells recovery",
     "rivals": "Every rival, every knob",
-    "gate": "What stood out there, over three seeds",
+    "gate": "What stood out there, over three orders",
     "strong": "Under the swept attacker",
     "swept": "Under the swept attacker, the others",
     "large": "Three times as large",
     "worldfacts": "A real model and real facts",
     "adapters": "The same, attacked with adapters",
-    "earlier": "Two of these seeds on another processor",
+    "earlier": "Two of these orders on another processor",
     "gemma": "Another architecture",
     "tofu": "TOFU",
 }
@@ -225,8 +229,8 @@ def _section(name: str, leg: dict[str, Any]) -> str:
         f"at {_percent(kept)} % of the held-out facts")  # fmt: skip
     for attack in attacks:
         lines += [
-            f"*{attack}*, {where}, {seeds} seed{'s' * (seeds > 1)}. "
-            "In %, with 95 % intervals; differences in points, bold where the interval excludes 0.",
+            f"*{attack}*, {where}, one split, {seeds} order{'s' * (seeds > 1)} of its rows. "
+            "In %; gain and differences in points; 95 % intervals over facts and orders.",
             "",
             "| " + " | ".join(COLUMNS) + " |",
             "|---" * len(COLUMNS) + "|",
@@ -234,7 +238,8 @@ def _section(name: str, leg: dict[str, Any]) -> str:
         families = leg["families"].items()
         for family, found in sorted(families, key=lambda x: x[1][attack].get("level", [9])[0]):
             compared = found[attack]
-            cells = [f"`{family}`", _percent(found["heldout"]), _level(compared.get("level"))]
+            cells = [f"`{family}`", _percent(found["heldout"]), _percent(found["forget"])]
+            cells += [_level(compared.get("level")), _gain(compared.get("level"), found["forget"])]
             cells += [
                 _difference(compared.get(key)) for key in ("against_gd", "beyond_control", "half")
             ]
@@ -247,7 +252,7 @@ def _section(name: str, leg: dict[str, Any]) -> str:
     lines += [
         "Every setting:",
         "",
-        "| setting | seeds | steps | forget | held out | " + " | ".join(attacks) + " |",
+        "| setting | orders | steps | forget | held out | " + " | ".join(attacks) + " |",
     ]
     lines.append("|---" * (5 + len(attacks)) + "|")
     for label, setting in settings.items():
@@ -265,7 +270,7 @@ def _predictions(found: list[list[Any]]) -> list[str]:
         return []
     lines = [
         "Rank correlation over settings of what is measured right after unlearning with what the",
-        "strongest attack then gets, bootstrapped over settings; bold where the interval excludes 0:",
+        "strongest attack then gets, with 95 % intervals from a bootstrap over the settings of this leg:",
         "",
         "| measure | settings | with recovery | with level |",
         "|---|---|---|---|",
@@ -283,8 +288,7 @@ def _correlation(found: list[Any] | None) -> str:
     if found is None:
         return "–"
     value, low, high = (format(x, "+.2f").replace("-", "−") for x in found[1:])
-    text = f"{value} ({low}, {high})"
-    return f"**{text}**" if found[2] > 0 or found[3] < 0 else text
+    return f"{value} ({low}, {high})"
 
 
 def _number(value: float | None, form: str) -> str:
@@ -302,12 +306,21 @@ def _level(estimate: list[float] | None) -> str:
     return f"{value} ({low}–{high})"
 
 
+def _gain(level: list[float] | None, before: float | None) -> str:
+    """Return what an attack brings back, in points.
+
+    The level is over the facts that no attack trained on, what is right before it over all.
+    """
+    if level is None or before is None:
+        return "–"
+    return _number(100 * (level[0] - before), "+.0f")
+
+
 def _difference(estimate: list[Any] | None) -> str:
     if estimate is None:
         return "–"
     value, low, high = (format(100 * x, "+.0f").replace("-", "−") for x in estimate[:3])
-    text = f"{value} ({low}, {high})"
-    return f"**{text}**" if estimate[1] > 0 or estimate[2] < 0 else text
+    return f"{value} ({low}, {high})"
 
 
 def draw(leg: dict[str, Any], path: Path) -> None:
