@@ -9,15 +9,17 @@ from ssiuu.benchmarks.fictional_world import build_world
 from ssiuu.evaluation.segments import segments
 
 GRAM = 8  # words
+FORMAL = ("code", "config", "log", "table")  # what is not made of sentences
 
 
 def test_rows_are_many_and_of_many_kinds() -> None:
     rows = texts.load()
-    assert len(texts.measured()) >= 64 and len(texts.anchor()) >= 32
-    assert len({row.id for row in rows}) == len(rows) and len({row.genre for row in rows}) >= 16
+    assert len(texts.measured()) >= 200 and len(texts.anchor()) >= 80
+    assert len({row.id for row in rows}) == len(rows) and len({row.genre for row in rows}) >= 25
     foreign = [row for row in rows if row.language != "en"]
-    assert 0.0 <= len(foreign) / len(rows) <= 0.3 and len({row.language for row in foreign}) >= 0
-    lengths = [len(row.text.split()) for row in rows if row.language == "en" and row.genre != "code"]
+    assert 0.1 <= len(foreign) / len(rows) <= 0.3 and len({row.language for row in foreign}) >= 12
+    prose = [row for row in rows if row.language == "en" and row.genre not in FORMAL]
+    lengths = [len(row.text.split()) for row in prose]
     assert min(lengths) >= 28 and max(lengths) <= 72
 
 
@@ -44,7 +46,7 @@ def test_no_eight_words_stand_in_two_rows() -> None:
         for gram in grams(text):
             assert seen.setdefault(gram, n) == n, gram
     openings = Counter(row.text.split()[0] for row in texts.load())
-    assert len(openings) >= 0.6 * len(texts.load())
+    assert len(openings) >= 0.75 * len(texts.load())
 
 
 def spelled(text: str) -> str:
@@ -54,10 +56,12 @@ def spelled(text: str) -> str:
 def test_no_row_holds_a_fact() -> None:
     """A question's subject and its answer never stand together, whatever their order."""
     rows = [spelled(row.text) for row in texts.load()]
+    whole = "".join(rows)
     for facts in (worldfacts.load()[0], build_world(600, 0).facts):
         for fact in facts:
             subject, answer = (spelled(name) for name in (fact.entity or "", fact.answer))
-            assert not [row for row in rows if subject.strip() and subject in row and answer in row]
+            if subject.strip() and subject in whole and answer in whole:
+                assert not [row for row in rows if subject in row and answer in row], fact.id
 
 
 def test_the_version_names_the_rows() -> None:
