@@ -240,3 +240,32 @@ def test_length_sorted_covers_every_row_once() -> None:
     batches = length_sorted([5, 1, 9, 1, 7], 2)
     assert batches == [[1, 3], [0, 4], [2]]
     assert length_sorted([], 4) == []
+
+
+@pytest.mark.parametrize(
+    ("style", "template", "wanted"),
+    [
+        ("qa", None, ["<end>"]),
+        ("chat", "user:{{ messages[-1]['content'] }}<pad>\n", ["<pad>"]),  # a turn's own end
+        ("chat", "{{ messages[-1]['content'] }}\n", ["<end>"]),  # none in the template
+    ],
+)
+def test_an_answer_ends_with_the_turn_or_the_text(
+    tokenizer: Any, style: Any, template: str | None, wanted: list[str]
+) -> None:
+    made = copy.deepcopy(tokenizer)
+    made.chat_template = template
+    prompt = Prompt(made, style)
+    assert made.convert_ids_to_tokens(prompt.end) == wanted
+    bare = encode(prompt, "f", "w1?", "w2 w3", 64)
+    ended = encode(prompt, "f", "w1?", "w2 w3", 64, end=True)
+    assert ended.prompt == bare.prompt and ended.answer == bare.answer + prompt.end
+    with pytest.raises(DataError, match="context holds"):
+        encode(prompt, "f", "w1?", "w2 w3", len(bare.prompt + bare.answer), end=True)
+
+
+def test_a_tokenizer_without_an_end_adds_none(tokenizer: Any) -> None:
+    made = copy.deepcopy(tokenizer)
+    made.eos_token = None
+    assert Prompt(made, "qa").end == []
+    assert encode(Prompt(made, "qa"), "f", "w1?", "w2", 64, end=True).answer == made(" w2").input_ids
