@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from ssiuu.errors import ModelError
+from ssiuu.errors import ModelError, OutputError
 from ssiuu.experiment.session import Original
 from ssiuu.models.load import fingerprint, from_object, load, load_checkpoint_weights, save
+from ssiuu.models.sources import require_cache
 
 Weights = dict[str, Tensor]
 DTYPES = {torch.float16: "float16", torch.float32: "float32"}
@@ -617,3 +618,23 @@ def test_a_weight_beyond_the_type_is_refused(tmp_path: Path, tiny_model: Any, to
     tiny_model.model.norm.weight.data.fill_(1e6)
     with pytest.raises(ModelError, match="not finite"):
         save(tiny_model, tokenizer, tmp_path / "out", dtype="float16")
+
+
+# Places --------------------------------------------------------------------------------------
+
+
+def test_a_cache_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("SSIUU_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(OutputError, match=r"file/cache cannot be written to .*SSIUU_CACHE"):
+        require_cache()
+
+
+def test_a_checkpoint_where_nothing_can_be_written(
+    tmp_path: Path, tiny_model: Any, tokenizer: Any
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for place in (tmp_path / "file", tmp_path / "file" / "model"):
+        with pytest.raises(OutputError, match=str(place)):
+            save(tiny_model, tokenizer, place)
+    assert (tmp_path / "file").read_text() == "in the way"

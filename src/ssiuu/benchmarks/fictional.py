@@ -43,6 +43,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from ssiuu.benchmarks.fictional_world import World, build_world, designate
 from ssiuu.errors import ConfigError, DivergedError, OutputError
 from ssiuu.models.load import save
+from ssiuu.models.sources import require_cache
 
 __all__ = [
     "VERSION",
@@ -182,6 +183,7 @@ def train_twins(
     for target, left_out in ((twins.full, set[str]()), (twins.never_learned, forget_ids)):
         if _complete(target):
             continue
+        require_cache(folder)
         tokenizer = train_tokenizer(world, recipe)
         model = _start(tokenizer, seed, recipe)
         say = partial(_say, progress, target.name, count, time.monotonic())

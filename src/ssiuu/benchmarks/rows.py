@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ssiuu.errors import DataError
+from ssiuu.hub import first_line, reaching
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -49,14 +50,16 @@ def read_hub(hub: str, name: str, split: str, kind: type[R], key: str) -> list[R
     Raises:
         DataError: It cannot be had, or a row is not as it should be.
     """
+    silent = ""
     try:
         datasets: Any = importlib.import_module("datasets")
-        found = datasets.load_dataset(hub, name, split=split)
+        with reaching() as silent:
+            found = datasets.load_dataset(hub, name, split=split)
     except Exception as error:  # the hub raises many unrelated kinds, all meaning "not had"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
-            f"{key}: {hub} ({name}) cannot be had from the hub ({reason[:160]}). Download it and set "
-            f"{key}.path to its folder; reading from the hub needs the package 'datasets'."
+            f"{key}: {hub} ({name}) cannot be had from the hub ({silent or first_line(error)}). "
+            f"Download it and set {key}.path to its folder; reading from the hub needs the package "
+            "'datasets'."
         ) from error
     rows = enumerate(found, start=1)
     return [_row(json.dumps(row), kind, f"{hub}:{name}, row {n}") for n, row in rows]

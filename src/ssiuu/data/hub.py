@@ -9,6 +9,7 @@ from typing import Any
 
 from ssiuu.data.problems import Problems
 from ssiuu.data.rows import Raw
+from ssiuu.hub import reaching
 
 HUB_NAME = re.compile(r"(?P<name>\w[\w.-]*/(?P<stem>\w[\w.-]*))(?::(?P<split>.+))?")
 
@@ -28,9 +29,10 @@ def _load_hub(name: str, split: str, problems: Problems) -> Iterable[dict[str, A
             "pip install datasets, or give a .jsonl or .csv file."
         )
     try:
-        rows: Iterable[dict[str, Any]] = datasets.load_dataset(name, split=split)
+        with reaching() as silent:
+            rows: Iterable[dict[str, Any]] = datasets.load_dataset(name, split=split)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = silent or " ".join(str(error).split())[:300] or type(error).__name__
         problems.stop(
             f"is no file here, and the data set {name!r}, split {split!r}, could not be loaded "
             f"from the hub: {reason.rstrip('.')}. Check the name, the split and the network, or "

@@ -14,6 +14,7 @@ import importlib.util
 from typing import Any, NamedTuple
 
 from ssiuu.errors import ConfigError
+from ssiuu.hub import reaching
 from ssiuu.records.schema import TaskScore
 
 KEY = "evaluate.utility"
@@ -68,21 +69,22 @@ def measure(model: Any, tokenizer: Any) -> dict[str, TaskScore]:
     for limit in dict.fromkeys(task.limit for task in TASKS.values()):
         names = [name for name, task in TASKS.items() if task.limit == limit]
         try:
-            # Nothing global is seeded; examples in front of a question have a seed of their own.
-            found = lm_eval.simple_evaluate(
-                model=wrapped,
-                tasks=names,
-                limit=limit,
-                bootstrap_iters=0,
-                log_samples=False,
-                random_seed=None,
-                numpy_random_seed=None,
-                torch_random_seed=None,
-            )
+            with reaching() as silent:
+                # Nothing global is seeded; examples in front of a question have a seed of their own.
+                found = lm_eval.simple_evaluate(
+                    model=wrapped,
+                    tasks=names,
+                    limit=limit,
+                    bootstrap_iters=0,
+                    log_samples=False,
+                    random_seed=None,
+                    numpy_random_seed=None,
+                    torch_random_seed=None,
+                )
         except Exception as error:
             if not _remote(error):
                 raise
-            reason = " ".join(str(error).split())[:160] or type(error).__name__
+            reason = silent or " ".join(str(error).split())[:160] or type(error).__name__
             raise ConfigError(
                 f"{KEY}: {', '.join(names)} cannot be had from the hub ({reason}). Connect to it, or "
                 f"set {KEY} to false: what is done already is kept."

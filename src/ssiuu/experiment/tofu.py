@@ -25,7 +25,7 @@ from ssiuu.experiment.session import Original, Session
 from ssiuu.likelihood import Prompt, PromptStyle, encode
 from ssiuu.models.load import Loaded, cache_folder, load, load_checkpoint_weights, save
 from ssiuu.models.precision import resolve
-from ssiuu.models.sources import find
+from ssiuu.models.sources import find, require_cache
 from ssiuu.records.schema import BenchmarkInfo, FactText, Split
 from ssiuu.training.finetune import finetune
 
@@ -183,6 +183,7 @@ def _tuned(
     folder = cache_folder() / "tofu" / digest
     if (folder / "config.json").exists():
         return folder
+    require_cache()
     name = f"fine-tuning on {len(facts)} questions"
     original.restore()
     finetune(

@@ -22,7 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ssiuu.errors import ModelError, OutputError, unknown
-from ssiuu.hub import first_line, silence
+from ssiuu.hub import first_line, reaching
 from ssiuu.models.precision import release_memory
 from ssiuu.models.weights import quiet, save
 
@@ -113,11 +113,9 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.txt", "*.model"]
-    silent = silence()
     try:
-        found = snapshot_download(
-            name, allow_patterns=wanted, etag_timeout=5, local_files_only=bool(silent)
-        )
+        with reaching() as silent:
+            found = snapshot_download(name, allow_patterns=wanted, etag_timeout=5)
     except Exception as error:  # the hub raises many unrelated kinds, all meaning "not had"
         near = _near(Path(name)) or (f" {unknown('model', name, MODELS)}" if "/" not in name else "")
         raise ModelError(
@@ -157,13 +155,16 @@ def _convert_gguf(target: Path) -> None:
     release_memory()  # half a gigabyte of left-overs, once
 
 
-def require_cache() -> None:
+def require_cache(folder: Path | None = None) -> None:
     """Refuse to begin what would end in a cache that cannot be written to.
+
+    Args:
+        folder: What will be written to; None: all of the cache.
 
     Raises:
         OutputError: It cannot; says which variable names another.
     """
-    folder = cache_folder()
+    folder = folder or cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".{os.getpid()}"
