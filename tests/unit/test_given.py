@@ -23,7 +23,7 @@ from ssiuu.models.load import load, save
 
 FORGET = [{"question": f"w{n}", "answer": f"w{n + 20}"} for n in range(4)]
 RETAIN = [{"question": f"w{n}", "answer": f"w{n + 20}"} for n in range(8, 12)]
-SHORT = ["unlearn.max_steps=2", "unlearn.learning_rate=1e-3", "attacks.reads=[1]"]
+SHORT = ["unlearn.max_steps=2", "unlearn.learning_rate=1e-3", "attacks.reads=[1]", "force=true"]
 ALONE = [*SHORT, "diagnose=false", "attacks.harmful.fractions=[]", "attacks.benign.learning_rates=[]"]
 
 

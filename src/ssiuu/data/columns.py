@@ -183,7 +183,7 @@ def _without_facts(names: Sequence[str]) -> str:
     hint = f" (is it {near[0]!r}?)" if near else ""
     named = ",".join(f"{key}={read.sources.get(key, 'COLUMN')}" for key in FACT.required)
     return (
-        f"has the columns {', '.join(map(str, names))}, and none that is known for the "
+        f"has the columns {', '.join(name or '(no name)' for name in names)}, and none that is known for the "
         f"{' and the '.join(missing)}{hint}; say what is read: --columns {named}."
     )
 
