@@ -326,6 +326,10 @@ REFUSED: dict[str, tuple[bytes | Callable[[], bytes], list[str]]] = {
         lines([{"prompt": "q", "chosen": "a", "rejected": "b"}]),
         ["prompt, chosen, rejected", "--columns question=prompt,answer=COLUMN"],
     ),
+    "input.jsonl": (
+        lines([{"instruction": "i", "output": "o"}, {"input": "x"}, {"instruction": 7, "input": "x", "output": "o"}]),
+        ['line 2: the key "question" is missing', 'line 3: "question" is a number (7)'],
+    ),
     "both.jsonl": (
         lines([{"prompt": "p", "instruction": "i", "output": "o"}]),
         ["unknown key 'prompt'", "--columns question=COLUMN,answer=output"],

@@ -142,34 +142,31 @@ def _plan(names: tuple[str, ...]) -> _Plan:
     """Return how rows with these names are read."""
     index = tuple(name for name in names if INDEX.fullmatch(name.strip()))
     folded = {name: re.sub(r"[\s-]+", "_", name.strip().casefold()) for name in names}
-    free = [name for name in names if name not in index]
-    sources: dict[str, str] = {}
-    twice = ""
-    for name in list(free):
+    taken: dict[str, str] = {}
+    for name in names:
         ours = TOFU.get(folded[name], folded[name])
         if ours in FACT.keys:
-            twice = twice or (f"{sources[ours]!r} and {name!r}" if ours in sources else "")
-            sources.setdefault(ours, name)
-            free.remove(name)
-    for ours, others in (("question", QUESTIONS), ("answer", ANSWERS)):
-        found = [name for name in free if folded[name] in others]
-        if ours not in sources and len(found) == 1:
-            sources[ours] = found[0]
-            free.remove(found[0])
-    talk = [name for name in free if folded[name] in CONVERSATIONS]
-    if not {"question", "answer"} & sources.keys() and len(talk) == 1:
-        sources |= {"question": talk[0], "answer": talk[0]}
-        free.remove(talk[0])
-    added = next((name for name in free if folded[name] == "input"), None)
-    if added is not None and "answer" in sources:
-        if "question" not in sources:
-            sources["question"], added = added, None
-            free.remove(sources["question"])
-        elif folded[sources["question"]] == "instruction":
-            free.remove(added)
-        else:
-            added = None
-    return _Plan(sources, index, tuple(free), added, twice)
+            if ours in taken:
+                return _Plan({}, index, twice=f"{taken[ours]!r} and {name!r}")
+            taken[ours] = name
+
+    def spare(kinds: Iterable[str]) -> list[str]:
+        used = (*index, *taken.values())
+        return [name for name in names if name not in used and folded[name] in kinds]
+
+    for ours, kinds in (("question", QUESTIONS), ("answer", ANSWERS)):
+        if ours not in taken and len(found := spare(kinds)) == 1:
+            taken[ours] = found[0]
+    talk = spare(CONVERSATIONS)
+    if not {*FACT.required} & taken.keys() and len(talk) == 1:
+        taken |= dict.fromkeys(FACT.required, talk[0])
+    inputs, added = spare(["input"]) if "answer" in taken else [], None
+    if inputs and "question" not in taken:
+        taken["question"] = inputs[0]
+    elif inputs and folded[taken["question"]] == "instruction":
+        added = inputs[0]
+    known = {*index, *taken.values(), added}
+    return _Plan(taken, index, tuple(name for name in names if name not in known), added)
 
 
 def _without_facts(names: Sequence[str]) -> str:
@@ -177,26 +174,29 @@ def _without_facts(names: Sequence[str]) -> str:
     read = _plan(tuple(names))
     missing = [key for key in FACT.required if key not in read.sources]
     several = any(name.casefold() in (*QUESTIONS, *ANSWERS) for name in read.unknown)
-    if not (names and missing) or several:
+    if not (names and missing) or several or read.twice:
         return ""
     near = [n for key in missing for n in difflib.get_close_matches(key, read.unknown, n=1)]
     hint = f" (is it {near[0]!r}?)" if near else ""
-    named = ",".join(f"{key}={read.sources.get(key, 'COLUMN')}" for key in FACT.required)
     return (
-        f"has the columns {', '.join(name or '(no name)' for name in names)}, and none that is known for the "
-        f"{' and the '.join(missing)}{hint}; say what is read: --columns {named}."
+        f"has the columns {', '.join(name or '(no name)' for name in names)}, and none that is "
+        f"known for the {' and the '.join(missing)}{hint}; say what is read: "
+        f"--columns {_option(read.sources)}."
     )
+
+
+def _option(sources: Columns) -> str:
+    return ",".join(f"{key}={sources.get(key, 'COLUMN')}" for key in FACT.required)
 
 
 def _unknown(name: str, more: int, plans: Iterable[_Plan]) -> str:
     sources: Mapping[str, str] = next((p.sources for p in plans if name in p.unknown), {})
-    named = ",".join(f"{key}={sources.get(key, 'COLUMN')}" for key in FACT.required)
     also = f" (and in {more} more)" if more else ""
     near = difflib.get_close_matches(name, FACT.keys, n=1, cutoff=0.7)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return (
         f"unknown key {name!r}{also}.{hint} Known: {', '.join(sorted(FACT.keys))}. Take it out, or "
-        f"name all that is read, and the rest is left out: --columns {named}."
+        f"name all that is read, and the rest is left out: --columns {_option(sources)}."
     )
 
 
@@ -222,8 +222,9 @@ def _arranged(
                 found.append(str(error))
         elif ours in FACT.required and columns is not None:
             found.append(f"the column {theirs!r}, which {ours} is read from, is missing.")
-    if plan.added is not None and isinstance(row[plan.added], str) and row[plan.added].strip():
-        made["question"] = f"{str(made['question']).strip()}\n\n{row[plan.added].strip()}"
+    added = row[plan.added] if plan.added is not None else None
+    if added and isinstance(added, str) and isinstance(made.get("question"), str):
+        made["question"] = f"{made['question'].strip()}\n\n{added.strip()}".strip()
     for problem in dict.fromkeys(found):
         problems.at(line, problem)
     return [] if found else [Raw(line, made)]
