@@ -172,6 +172,11 @@ class Prompt:
         """
         if written[-1] in ends and ending.exceeded(written):
             return True
+        last = written[-1]
+        if last not in self._breaks:  # decoding all of a long answer at every token would take long
+            self._breaks[last] = "\n" in self.tokenizer.decode([last])
+        if not self._breaks[last]:
+            return False
         return str(self.tokenizer.decode(written)).lstrip().count("\n") >= ending.lines
 
     def end_tokens(self, model: Any = None) -> frozenset[int]:
@@ -231,6 +236,11 @@ class Prompt:
 
     def _bare(self, texts: list[str]) -> list[list[int]]:
         return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+    @cached_property
+    def _breaks(self) -> dict[int, bool]:
+        """Which tokens hold a line end, of those seen so far."""
+        return {}
 
     @cached_property
     def _prefix(self) -> list[int]:
