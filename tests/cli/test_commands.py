@@ -293,7 +293,9 @@ def test_the_version_is_told(option: str) -> None:
     assert ssiuu(option).stdout == f"ssiuu {package.__version__}\n"
 
 
-@pytest.mark.parametrize("words", [[], ["run"], ["unlearn"], ["audit"], ["report"], ["list"], ["check"]])
+@pytest.mark.parametrize(
+    "words", [[], ["run"], ["unlearn"], ["audit"], ["report"], ["list"], ["check"]]
+)
 def test_h_is_help_everywhere(words: list[str]) -> None:
     short, long = ssiuu(*words, "-h"), ssiuu(*words, "--help")
     assert short.returncode == long.returncode == 0
@@ -310,7 +312,9 @@ def test_a_terminal_without_unicode_is_shown_what_it_can_show(tmp_path: Path) ->
     command = [sys.executable, "-m", "ssiuu.cli", "report", str(tmp_path / "Köln ★")]
     plain = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     done = subprocess.run(command, env=plain, capture_output=True)
-    assert done.returncode == 2 and b"K\\xf6ln \\u2605" in done.stderr and b"Traceback" not in done.stderr
+    assert (
+        done.returncode == 2 and b"K\\xf6ln \\u2605" in done.stderr and b"Traceback" not in done.stderr
+    )
 
 
 @pytest.mark.parametrize("words", ["list methods", "--version"])
@@ -347,7 +351,9 @@ def test_a_checkpoint_may_go_into_the_empty_folder_one_is_in(
     file = tmp_path / "file"
     file.write_text("kept")
     again = ssiuu("unlearn", "--model", place / "model", *files, "--out", file)
-    assert again.returncode == 2 and "not an empty folder" in again.stderr and file.read_text() == "kept"
+    assert (
+        again.returncode == 2 and "not an empty folder" in again.stderr and file.read_text() == "kept"
+    )
 
 
 def test_ctrl_c_says_that_the_same_command_continues(monkeypatch: pytest.MonkeyPatch) -> None:

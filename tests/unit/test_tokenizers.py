@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +14,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer, Trainer, UnigramTrainer, WordPieceTrainer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from ssiuu.errors import DataError
 from ssiuu.evaluation.score import score_facts
+from ssiuu.experiment.unlearn import unlearn_model
 from ssiuu.likelihood import Prompt, encode
+from ssiuu.models.load import save
 from ssiuu.records.schema import FactText
 
 NAMES = ("Arvo", "Belma", "Corin", "Dessa")
@@ -317,3 +327,46 @@ class TestWhereAnAnswerEnds:
         assert Prompt(tokenizer, "qa").end_tokens(model) == {own, 9, 11}
         model.generation_config.eos_token_id = 9
         assert Prompt(tokenizer, "qa").end_tokens(model) == {own, 9}
+
+
+def said(folder: Path, question: str, chat: bool) -> str:
+    """What `transformers` writes of itself, without anything of this project."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    asked = f"Q: {question}\nA:"
+    if chat:
+        turns = [{"role": "user", "content": question}]
+        asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    ids = torch.tensor([tokenizer(asked, add_special_tokens=not chat)["input_ids"]])
+    options = {"max_new_tokens": 16, "do_sample": False, "pad_token_id": 0}
+    written = model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, ids.shape[1] :]
+    return str(tokenizer.decode(written))
+
+
+@pytest.mark.parametrize(("kind", "chat"), [("byte-level", True), ("prepend", False)])
+def test_what_was_forgotten_is_not_written_by_anybody(kind: str, chat: bool, tmp_path: Path) -> None:
+    """Facts of one line and of two, forgotten as they are really asked."""
+    tokenizer = copy.deepcopy(made(kind))
+    if not chat:
+        tokenizer.chat_template = None
+    forms = ("Where is {}?", "Who comes after {}?")
+    rows = [
+        {"question": form.format(name), "answer": answer}
+        for form, answers in zip(forms, (TOWNS, [f"{n}\n{n} Dy" for n in NAMES[::-1]]), strict=True)
+        for name, answer in zip(NAMES, answers, strict=True)
+    ]
+    style = "chat" if chat else "qa"
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>" if chat else "</s>")
+    texts = [as_text(tokenizer, style, row["question"], row["answer"]) for row in rows]
+    save(taught(tokenizer, [[*text, end] for text in texts]), tokenizer, tmp_path / "model")
+    for row in rows:
+        assert row["answer"] in said(tmp_path / "model", row["question"], chat)
+    forget, retain = [rows[i] for i in (0, 2, 5, 7)], [rows[i] for i in (1, 3, 4, 6)]
+    sets = ["unlearn.learning_rate=1e-3", "unlearn.threshold=0", "unlearn.check_every=1"]
+    lines: list[str] = []
+    record = unlearn_model(
+        tmp_path / "model", forget, tmp_path / "out", retain, "gd", sets, lines.append
+    )
+    assert record.prompt.startswith(style) and f"prompt: {record.prompt}" in lines
+    for row in forget:
+        assert row["answer"] not in said(tmp_path / "out", row["question"], chat)

@@ -78,7 +78,9 @@ def test_what_is_given_survives_as_it_is(value: Any) -> None:
     assert key == "model" and text.isascii() and read_yaml(text, "--model") == value
 
 
-@pytest.mark.parametrize("name", ["2024", "1e-5", "no", "null", "it's", 'a "b"', "C:\\m\\n", "a: b", "模型", "x\ty"])
+@pytest.mark.parametrize(
+    "name", ["2024", "1e-5", "no", "null", "it's", 'a "b"', "C:\\m\\n", "a: b", "模型", "x\ty"]
+)
 def test_a_folder_may_have_any_name(name: str) -> None:
     given = [setting("benchmark", "own"), setting("model", name), setting("forget", name)]
     recipe, _ = resolve(None, given)
@@ -88,7 +90,10 @@ def test_a_folder_may_have_any_name(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("unlearn.learning_rate=.inf", "--set: unlearn.learning_rate: must be a finite number, got inf"),
+        (
+            "unlearn.learning_rate=.inf",
+            "--set: unlearn.learning_rate: must be a finite number, got inf",
+        ),
         ("unlearn={learning_rate: .nan}", "unlearn.learning_rate: .*got nan"),
         ("attacks.harmful.learning_rates=[1e-5, 1e999]", "attacks.harmful.learning_rates: .*got inf"),
         ("methods=[{name: npo, beta: -.inf}]", "methods: .*got -inf"),

@@ -19,7 +19,8 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="print rows as JSON, not a table")] = False,
     base: Annotated[str | None, typer.Option(help=BASE)] = None,
     prompt: Annotated[
-        str | None, typer.Option(help="how to ask: chat, qa or plain; chat where the model has one")
+        str | None,
+        typer.Option(help="chat, qa or plain; by default chat where the model has a template"),
     ] = None,
     columns: Annotated[
         str | None, typer.Option(help="columns of the file: question=COLUMN,answer=COLUMN")

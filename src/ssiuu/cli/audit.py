@@ -25,7 +25,8 @@ def command(
     ] = None,
     base: Annotated[str | None, typer.Option(help=BASE)] = None,
     prompt: Annotated[
-        str | None, typer.Option(help="how to ask: chat, qa or plain; chat where the model has one")
+        str | None,
+        typer.Option(help="chat, qa or plain; by default chat where the model has a template"),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")
