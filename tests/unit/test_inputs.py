@@ -326,6 +326,7 @@ REFUSED: dict[str, tuple[bytes | Callable[[], bytes], list[str]]] = {
         lines([{"prompt": "q", "chosen": "a", "rejected": "b"}]),
         ["prompt, chosen, rejected", "--columns question=prompt,answer=COLUMN"],
     ),
+    "terminal.jsonl": (lines([{"\x1b[31m": "q", "": 1}]), [r"has the columns '\x1b[31m', '', and none"]),
     "input.jsonl": (
         lines([{"instruction": "i", "output": "o"}, {"input": "x"}, {"instruction": 7, "input": "x", "output": "o"}]),
         ['line 2: the key "question" is missing', 'line 3: "question" is a number (7)'],

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ssiuu.data.problems import Problems, kind, show
+from ssiuu.data.problems import Problems, kind, listed, show
 from ssiuu.data.rows import FACT, Raw
 from ssiuu.errors import ConfigError, unknown
 
@@ -133,7 +133,7 @@ def _named(columns: Columns, names: Sequence[str], problems: Problems) -> _Plan:
             hint = f" Did you mean {near[0]!r}?" if near else ""
             problems.stop(
                 f"has no column {theirs!r}, which {ours} is to be read from "
-                f"(--columns {ours}={theirs}).{hint} It has: {', '.join(names)}."
+                f"(--columns {ours}={theirs}).{hint} It has: {listed(names)}."
             )
     return _Plan(wanted)
 
@@ -179,14 +179,14 @@ def _without_facts(names: Sequence[str]) -> str:
     near = [n for key in missing for n in difflib.get_close_matches(key, read.unknown, n=1)]
     hint = f" (is it {near[0]!r}?)" if near else ""
     return (
-        f"has the columns {', '.join(name or '(no name)' for name in names)}, and none that is "
+        f"has the columns {listed(names)}, and none that is "
         f"known for the {' and the '.join(missing)}{hint}; say what is read: "
         f"--columns {_option(read.sources)}."
     )
 
 
 def _option(sources: Columns) -> str:
-    return ",".join(f"{key}={sources.get(key, 'COLUMN')}" for key in FACT.required)
+    return ",".join(f"{key}={listed([sources.get(key, 'COLUMN')])}" for key in FACT.required)
 
 
 def _unknown(name: str, more: int, plans: Iterable[_Plan]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ssiuu.data.files import UNPACKED
-from ssiuu.data.problems import Problems, show
+from ssiuu.data.problems import Problems, listed, show
 from ssiuu.data.rows import NO_ROWS, Raw
 
 LINES = "each line must be one JSON object"
@@ -203,7 +203,7 @@ def _unwrapped(only: Raw, problems: Problems, known: set[str]) -> list[Raw]:
     if not inside or known & {key.casefold() for key in only.row}:
         return [only]
     if len(inside) > 1:
-        names = ", ".join(inside)
+        names = listed(inside)
         problems.stop(f"holds one object of several lists ({names}); give each its own file.")
     problems.unit = "row"
     [rows] = inside.values()

@@ -65,3 +65,8 @@ def show(value: Any) -> str:
     # repr() also escapes what would move the cursor of a terminal.
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names of columns one after another: those that do not show as they are in quotes."""
+    return ", ".join(name if name and name.isprintable() else show(name) for name in names)
