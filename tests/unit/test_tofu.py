@@ -172,6 +172,23 @@ def test_reads_of_an_attack_are_the_scores(make_model: Any, tokenizer: Any, fold
         assert score.tokens == len(prompt.answer(f.answer))  # without the end token
 
 
+def test_sentences_are_asked_in_another_form_too(make_model: Any, tokenizer: Any, folder: Path) -> None:
+    """As if that form were the one of training: same ranking, same written answer."""
+    model, prompt = make_model(2, spread=0.1), Prompt(tokenizer, "qa")
+    facts = load(str(folder), "forget01", options=3).forget[:6]
+    found = score_sentences(model, prompt, facts, other=prompt.other())
+    alone = score_sentences(model, prompt.other(), facts)
+    for fact in facts:
+        score, other = found[fact.id], alone[fact.id]
+        assert (score.other_form, score.other_text) == (other.correct, other.free_text)
+        assert score.other_free == other.free_correct == (fact.answer in (other.free_text or ""))
+    assert {s.other_form for s in found.values()} == {True, False}
+    split = Split(seed=0, forget=facts, retain=facts, heldout=[], asked=6, known=6)
+    scores = evaluate(model, prompt, split)
+    assert all(s.other_text is not None for s in scores.forget.values())
+    assert all(s.other_text is None for s in scores.retain.values())
+
+
 def test_short_answers_and_sentences_in_one_set(make_model: Any, tokenizer: Any, folder: Path) -> None:
     """Each fact is scored in its form, in the order of the set; what is only trained on is not."""
     model, prompt = make_model(2), Prompt(tokenizer)

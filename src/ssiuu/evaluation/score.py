@@ -109,7 +109,7 @@ def _score_set(
     wanted = [fact for fact in facts if fact.scored]
     written, short = _by_form(wanted)
     found = score_facts(model, prompt, short, paraphrases, free, other)
-    found |= score_sentences(model, prompt, written, paraphrases, normalise)
+    found |= score_sentences(model, prompt, written, paraphrases, normalise, other)
     return {fact.id: found[fact.id] for fact in wanted}
 
 

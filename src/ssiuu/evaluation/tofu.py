@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ssiuu.evaluation.ask import write
+from ssiuu.evaluation.match import holds
 from ssiuu.evaluation.rouge import rouge_recall
 from ssiuu.evaluation.sequence import SequenceScore, score_sequences
 from ssiuu.likelihood import Example, Prompt
@@ -32,6 +33,7 @@ def score_sentences(
     facts: Sequence[FactText],
     paraphrases: bool = False,
     normalise: bool = False,
+    other: Prompt | None = None,
 ) -> dict[str, FactScore]:
     """Score facts that have perturbed answers; keys are fact ids.
 
@@ -41,14 +43,15 @@ def score_sentences(
         facts: With perturbed answers.
         paraphrases: Rank the options after every paraphrased question too.
         normalise: Take the probability over the right and the perturbed answers.
+        other: Another form to ask the base question in as well: ranking and written answer.
     """
     asked = [
         (fact.question, [fact.answer, fact.paraphrased_answer or fact.answer, *fact.perturbed])
         for fact in facts
     ]
     ranked = [(fact.question, fact.options) for fact in facts]
-    other = [(text, f.options) for f in facts for text in (f.paraphrases if paraphrases else ())]
-    scores = _sequences(model, prompt, [*asked, *ranked, *other])
+    paraphrased = [(text, f.options) for f in facts for text in (f.paraphrases if paraphrases else ())]
+    scores = _sequences(model, prompt, [*asked, *ranked, *paraphrased])
     texts = write_answers(model, prompt, facts)
     last = len(prompt.end)
     firsts = [_first([option.without(last) for option in options]) for options in scores]
@@ -63,6 +66,7 @@ def score_sentences(
             logprob=answer.logprob,
             tokens=answer.tokens,
             free_text=text,
+            free_correct=holds(fact.answer, text),
             probability=normalised_probability(right, wrong) if normalise else probability(right),
             rouge=rouge_recall(fact.answer, text),
             truth_ratio=truth_ratio(reworded, wrong),
@@ -70,6 +74,22 @@ def score_sentences(
             extraction_strength=answer.extraction_strength,
             exact_memorisation=answer.exact_memorisation,
         )
+    if other is not None:
+        for id, again in _asked_otherwise(model, other, facts).items():
+            found[id] = found[id].model_copy(update=again)
+    return found
+
+
+def _asked_otherwise(
+    model: Any, prompt: Prompt, facts: Sequence[FactText]
+) -> dict[str, dict[str, bool | str | None]]:
+    """Return what the base questions get in another form, by fact id."""
+    last, found = len(prompt.end), {}
+    scores = _sequences(model, prompt, [(fact.question, fact.options) for fact in facts])
+    for fact, ended, text in zip(facts, scores, write_answers(model, prompt, facts), strict=True):
+        first = _first([option.without(last) for option in ended])
+        held = holds(fact.answer, text)
+        found[fact.id] = {"other_form": first, "other_text": text, "other_free": held}
     return found
 
 
