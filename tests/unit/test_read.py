@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssiuu import hub
 from ssiuu.data.fact import Fact, Instruction
 from ssiuu.data.read import borrow_distractors, check_pair, read_facts, read_instructions
 from ssiuu.data.rows import is_visible
@@ -323,6 +324,12 @@ def test_what_is_neither_a_file_nor_a_name_on_the_hub(source: str) -> None:
 
 
 # --- The hub ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _hub_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask no network whether the hub answers."""
+    monkeypatch.setattr(hub, "silence", lambda: "")
 
 
 def fake_hub(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]) -> list[Any]:
