@@ -64,7 +64,7 @@ def test_tofu_end_to_end(
     assert ssiuu.write_report(record, out).stat().st_size > 50_000
 
     told.clear()
-    ssiuu.run(recipe, sources, tmp_path / "again", progress=told.append)
+    open_session(recipe, None, told.append)
     assert not any("questions: step" in t for t in told)  # both models come from the cache
 
 
