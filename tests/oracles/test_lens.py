@@ -56,7 +56,7 @@ def slow(model: Any, prompt: Prompt, fact: FactText) -> list[bool]:
     wins = []
     for layer, state in enumerate(states):
         last = state[0, -1]
-        logits = last @ head.weight.T if layer == len(states) - 1 else norm(last) @ head.weight.T
+        logits = head(last if layer == len(states) - 1 else norm(last))
         wins.append(bool(logits[right] > logits[rival]))
     return wins
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,13 +10,20 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from architectures import LAYOUTS, build_architecture
+from architectures import LAYOUTS, PARTLY, build_architecture
 from ssiuu.errors import ConfigError, ModelError
 from ssiuu.likelihood import Example, collate
 from ssiuu.methods import make
-from ssiuu.methods.projection import Basis, project_out, retain_bases
-from ssiuu.models.sites import Site, find_sites, left_out
-from ssiuu.training.prepare import knowledge_neurons
+from ssiuu.methods.projection import (
+    Basis,
+    check_directions,
+    project_out,
+    random_bases,
+    retain_bases,
+    untouched,
+)
+from ssiuu.models.sites import Site, coverage, final_norm, find_sites, known_sites, left_out
+from ssiuu.training.prepare import feed_forward_sites, knowledge_neurons
 from ssiuu.training.step import Step
 
 GATED = ["llama", "qwen3", "gemma2", "phi3", "stablelm"]
@@ -133,12 +141,79 @@ def test_a_width_that_does_not_fit_is_refused() -> None:
         find_sites(model)
 
 
-def test_experts_are_refused() -> None:
+def test_several_towers_are_refused() -> None:
     model = build_architecture("llama")
+    tower = torch.nn.ModuleDict({"up_proj": torch.nn.Linear(16, 4)})
+    model.tower = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([tower])})
+    with pytest.raises(ModelError, match=r"block 0 has several up maps.*Several towers"):
+        find_sites(model)
+
+
+# --- what is not looked into --------------------------------------------------------------------
+
+
+def test_experts_that_are_modules_are_left_out() -> None:
+    model = build_architecture("llama")
+    before = find_sites(model)
+    assert coverage(model, before) is None
     expert = torch.nn.ModuleDict({"up_proj": torch.nn.Linear(16, 4)})
     model.model.layers[0].mlp.experts = torch.nn.ModuleList([expert])
-    with pytest.raises(ModelError, match=r"block 0 has several up maps.*Mixtures of experts"):
+    assert find_sites(model) == before
+    assert left_out(model, before) == ["model.layers.0.mlp.experts.0.up_proj.weight"]
+    said = coverage(model, before)
+    assert said is not None and "model.layers.*.mlp.experts.*.up_proj.weight" in said
+
+
+@pytest.mark.parametrize(
+    ("layout", "modules", "said"),
+    [
+        ("mixtral", "qkvo", "attention only"),
+        ("qwen2_moe", "qkvo gate up down", "known maps only"),
+        ("jamba", "qkvo gate up down", "known maps only"),
+    ],
+)
+def test_what_experts_and_other_mixers_are_is_said(layout: str, modules: str, said: str) -> None:
+    """With their share of the numbers in the blocks' matrices."""
+    model = build_architecture(layout)
+    sites = find_sites(model)
+    wanted = {*"qkvo", *modules.split()[1:]}
+    assert {site.module for site in sites} == wanted
+    text = coverage(model, sites)
+    assert text is not None and said in text and "experts.gate_up_proj" in text
+    matrices = {n: p for n, p in model.named_parameters() if ".layers." in n and p.dim() > 1}
+    seen = sum(
+        p.numel() for n, p in matrices.items() if n.rpartition(".")[0] in {s.path for s in sites}
+    )
+    share = seen / sum(p.numel() for p in matrices.values())
+    assert f"{share:.0%} of the numbers" in text and share < 0.7
+    stacked = sum(p.numel() for n, p in matrices.items() if p.dim() == 3 and "experts" in n)
+    assert f"({stacked / sum(p.numel() for p in matrices.values()):.0%})" in text
+
+
+@pytest.mark.parametrize("layout", ["mamba", "mamba2", "rwkv"])
+def test_a_model_without_attention_has_no_sites(layout: str) -> None:
+    model = build_architecture(layout)
+    assert known_sites(model) == []
+    with pytest.raises(ModelError, match="no neurons found in"):
         find_sites(model)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS | PARTLY)
+def test_the_final_norm_stands_before_the_output_embedding(layout: str) -> None:
+    """What it puts out is what the head is given, but for models that have another map there."""
+    model = build_architecture(layout)
+    norm, given = final_norm(model), []
+    if layout == "opt 350m":
+        assert norm is None
+        return
+    assert norm is not None
+    out: list[Tensor] = []
+    norm.register_forward_hook(lambda _, __, output: out.append(output))
+    head = model.get_output_embeddings()
+    head.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    with torch.no_grad():
+        model(input_ids=torch.tensor([[5, 9]]), use_cache=False)
+    torch.testing.assert_close(out[0], given[0])
 
 
 # --- what else uses them ------------------------------------------------------------------------
@@ -188,6 +263,61 @@ def test_klue_marks_a_share_of_the_feed_forward_rows(layout: str) -> None:
         assert mask.shape == (model.get_parameter(name).shape[0],)
     total = sum(int(mask.sum()) for mask in marked.values())
     assert total == round(0.1 * sum(site.width for site in sites))
+
+
+def test_klue_without_known_feed_forward_neurons_is_refused() -> None:
+    for layout in ("mixtral", "mamba"):
+        with pytest.raises(ConfigError, match=r"^klue: .*none is known in M"):
+            feed_forward_sites(build_architecture(layout))
+    assert {site.module for site in feed_forward_sites(build_architecture("qwen2_moe"))} == {
+        "gate",
+        "up",
+        "down",
+    }
+
+
+@pytest.mark.parametrize("layout", ["mamba", "mixtral", "qwen2_moe", "jamba", "gpt_bigcode"])
+def test_projection_takes_directions_out_of_every_map_it_can(layout: str) -> None:
+    """Whatever a map computes: its inputs' leading directions go, and what has none is named."""
+    model = build_architecture(layout)
+    check_directions(model, 2, 2)
+    bases = retain_bases(model, batches(), 2, 2)
+    drawn = random_bases(model, 2, 2)
+    assert drawn.keys() == bases.keys()
+    maps = {
+        f"{path}.weight": module
+        for path, module in model.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and any(c.isdigit() for c in path.split("."))
+    }
+    narrow = {name for name in maps if min(maps[name].weight.shape) <= 2}
+    assert set(bases) == {n for n in maps if not n.endswith("dt_proj.weight")} - narrow
+    name = next(iter(bases))
+    seen: list[Tensor] = []
+    module = model.get_submodule(name.rpartition(".")[0])
+    handle = module.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    rows = batches()
+    with torch.no_grad():
+        for batch in rows:
+            model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+    handle.remove()
+    real = torch.cat([x[b.attention_mask.bool()] for x, b in zip(seen, rows, strict=True)]).double()
+    _, vectors = torch.linalg.eigh(real.T @ real)
+    found = bases[name].inputs
+    assert found is not None
+    torch.testing.assert_close(
+        found @ found.T, (vectors[:, -2:] @ vectors[:, -2:].T).float(), atol=1e-4, rtol=0
+    )
+    others = untouched(model, bases)
+    blocks = {n for n, p in model.named_parameters() if p.dim() > 1 and re.search(r"\.\d+\.", n)}
+    assert set(others) == blocks - set(bases)
+    assert layout == "gpt_bigcode" or others
+
+
+def test_more_directions_than_the_maps_have_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"projection: must be below 16, the narrowest input"):
+        check_directions(build_architecture("llama"), 16, None)
+    with pytest.raises(ConfigError, match=r"projection_outputs: must be below 48, the widest output"):
+        check_directions(build_architecture("mamba"), None, 48)
 
 
 def test_rows_are_refused_where_weights_have_none() -> None:

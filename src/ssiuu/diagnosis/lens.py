@@ -49,15 +49,19 @@ class LensReader:
     def __call__(self, batch: Batch, states: Sequence[Float[Tensor, "B T d"]]) -> None:
         """Read one batch, given its residual stream (see `ssiuu.attribution.hidden.residuals`)."""
         rows = [row for row, id in enumerate(batch.ids) if id in self.tokens]
-        if self.norm is None or not rows:
-            return
+        if self.norm is None or not rows or states[-1].shape[-1] != states[0].shape[-1]:
+            return  # no known norm, or another map between it and the output embedding
         # Column T - n predicts the first of n answer tokens: the prompt's end.
         ends = batch.input_ids.shape[1] - batch.answer_mask.sum(1)[rows]
         last = [state[rows, ends] for state in states]
         last = [self.norm(x) for x in last[:-1]] + last[-1:]  # the model has normed the last itself
         pairs = torch.tensor([self.tokens[batch.ids[row]] for row in rows], device=ends.device)
         good, bad = self.head.weight[pairs].unbind(1)
-        wins = torch.stack([(x * (good - bad)).sum(-1) > 0 for x in last], 1)
+        lead = torch.zeros(len(rows), device=ends.device)
+        if getattr(self.head, "bias", None) is not None:
+            good_bias, bad_bias = self.head.bias[pairs].unbind(1)
+            lead = good_bias - bad_bias
+        wins = torch.stack([(x * (good - bad)).sum(-1) + lead > 0 for x in last], 1)
         self.wins += wins.tolist()
 
     def lens(self) -> Lens | None:

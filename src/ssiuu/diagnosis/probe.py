@@ -85,7 +85,10 @@ def linear_probe(
 def prompt_states(
     model: Any, prompt: Prompt, facts: Sequence[FactText], pad: int
 ) -> Float[Tensor, "F L d"]:
-    """Return the residual stream at the prompt's last token, after the embeddings and every block."""
+    """Return the residual stream at the prompt's last token, after the embeddings and every block.
+
+    A last state of another width, which a further map has made, is left out.
+    """
     device = next(model.parameters()).device
     prompts = [prompt.question(fact.question) for fact in facts]
     found: dict[int, Tensor] = {}
@@ -100,7 +103,8 @@ def prompt_states(
             logits_to_keep=last_columns(0, device),  # nobody reads them
             use_cache=False,
         ).hidden_states
-        last = torch.stack([state[:, -1].float().cpu() for state in states], 1)
+        alike = [state for state in states if state.shape[-1] == states[0].shape[-1]]
+        last = torch.stack([state[:, -1].float().cpu() for state in alike], 1)
         found |= dict(zip(rows, last, strict=True))
     return torch.stack([found[i] for i in range(len(facts))])
 

@@ -8,10 +8,13 @@ from pathlib import Path
 from ssiuu.attribution.hidden import block
 from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
+from ssiuu.methods.klue import LocalisedUnlearning
+from ssiuu.methods.projection import check_directions
 from ssiuu.methods.rmu import Misdirection
 from ssiuu.models.precision import release_memory
 from ssiuu.records.schema import FactText, MethodInfo, Unlearning
 from ssiuu.training.lora import Lora, adapted
+from ssiuu.training.prepare import feed_forward_sites
 from ssiuu.training.step import Step
 from ssiuu.training.unlearn import Settings, unlearn
 
@@ -63,6 +66,10 @@ def check_method(session: Session, method: Method) -> None:
     base = method.base()
     if isinstance(base, Misdirection):
         block(session.model, base.layer, "rmu.layer")
+    if isinstance(method, LocalisedUnlearning):
+        feed_forward_sites(session.model)
+    if method.projects:
+        check_directions(session.model, method.projection, method.projection_outputs)
     driven = settings_of(session, method, 0, 0.0)
     with adapted(session.model, driven.lora):
         Step(session.model, method, 1.0, weight_decay=driven.weight_decay).close()

@@ -20,7 +20,7 @@ from torch import Tensor
 from ssiuu.attribution.neuron import extremes
 from ssiuu.diagnosis.influence import Baseline, influence
 from ssiuu.diagnosis.lens import LensReader
-from ssiuu.errors import InputError
+from ssiuu.errors import ModelError
 from ssiuu.experiment.attacking import Attacker, ending
 from ssiuu.experiment.cells import CellPlan, Keys, Stage
 from ssiuu.experiment.drive import check_method, info_of, unlearn_here
@@ -42,7 +42,7 @@ from ssiuu.models.load import (
     snapshot,
 )
 from ssiuu.models.precision import release_memory
-from ssiuu.models.sites import Site, find_sites
+from ssiuu.models.sites import Site, coverage, find_sites
 from ssiuu.records.files import (
     again,
     assemble,
@@ -86,6 +86,7 @@ def run(
     progress: Progress = lambda _: None,
     attacked: str | Path | None = None,
     given: Given | None = None,
+    look: bool = False,
 ) -> RunRecord:
     """Run a recipe into a folder; what is there already is not run again.
 
@@ -98,6 +99,7 @@ def run(
         progress: Told what is going on.
         attacked: A checkpoint that came of attacking `after`, to compare attributions with.
         given: What the caller holds in memory of what the recipe would name.
+        look: Refuse a model that cannot be looked into, in place of a note.
 
     Raises:
         InputError: Model, data, settings or the output folder cannot be used.
@@ -115,7 +117,7 @@ def run(
             _check_given(session, after, attacked)
             for method in recipe.made() if after is None else ():
                 check_method(session, method)
-            shared = _Shared(_sites(session), Attacker(session))
+            shared = _Shared(_sites(session, look), Attacker(session))
             keys = Keys(session, shared.attacker, after, attacked)
             trials = plan_trials(keys)
             header_of = partial(_header, session, sources, command, keys, trials)
@@ -171,13 +173,24 @@ def _tune(
     return choose(session.recipe.made(), trials, out)
 
 
-def _sites(session: Session) -> list[Site]:
-    """Return where the neurons are; a model that has none we know is noted and not diagnosed."""
-    try:
-        return find_sites(session.model) if session.recipe.diagnose else []
-    except InputError as error:
-        session.notes.extend(error.problems)
+def _sites(session: Session, look: bool) -> list[Site]:
+    """Return where the neurons are; what is not looked into is noted.
+
+    Raises:
+        ModelError: There are none that are known, and they are all that is asked for.
+    """
+    if not session.recipe.diagnose:
         return []
+    try:
+        sites = find_sites(session.model)
+    except ModelError as error:
+        if look:
+            raise
+        session.notes.extend(f"Nothing is looked into: {problem}" for problem in error.problems)
+        return []
+    if said := coverage(session.model, sites):
+        session.notes.append(said)
+    return sites
 
 
 def _methods(

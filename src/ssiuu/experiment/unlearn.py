@@ -13,7 +13,7 @@ from typing import Any
 from ssiuu.data.columns import Columns
 from ssiuu.data.read import Source
 from ssiuu.errors import ConfigError, OutputError
-from ssiuu.experiment.drive import unlearn_here
+from ssiuu.experiment.drive import check_method, unlearn_here
 from ssiuu.experiment.given import Given, checkpoint, in_place, setting, settings
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.run import run
@@ -102,6 +102,7 @@ def unlearn_model(
     with interrupt.graceful():
         session = open_session(recipe, None, progress, given)
         require_space(out, 4 * sum(p.numel() for p in session.model.parameters()))
+        check_method(session, chosen)
         for note in session.notes:
             progress(note)
         lora = recipe.unlearn.lora
@@ -219,7 +220,7 @@ def diagnose_models(
         asked = [*named, NO_METHOD, "inside=true", *(sets or []), *NO_ATTACKS]
         recipe, sources = resolve(None, asked)
         typed = command or " ".join(sys.argv)
-        return run(recipe, sources, out, typed, judged, progress, harmed, given)
+        return run(recipe, sources, out, typed, judged, progress, harmed, given, look=True)
 
 
 def _judged(

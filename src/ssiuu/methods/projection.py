@@ -8,6 +8,9 @@ all restores what was changed along them. So the forget step uses
     G <- (I - U U^T) G (I - V V^T)     for every linear map inside the blocks
     G <- 0                             for every other parameter (embeddings, norms)
 
+Others are also weights that are no linear map of their own, such as experts in one tensor and routers,
+and maps with no more inputs or outputs than directions are taken out (`untouched` names both).
+
 The retain gradient is left as it is. The idea is that of CIR and RepSelect (collapse of irrelevant
 representations).
 """
@@ -15,7 +18,7 @@ representations).
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,11 +28,13 @@ import torch
 from jaxtyping import Float
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from ssiuu.attribution.neuron import by_path, capture, frozen
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Batch, answer_logprobs
-from ssiuu.models.sites import find_sites
+from ssiuu.models.maps import BLOCK, block_maps, passed_by
+from ssiuu.models.sites import known_sites
 
 
 @dataclass(frozen=True)
@@ -92,9 +97,12 @@ def retain_bases(
         outputs: How many directions of the gradients of the retain NLL at the outputs.
 
     Raises:
-        ConfigError: There are no batches, or more directions are asked for than there are.
+        ConfigError: There are no batches; see also `check_directions`.
     """
-    with _moments(model, inputs is not None, outputs is not None) as found:
+    maps = _Maps(model)
+    maps.check(inputs, outputs)
+    wide = maps.wide(inputs, outputs)
+    with _moments(model, wide, inputs is not None, outputs is not None) as found:
         for batch in batches:
             found.mask = batch.attention_mask.bool()
             with frozen(model):
@@ -106,11 +114,12 @@ def retain_bases(
             "projection: the shared directions are read off the retain set, and it has no rows. "
             "Give retain rows or leave projection out."
         )
-    left = _directions(found.inputs, inputs, "projection", "input")
-    right = _directions(found.outputs, outputs, "projection_outputs", "output")
+    left = {path: leading_directions(m, inputs) for path, m in found.inputs.items() if inputs}
+    right = {path: leading_directions(m, outputs) for path, m in found.outputs.items() if outputs}
     return {
-        f"{path}.weight": Basis(left.get(source), right.get(path), path in found.transposed)
-        for path, source in found.owner.items()
+        f"{path}.weight": Basis(left.get(owner), right.get(path), path in maps.transposed)
+        for path, owner in wide.items()
+        if (inputs is None or owner in left) and (outputs is None or path in right)
     }
 
 
@@ -121,85 +130,128 @@ def random_bases(model: Any, inputs: int | None, outputs: int | None) -> dict[st
     the same input share their directions here too; every run draws the same ones.
 
     Raises:
-        ConfigError: More directions are asked for than there are.
+        ConfigError: See `check_directions`.
     """
-    found = _Found(model)
+    maps = _Maps(model)
+    maps.check(inputs, outputs)
 
     def drawn(path: str, side: Literal["inputs", "outputs"], k: int | None) -> Tensor | None:
         if k is None:
             return None
-        weight: Tensor = model.get_submodule(path).weight
-        width = weight.shape[(side == "inputs") != (path in found.transposed)]
-        if k >= width:
-            key = "projection" if side == "inputs" else "projection_outputs"
-            raise ConfigError(f"{key}: must be below {width}, the {side} of {path}, got {k}.")
         seeded = torch.Generator().manual_seed(zlib.crc32(f"{side} of {path}".encode()))
+        width = maps.widths[path][side == "outputs"]
         basis: Tensor = torch.linalg.qr(torch.randn(width, k, generator=seeded)).Q
-        return basis.to(weight)
+        return basis.to(model.get_submodule(path).weight)
 
     return {
         f"{path}.weight": Basis(
-            drawn(source, "inputs", inputs), drawn(path, "outputs", outputs), path in found.transposed
+            drawn(owner, "inputs", inputs), drawn(path, "outputs", outputs), path in maps.transposed
         )
-        for path, source in found.owner.items()
+        for path, owner in maps.wide(inputs, outputs).items()
     }
 
 
-def _directions(
-    moments: dict[str, Tensor], k: int | None, key: str, what: str
-) -> dict[str, Float[Tensor, "d k"]]:
-    if k is None:
-        return {}
-    width = min(moment.shape[0] for moment in moments.values())
-    if k >= width:
-        raise ConfigError(f"{key}: must be below {width}, the narrowest {what} here, got {k}.")
-    return {path: leading_directions(moment, k) for path, moment in moments.items()}
+def untouched(model: Any, bases: Mapping[str, Basis]) -> list[str]:
+    """Return the matrices inside the blocks that a projection leaves without a forget gradient."""
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if BLOCK.search(name) and parameter.dim() > 1 and name not in bases
+    ]
+
+
+def check_directions(model: Any, inputs: int | None, outputs: int | None) -> None:
+    """Refuse to take out more directions than a model's maps have.
+
+    Raises:
+        ConfigError: There are as many as a map that is known has, or as the widest where none is.
+    """
+    _Maps(model).check(inputs, outputs)
 
 
 # The first map that reads an input keeps the moment for the others.
 _SHARED = {"k": "q", "v": "q", "up": "gate"}
 
 
-class _Found:
-    """Second moments by path; `owner` names the path that keeps a map's input moment.
+class _Maps:
+    """The linear maps of the blocks; `owner` names the path that keeps a map's input moment.
 
-    A fused map has one moment of inputs and one of outputs, for all of its parts.
+    Maps that the model never calls are left out. A fused map has one moment of inputs and one of
+    outputs, for all of its parts. `known`: maps that are sites of neurons. `widths`: of inputs and of
+    outputs.
     """
 
     def __init__(self, model: Any) -> None:
-        self.inputs: dict[str, Tensor] = {}
-        self.outputs: dict[str, Tensor] = {}
         self.owner: dict[str, str] = {}
-        self.transposed: set[str] = set()
-        self.mask = torch.empty(0)
         first: dict[tuple[int, str], str] = {}
-        for path, parts in by_path(find_sites(model)).items():
+        self.known = by_path(known_sites(model))
+        for path, parts in self.known.items():
             layer, module = parts[0].layer, parts[0].module
             first |= {(layer, part.module): path for part in parts}
             self.owner[path] = first.get((layer, _SHARED.get(module, module)), path)
-            if parts[0].transposed:
-                self.transposed.add(path)
+        maps, silent = block_maps(model), passed_by(model)
+        for path in maps:
+            self.owner.setdefault(path, path)
+        for path in silent:
+            del self.owner[path]
+        self.transposed = {path for path in self.owner if isinstance(maps[path], Conv1D)}
+        self.widths: dict[str, tuple[int, int]] = {}
+        for path in self.owner:
+            weight: Any = maps[path].weight
+            out, width = weight.T.shape if path in self.transposed else weight.shape
+            self.widths[path] = width, out
+
+    def check(self, inputs: int | None, outputs: int | None) -> None:
+        """See `check_directions`."""
+        for k, side, key, what in (
+            (inputs, 0, "projection", "input"),
+            (outputs, 1, "projection_outputs", "output"),
+        ):
+            known = [width[side] for path, width in self.widths.items() if path in self.known]
+            least = min(known) if known else max((w[side] for w in self.widths.values()), default=0)
+            if k is not None and k >= least:
+                which = "narrowest" if known else "widest"
+                raise ConfigError(f"{key}: must be below {least}, the {which} {what} here, got {k}.")
+
+    def wide(self, inputs: int | None, outputs: int | None) -> dict[str, str]:
+        """Return the owners of the maps that have more directions than are taken out."""
+        return {
+            path: owner
+            for path, owner in self.owner.items()
+            if self.widths[path][0] > (inputs or 0) and self.widths[path][1] > (outputs or 0)
+        }
+
+
+class _Found:
+    """Second moments by path, over the tokens that `mask` says are real."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
+        self.mask = torch.empty(0)
 
     def add(self, moments: dict[str, Tensor], path: str, rows: Tensor) -> None:
+        if rows.numel() != self.mask.numel() * rows.shape[-1]:
+            return  # it is given some tokens only, and nothing says which
         x = rows.reshape(*self.mask.shape, -1)[self.mask].float()
         moment = x.T @ x
         moments[path] = moments[path] + moment if path in moments else moment
 
 
 @contextmanager
-def _moments(model: Any, inputs: bool, outputs: bool) -> Iterator[_Found]:
+def _moments(model: Any, owners: Mapping[str, str], inputs: bool, outputs: bool) -> Iterator[_Found]:
     """Collect second moments while the context is open; no hook outlives it."""
-    found = _Found(model)
+    found = _Found()
     handles = [
         model.get_submodule(path).register_forward_pre_hook(
             lambda _, given, path=path: found.add(found.inputs, path, given[0].detach())
         )
-        for path, owner in found.owner.items()
-        if inputs and owner == path
+        for path in dict.fromkeys(owners.values())
+        if inputs
     ]
     try:
         if outputs:
-            with capture(model, found.owner, lambda path, _, d: found.add(found.outputs, path, d)):
+            with capture(model, owners, lambda path, _, d: found.add(found.outputs, path, d)):
                 yield found
         else:
             with torch.no_grad():

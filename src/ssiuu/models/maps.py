@@ -65,7 +65,7 @@ def stacked_weights(model: Any) -> list[str]:
 
 def adaptable(model: Any) -> Chosen:
     """Return every map of the blocks that an adapter can be put on."""
-    barred = passed_by(model)
+    barred = _barred(model)
     notes = []
     if stacked := stacked_weights(model):
         notes.append(
@@ -84,7 +84,7 @@ def query_value(model: Any) -> Chosen:
     A map that computes q, k and v at once is taken whole. In a block whose q and v are not known the
     token mixer's first and last maps stand in for them, or all maps of the mixer. Each is noted.
     """
-    barred = passed_by(model)
+    barred = _barred(model)
     blocks: defaultdict[str, list[str]] = defaultdict(list)
     for path in block_maps(model):
         match = BLOCK.search(path)
@@ -120,8 +120,6 @@ def passed_by(model: Any) -> tuple[str, ...]:
     gradient though the map was not called; that of an expert to which no token was sent has none.
     """
     maps = block_maps(model)
-    kind = getattr(model.config, "model_type", "")
-    known = [path for path in maps if kind in _PASSED_BY.get(path.rpartition(".")[2], ())]
     called: set[str] = set()
 
     def noting(path: str) -> Hook:
@@ -131,13 +129,20 @@ def passed_by(model: Any) -> tuple[str, ...]:
     with hooked((module, noting(path)) for path, module in maps.items()):
         model(input_ids=ids, use_cache=False)
     silent = [path for path in maps if path not in called and maps[path].weight.requires_grad]
-    if silent:
-        with torch.enable_grad():
-            total = model(input_ids=ids, use_cache=False).logits.float().sum()
-            weights: list[Any] = [maps[path].weight for path in silent]
-            found = torch.autograd.grad(total, weights, allow_unused=True)
-        known += [p for p, g in zip(silent, found, strict=True) if g is not None]
-    return tuple(dict.fromkeys(known))
+    if not silent:
+        return ()
+    with torch.enable_grad():
+        total = model(input_ids=ids, use_cache=False).logits.float().sum()
+        weights: list[Any] = [maps[path].weight for path in silent]
+        found = torch.autograd.grad(total, weights, allow_unused=True)
+    return tuple(path for path, grad in zip(silent, found, strict=True) if grad is not None)
+
+
+def _barred(model: Any) -> tuple[str, ...]:
+    """Return the maps on which an adapter might not be noticed, here or where faster kernels run."""
+    kind = getattr(model.config, "model_type", "")
+    types = [p for p in block_maps(model) if kind in _PASSED_BY.get(p.rpartition(".")[2], ())]
+    return tuple(dict.fromkeys([*types, *passed_by(model)]))
 
 
 def _without_call(barred: Iterable[str]) -> str:

@@ -5,8 +5,8 @@ feed-forward, in every block (Sec. 2 of the paper). Maps that stand apart and ma
 several at once (q, k and v; gate and up) are both found; a part of a fused map is a slice of its
 output. A map is an `nn.Linear` or a `Conv1D`, which stores its weight as [in, out].
 
-Not covered: biases apart, norms, embeddings, experts that are no modules of their own (`left_out`
-names the weights of the blocks that belong to no site).
+Not covered: biases apart, norms, embeddings, experts, layers that mix tokens in other ways than by
+attention (`left_out` names the weights of the blocks that belong to no site, `coverage` their share).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from ssiuu.errors import ModelError
-from ssiuu.models.maps import BLOCK, is_map
+from ssiuu.models.maps import BLOCK, is_map, stacked_weights, summed
 
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 _ATTENTION = {"q_proj": "q", "k_proj": "k", "v_proj": "v"} | dict.fromkeys(
@@ -88,9 +88,17 @@ def find_sites(model: Any) -> list[Site]:
         if other != site.path:
             raise ModelError(
                 f"{type(model).__name__}: block {site.layer} has several {site.module} maps ({other}, "
-                f"{site.path}). Mixtures of experts and several towers are not supported."
+                f"{site.path}). Several towers are not supported."
             )
     return sorted(found, key=lambda site: (site.layer, MODULES.index(site.module)))
+
+
+def known_sites(model: Any) -> list[Site]:
+    """Return the sites, or none where `find_sites` finds none or does not know their order."""
+    try:
+        return find_sites(model)
+    except ModelError:
+        return []
 
 
 def left_out(model: Any, sites: Sequence[Site]) -> list[str]:
@@ -103,6 +111,32 @@ def left_out(model: Any, sites: Sequence[Site]) -> list[str]:
     ]
 
 
+def coverage(model: Any, sites: Sequence[Site]) -> str | None:
+    """Return the sentence on what is not looked into, None if all is.
+
+    The shares are of the numbers in the blocks' matrices; an expert's count like others, though it is
+    used for some tokens only.
+    """
+    outside = left_out(model, sites)
+    if not outside:
+        return None
+    sizes = {
+        name: parameter.numel()
+        for name, parameter in model.named_parameters()
+        if BLOCK.search(name) and parameter.dim() > 1
+    }
+    whole = sum(sizes.values())
+    seen = whole - sum(sizes[name] for name in outside)
+    stacked = [name for name in stacked_weights(model) if name in outside]
+    what = "attention only" if all(s.module in "qkvo" for s in sites) else "known maps only"
+    experts = f", the experts among them ({sum(sizes[n] for n in stacked) / whole:.0%})"
+    return (
+        f"The look inside sees {what}: {seen / whole:.0%} of the numbers in the matrices of the "
+        f"blocks. Left out{experts if stacked else ''}: {summed(outside)}. What changed there is seen "
+        "in no D+, D- or causal test."
+    )
+
+
 def _sites(model: Any, path: str, module: Any) -> Iterator[Site]:
     """Yield the sites of one module."""
     path = path.removesuffix(".base_layer")  # a map with an adapter keeps its name
@@ -112,6 +146,8 @@ def _sites(model: Any, path: str, module: Any) -> Iterator[Site]:
     transposed = isinstance(module, Conv1D)
     width = int(module.weight.shape[1 if transposed else 0])
     layer, (*parents, name) = int(match[1]), match[2].split(".")
+    if any(parent.isdigit() for parent in parents):
+        return  # one of many alike: an expert
     attends = any("att" in parent for parent in parents)
     if attends and name in _FUSED:
         parts, groups = _fused(model, path, name, width)
@@ -158,8 +194,9 @@ def _fused(model: Any, path: str, name: str, width: int) -> tuple[dict[str, int]
 def final_norm(model: Any) -> torch.nn.Module | None:
     """Return the norm between the last block and the output embedding, or None."""
     body = model.base_model
-    for name in ("norm", "final_layernorm", "final_layer_norm", "ln_f"):
-        module = getattr(body, name, None)
-        if isinstance(module, torch.nn.Module):
-            return module
+    for part in (body, getattr(body, "decoder", None)):
+        for name in ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f", "ln_out"):
+            module = getattr(part, name, None)
+            if isinstance(module, torch.nn.Module):
+                return module
     return None

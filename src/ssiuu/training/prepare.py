@@ -28,7 +28,7 @@ from ssiuu.methods.disruption import DisruptionMasked
 from ssiuu.methods.klue import LocalisedUnlearning, knowledge_scores, leading
 from ssiuu.methods.projection import Basis, random_bases, retain_bases
 from ssiuu.methods.rmu import Misdirection
-from ssiuu.models.sites import find_sites
+from ssiuu.models.sites import Site, known_sites
 
 BATCH = 16
 CACHE_LIMIT = 4 << 30  # bytes of reference distributions kept in memory; above, they are taken anew
@@ -147,13 +147,9 @@ def knowledge_neurons(
     its highest one over the tokens, as in Eq. 1 and 4.
 
     Raises:
-        ConfigError: The model's weights have no row a neuron.
+        ConfigError: See `feed_forward_sites`.
     """
-    sites = [site for site in find_sites(model) if site.module in FEED_FORWARD]
-    if any(site.transposed for site in sites):
-        raise ConfigError(
-            f"klue: {type(model).__name__} stores its weights as [in, out], and KLUE trains rows."
-        )
+    sites = feed_forward_sites(model)
     rng = random.Random(0)
     facts = {
         name: row
@@ -178,6 +174,25 @@ def knowledge_neurons(
             rows[name] = mask.new_zeros(model.get_submodule(site.path).out_features)
         rows[name][site.take(torch.arange(len(rows[name])))] = piece
     return rows
+
+
+def feed_forward_sites(model: Any) -> list[Site]:
+    """Return the sites whose neurons KLUE marks.
+
+    Raises:
+        ConfigError: None is known in the model, or its weights have no row a neuron.
+    """
+    sites = [site for site in known_sites(model) if site.module in FEED_FORWARD]
+    if not sites:
+        raise ConfigError(
+            f"klue: it trains neurons of the feed-forward maps, and none is known in "
+            f"{type(model).__name__} (experts in one tensor are not). Choose another method."
+        )
+    if any(site.transposed for site in sites):
+        raise ConfigError(
+            f"klue: {type(model).__name__} stores its weights as [in, out], and KLUE trains rows."
+        )
+    return sites
 
 
 def _batches(model: Any, examples: Sequence[Example], pad: int) -> list[Batch]:

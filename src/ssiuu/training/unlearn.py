@@ -15,16 +15,17 @@ import torch
 from ssiuu.errors import DivergedError
 from ssiuu.likelihood import Example
 from ssiuu.methods.base import Method
+from ssiuu.methods.projection import untouched
 from ssiuu.methods.regulariser import log_sentence
 from ssiuu.methods.task_vector import TaskVector
 from ssiuu.models.checks import check_finite
-from ssiuu.models.maps import adaptable
+from ssiuu.models.maps import adaptable, stacked_weights, summed
 from ssiuu.records.schema import MethodInfo, StepLog, Unlearning
 from ssiuu.training import interrupt
 from ssiuu.training.batches import draw, micro_batches
 from ssiuu.training.lora import Lora, adapted
 from ssiuu.training.memory import peak_mb, reset_peak
-from ssiuu.training.prepare import prepare
+from ssiuu.training.prepare import Prepared, prepare
 from ssiuu.training.state import SAVE_EVERY, load_state, save_state
 from ssiuu.training.step import Outcome, Step
 
@@ -108,7 +109,7 @@ def unlearn(
     if isinstance(method, TaskVector):
         return _task_vector(model, method, info, forget, settings, stop, pad, progress)
     made = prepare(model, method, forget, retain, pad, refusals, shared, progress)
-    said = _unadapted(model, settings.lora)
+    said = _untrained(model, settings.lora, made)
     with adapted(model, settings.lora) as wrapped:
         step = Step(
             model,
@@ -132,11 +133,19 @@ def unlearn(
     return record.model_copy(update={"notes": [*record.notes, *said]})
 
 
-def _unadapted(model: Any, lora: Lora | None) -> list[str]:
-    """Return what must be said where adapters are put on every map that takes one."""
-    if lora is None or lora.targets:
-        return []
-    return [f"unlearn.lora: {note}." for note in adaptable(model).notes]
+def _untrained(model: Any, lora: Lora | None, made: Prepared) -> list[str]:
+    """Return what must be said of weights that the method or the adapters leave as they are."""
+    said = []
+    if lora is not None and not lora.targets:
+        said += [f"unlearn.lora: {note}." for note in adaptable(model).notes]
+    if made.bases is not None and (others := untouched(model, made.bases)):
+        said.append(
+            f"projection: no shared directions are known of {summed(others)}; the forget gradient "
+            "leaves these as they are, as it does embeddings and norms."
+        )
+    if made.rows is not None and (stacked := stacked_weights(model)):
+        said.append(f"klue: the neurons of {summed(stacked)} are not known, and stay as they are.")
+    return said
 
 
 def _train(
