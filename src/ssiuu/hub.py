@@ -73,6 +73,10 @@ def silence() -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text that is not empty, or its kind; 160 characters."""
+    """Return the first line of an error's text that says something, or its kind; 160 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:160] if lines else type(error).__name__
+    # A line that ends in a colon only announces the next one.
+    told = next((line for line in lines if not line.endswith(":")), type(error).__name__)
+    if isinstance(error, KeyError):
+        told = f"{told} is not known"
+    return told[:160].rstrip(".")

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from ssiuu.errors import ModelError, OutputError
 from ssiuu.experiment.session import Original
-from ssiuu.models.load import fingerprint, from_object, load, load_checkpoint_weights, save
+from ssiuu.models.load import fingerprint, from_object, load, load_checkpoint_weights, round_to, save
 from ssiuu.models.sources import require_cache
 
 Weights = dict[str, Tensor]
@@ -85,6 +85,19 @@ def test_renamed_tensors_are_refused_by_name(folder: Path, prefix: str, whose: s
     rewritten(folder, lambda w: {f"{prefix}{name}": t for name, t in w.items()})
     said = refused(folder)
     assert whose in said and f"{prefix}lm_head.weight" in said and "21 tensors are missing" in said
+
+
+def test_constants_of_older_versions_are_no_weights(folder: Path) -> None:
+    layer = "model.layers.0.self_attn"
+    old: Weights = {
+        f"{layer}.rotary_emb.inv_freq": torch.ones(4),
+        f"{layer}.attn.masked_bias": torch.tensor(-1e4),
+        f"{layer}.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.uint8),
+    }
+    rewritten(folder, lambda w: w | old)
+    load(str(folder))
+    rewritten(folder, lambda w: w | {f"{layer}.attn.bias": torch.ones(8)})
+    assert "1 unexpected" in refused(folder)
 
 
 @pytest.mark.parametrize("lost", ["model.layers.1.", "lm_head.weight", "model.norm.weight"])
@@ -248,6 +261,8 @@ def test_the_fingerprint_covers_config_and_tokenizer(folder: Path) -> None:
         ({"transformers_weights": "other.safetensors"}, "transformers_weights"),
         ({"hidden_size": "wide"}, "config.json"),
         ({"num_attention_heads": 0}, ""),
+        ({"num_attention_heads": 3}, "not a multiple"),
+        ({"hidden_act": "nosuch"}, "'nosuch' is not known"),
     ],
 )
 def test_configs_that_cannot_be_worked_on(folder: Path, values: dict[str, Any], said: str) -> None:
@@ -603,6 +618,15 @@ def test_the_type_that_came_in_goes_out(
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == dtype
     assert next(loaded.model.parameters()).dtype == torch.float32
     same(loaded.model, load(str(tmp_path / "out")).model)
+    with torch.no_grad():
+        for parameter in loaded.model.parameters():
+            parameter.add_(1e-4)
+    save(loaded.model, loaded.tokenizer, tmp_path / "moved", dtype=dtype)
+    round_to(loaded.model, dtype)  # what is judged is what is saved
+    for one, two in zip(
+        loaded.model.parameters(), load(str(tmp_path / "moved")).model.parameters(), strict=True
+    ):
+        assert torch.equal(one, two)
 
 
 def test_the_type_is_that_of_most_weights(folder: Path) -> None:

@@ -17,8 +17,8 @@ from ssiuu.experiment.drive import check_method, unlearn_here
 from ssiuu.experiment.given import Given, checkpoint, in_place, setting, settings
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.run import run
-from ssiuu.experiment.session import open_session
-from ssiuu.models.load import place, require_space, save
+from ssiuu.experiment.session import Session, open_session
+from ssiuu.models.load import place, require_space, round_to, save
 from ssiuu.records.files import write_record
 from ssiuu.records.schema import RunRecord, Unlearning
 from ssiuu.report.knowledge import sentences
@@ -110,6 +110,8 @@ def unlearn_model(
         record = unlearn_here(
             session, chosen, recipe.seeds[0], work / "state.safetensors", progress, adapter
         )
+        if adapter is None:
+            record = _rounded(session, record)
         told = [*record.notes, *sentences(session.knowledge)]
         record = record.model_copy(update={"knowledge": session.knowledge, "notes": told})
         note = f"{record.method.label} on {len(session.split.unlearned)} facts"
@@ -121,6 +123,24 @@ def unlearn_model(
         write_record(out / "unlearn.json", record)
     shutil.rmtree(work, ignore_errors=True)
     return record
+
+
+def _rounded(session: Session, record: Unlearning) -> Unlearning:
+    """Round the weights to the type of the checkpoint, and say so where that undoes forgetting."""
+    dtype = session.loaded.info.dtype
+    round_to(session.model, dtype)
+    stop, threshold = session.stop_rule()
+    if dtype == "float32" or stop.kind == "none" or record.stopped != "threshold":
+        return record
+    score = stop.read()
+    if score <= threshold:
+        return record
+    note = (
+        f"In {dtype}, the type of the checkpoint, the forget score is {score:.2f} and not below the "
+        f"{threshold:.2f} to stop at: the steps were smaller than this type can hold. Raise "
+        "unlearn.learning_rate."
+    )
+    return record.model_copy(update={"notes": [*record.notes, note]})
 
 
 def _joined(*notes: str) -> str:

@@ -12,8 +12,8 @@ from ssiuu.errors import ModelError
 from ssiuu.hub import first_line
 from ssiuu.models.checks import SHOWN, check_finite
 from ssiuu.models.files import ADAPTER, ADAPTER_CONFIG, PICKLES, read_json, tensors_of
+from ssiuu.models.quiet import quiet
 from ssiuu.models.sources import HUB_NAME, MODELS, find
-from ssiuu.models.weights import quiet
 
 STATED: Final = "base_model_name_or_path"
 

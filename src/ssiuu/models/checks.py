@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from ssiuu.errors import ModelError
 from ssiuu.hub import first_line
 from ssiuu.models.files import Stored, read_json
+from ssiuu.models.quiet import quiet
 
 SHOWN: Final = 4  # names of tensors in a message
 # What a wrapper puts before every name -> who does that, and how to save without it.
@@ -28,6 +29,10 @@ WRAPPERS: Final[dict[str, str]] = {
 }
 QUANTISED: Final = re.compile(
     r"\.(qweight|qzeros|weight_packed|weight_scale(_inv)?|absmax|SCB|quant_map|quant_state\..*)$"
+)
+CONSTANTS: Final = re.compile(
+    r"attn\.masked_bias$|attention\.masked_bias$|attn\.embed_positions$"
+    r"|rotary_emb\.(inv_freq|cos_cached|sin_cached)$|(^|\.)position_ids$"
 )
 TRIFLES: Final = frozenset({"_name_or_path", "architectures", "dtype", "transformers_version"})
 PLACEHOLDER: Final = re.compile(r"image|audio|video|vision", re.IGNORECASE)
@@ -57,7 +62,8 @@ def read_config(folder: Path) -> Any:
             "Only model.safetensors or what its index names is read: take the key out."
         )
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with quiet():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # every kind's configuration checks its values in its own way
         raise ModelError(f"{path} is not valid: {first_line(error)}.") from error
     if getattr(config, "is_encoder_decoder", False):
@@ -77,7 +83,7 @@ def check_stored(folder: Path, stored: Mapping[str, Stored]) -> None:
         f"{name} ({tensor.dtype})"
         for name, tensor in stored.items()
         if QUANTISED.search(name)
-        or tensor.dtype.startswith(("F8", "F4", "F6"))
+        or tensor.dtype.startswith(("F8_", "F6_", "F4"))
         or (name.endswith(".weight") and tensor.dtype in {"I8", "U8", "I4"})
     ]
     if strange:
@@ -87,14 +93,14 @@ def check_stored(folder: Path, stored: Mapping[str, Stored]) -> None:
         )
 
 
-def check_fit(folder: Path, stored: Collection[str], info: Mapping[str, Any], prefix: str) -> None:
+def check_fit(folder: Path, stored: Mapping[str, Stored], info: Mapping[str, Any], prefix: str) -> None:
     """Refuse weights that are not exactly those of the architecture.
 
     Args:
         folder: Named in the message.
-        stored: Names of the tensors in the files.
+        stored: The tensors in the files, by name.
         info: What transformers reports of loading; it leaves out what the architecture itself
-            ignores or ties.
+            ignores or ties. Constants that earlier versions stored are no weights either.
         prefix: What transformers puts before the names of a body saved alone.
 
     Raises:
@@ -103,7 +109,8 @@ def check_fit(folder: Path, stored: Collection[str], info: Mapping[str, Any], pr
     found = []
     if missing := sorted(info["missing_keys"]):
         found.append(f"{_count(missing, 'tensor')} missing ({_some(missing)})")
-    if unexpected := sorted(info["unexpected_keys"]):
+    unexpected = sorted(n for n in info["unexpected_keys"] if not _constant(n, stored.get(n)))
+    if unexpected:
         found.append(f"{len(unexpected)} unexpected ({_some(unexpected)})")
     if shapes := sorted(info["mismatched_keys"]):
         told = [f"{name}: {tuple(got)} stored, {tuple(want)} wanted" for name, got, want in shapes]
@@ -161,7 +168,7 @@ def check_tokenizer(where: str, model: Any, tokenizer: Any) -> None:
     if beyond:
         raise ModelError(
             f"{where}: the tokenizer has {len(tokenizer)} tokens and the model's embedding {rows} "
-            f"rows, so that {len(beyond)} tokens have none ({_some([repr(t) for t in beyond])}). "
+            f"rows: {_some([repr(t) for t in beyond])} {'has' if len(beyond) == 1 else 'have'} none. "
             "Take the tokenizer that the model was trained with, or resize the embedding and train it."
         )
 
@@ -259,6 +266,13 @@ def _no_causal(path: Path, kind: str, what: str) -> str:
         f"{path}: {kind} is {what}, and only models that continue a text, one token after the "
         "other, can be unlearned or judged here."
     )
+
+
+def _constant(name: str, tensor: Stored | None) -> bool:
+    """Whether a tensor is a mask or a table of positions, which older versions of models stored."""
+    if name.endswith(".bias"):  # the mask of GPT-2 and its heirs, [1, 1, n, n]
+        return tensor is not None and len(tensor.shape) == 4 and tensor.shape[:2] == (1, 1)
+    return CONSTANTS.search(name) is not None
 
 
 def _wrapper(unexpected: Collection[str]) -> str:

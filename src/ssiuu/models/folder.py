@@ -27,8 +27,8 @@ from ssiuu.models.files import (
     tensors_of,
     weight_files,
 )
+from ssiuu.models.quiet import quiet
 from ssiuu.models.sources import find
-from ssiuu.models.weights import quiet
 
 # As safetensors and as torch name them; others come out as float32.
 DTYPES: Final = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -124,7 +124,7 @@ def _read_model(folder: Path) -> tuple[Any, str]:
                 model.generation_config = GenerationConfig.from_pretrained(folder)
     except Exception as error:  # whatever an architecture makes of values that it does not expect
         raise ModelError(f"{folder} cannot be loaded: {first_line(error)}.") from error
-    check_fit(folder, stored.keys(), info, model.base_model_prefix)
+    check_fit(folder, stored, info, model.base_model_prefix)
     _loosen(model)
     return model.eval(), _dtype(stored)
 

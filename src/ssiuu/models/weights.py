@@ -7,19 +7,16 @@ import json
 import os
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers.utils import logging as transformers_logging
 
 from ssiuu.errors import ModelError, OutputError
 from ssiuu.models.checks import check_finite
+from ssiuu.models.quiet import quiet
 from ssiuu.records.files import readable
 
 
@@ -79,6 +76,14 @@ def _cast(model: Any, kind: torch.dtype) -> dict[str, torch.Tensor]:
         state[name] = made[tensor.data_ptr()]
     check_finite("the model cannot be saved", state.items())
     return state
+
+
+@torch.no_grad()
+def round_to(model: Any, dtype: str) -> None:
+    """Round the weights in place to what a type can hold, as `save` does; they stay in their own."""
+    kind: torch.dtype = getattr(torch, dtype)
+    for parameter in model.parameters():
+        parameter.copy_(parameter.to(kind))
 
 
 def place(temporary: Path, folder: Path) -> None:
@@ -193,18 +198,3 @@ def restore(model: Any, weights: dict[str, torch.Tensor]) -> None:
     """Copy a snapshot back into the model."""
     for name, parameter in model.named_parameters():
         parameter.copy_(weights[name])
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the libraries' progress bars, advice and warnings off the terminal."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        transformers_logging.enable_progress_bar()
