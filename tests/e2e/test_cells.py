@@ -159,7 +159,7 @@ def test_a_killed_run_continues_where_it_was_and_ends_in_the_same_numbers(
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     record = run(settings, tmp_path / "run", progress=lines.append)
-    assert goes_on in lines[2]  # after "loading" and "asking"
+    assert goes_on in lines[3]  # after "loading", "prompt" and "asking"
     assert numbers(record) == numbers(ssiuu.load_run(whole[0]))
     assert left_over(tmp_path / "run") == []
 
@@ -184,7 +184,7 @@ def test_nothing_that_is_there_is_run_again(settings: list[str], whole: tuple[Pa
     before, header, lines = times(out), (out / "run.json").read_bytes(), list[str]()
     run(settings, out, progress=lines.append)
     assert times(out) == before and (out / "run.json").read_bytes() == header
-    assert len(lines) == 2 and "loading" in lines[0]
+    assert len(lines) == 3 and "loading" in lines[0] and "prompt: chat" in lines[1]
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ def test_weights_are_kept_where_that_is_asked(settings: list[str], folder: Path)
 def test_equal_models_are_measured_once(settings: list[str], folder: Path) -> None:
     lines: list[str] = []
     record = run(settings, folder, "seeds=[0,1,2]", "methods=[none]", progress=lines.append)
-    assert [c.seed for c in record.cells] == [0, 1, 2] and lines == lines[:2]
+    assert [c.seed for c in record.cells] == [0, 1, 2] and len(lines) == 3
 
 
 def test_a_file_that_does_not_belong_is_told(folder: Path) -> None:
