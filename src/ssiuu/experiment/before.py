@@ -60,5 +60,5 @@ def _refusal(session: Session, found: Mapping[str, Knowledge]) -> str:
         f"forget: {recipe.forget}: the model {recipe.model} knows none of these {len(found)} facts "
         f"({counts(found)}), so there is nothing to forget: {fact.question!r} {said}, and right is "
         f"{fact.answer!r}. Check that it is the model meant and that it is asked in the right form "
-        f"(it is {prompt.name}); `ssiuu ask` shows every fact. --force (force=true) goes on."
+        f"(it is prompt={prompt.name}); `ssiuu ask` shows every fact. --force (force=true) goes on."
     )
