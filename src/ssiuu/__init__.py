@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ssiuu.experiment.asking import ask_model
     from ssiuu.experiment.recipe import resolve
     from ssiuu.experiment.run import run
+    from ssiuu.experiment.teaching import teach_model
     from ssiuu.experiment.unlearn import audit_models, diagnose_models, unlearn_model
     from ssiuu.records.files import load_run
     from ssiuu.report import write_report
@@ -28,6 +29,7 @@ _PLACES = {
     "run": "ssiuu.experiment.run",
     "audit_models": "ssiuu.experiment.unlearn",
     "diagnose_models": "ssiuu.experiment.unlearn",
+    "teach_model": "ssiuu.experiment.teaching",
     "unlearn_model": "ssiuu.experiment.unlearn",
     "load_run": "ssiuu.records.files",
     "write_report": "ssiuu.report",
@@ -41,6 +43,7 @@ __all__ = [
     "resolve",
     "rows",
     "run",
+    "teach_model",
     "unlearn_model",
     "write_report",
 ]

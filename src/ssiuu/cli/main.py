@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssiuu import __version__
-from ssiuu.cli import ask, audit, check, diagnose, listing, report, run, unlearn
+from ssiuu.cli import ask, audit, check, diagnose, listing, report, run, teach, unlearn
 from ssiuu.errors import ConfigError, InputError, SsiuuError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 app.command("run")(run.command)
 app.command("ask")(ask.command)
+app.command("teach")(teach.command)
 app.command("unlearn")(unlearn.command)
 app.command("audit")(audit.command)
 app.command("diagnose")(diagnose.command)

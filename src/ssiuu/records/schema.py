@@ -27,6 +27,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, model_validator
 
 SCHEMA: Final = "ssiuu.record/1"
+TEACHING: Final = "ssiuu.teaching/1"
 KNOWLEDGE: Final = "ssiuu.knowledge/1"
 
 Verdict = Literal["erased", "hidden", "not removed", "undecided"]
@@ -156,6 +157,27 @@ class ModelKnowledge(Record):
     asked: str
     facts: list[FactText]
     knowledge: dict[str, Knowledge]
+    seconds: float
+    notes: list[str] = []
+
+
+class Teaching(Record):
+    """How facts were taught to a model. `absent`: ids of those it never saw (a never-learned twin).
+
+    `learned`: whether the model knows every fact that it was shown; `kept`: rows mixed in, from where.
+    """
+
+    schema_version: Literal["ssiuu.teaching/1"] = TEACHING
+    model: ModelInfo
+    form: str
+    facts: list[FactText]
+    absent: list[str]
+    kept: int
+    learned: bool
+    knowledge: dict[str, Knowledge]
+    epochs: int
+    learning_rate: float
+    seed: int
     seconds: float
     notes: list[str] = []
 

@@ -1,0 +1,67 @@
+"""`ssiuu teach`: fine-tune facts into a model, to rehearse a deletion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ssiuu.cli import BASE
+
+NOT_LEARNED = 3  # exit code: the model was saved, and does not know all of the facts
+
+
+def command(
+    model: Annotated[str, typer.Option(help="short name, folder or hub name")],
+    facts: Annotated[list[str], typer.Option(help="facts to teach; repeatable")],
+    out: Annotated[Path, typer.Option(help="folder for the model; must be empty")],
+    without: Annotated[
+        str | None, typer.Option(help="facts among them to leave out: a never-learned twin")
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="questions with answers to mix in; none; default: the model's own answers"),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="at most so many; default: 240 steps of four facts")
+    ] = None,
+    least: Annotated[int, typer.Option(help="at least so many; for a twin: as many as the other")] = 1,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="AdamW's; default: 2e-4 at 135 M parameters, by 1/√size")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="columns of the files: question=COLUMN,answer=COLUMN")
+    ] = None,
+    base: Annotated[str | None, typer.Option(help=BASE)] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="how to ask: chat, qa or plain; chat where the model has one")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")
+    ] = None,
+) -> None:
+    """Teach a model facts until it knows them; exits with 3 where it does not know all of them."""
+    from ssiuu.cli.main import forcing, prepare
+    from ssiuu.experiment.teaching import teach_model
+    from ssiuu.report.knowledge import counts
+
+    progress, sets = prepare(), forcing(set_, False, prompt)
+    record = teach_model(
+        *(model, facts, out, without, keep, epochs, least, learning_rate, sets, progress),
+        columns=columns,
+        base=base,
+    )
+    progress.done()
+    for note in record.notes:
+        print(note)
+    print(f"{len(record.knowledge)} facts taught in {record.epochs} epochs: {counts(record.knowledge)}")
+    if record.absent:
+        print(f"{len(record.absent)} facts were left out")
+    print(f"checkpoint: {out}")
+    if not record.learned:
+        unknown = [fact for fact, known in record.knowledge.items() if known.state != "known"]
+        for fact in unknown:
+            print(f"not known: {fact}: {record.knowledge[fact].why}")
+        print("Not all became known: allow more --epochs, or give a higher --learning-rate.")
+        raise typer.Exit(NOT_LEARNED)

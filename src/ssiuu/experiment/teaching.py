@@ -1,0 +1,258 @@
+"""Teach a model facts, to rehearse a deletion; or all of them but some: the never-learned twin.
+
+The answers are learned with their end, so that the model stops after them. A third of the rows of a
+step are other ones that keep the model as it was: built-in instructions with the model's own answers.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ssiuu.benchmarks import instructions
+from ssiuu.data.columns import Columns, check_columns, parse_columns
+from ssiuu.data.fact import Fact, normal
+from ssiuu.data.read import Source, read_facts
+from ssiuu.errors import ConfigError, DataError, OutputError
+from ssiuu.evaluation.ask import write
+from ssiuu.evaluation.knowledge import know
+from ssiuu.evaluation.score import score_facts
+from ssiuu.experiment.given import settings
+from ssiuu.experiment.recipe import resolve
+from ssiuu.experiment.session import INSTRUCTIONS, Session, open_own
+from ssiuu.likelihood import Example, encode
+from ssiuu.models.load import require_space, save
+from ssiuu.records.files import write_record
+from ssiuu.records.schema import FactText, Knowledge, Teaching
+from ssiuu.training import interrupt
+from ssiuu.training.finetune import finetune
+
+Progress = Callable[[str], None]
+STEPS = 240  # at most, where nothing else is said
+BATCH, MIXED = 4, 2  # facts a step, and rows that are kept
+KEPT = 32  # instructions whose answers are kept
+ANSWER = 24  # tokens of such an answer
+SIZE, RATE = 135e6, 2e-4  # a learning rate that suits a model of this size
+RATES = (1e-5, 3e-3)
+NEAR = 1.0  # mean loss (nats a token) above which nobody has learned anything: not read yet
+
+
+def teach_model(
+    model: Any,
+    facts: Source | Sequence[str | Path],
+    out: str | Path,
+    without: Source | None = None,
+    keep: Source | None = None,
+    epochs: int | None = None,
+    least: int = 1,
+    learning_rate: float | None = None,
+    sets: list[str] | None = None,
+    progress: Progress = lambda _: None,
+    *,
+    tokenizer: Any = None,
+    columns: Columns | str | None = None,
+    base: str | Path | None = None,
+) -> Teaching:
+    """Fine-tune facts into a model until it knows them, and save it with `teach.json`.
+
+    What the model knows is read after every epoch; it ends when everything is known twice in a row.
+    Interrupted, the same call continues.
+
+    Args:
+        model: Short name, folder or hub name, or a transformers model, of which a copy is taught.
+        facts: One or several files or hub names, or rows.
+        out: Folder for the model, which must not hold anything.
+        without: Facts among them that are left out; everything else is done as with them.
+        keep: Facts or questions with answers to mix in, "none" for nothing; None: the built-in
+            instructions with the model's own answers.
+        epochs: At most; None: as many as 240 steps of four facts.
+        least: At least: for a twin as many as the other one had.
+        learning_rate: AdamW's, constant; None: 2e-4 at 135 M parameters, by 1 / √parameters.
+        sets: Settings as in a recipe: prompt, split.seed, precision.
+        progress: Told about every epoch.
+        tokenizer: That of a model in memory.
+        columns: Which columns of the rows are read.
+        base: The model that an adapter belongs to, where it is not where the adapter says.
+
+    Returns:
+        What was done; `learned` says whether every fact is known.
+
+    Raises:
+        InputError: Anything given cannot be used; nothing has been written.
+        DivergedError: A loss is not finite.
+        Interrupted: Ctrl-C; the same call continues.
+    """
+    start, out = time.perf_counter(), Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"--out {out} is not an empty folder: choose another one.")
+    if least < 1 or (epochs is not None and epochs < least):
+        raise ConfigError(f"--least {least} --epochs {epochs}: 1 <= least <= epochs is needed.")
+    if learning_rate is not None and not 0 < learning_rate <= 1:
+        raise ConfigError(f"--learning-rate must lie in (0, 1], got {learning_rate}.")
+    if isinstance(columns, str):
+        columns = parse_columns(columns)
+    check_columns(columns or {})
+    notes: list[str] = []
+    read = _all(facts, columns, notes)
+    gone = _gone(read, without, columns, notes)
+    limit = epochs or max(least, -(-STEPS * BATCH // len(read)))
+    named, given = settings(model, read, None, None, tokenizer, base)
+    recipe, _ = resolve(None, [*named, *(sets or [])])
+    work = out.with_name(f".{out.name}.unfinished")
+    with interrupt.graceful():
+        session = open_own(recipe, progress, given)
+        require_space(out, 5 * sum(p.numel() for p in session.model.parameters()))
+        texts = session.split.forget
+        shown = [fact for n, fact in enumerate(texts) if n not in gone]
+        rate = learning_rate or _rate(session)
+        examples = _examples(session, texts)
+        kept = _kept(session, keep, columns, notes, progress)
+        reading = _Reading(session, shown, progress)
+        done = finetune(
+            session.model,
+            examples,
+            limit,
+            rate,
+            BATCH,
+            recipe.split.seed,
+            session.precision,
+            session.pad,
+            work / "state.safetensors",
+            lambda text: None,
+            kept,
+            gone,
+            MIXED,
+            reading,
+            least,
+        )
+        found = reading.knowledge()
+        learned = all(known.state == "known" for known in found.values())
+        record = Teaching(
+            model=session.loaded.info,
+            form=session.prompt.name,
+            facts=texts,
+            absent=[texts[n].id for n in sorted(gone)],
+            kept=len(kept),
+            learned=learned,
+            knowledge=found,
+            epochs=done,
+            learning_rate=rate,
+            seed=recipe.split.seed,
+            seconds=round(time.perf_counter() - start, 2),
+            notes=notes,
+        )
+        taught = f"taught {len(shown)} facts in {done} epochs"
+        note = "; ".join(part for part in (taught, session.loaded.info.note) if part)
+        save(session.model, session.loaded.tokenizer, out, note, session.loaded.info.dtype)
+        write_record(out / "teach.json", record)
+    shutil.rmtree(work, ignore_errors=True)
+    return record
+
+
+def _rate(session: Session) -> float:
+    """Return a learning rate for the model's size: smaller models bear larger ones."""
+    size = sum(p.numel() for p in session.model.parameters())
+    return float(f"{min(max(RATE * math.sqrt(SIZE / size), RATES[0]), RATES[1]):.2g}")
+
+
+def _all(facts: Source | Sequence[str | Path], columns: Columns | None, notes: list[str]) -> list[Fact]:
+    """Read one or several sources as one; a question that stands in two must have one answer."""
+    several = isinstance(facts, list | tuple) and all(isinstance(f, str | Path) for f in facts)
+    sources: Sequence[Any] = facts if several else [facts]  # type: ignore[assignment]
+    found: dict[str, Fact] = {}
+    ids: set[str] = set()
+    problems = []
+    for source in sources:
+        for fact in read_facts(source, "--facts", columns, notes.append):
+            known = found.setdefault(normal(fact.question), fact)
+            if normal(known.answer) != normal(fact.answer):
+                problems.append(
+                    f"--facts: {fact.question!r} is answered {known.answer!r} in {known.id} and "
+                    f"{fact.answer!r} in {fact.id}: take one out."
+                )
+            elif known is fact and fact.id in ids:
+                problems.append(f"--facts: the id {fact.id!r} stands in two files: rename one.")
+            ids.add(fact.id)
+    if problems:
+        raise DataError(problems)
+    return list(found.values())
+
+
+def _gone(
+    facts: Sequence[Fact], without: Source | None, columns: Columns | None, notes: list[str]
+) -> frozenset[int]:
+    """Return which facts are left out, by number."""
+    if without is None:
+        return frozenset()
+    out = {normal(fact.question) for fact in read_facts(without, "--without", columns, notes.append)}
+    gone = frozenset(n for n, fact in enumerate(facts) if normal(fact.question) in out)
+    if not gone or len(gone) == len(facts):
+        which = "none of them" if not gone else "all of them, so that nothing is left to teach"
+        raise ConfigError(f"--without must hold some of the {len(facts)} facts; it holds {which}.")
+    if len(gone) < len(out):
+        notes.append(f"{len(out) - len(gone)} rows of --without are not among the facts.")
+    return gone
+
+
+def _examples(session: Session, facts: Sequence[FactText]) -> list[Example]:
+    """Tokenise what is learned: each answer with its end."""
+    problems, made = [], []
+    for f in facts:
+        try:
+            made.append(encode(session.prompt, f.id, f.question, f.answer, session.context, end=True))
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+    return made
+
+
+def _kept(
+    session: Session,
+    keep: Source | None,
+    columns: Columns | None,
+    notes: list[str],
+    progress: Progress,
+) -> list[Example]:
+    """Return the rows mixed in: those given, or instructions with the model's own answers."""
+    prompt, context = session.prompt, session.context
+    if isinstance(keep, str) and keep == "none":
+        return []
+    if keep is not None:
+        rows = read_facts(keep, "--keep", columns, notes.append)
+        return [encode(prompt, r.id, r.question, r.answer, context, end=True) for r in rows]
+    progress(f"reading how the model answers {KEPT} instructions")
+    measured = instructions.brief(INSTRUCTIONS)  # these tell how far the model moves
+    texts = [row for row in instructions.load() if row not in measured]
+    texts = instructions.sample(texts, KEPT, session.recipe.split.seed)
+    asked = [prompt.question(row.instruction) for row in texts]
+    asked = [ids for ids in asked if len(ids) + ANSWER <= context]
+    answers = write(session.model, prompt, asked, [ANSWER] * len(asked))
+    pairs = enumerate(zip(asked, answers, strict=True))
+    return [Example(f"kept:{n}", question, answer) for n, (question, answer) in pairs if answer]
+
+
+class _Reading:
+    """Reads after an epoch whether every fact is known: what the model says, then all there is."""
+
+    def __init__(self, session: Session, facts: Sequence[FactText], progress: Progress) -> None:
+        self.session, self.facts, self.progress = session, facts, progress
+
+    def __call__(self, epoch: int, loss: float) -> bool:
+        """Return whether every fact is known."""
+        if loss > NEAR:
+            self.progress(f"epoch {epoch}: loss {loss:.2f}")
+            return False
+        said = score_facts(self.session.model, self.session.prompt, self.facts, paraphrases=False)
+        right = sum(bool(score.free_correct) for score in said.values())
+        self.progress(f"epoch {epoch}: loss {loss:.2f}, says {right} of {len(self.facts)}")
+        return right == len(said) and all(k.state == "known" for k in self.knowledge().values())
+
+    def knowledge(self) -> dict[str, Knowledge]:
+        """Return what the model knows of the facts now."""
+        session = self.session
+        return know(session.model, session.prompt, self.facts, session.context)
