@@ -77,6 +77,25 @@ PARTLY: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "rwkv": ("rwkv", {"attention_hidden_size": 16}),
     "gpt_bigcode": ("gpt_bigcode", {}),
+    "gpt_oss": (
+        "gpt_oss",
+        {"num_key_value_heads": 2, "num_local_experts": 4, "head_dim": 8, "sliding_window": 8}
+        | EXPERTS,
+    ),
+    "llama4": (
+        "llama4_text",
+        {
+            "num_key_value_heads": 2,
+            "num_local_experts": 2,
+            "head_dim": 4,
+            "intermediate_size_mlp": 24,
+            "attention_chunk_size": 8,
+        },
+    ),
+    "jetmoe": (
+        "jetmoe",
+        {"kv_channels": 4, "num_key_value_heads": 2, "num_local_experts": 4} | EXPERTS,
+    ),
 }
 HEADS = 4
 

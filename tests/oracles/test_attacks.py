@@ -8,18 +8,21 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from architectures import build_architecture
 from ssiuu.attacks.membership import lowest, membership_aucs, membership_scores
-from ssiuu.attacks.quantise import int4, int8, linear_maps, nf4, normal_float, quantised
+from ssiuu.attacks.quantise import int4, int8, nf4, normal_float, quantised
 from ssiuu.attacks.retrain import retrain
 from ssiuu.attacks.samples import leaks
+from ssiuu.errors import ModelError
 from ssiuu.evaluation.match import holds
 from ssiuu.evaluation.sample import TOP_P, draw, sample_answers
 from ssiuu.evaluation.score import FREE_MARGIN, read_facts
 from ssiuu.evaluation.sequence import SequenceScore
 from ssiuu.likelihood import Example, Prompt
 from ssiuu.models.load import snapshot
+from ssiuu.models.maps import stacked_weights, stored_across
 from ssiuu.records.schema import FactText, Reading
 from ssiuu.statistics.ranks import auc
 
@@ -71,16 +74,50 @@ def test_quantising_again_or_nothing_changes_nothing() -> None:
     assert errors[0] < errors[1] / 5
 
 
-def test_each_format_begins_with_the_weights_as_they_were(make_model: Any) -> None:
-    model = make_model(3)
+@pytest.mark.parametrize(
+    "layout", ["llama", "gpt2", "falcon", "opt 350m", "mixtral", "gpt_oss", "mamba"]
+)
+def test_each_format_begins_with_the_weights_as_they_were(layout: str) -> None:
+    """Every map by its output channels, however it is stored, and each expert for itself."""
+    model = build_architecture(layout)
     before = snapshot(model)
-    maps = {n for n, m in model.named_modules() if any(m is found for found in linear_maps(model))}
-    assert len(maps) == 14 and "lm_head" not in maps
+
+    def by_channel(form: Any, name: str) -> Any:
+        """Return a parameter as the format makes it."""
+        weight, path = before[name], name.removesuffix(".weight")
+        head = model.get_output_embeddings()
+        if weight.dim() == 3 and "experts" in name:
+            across = layout == "gpt_oss"
+            return torch.stack([form(w.T).T if across else form(w) for w in weight])
+        module = model.get_submodule(path) if path != name else None
+        if isinstance(module, Conv1D):
+            return form(weight.T).T
+        return form(weight) if isinstance(module, torch.nn.Linear) and module is not head else weight
+
     for name in quantised(model, ["int4", "int8"]):
         form = {"int4": int4, "int8": int8}[name]
+        changed = 0
         for key, parameter in model.named_parameters():
-            wanted = form(before[key]) if key.removesuffix(".weight") in maps else before[key]
-            assert torch.equal(parameter, wanted)
+            wanted = by_channel(form, key)
+            torch.testing.assert_close(parameter.detach(), wanted, rtol=0, atol=0, msg=key)
+            changed += not torch.equal(wanted, before[key])
+        assert changed >= 6
+
+
+def test_a_model_without_linear_maps_is_refused() -> None:
+    model = build_architecture("llama")
+    model.model.layers = torch.nn.ModuleList()
+    with pytest.raises(ModelError, match="LlamaForCausalLM has no linear maps to quantise"):
+        next(quantised(model, ["int8"]))
+
+
+@pytest.mark.parametrize(
+    ("layout", "across"), [("mixtral", False), ("gpt_oss", True), ("llama4", True), ("jetmoe", False)]
+)
+def test_how_experts_are_stored_is_known(layout: str, across: bool) -> None:
+    model = build_architecture(layout)
+    names = stacked_weights(model)
+    assert names and all(stored_across(model, name) == across for name in names)
 
 
 # --- membership ---------------------------------------------------------------------------------

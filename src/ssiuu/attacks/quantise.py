@@ -1,7 +1,8 @@
 """Weight quantisation as an attack: small differences between two models round away.
 
 Simulated: every weight is replaced by the value its code stands for, so it runs anywhere. What is
-quantised: every linear map except the output embedding; embeddings, norms and biases stay.
+quantised: every linear map except the output embedding, experts in one tensor each for itself;
+embeddings, norms, biases, routers and convolutions stay.
 
     int8   one scale an output channel:   w ~ s round(w / s),  s = max |w| / 127
     int4   one scale a group of inputs:   w ~ s round(w / s),  s = max |w| / 7
@@ -24,8 +25,10 @@ from jaxtyping import Float
 from scipy.stats import norm
 from torch import Tensor
 from torch.nn.functional import pad
+from transformers.pytorch_utils import Conv1D
 
 from ssiuu.errors import ModelError
+from ssiuu.models.maps import is_map, stacked_weights, stored_across
 
 GROUP = 64
 BITS = {"int8": 8, "int4": 4, "nf4": 4}
@@ -72,30 +75,40 @@ def normal_float() -> tuple[float, ...]:
     return tuple(code / codes[-1] for code in codes)
 
 
-def linear_maps(model: Any) -> list[torch.nn.Linear]:
-    """Return every linear map of a model except its output embedding.
+def matrices(model: Any) -> list[Float[Tensor, "out in"]]:
+    """Return the weight of every linear map of a model except its output embedding.
+
+    They are views: to write into one is to write into the model.
 
     Raises:
         ModelError: It has none.
     """
     head = model.get_output_embeddings()
-    maps = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-    if not maps:
+    found: list[Tensor] = []
+    for module in model.modules():
+        if is_map(module) and module is not head:
+            weight = module.weight.detach()
+            found.append(weight.T if isinstance(module, Conv1D) else weight)
+    for name in stacked_weights(model):
+        experts = model.get_parameter(name).detach()
+        across = stored_across(model, name)
+        found += [expert.T if across else expert for expert in experts]
+    if not found:
         raise ModelError(f"{type(model).__name__} has no linear maps to quantise.")
-    return maps
+    return found
 
 
+@torch.no_grad()
 def quantised(model: Any, formats: Sequence[str]) -> Iterator[str]:
     """Quantise the linear maps in place, format by format, and yield the format's name after each.
 
     Every format begins with the weights as they were; those of the last one stay.
     """
-    maps = linear_maps(model)
-    before = [m.weight.detach().clone() for m in maps]
+    weights = matrices(model)
+    before = [weight.clone() for weight in weights]
     for name in formats:
-        with torch.no_grad():
-            for module, weight in zip(maps, before, strict=True):
-                module.weight.copy_(FORMATS[name](weight))
+        for weight, whole in zip(weights, before, strict=True):
+            weight.copy_(FORMATS[name](whole))
         yield name
 
 

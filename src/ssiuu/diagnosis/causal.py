@@ -169,7 +169,8 @@ def mean_outputs(
         count += int(keep.sum())
 
         def add(site: Site, keep: Tensor, module: Any, inputs: Any, output: Tensor) -> None:
-            total = output[keep].double().sum(0)
+            by_token = output.reshape(*keep.shape, -1)  # some models flatten rows and tokens into one
+            total = by_token[keep].double().sum(0)
             sums[site] = sums[site] + total if site in sums else total
 
         with hooked((model.get_submodule(s.path), partial(add, s, keep)) for s in sites):

@@ -63,6 +63,21 @@ def stacked_weights(model: Any) -> list[str]:
     ]
 
 
+def stored_across(model: Any, name: str) -> bool:
+    """Whether a stacked weight holds its maps as [in, out].
+
+    The module says so, or else the width of the residual stream does, where the maps begin or end.
+    """
+    told = getattr(model.get_submodule(name.rpartition(".")[0]), "is_transposed", None)
+    if told is not None:
+        return bool(told)
+    width = getattr(model.config, "hidden_size", None)
+    out, inner = model.get_parameter(name).shape[1:]
+    own = ".".join(name.split(".")[-2:])
+    ends = any(part in own for part in ("down", "output", "w2"))
+    return bool(out != width and inner == width) if ends else bool(out == width and inner != width)
+
+
 def adaptable(model: Any) -> Chosen:
     """Return every map of the blocks that an adapter can be put on."""
     barred = _barred(model)
@@ -88,9 +103,10 @@ def query_value(model: Any) -> Chosen:
     blocks: defaultdict[str, list[str]] = defaultdict(list)
     for path in block_maps(model):
         match = BLOCK.search(path)
-        if match and _mixes(match[2]):
+        if match and _mixes(match[2]) and "router" not in match[2]:
             blocks[path[: match.end(1)]].append(path)
     found: dict[str, list[str]] = {"apart": [], "fused": [], "ends": [], "mixer": []}
+    missed: list[str] = []
     for paths in blocks.values():
         names = {path: path.rpartition(".")[2] for path in paths}
         choices = {
@@ -101,29 +117,33 @@ def query_value(model: Any) -> Chosen:
         }
         kind = next(kind for kind, chosen in choices.items() if chosen)
         found[kind] += [path for path in choices[kind] if path not in barred]
+        missed += [path for path in choices[kind] if path in barred]
     said = {
         "fused": "q, k and v are one map here ({}), which is adapted whole",
         "ends": "no q and v in some blocks, where the mixer's outer maps ({}) are adapted",
         "mixer": "q and v are not known here: all maps of the token mixer ({}) are adapted",
     }
     notes = [text.format(summed(found[kind])) for kind, text in said.items() if found[kind]]
-    if barred:
-        notes.append(_without_call(barred))
+    if missed:
+        notes.append(_without_call(missed))
     return Chosen(tuple(path for paths in found.values() for path in paths), tuple(notes), barred)
 
 
 @torch.no_grad()
 def passed_by(model: Any) -> tuple[str, ...]:
-    """Return the maps of the blocks whose weight is used without calling the map.
+    """Return the maps of the blocks whose weight is used in another way than by a plain call.
 
-    An adapter or a hook on such a map is not noticed. Told by a pass over two tokens: the weight has a
-    gradient though the map was not called; that of an expert to which no token was sent has none.
+    An adapter or a hook on such a map would be passed by; some routers put out more than a product.
+    Told by a pass over two tokens: the weight has a gradient though the map was not called; that of an
+    expert to which no token was sent has none.
     """
     maps = block_maps(model)
     called: set[str] = set()
 
     def noting(path: str) -> Hook:
-        return lambda module, inputs, output: called.add(path)
+        return lambda module, inputs, output: (
+            called.add(path) if isinstance(output, torch.Tensor) else None
+        )
 
     ids = torch.tensor([[0, 1]], device=next(model.parameters()).device)
     with hooked((module, noting(path)) for path, module in maps.items()):
@@ -146,7 +166,7 @@ def _barred(model: Any) -> tuple[str, ...]:
 
 
 def _without_call(barred: Iterable[str]) -> str:
-    return f"no adapter on {summed(barred)}: the weight is used, on some path, without calling the map"
+    return f"no adapter on {summed(barred)}: the weight is used in another way than by calling the map"
 
 
 def summed(paths: Iterable[str]) -> str:

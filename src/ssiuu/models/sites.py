@@ -194,7 +194,7 @@ def _fused(model: Any, path: str, name: str, width: int) -> tuple[dict[str, int]
 def final_norm(model: Any) -> torch.nn.Module | None:
     """Return the norm between the last block and the output embedding, or None."""
     body = model.base_model
-    for part in (body, getattr(body, "decoder", None)):
+    for part in (body, getattr(body, "decoder", None), getattr(body, "model", None)):
         for name in ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f", "ln_out"):
             module = getattr(part, name, None)
             if isinstance(module, torch.nn.Module):
