@@ -103,7 +103,7 @@ def test_every_path_is_taken_as_text_and_as_path(model: Path, tmp_path: Path, pa
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     forget, retain = (path(tmp_path / f"{name}.jsonl") for name in files)
     out, audit = path(tmp_path / "out"), path(tmp_path / "audit")
-    ssiuu.unlearn_model(path(model), forget, out, retain, "gd", SHORT)
+    ssiuu.unlearn_model(path(model), forget, out, retain, "gd", SHORT, keep_anyway=True)
     record = ssiuu.audit_models(path(model), out, forget, audit, retain, ALONE)
     assert record.header.config["model"] == str(model)
     assert ssiuu.load_run(audit) == record
@@ -115,11 +115,11 @@ def test_every_path_is_taken_as_text_and_as_path(model: Path, tmp_path: Path, pa
 
 def test_facts_in_memory_are_those_of_a_file(model: Path, tmp_path: Path) -> None:
     kept = copy.deepcopy((FORGET, RETAIN))
-    done = ssiuu.unlearn_model(model, FORGET, tmp_path / "a", RETAIN, "gd", SHORT)
+    done = ssiuu.unlearn_model(model, FORGET, tmp_path / "a", RETAIN, "gd", SHORT, keep_anyway=True)
     for name, rows in (("forget", FORGET), ("retain", RETAIN)):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     files = (tmp_path / "forget.jsonl", tmp_path / "b", tmp_path / "retain.jsonl")
-    assert ssiuu.unlearn_model(model, *files, "gd", SHORT).steps == done.steps
+    assert ssiuu.unlearn_model(model, *files, "gd", SHORT, keep_anyway=True).steps == done.steps
     record = ssiuu.audit_models(model, tmp_path / "a", FORGET, tmp_path / "c", RETAIN, ALONE)
     assert record.header.config["forget"] == record.header.config["retain"] == "given in memory"
     assert [fact.id for fact in record.header.split.forget] == [f"forget[{n}]" for n in range(4)]
@@ -144,10 +144,10 @@ def test_a_model_in_memory_is_changed_in_place_only_without_out(
     held = make_model()
     held.lm_head.requires_grad_(False)
     before = weights(held)
-    given = {"retain": RETAIN, "method": "gd", "sets": SHORT, "tokenizer": tokenizer}
+    given = {"retain": RETAIN, "method": "gd", "sets": SHORT, "tokenizer": tokenizer, "keep_anyway": True}
     record = ssiuu.unlearn_model(held, FORGET, tmp_path / "out", **given)
     assert same(before, weights(held))
-    from_path = ssiuu.unlearn_model(model, FORGET, tmp_path / "same", RETAIN, "gd", SHORT)
+    from_path = ssiuu.unlearn_model(model, FORGET, tmp_path / "same", RETAIN, "gd", SHORT, keep_anyway=True)
     assert record.steps == from_path.steps
     assert ssiuu.unlearn_model(held, FORGET, **given).steps == record.steps
     assert not same(before, weights(held))

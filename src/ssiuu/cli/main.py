@@ -14,12 +14,11 @@ import typer
 
 from ssiuu import __version__
 from ssiuu.cli import ask, audit, check, diagnose, listing, report, run, teach, unlearn
+from ssiuu.cli.exits import FAILED, HELP, INTERRUPTED, MISUSE
 from ssiuu.errors import ConfigError, InputError, SsiuuError
 
 if TYPE_CHECKING:
     from ssiuu.records.schema import RunRecord
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Make a language model forget facts, then find out: were they erased, or only hidden?",
+    epilog=HELP,
 )
 app.command("run")(run.command)
 app.command("ask")(ask.command)
@@ -95,10 +95,10 @@ def _run() -> None:
     except InputError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(MISUSE)
     except (SsiuuError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(FAILED)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # what the parser makes of Ctrl-C
             print("interrupted: the same command continues from here", file=sys.stderr)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ssiuu.cli import BASE
+from ssiuu.cli.exits import AT_A_COST, NOT_FORGOTTEN
+
+if TYPE_CHECKING:
+    from ssiuu.records.schema import Unlearning
+
 
 
 def command(
@@ -15,7 +20,10 @@ def command(
     forget: Annotated[str, typer.Option(help="facts to forget: JSON, CSV, parquet, or a hub name")],
     out: Annotated[Path, typer.Option(help="folder for the checkpoint; must be empty")],
     retain: Annotated[str | None, typer.Option(help="facts to keep, or 'none' to go without")] = None,
-    method: Annotated[str, typer.Option(help="see ssiuu list methods")] = "ssiuu+projection",
+    method: Annotated[
+        str | None,
+        typer.Option(help="see ssiuu list methods [npo+kl+texts+others, retain_weight 5]"),
+    ] = None,
     columns: Annotated[
         str | None, typer.Option(help="columns of the files: question=COLUMN,answer=COLUMN")
     ] = None,
@@ -28,21 +36,61 @@ def command(
         list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="even if none of the facts is known")] = False,
+    max_kl: Annotated[
+        float | None, typer.Option(help="nats a token that the model may move on plain text [0.1]")
+    ] = None,
+    min_retain: Annotated[
+        float | None, typer.Option(help="share of the known facts to keep that must stay [0.8]")
+    ] = None,
+    keep_anyway: Annotated[
+        bool, typer.Option("--keep-anyway", help="write the checkpoint whatever the outcome")
+    ] = False,
 ) -> None:
-    """Make a model forget facts and save it in the Hugging Face layout."""
+    """Make a model forget facts and save it in the Hugging Face layout.
+
+    The learning rate is searched, unless --set unlearn.learning_rate=RATE gives one. Exit codes: 0
+    forgotten; 3 not forgotten; 4 forgotten at the cost of what should stay (see --max-kl and
+    --min-retain). With 3 and 4 there is no checkpoint, unless --keep-anyway.
+    """
     from ssiuu.cli.main import forcing, prepare
-    from ssiuu.experiment.unlearn import unlearn_model
+    from ssiuu.experiment.unlearn import DEFAULT_METHOD, unlearn_model
 
     progress, sets = prepare(), forcing(set_, force, prompt)
+    limits = {"unlearn.max_kl": max_kl, "unlearn.min_retain": min_retain}
+    sets += [f"{key}={value}" for key, value in limits.items() if value is not None]
     record = unlearn_model(
-        model, forget, out, retain, method, sets, progress, columns=columns, base=base
+        model,
+        forget,
+        out,
+        retain,
+        method or DEFAULT_METHOD,
+        sets,
+        progress,
+        columns=columns,
+        base=base,
+        keep_anyway=keep_anyway,
     )
     progress.done()
-    print(f"{record.method.description}")
-    last = next((s.forget_score for s in reversed(record.steps) if s.forget_score is not None), None)
-    scored = "" if last is None else f", forget score {last:.2f} ({record.stop_score})"
-    print(f"{len(record.steps)} steps in {record.seconds:.0f} s, stopped by {record.stopped}{scored}")
+    _tell(record)
+    assert record.outcome is not None
+    code = {"forgotten": 0, "not forgotten": NOT_FORGOTTEN}.get(record.outcome.state, AT_A_COST)
+    if code == 0 or keep_anyway:
+        print(f"checkpoint: {out}")
+        print("An answer that is gone may only be hidden: ssiuu audit --before ... --after ... tells.")
+    else:
+        print(f"no checkpoint was written (--keep-anyway writes it); the record: {out}.unlearn.json")
+    raise typer.Exit(code)
+
+
+def _tell(record: Unlearning) -> None:
+    """Print what was run, what was tried, and what it led to."""
+    from ssiuu.report.outcome import attempts, outcome
+
+    print(record.method.description)
+    for line in attempts(record):
+        print(line)
+    print(f"{len(record.steps)} steps in {record.seconds:.0f} s, stopped by {record.stopped}")
+    for line in outcome(record):
+        print(line)
     for note in record.notes:
         print(note)
-    print(f"checkpoint: {out}")
-    print("An answer that is gone may only be hidden: ssiuu audit --before ... --after ... tells.")

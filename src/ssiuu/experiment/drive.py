@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ssiuu.attribution.hidden import block
 from ssiuu.experiment.session import Session
@@ -83,6 +85,7 @@ def unlearn_here(
     progress: Callable[[str], None],
     adapter: Path | None = None,
     retain: Sequence[FactText] | None = None,
+    change: Mapping[str, Any] | None = None,
 ) -> Unlearning:
     """Unlearn the session's facts in its model, in place.
 
@@ -94,6 +97,7 @@ def unlearn_here(
         progress: Told about every step.
         adapter: Folder for the adapter, where one is trained.
         retain: Facts to keep, in place of all those of the session.
+        change: Fields of `Settings` that differ from the session's, for a search.
 
     Raises:
         ConfigError: A projection is wanted and there is nothing to take directions from.
@@ -104,9 +108,9 @@ def unlearn_here(
         session.model,
         method,
         info_of(method),
-        session.rows(session.split.unlearned),
+        session.forget_rows(method),
         kept,
-        settings_of(session, method, seed, threshold),
+        replace(settings_of(session, method, seed, threshold), **(change or {})),
         stop,
         session.pad,
         state,
@@ -114,6 +118,7 @@ def unlearn_here(
         shared=kept or session.benign(),
         refusals=session.refusals(method),
         adapter=adapter,
+        texts=session.anchors() if method.texts else (),
     )
     release_memory()  # the optimiser's, before the original weights are read beside the model's
     return record.model_copy(

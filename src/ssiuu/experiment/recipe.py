@@ -69,6 +69,19 @@ class UnlearnConfig(Section):
         default=None, ge=0, le=1, description="stop at or below this forget score; null for chance"
     )
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's")
+    max_kl: float = Field(
+        default=0.1,
+        gt=0,
+        description="ssiuu unlearn: the divergence from the original model on plain text, and on "
+        "instructions, that may be paid, nats a token",
+    )
+    min_retain: float = Field(
+        default=0.8,
+        ge=0,
+        le=1,
+        description="ssiuu unlearn: the share of the facts to keep, of those known before, that must "
+        "still be known",
+    )
     lora: LoraConfig = LoraConfig()
 
 

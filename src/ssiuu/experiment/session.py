@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +20,13 @@ from ssiuu.data.fact import Fact
 from ssiuu.data.read import borrow_distractors, check_pair, read_facts, read_instructions
 from ssiuu.errors import DataError
 from ssiuu.evaluation import utility
+from ssiuu.evaluation.alternatives import alternatives
 from ssiuu.evaluation.divergence import Divergences
-from ssiuu.evaluation.score import evaluate, score_facts
+from ssiuu.evaluation.knowledge import LIKELY
+from ssiuu.evaluation.score import answered, evaluate, score_facts
 from ssiuu.evaluation.score import read_facts as read_scores
 from ssiuu.evaluation.tofu import rouge_recalls
+from ssiuu.experiment.anchors import anchors
 from ssiuu.experiment.before import ask_first
 from ssiuu.experiment.given import Given
 from ssiuu.experiment.prompting import choose_prompt
@@ -115,6 +118,7 @@ class Session:
     lacking: str = ""  # why there are none
     knowledge: dict[str, dict[str, Knowledge]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    lost: Callable[[], str] | None = None  # what is lost beyond its limits, where that is asked
 
     @property
     def model(self) -> Any:
@@ -183,6 +187,26 @@ class Session:
         """Tokenise base questions and answers as they are trained on, in TOFU with their end token."""
         return self.examples(facts, self.ends)
 
+    def forget_rows(self, method: Method) -> list[Example]:
+        """Tokenise the facts to forget, and the answers that the model led up to with other words.
+
+        "The capital of Italy is Rome." is not unlearned by making " Rome" unlikely right after the
+        prompt. Which answers these are was asked before the first step (own facts only); a method that
+        prefers a refusal has none to put in their place.
+        """
+        facts, known = self.split.unlearned, self.knowledge.get("forget", {})
+        if "refusal" in method.base().needs:
+            return self.rows(facts)
+        led = [(fact, _lead(fact, known.get(fact.id))) for fact in facts]
+        made = []
+        for fact, lead in led:
+            if not lead:
+                continue
+            joint = self.prompt.joint(fact.question, [fact.answer], begun=lead)
+            if len(joint.prompt) + len(joint.answers[0]) <= self.context:
+                made.append(Example(f"{fact.id} as said", joint.prompt, joint.answers[0]))
+        return [*self.rows(facts), *made]
+
     def examples(self, facts: Sequence[FactText], end: bool = False) -> list[Example]:
         """Tokenise base questions and answers; all that do not fit are reported together."""
         problems: list[str] = []
@@ -196,6 +220,10 @@ class Session:
         if problems:
             raise DataError(problems)
         return made
+
+    def anchors(self) -> list[Example]:
+        """Tokenise the texts and instructions that the second retain term holds the model to."""
+        return anchors(self.prompt, self.context, self.split.seed)
 
     def benign(self) -> list[Example]:
         """Tokenise the instructions of the benign attack; rows too long for the model are left out."""
@@ -225,8 +253,11 @@ class Session:
             chance = self.chance or 0.0
             # A shade above chance, as 1/3 of the facts may not be a whole number.
             threshold = given if given is not None else chance + 0.5 / len(ranked)
-            return StopRule("ranking", lambda: self._ranking(ranked), forced), threshold
-        return StopRule("free", self._free, forced), given if given is not None else FREE_THRESHOLD
+            free = self.answered if self.recipe.benchmark == "own" else None
+            read = partial(self._ranking, ranked)
+            return StopRule("ranking", read, forced, free, self.lost), threshold
+        threshold = given if given is not None else FREE_THRESHOLD
+        return StopRule("free", self.answered, forced, lost=self.lost), threshold
 
     def _ranking(self, facts: Sequence[FactText]) -> float:
         read = read_scores(self.model, self.prompt, facts).values()
@@ -236,9 +267,20 @@ class Session:
         recalls = rouge_recalls(self.model, self.prompt, self.split.forget)
         return sum(recalls) / len(recalls)
 
-    def _free(self) -> float:
-        scores = score_facts(self.model, self.prompt, self.split.forget, paraphrases=False)
-        return sum(bool(s.free_correct) for s in scores.values()) / len(scores)
+    def answered(self) -> float:
+        """Return the share of the facts to forget that are answered freely, in either form.
+
+        Where a fact has nothing to be ranked against, it also counts while its tokens are likely: the
+        greedy answer alone changes long before the answer is gone.
+        """
+        facts = self.split.forget
+        scores = score_facts(
+            self.model, self.prompt, facts, paraphrases=False, other=self.prompt.other()
+        )
+        return sum(
+            answered(s) or (s.correct is None and s.logprob / s.tokens >= LIKELY)
+            for s in scores.values()
+        ) / len(facts)
 
 
 def open_session(
@@ -369,10 +411,12 @@ def open_own(recipe: Recipe, progress: Progress, given: Given) -> Session:
     loaded = given.loaded or load(str(recipe.model), recipe.base)
     prompt = choose_prompt(recipe, loaded.tokenizer, progress)
     seed, options = recipe.split.seed, recipe.evaluate.options
+    asked = [as_text(f, options, seed) for f in (*forget, *retain)]
+    ranked = [_with_options(f, asked, options, seed) for f in asked]
     split = Split(
         seed=seed,
-        forget=[as_text(f, options, seed) for f in forget],
-        retain=[as_text(f, options, seed) for f in retain],
+        forget=ranked[: len(forget)],
+        retain=ranked[len(forget) :],
         heldout=[],
         asked=len(forget) + len(retain),
         known=len(forget) + len(retain),
@@ -394,3 +438,22 @@ def open_own(recipe: Recipe, progress: Progress, given: Given) -> Session:
             "their ranking is not scored."
         )
     return session
+
+
+def _with_options(fact: FactText, others: Sequence[FactText], count: int, seed: int) -> FactText:
+    """Return a fact with wrong options where it has none: what it was asked among before step 1.
+
+    Without any, a model would count as having forgotten as soon as its greedy answer changes.
+    """
+    if fact.options:
+        return fact
+    wrong = alternatives(fact, others, seed).answers[: count - 1]
+    return fact.model_copy(update={"options": [fact.answer, *wrong] if wrong else []})
+
+
+def _lead(fact: FactText, known: Knowledge | None) -> str:
+    """Return what a model said before the right answer; nothing where it said that at once."""
+    if known is None or not known.holds or known.says is None:
+        return ""
+    place = known.says.casefold().find(fact.answer.casefold())
+    return known.says[: max(place, 0)].strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,21 @@ from typing import Any
 from ssiuu.data.columns import Columns
 from ssiuu.data.read import Source
 from ssiuu.errors import ConfigError, OutputError
-from ssiuu.experiment.drive import check_method, unlearn_here
+from ssiuu.experiment.drive import check_method
+from ssiuu.experiment.forgetting import forget as forget_facts
 from ssiuu.experiment.given import Given, checkpoint, in_place, setting, settings
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.run import run
-from ssiuu.experiment.session import Session, open_session
-from ssiuu.models.load import place, require_space, round_to, save
+from ssiuu.experiment.session import open_session
+from ssiuu.models.load import place, require_space, save
 from ssiuu.records.files import write_record
 from ssiuu.records.schema import RunRecord, Unlearning
 from ssiuu.report.knowledge import sentences
 from ssiuu.training import interrupt
 
 Progress = Callable[[str], None]
+# What moves a model least where it forgets as much (docs/decisions/0008).
+DEFAULT_METHOD: Mapping[str, Any] = {"name": "npo+kl+texts+others", "retain_weight": 5.0}
 NO_METHOD = "methods=[none]"
 NO_ATTACKS = (
     "attacks.harmful.fractions=[]",
@@ -43,15 +46,20 @@ def unlearn_model(
     forget: Source,
     out: str | Path | None = None,
     retain: Source | None = None,
-    method: str = "ssiuu+projection",
+    method: str | Mapping[str, Any] = DEFAULT_METHOD,
     sets: list[str] | None = None,
     progress: Progress = lambda _: None,
     *,
     tokenizer: Any = None,
     columns: Columns | str | None = None,
     base: str | Path | None = None,
+    keep_anyway: bool = False,
 ) -> Unlearning:
     """Make a model forget facts and save it, with `unlearn.json`, in the Hugging Face layout.
+
+    Without unlearn.learning_rate among `sets` a rate is searched. `outcome` of the record says what it
+    led to; where that is not "forgotten", no checkpoint is written (nor a model in memory changed), and
+    the record stands beside `out` as OUT.unlearn.json, unless `keep_anyway`.
 
     A model in memory is worked on as a copy. Without `out` nothing is written, and the weights that
     come of it are put into the model that was given.
@@ -63,7 +71,8 @@ def unlearn_model(
         out: Folder for the checkpoint, or for the adapter alone (unlearn.lora.merge false); must
             not hold anything. None: a model in memory is changed in place, adapters merged.
         retain: The facts to keep, likewise, or "none".
-        method: A name from `ssiuu.methods.METHODS`, with or without "+projection".
+        method: A name from `ssiuu.methods.METHODS` with its suffixes, or a mapping with name and
+            hyper-parameters.
         sets: Further settings, "key=value" as in a recipe.
         progress: Told about every step.
         tokenizer: That of a model in memory.
@@ -71,6 +80,7 @@ def unlearn_model(
             `--columns` has it; None: known names.
         base: The model that an adapter belongs to, in place of the one that it states; also where
             the tokenizer is taken from if the model's folder has none.
+        keep_anyway: Write the checkpoint whatever the outcome.
 
     Raises:
         InputError: Anything given cannot be used; nothing has been written.
@@ -89,12 +99,13 @@ def unlearn_model(
                 *(model, forget, folder, retain, method, merged, progress),
                 tokenizer=tokenizer,
                 columns=columns,
+                keep_anyway=keep_anyway,
             )
     out = Path(os.path.abspath(out))  # "." has no name
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"--out {out} is not an empty folder: choose another one.")
     named, given = settings(model, forget, retain, columns, tokenizer, base)
-    recipe, _ = resolve(None, [*named, setting("methods", [method]), *(sets or [])])
+    recipe, sources = resolve(None, [*named, setting("methods", [method]), *(sets or [])])
     chosen = recipe.made()[0]
     if not chosen.trains:
         raise ConfigError(f"--method {method} does not unlearn anything.")
@@ -107,40 +118,23 @@ def unlearn_model(
             progress(note)
         lora = recipe.unlearn.lora
         adapter = work / "adapter" if lora.rank is not None and not lora.merge else None
-        record = unlearn_here(
-            session, chosen, recipe.seeds[0], work / "state.safetensors", progress, adapter
-        )
-        if adapter is None:
-            record = _rounded(session, record)
+        searches = chosen.has_gradient and sources["unlearn.learning_rate"] == "default"
+        record = forget_facts(session, chosen, searches, work, progress, adapter)
         told = [*record.notes, *sentences(session.knowledge)]
         record = record.model_copy(update={"knowledge": session.knowledge, "notes": told})
         note = f"{record.method.label} on {len(session.split.unlearned)} facts"
-        if adapter is None:
+        assert record.outcome is not None
+        if record.outcome.state != "forgotten" and not keep_anyway:
+            write_record(out.with_name(f"{out.name}.unlearn.json"), record)
+        elif adapter is None:
             noted = _joined(note, session.loaded.info.note)
             save(session.model, session.loaded.tokenizer, out, noted, session.loaded.info.dtype)
+            write_record(out / "unlearn.json", record)
         else:
             place(adapter, out)
-        write_record(out / "unlearn.json", record)
+            write_record(out / "unlearn.json", record)
     shutil.rmtree(work, ignore_errors=True)
     return record
-
-
-def _rounded(session: Session, record: Unlearning) -> Unlearning:
-    """Round the weights to the type of the checkpoint, and say so where that undoes forgetting."""
-    dtype = session.loaded.info.dtype
-    round_to(session.model, dtype)
-    stop, threshold = session.stop_rule()
-    if dtype == "float32" or stop.kind == "none" or record.stopped != "threshold":
-        return record
-    score = stop.read()
-    if score <= threshold:
-        return record
-    note = (
-        f"In {dtype}, the type of the checkpoint, the forget score is {score:.2f} and not below the "
-        f"{threshold:.2f} to stop at: the steps were smaller than this type can hold. Raise "
-        "unlearn.learning_rate."
-    )
-    return record.model_copy(update={"notes": [*record.notes, note]})
 
 
 def _joined(*notes: str) -> str:

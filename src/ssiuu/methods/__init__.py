@@ -52,11 +52,15 @@ __all__ = ["METHODS", "Method", "make"]
 # measured on the default model; 8 of the outputs has not been tuned.
 DEFAULT_PROJECTION = 32
 DEFAULT_OUTPUTS = 8
+DEFAULT_TEXTS = 5.0
+DEFAULT_OTHERS = 3.0
 SUFFIXES: dict[str, tuple[str, Any]] = {
     "projection": ("projection", DEFAULT_PROJECTION),
     "outputs": ("projection_outputs", DEFAULT_OUTPUTS),
     "random": ("projection_from", "random"),
     "kl": ("retain", "kl"),
+    "texts": ("texts", DEFAULT_TEXTS),
+    "others": ("others", DEFAULT_OTHERS),
 }
 # The knobs of Ssiuu as they stand in its name: ssiuu-gate-npo, ssiuu-logprob-growth, ...
 FORMS: dict[str, tuple[str, Any]] = {
@@ -105,7 +109,7 @@ def _set(
 ) -> None:
     """Set a knob that stands in the name; a number after a suffix may be given beside it."""
     key, value = knob
-    numbers = default and key in ("projection", "projection_outputs")
+    numbers = default and key in ("projection", "projection_outputs", "texts", "others")
     if key in values and values[key] != value and not numbers:
         raise ConfigError(f"{where}: {part!r} sets {key}, which is {values[key]!r} already.")
     values.setdefault(key, value)

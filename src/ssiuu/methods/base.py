@@ -90,6 +90,18 @@ class Method(BaseModel):
         description="the rows whose leading directions are taken out; random: a control, as many "
         "directions drawn at random",
     )
+    texts: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of a second retain term: the divergence from the model before on texts and "
+        "instructions that touch no fact; 0 leaves it out",
+    )
+    others: float = Field(
+        default=0.0,
+        ge=0,
+        description="ours: weight of a third retain term: the divergence from the model before at the "
+        "answers to forget, over all words but the answer's; 0 leaves it out",
+    )
     pull: float = Field(
         default=0.0,
         ge=0,
@@ -110,6 +122,8 @@ class Method(BaseModel):
             raise ValueError("retain: kl needs a retain_weight above 0")
         if self.projects and not self.has_gradient:
             raise ValueError("projection: this method has no forget gradient to take it out of")
+        if (self.texts or self.others) and not self.has_gradient:
+            raise ValueError("texts, others: this method takes no gradient steps to add a term to")
         if self.projection_from == "random" and not self.projects:
             raise ValueError("projection_from: random stands beside projection or projection_outputs")
         return self
@@ -142,7 +156,9 @@ class Method(BaseModel):
         """The default name of a run of this method in tables and folders."""
         kl = "+kl" if self.retain == "kl" and type(self).model_fields["retain"].default != "kl" else ""
         tag = f"@{self.tag}" if self.tag else ""
-        return f"{self.stem}{kl}{self._projections()}{tag}"
+        texts = "+texts" if self.texts else ""
+        others = "+others" if self.others else ""
+        return f"{self.stem}{kl}{texts}{others}{self._projections()}{tag}"
 
     def _projections(self) -> str:
         inputs = "+projection" if self.projection else ""

@@ -279,7 +279,10 @@ class StepLog(Record):
 
     `penalty_share`: norm of the regulariser's gradient over the norm of the forget gradient;
     `penalty_parameters`: share of the parameters whose forget gradient it changed by over 1 %.
-    `forget_score`: the stop rule's score where it was read at this step.
+    `forget_score`: the stop rule's score where it was read at this step; `answered`: the share of
+    facts still answered freely, `lost`: what was lost beyond its limits then, where those were read
+    too. `text_loss`: of the second retain term, nats a
+    token.
     """
 
     step: int
@@ -288,7 +291,73 @@ class StepLog(Record):
     gradient_norm: float
     penalty_share: float | None = None
     penalty_parameters: float | None = None
+    text_loss: float | None = None
     forget_score: float | None = None
+    answered: float | None = None
+    lost: str | None = None
+
+
+class Attempt(Record):
+    """One learning rate that was tried, and what it led to.
+
+    `growing`: the rate grew with every step up to this one (the range test). `forget`: the stop rule's
+    score at the end; `answered`: share of the facts to forget that are still answered freely; `kept`:
+    share of what was known of the facts to keep that still is; `said`: of those that were answered
+    freely, the share that still is; `kl`, `kl_instructions`: divergence from
+    the original model on texts and on instructions, nats a token, over a part of them.
+    """
+
+    learning_rate: float
+    growing: bool = False
+    steps: int
+    reached: bool
+    forget: float | None = None
+    answered: float | None = None
+    kept: float | None = None
+    said: float | None = None
+    kl: float | None = None
+    kl_instructions: float | None = None
+    seconds: float
+    note: str = ""
+
+
+class Attempts(Record):
+    """What a search has tried so far: the file that an interrupted one continues from.
+
+    `key`: digest of all that decides the search.
+    """
+
+    key: str
+    attempts: list[Attempt]
+
+
+class Outcome(Record):
+    """What an unlearning run led to, by the limits it was given.
+
+    "forgotten": the score is at its threshold, next to nothing is answered freely, and neither limit is
+    passed; "not forgotten": the first two do not hold; "forgotten at a cost": a limit is passed, which
+    `reasons` say. `kept` is over `kept_of` facts that were known before (as a free answer or first
+    among their options), `said` over `said_of` that were answered freely; they were `set_aside` (never
+    trained on) or trained on. `kl_counts`: the model before predicts plain text better than a uniform
+    guess, so that its divergence there says something.
+    """
+
+    state: Literal["forgotten", "not forgotten", "forgotten at a cost"]
+    reasons: list[str] = []
+    forget: float
+    threshold: float
+    answered: float
+    facts: int
+    kept: float | None
+    kept_of: int
+    said: float | None
+    said_of: int
+    set_aside: bool
+    kl: float | None
+    kl_instructions: float | None
+    kl_counts: bool = True
+    max_kl: float
+    min_retain: float
 
 
 class Unlearning(Stage):
@@ -296,8 +365,9 @@ class Unlearning(Stage):
 
     `distance`: how far the weights went, as a share of the norm of all weights before. `before`: the
     stop score before step 1; where it is at the threshold already, there are no steps. `knowledge`:
-    what the model knew before, by set and fact id, where it was asked. `prompt`:
-    the form in which the facts were asked.
+    what the model knew before, by set and fact id, where it was asked. `prompt`: the form in which the
+    facts were asked. `attempts`: the learning rates that were tried, where one was searched; the last
+    is the one of this run. `outcome`: what it led to, where that was judged.
     """
 
     method: MethodInfo
@@ -312,6 +382,8 @@ class Unlearning(Stage):
     prompt: str = ""
     seconds: float
     peak_memory_mb: float
+    attempts: list[Attempt] = []
+    outcome: Outcome | None = None
     notes: list[str] = []
 
 

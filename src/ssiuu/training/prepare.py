@@ -39,10 +39,10 @@ FEED_FORWARD = ("gate", "up", "down")
 class Prepared:
     """The reference model's answers, and the directions or neurons a method works on.
 
-    `logprob`, `refusal_logprob`: log P by id, nats. `forget_logits`, `retain_logits`: log p of every
-    word at every answer token, [A, V] by id, kept or asked of a frozen copy. `retain_hidden`: [T, d]
-    by id. `bases`: by parameter. `rows`: which rows of a parameter may change, by parameter; all
-    others stay.
+    `logprob`, `refusal_logprob`: log P by id, nats. `forget_logits`, `retain_logits`, `text_logits`:
+    log p of every word at every answer token, [A, V] by id, kept or asked of a frozen copy.
+    `retain_hidden`: [T, d] by id. `bases`: by parameter. `rows`: which rows of a parameter may change,
+    by parameter; all others stay.
     """
 
     logprob: dict[str, float] = field(default_factory=dict)
@@ -50,6 +50,7 @@ class Prepared:
     refusal_logprob: dict[str, float] = field(default_factory=dict)
     forget_logits: Mapping[str, Tensor] = field(default_factory=dict)
     retain_logits: Mapping[str, Tensor] = field(default_factory=dict)
+    text_logits: Mapping[str, Tensor] = field(default_factory=dict)
     retain_hidden: dict[str, Tensor] = field(default_factory=dict)
     bases: dict[str, Basis] | None = None
     rows: dict[str, Bool[Tensor, " out"]] | None = None
@@ -84,6 +85,7 @@ def prepare(
     pad: int,
     refusals: Sequence[Example] = (),
     shared: Sequence[Example] = (),
+    texts: Sequence[Example] = (),
     progress: Callable[[str], None] = lambda _: None,
 ) -> Prepared:
     """Ask the model, before it changes, for all that a method needs.
@@ -96,6 +98,7 @@ def prepare(
         pad: Padding token id.
         refusals: The forget questions with a refusal for an answer, under the same ids.
         shared: What a projection takes its directions from; the retain rows if empty.
+        texts: Texts to stay as they are on, where the method has that term.
         progress: Told where a second model is kept in memory.
 
     Raises:
@@ -110,8 +113,13 @@ def prepare(
             raise ConfigError(f"{method.label}: there are no refusals to prefer.")
         made.refusals = {e.id: e for e in refusals}
         made.refusal_logprob = reference_logprobs(model, refusals, pad)
-    asked = [forget if "distribution" in base.needs else (), retain if method.keeps == "kl" else ()]
-    made.forget_logits, made.retain_logits = _distributions(model, asked, pad, progress)
+    asked = [
+        forget if "distribution" in base.needs or method.others else (),
+        retain if method.keeps == "kl" else (),
+        texts if method.texts else (),
+    ]
+    found = _distributions(model, asked, pad, progress)
+    made.forget_logits, made.retain_logits, made.text_logits = found
     if isinstance(method, DisruptionMasked) and not retain:
         raise ConfigError("masked: the mask is the retain gradient's, and there are no retain rows.")
     if isinstance(base, Misdirection) and method.keeps == "activations":

@@ -38,7 +38,7 @@ from ssiuu.methods.disruption import DisruptionMasked, mask_disruption
 from ssiuu.methods.npo_sam import SharpnessAwarePreference
 from ssiuu.methods.projection import project_out
 from ssiuu.methods.regulariser import Moved, Regulariser, gate
-from ssiuu.methods.retain import kl_loss
+from ssiuu.methods.retain import kl_loss, others_loss
 from ssiuu.methods.rmu import Misdirection, rmu_loss
 from ssiuu.methods.ssiuu import Ssiuu
 from ssiuu.models.precision import attention, autocast
@@ -59,6 +59,7 @@ class Outcome:
     gradient_norm: float
     penalty_share: float | None
     penalty_parameters: float | None
+    text_loss: float | None = None
 
 
 class Step:
@@ -161,8 +162,10 @@ class Step:
         for parameter in self._frozen:
             parameter.requires_grad_(True)
 
-    def __call__(self, forget: Sequence[Batch], retain: Sequence[Batch]) -> Outcome:
-        """Take one step on the rows of these micro-batches.
+    def __call__(
+        self, forget: Sequence[Batch], retain: Sequence[Batch], texts: Sequence[Batch] = ()
+    ) -> Outcome:
+        """Take one step on the rows of these micro-batches; `texts` are for the second retain term.
 
         Raises:
             DivergedError: A loss or the gradient is not finite; the parameters were not changed.
@@ -175,9 +178,12 @@ class Step:
         with attention(self.precision, rows[0].device.type, longest):
             done = self._as_one(forget, retain) if self.together else None
             forget_loss, moved, retain_loss = done or self._apart(forget, retain)
+        held = [batch for batch in forget if self.method is not None and self.method.others]
+        text_loss = self._holding_backward(held, texts) if held or texts else None
         self._keep_rows()
         norm = self._norm()
-        self._require_finite(forget, retain, forget_loss, retain_loss, norm)
+        kept_loss = text_loss if retain_loss is None else retain_loss + (text_loss or 0.0)
+        self._require_finite(forget, [*retain, *texts], forget_loss, kept_loss, norm)
         self.optimizer.step()
         self._pull()
         told = moved is not None and bool(moved.forget_squared > 0)
@@ -187,6 +193,7 @@ class Step:
             gradient_norm=norm,
             penalty_share=moved.share if moved and told else None,
             penalty_parameters=float(moved.parameters) / moved.total if moved and told else None,
+            text_loss=text_loss,
         )
 
     def _apart(
@@ -526,6 +533,33 @@ class Step:
             return -logprobs.sum
         rows = [self.prepared.retain_logits[i] for i in ids]
         return kl_loss(logits, aligned(rows, logprobs.mask), logprobs.mask)
+
+    def _holding_backward(self, forget: Sequence[Batch], texts: Sequence[Batch]) -> float:
+        """Add the gradients of what holds texts and the other words at the answers to forget.
+
+        It is a pass of its own: the joined one knows two kinds of rows, and what is done to the forget
+        gradient is not to be done to these. Returns the texts' divergence, nats a token.
+        """
+        assert self.method is not None
+        divisors = [_divisor(batches, "tokens") if batches else 1.0 for batches in (texts, forget)]
+        pairs: list[tuple[Batch, int]] = [(batch, len(batch.ids)) for batch in texts]
+        pairs += [(batch, 0) for batch in forget]
+        if len(texts) == len(forget) == 1:
+            pairs = [(join(texts[0], forget[0]), len(texts[0].ids))]
+        total = 0.0
+        for batch, rows in pairs:  # the first `rows` of a batch are texts
+            with autocast(self.precision, batch.input_ids.device.type):
+                logits = answer_logits(self.model, batch)
+            mask, made = batch.answer_mask, self.prepared
+            before = [made.text_logits[i] for i in batch.ids[:rows]]
+            before += [made.forget_logits[i] for i in batch.ids[rows:]]
+            wanted = aligned(before, mask)
+            held = kl_loss(logits[:rows], wanted[:rows], mask[:rows]).sum() / divisors[0]
+            others = others_loss(logits[rows:], wanted[rows:], batch.targets[rows:], mask[rows:])
+            weighted = self.method.texts * held + self.method.others * others.sum() / divisors[1]
+            self.accelerator.backward(weighted)
+            total += float(held.detach())
+        return total
 
     def _set_aside(self) -> dict[str, Tensor]:
         """Take the retain gradient out of `.grad` and into its running mean."""

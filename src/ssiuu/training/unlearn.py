@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -30,7 +30,10 @@ from ssiuu.training.state import SAVE_EVERY, load_state, save_state
 from ssiuu.training.step import Outcome, Step
 
 Stopped = Literal["threshold", "max_steps", "no steps"]
+TEXT_SEED = 2_000_003
 RETAIN_SEED = 1_000_003  # so that no retain order is another seed's forget order
+WAIT = 3  # steps without a reading after one that found too much lost
+ANSWERED = 0.05  # share of facts that may still be answered freely when unlearning ends
 ANCHOR_ROWS = 16  # rows in memory at once while the start's attribution is taken
 
 
@@ -48,6 +51,30 @@ class Settings:
     seed: int
     precision: Literal["bf16", "fp32"]
     lora: Lora | None = None
+    growth: float = 1.0  # each step's learning rate over that of the step before
+
+
+class Look(NamedTuple):
+    """The stop rule's score, and where they were read too the share still answered freely and what
+    is lost of what should stay (nothing: "").
+    """
+
+    score: float | None
+    answered: float | None = None
+    lost: str | None = None
+
+    @classmethod
+    def of(cls, log: StepLog) -> Look:
+        """Return what was read at a step."""
+        return cls(log.forget_score, log.answered, log.lost)
+
+    def met(self, settings: Settings, stop: StopRule) -> bool:
+        """Whether unlearning may end here."""
+        if self.score is None or self.score > settings.threshold:
+            return False
+        if stop.answered is not None and (self.answered is None or self.answered > ANSWERED):
+            return False
+        return stop.lost is None or self.lost == ""
 
 
 @dataclass(frozen=True)
@@ -56,15 +83,28 @@ class StopRule:
 
     It is read before step 1 too: where it is there already, nothing is done, or, `forced`, all steps
     are taken. Only a score that came from above can end a run.
+
+    `answered`: the share of facts that are still answered when asked freely. Where it is given,
+    unlearning ends only when that share is at most `ANSWERED` too; it is read where the score is met.
+    `lost`: in words, what is lost beyond its limits. Where it is given unlearning goes on until nothing
+    is: the first steps may overshoot (Adam's are of full size whatever the gradient) and a method that
+    holds the rest brings it back. It is read last.
     """
 
     kind: Literal["ranking", "free", "rouge", "none"]
     read: Callable[[], float]
     forced: bool = False
+    answered: Callable[[], float] | None = None
+    lost: Callable[[], str] | None = None
 
-    def before(self) -> float | None:
-        """Return the score before step 1; None where there is none."""
-        return None if self.kind == "none" else self.read()
+    def look(self, threshold: float) -> Look:
+        """Read the score, and where it is at the threshold what else must be met."""
+        score = None if self.kind == "none" else self.read()
+        if score is None or score > threshold:
+            return Look(score)
+        share = self.answered() if self.answered is not None else None
+        gone = share is None or share <= ANSWERED
+        return Look(score, share, self.lost() if gone and self.lost is not None else None)
 
 
 def unlearn(
@@ -81,6 +121,7 @@ def unlearn(
     shared: Sequence[Example] = (),
     refusals: Sequence[Example] = (),
     adapter: Path | None = None,
+    texts: Sequence[Example] = (),
 ) -> Unlearning:
     """Unlearn in place and return the log; adapters are merged into the weights at the end.
 
@@ -99,6 +140,7 @@ def unlearn(
         shared: What a projection takes its directions from; the retain rows if empty.
         refusals: The forget questions with a refusal for an answer, for DPO.
         adapter: Folder to save the adapter in before it is merged, where one is trained.
+        texts: Texts to stay as they are on, where the method has that term.
 
     Raises:
         DivergedError: A loss is not finite; the model holds the last good parameters.
@@ -108,7 +150,7 @@ def unlearn(
     start = time.perf_counter()
     if isinstance(method, TaskVector):
         return _task_vector(model, method, info, forget, settings, stop, pad, progress)
-    made = prepare(model, method, forget, retain, pad, refusals, shared, progress)
+    made = prepare(model, method, forget, retain, pad, refusals, shared, texts, progress)
     said = _untrained(model, settings.lora, made)
     with adapted(model, settings.lora) as wrapped:
         step = Step(
@@ -122,7 +164,9 @@ def unlearn(
             effective=settings.lora is not None and settings.lora.attribution == "effective",
         )
         try:
-            record = _train(step, info, forget, retain, settings, stop, pad, state, progress, start)
+            record = _train(
+                step, info, forget, retain, texts, settings, stop, pad, state, progress, start
+            )
         finally:  # after a divergence the same model may be used again
             model.eval()
             step.close()
@@ -153,6 +197,7 @@ def _train(
     info: MethodInfo,
     forget: Sequence[Example],
     retain: Sequence[Example],
+    texts: Sequence[Example],
     settings: Settings,
     stop: StopRule,
     pad: int,
@@ -162,19 +207,20 @@ def _train(
 ) -> Unlearning:
     model = step.model
     device = next(model.parameters()).device
-    key = _key(model, info, forget, retain, settings, stop)
+    key = _key(model, info, [*forget, *retain, *texts], settings, stop)
     logs, spent, before = _resume(state, step, key)
     if not logs:
-        before = stop.before()
+        before = stop.look(settings.threshold)
         whole = micro_batches(forget, settings.micro_batch_size or ANCHOR_ROWS, pad, device)
         step.set_anchor(whole, min(settings.batch_size, len(forget)))
     saved = time.perf_counter()
-    below = before is not None and before <= settings.threshold
+    below = before.met(settings, stop)
     if below and not stop.forced:
         return _record(info, settings, stop, "no steps", [], 0.0, [_nothing(settings)], before)
     stopped: Stopped = "max_steps"
-    if logs and _reached(logs[-1].forget_score, settings, below):
+    if logs and not below and Look.of(logs[-1]).met(settings, stop):
         stopped = "threshold"  # interrupted just after its last step
+    texts = texts if step.method is not None and step.method.texts else ()
 
     def keep(diverged: str | None = None) -> None:
         if state is not None:
@@ -189,24 +235,25 @@ def _train(
         if interrupt.pending():
             keep()
             interrupt.check()
-        rows = draw(len(forget), settings.batch_size, number, settings.seed)
-        seed = settings.seed + RETAIN_SEED
-        others = draw(len(retain), settings.batch_size, number, seed) if retain else []
+        for group in step.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * settings.growth ** (number - 1)
+        drawn = [
+            _drawn(rows, settings, number, offset)
+            for rows, offset in ((forget, 0), (retain, RETAIN_SEED), (texts, TEXT_SEED))
+        ]
+        batches = [micro_batches(rows, settings.micro_batch_size, pad, device) for rows in drawn]
         try:
-            outcome = step(
-                micro_batches([forget[i] for i in rows], settings.micro_batch_size, pad, device),
-                micro_batches([retain[i] for i in others], settings.micro_batch_size, pad, device),
-            )
+            outcome = step(*batches)
         except DivergedError as error:
             told = f"{info.label}, step {number}: {error}"
             keep(diverged=told)  # the last good parameters; the same run would fail here again
             raise DivergedError(told) from error
-        score = None
-        if number % settings.check_every == 0 or number == settings.max_steps:
+        found = Look(None)
+        if _due(number, logs, settings):
             model.eval()
-            score = stop.read()
-            stopped = "threshold" if _reached(score, settings, below) else "max_steps"
-        logs.append(_log(number, outcome, score))
+            found = stop.look(settings.threshold)
+            stopped = "threshold" if found.met(settings, stop) and not below else "max_steps"
+        logs.append(_log(number, outcome, found))
         progress(_line(info.label, logs[-1], settings))
         if time.perf_counter() - saved > SAVE_EVERY:
             keep()
@@ -216,16 +263,27 @@ def _train(
     return _record(info, settings, stop, stopped, logs, seconds, notes, before)
 
 
-def _reached(score: float | None, settings: Settings, below: bool) -> bool:
-    """Whether a score has come down to the threshold; one that began there cannot."""
-    return score is not None and score <= settings.threshold and not below
-
-
 def _nothing(settings: Settings) -> str:
     return (
         f"The forget score was at or below {settings.threshold:.2f} before step 1, so no step was "
         "taken: by this score there was nothing to forget."
     )
+
+
+def _due(number: int, logs: Sequence[StepLog], settings: Settings) -> bool:
+    """Whether the score is read after this step.
+
+    Where only what should stay is missing that comes back slowly, and reading it takes longest.
+    """
+    waiting = any(log.lost for log in logs[-WAIT:])
+    return number == settings.max_steps or (number % settings.check_every == 0 and not waiting)
+
+
+def _drawn(rows: Sequence[Example], settings: Settings, number: int, offset: int) -> list[Example]:
+    """Return the rows of one step; each kind has an order of its own."""
+    if not rows:
+        return []
+    return [rows[i] for i in draw(len(rows), settings.batch_size, number, settings.seed + offset)]
 
 
 def _task_vector(
@@ -245,8 +303,8 @@ def _task_vector(
     """
     start = time.perf_counter()
     device = next(model.parameters()).device
-    first = stop.before()
-    below = first is not None and first <= settings.threshold
+    first = stop.look(settings.threshold)
+    below = first.met(settings, stop)
     if below and not stop.forced:
         return _record(info, settings, stop, "no steps", [], 0.0, [_nothing(settings)], first)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -259,7 +317,8 @@ def _task_vector(
             drawn = [forget[i] for i in rows]
             outcome = step([], micro_batches(drawn, settings.micro_batch_size, pad, device))
             loss = outcome.retain_loss or 0.0
-            logs.append(_log(number, replace(outcome, forget_loss=loss, retain_loss=None), None))
+            told = replace(outcome, forget_loss=loss, retain_loss=None)
+            logs.append(_log(number, told, Look(None)))
             progress(f"{info.label} tuning {number}/{method.tune_steps} | loss {loss:.2f}")
         step.close()
     model.eval()
@@ -270,7 +329,7 @@ def _task_vector(
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 torch.add(before[name], vector[name], alpha=-scale, out=parameter)
-        score = stop.read()
+        found = stop.look(settings.threshold)
         last = logs[-1]
         logs.append(
             StepLog(
@@ -278,11 +337,13 @@ def _task_vector(
                 forget_loss=last.forget_loss,
                 retain_loss=None,
                 gradient_norm=0.0,
-                forget_score=score,
+                forget_score=found.score,
+                answered=found.answered,
+                lost=found.lost,
             )
         )
-        progress(f"{info.label} alpha {scale:g} | forget score {score:.2f}")
-        if _reached(score, settings, below):
+        progress(f"{info.label} alpha {scale:g} | forget score {found.score or 0.0:.2f}")
+        if found.met(settings, stop) and not below:
             stopped = "threshold"
             break
     notes = [f"The difference was subtracted {scale:g} times."]
@@ -300,7 +361,7 @@ def _record(
     logs: list[StepLog],
     seconds: float,
     notes: list[str],
-    before: float | None,
+    before: Look,
 ) -> Unlearning:
     return Unlearning(
         method=info,
@@ -309,7 +370,7 @@ def _record(
         stop_score=stop.kind,
         threshold=settings.threshold,
         steps=logs,
-        before=before,
+        before=before.score,
         seconds=round(seconds, 2),
         peak_memory_mb=round(peak_mb(), 1),
         notes=notes,
@@ -319,30 +380,35 @@ def _record(
 def _key(
     model: Any,
     info: MethodInfo,
-    forget: Sequence[Example],
-    retain: Sequence[Example],
+    examples: Sequence[Example],
     settings: Settings,
     stop: StopRule,
 ) -> str:
     """Return a digest of all that decides the run, so that only the same run is continued."""
-    rows = [[e.id, e.prompt, e.answer] for e in (*forget, *retain)]
+    rows = [[e.id, e.prompt, e.answer] for e in examples]
     size = float(torch.nn.utils.get_total_norm([p.detach() for p in model.parameters()]))
     text = json.dumps([info.model_dump(), rows, asdict(settings), stop.kind, size], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _resume(state: Path | None, step: Step, key: str) -> tuple[list[StepLog], float, float | None]:
+def _resume(state: Path | None, step: Step, key: str) -> tuple[list[StepLog], float, Look]:
     progress = load_state(state, step, key) if state is not None else None
     if progress is None:
-        return [], 0.0, None
+        return [], 0.0, Look(None)
     if progress["diverged"]:
         raise DivergedError(progress["diverged"])
     logs = [StepLog(**log) for log in progress["steps"]]
-    return logs, float(progress["seconds"]), progress.get("before")
+    return logs, float(progress["seconds"]), Look(*progress["before"])
 
 
-def _log(number: int, outcome: Outcome, score: float | None) -> StepLog:
-    return StepLog(step=number, forget_score=score, **vars(outcome))
+def _log(number: int, outcome: Outcome, found: Look) -> StepLog:
+    return StepLog(
+        step=number,
+        forget_score=found.score,
+        answered=found.answered,
+        lost=found.lost,
+        **vars(outcome),
+    )
 
 
 def _line(label: str, log: StepLog, settings: Settings) -> str:
@@ -353,6 +419,10 @@ def _line(label: str, log: StepLog, settings: Settings) -> str:
         parts.append(f"regulariser {log.penalty_share:.1e} of the gradient")
     if log.forget_score is not None:
         parts.append(f"forget score {log.forget_score:.2f}, stop at {settings.threshold:.2f}")
+    if log.answered is not None:
+        parts.append(f"{log.answered:.0%} still answered")
+    if log.lost:
+        parts.append(f"going on: {log.lost}")
     return " | ".join(parts)
 
 

@@ -1,0 +1,14 @@
+"""Exit codes, each with one meaning in every command."""
+
+from __future__ import annotations
+
+FAILED = 1  # something broke off: a loss that is not finite, say
+MISUSE = 2  # what was given cannot be used; nothing was written
+NOT_FORGOTTEN = 3  # facts that should be gone are still known (teach: some are not known yet)
+AT_A_COST = 4  # they are gone, and so is more than --max-kl and --min-retain allow
+INTERRUPTED = 130  # the same command continues
+
+HELP = (
+    "Exit codes: 0 done, and what should be forgotten is; 1 failed; 2 misuse; 3 not forgotten; "
+    "4 forgotten at the cost of what should stay; 130 interrupted, the same command continues."
+)

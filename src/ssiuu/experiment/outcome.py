@@ -1,0 +1,201 @@
+"""What unlearning led to: forgotten, not forgotten, or forgotten at the cost of what should stay.
+
+Two limits say what the cost may be. `unlearn.max_kl`: the divergence from the original model on plain
+text and on instructions, nats a token. `unlearn.min_retain`: of the facts to keep that the model knew
+before (as a free answer or first among its options), the share it still knows. Both, because each alone
+can be met by a broken model: one that ranks a hundred facts rightly and writes nonsense or nothing, or
+one that writes as before and has lost what resembles the facts to forget.
+
+A model that predicts plain text worse than a uniform guess over its words has nothing to lose there:
+its divergence is shown and does not count. And since a model that ends every answer at once still
+ranks, at least half of what it answered freely must still be answered freely.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ssiuu.evaluation.score import answered, score_facts
+from ssiuu.experiment.session import Session
+from ssiuu.models.load import round_to
+from ssiuu.records.schema import Attempt, Divergence, FactScore, FactText, Outcome, Unlearning
+from ssiuu.training.unlearn import ANSWERED
+
+SAID = 0.5  # of what was answered freely, at least
+
+
+class Judge:
+    """Says what a run led to. Made while the model has its original weights."""
+
+    def __init__(self, session: Session) -> None:
+        """Read, before the first step, what is known of the facts to keep."""
+        self.session = session
+        self.max_kl = session.recipe.unlearn.max_kl
+        self.min_retain = session.recipe.unlearn.min_retain
+        self.set_aside = bool(session.split.heldout)
+        self.facts: Sequence[FactText] = session.split.heldout or session.split.retain
+        before = self._moved(quick=True).perplexity
+        self.speaks = before < session.model.config.get_text_config().vocab_size
+        scores = self._read(self.facts)
+        self._known = {i for i, s in scores.items() if answered(s) or s.correct}
+        self._said = {i for i, s in scores.items() if answered(s)}
+
+    def settle(self, record: Unlearning, rounds: bool) -> Unlearning:
+        """Round the weights to the type they are saved in, and read the score of what is left.
+
+        Steps smaller than this type can hold are lost in it, and with them what was forgotten.
+        """
+        dtype = self.session.loaded.info.dtype
+        if not rounds or dtype == "float32" or record.stopped != "threshold":
+            return record
+        round_to(self.session.model, dtype)
+        stop, threshold = self.session.stop_rule()
+        score = stop.read()
+        logs = [*record.steps[:-1], record.steps[-1].model_copy(update={"forget_score": score})]
+        if score <= threshold:
+            return record.model_copy(update={"steps": logs})
+        note = (
+            f"In {dtype}, the type of the checkpoint, the forget score is {score:.2f} and not at the "
+            f"{threshold:.2f} to stop at: the steps were smaller than this type can hold."
+        )
+        notes = [*record.notes, note]
+        return record.model_copy(update={"steps": logs, "stopped": "max_steps", "notes": notes})
+
+    def attempt(self, record: Unlearning, rate: float, growing: bool, seconds: float) -> Attempt:
+        """Return what an attempt led to, read over a part of the texts."""
+        moved = None if growing else self._moved(quick=True)
+        kept, said = (None, None) if growing else self.kept()
+        return Attempt(
+            learning_rate=rate,
+            growing=growing,
+            steps=len(record.steps),
+            reached=record.stopped == "threshold",
+            forget=last_score(record),
+            answered=None if growing else self.answered(),
+            kept=kept,
+            said=said,
+            kl=moved.plain if moved else None,
+            kl_instructions=moved.instructions if moved else None,
+            seconds=round(seconds, 2),
+        )
+
+    def lost(self) -> str:
+        """Return in words what is lost beyond the limits; nothing where nothing is.
+
+        Over a part of the texts, which are read only where the facts are held.
+        """
+        cost = self._cost(*self.kept(), None) or self._cost(None, None, self._moved(quick=True))
+        return "; ".join(cost)
+
+    def passes(self, made: Attempt) -> bool:
+        """Whether an attempt has forgotten within the limits."""
+        return self.distance(made) == 0
+
+    def distance(self, made: Attempt) -> float:
+        """Return how far an attempt is from passing: 0 where it passes, from 10 on not forgotten."""
+        if not made.reached or made.answered is None or made.answered > ANSWERED:
+            return 10 + (made.forget if made.forget is not None else 1.0)
+        most = max(made.kl or 0.0, made.kl_instructions or 0.0, self.max_kl)
+        beyond = math.log(most / self.max_kl) if self.speaks else 0.0
+        return beyond + self._short(made.kept, made.said)
+
+    def outcome(self, record: Unlearning) -> Outcome:
+        """Return what the run led to, read over all texts and facts."""
+        divergence = self._moved()
+        score = last_score(record)
+        if score is None:
+            score = self.session.stop_rule()[0].read()
+        still, (kept, said) = self.answered(), self.kept()
+        reasons = []
+        if score > record.threshold:
+            reasons.append(f"the forget score is {score:.2f}, above its {record.threshold:.2f}")
+        if still > ANSWERED:
+            reasons.append(f"{still:.0%} of the facts to forget are still answered when asked freely")
+        state = "not forgotten" if reasons else "forgotten"
+        cost = self._cost(kept, said, divergence)
+        if cost and state == "forgotten":
+            state = "forgotten at a cost"
+        return Outcome(
+            state=state,  # type: ignore[arg-type]  # one of the three
+            reasons=[*reasons, *cost],
+            forget=score,
+            threshold=record.threshold,
+            answered=still,
+            facts=len(self.session.split.forget),
+            kept=kept,
+            kept_of=len(self._known),
+            said=said,
+            said_of=len(self._said),
+            set_aside=self.set_aside,
+            kl=divergence.plain,
+            kl_instructions=divergence.instructions,
+            kl_counts=self.speaks,
+            max_kl=self.max_kl,
+            min_retain=self.min_retain,
+        )
+
+    @property
+    def check_every(self) -> int:
+        """Steps between two readings of the score.
+
+        Few facts are read at every step, so that a run stops at the threshold and not beyond it.
+        """
+        facts = len(self.session.split.forget)
+        return 1 if facts <= 16 else 2 if facts <= 64 else self.session.recipe.unlearn.check_every
+
+    def _moved(self, quick: bool = False) -> Divergence:
+        return self.session.divergences.measure(self.session.model, quick)
+
+    def answered(self) -> float:
+        """Return the share of the facts to forget that are answered freely, in either form."""
+        return self.session.answered()
+
+    def kept(self) -> tuple[float | None, float | None]:
+        """Return the share of the facts to keep that are still known, of those known before.
+
+        And of those answered freely before the share that still is; None where there was none.
+        """
+        if not self._known:
+            return None, None
+        now = self._read([fact for fact in self.facts if fact.id in self._known])
+        kept = sum(answered(now[i]) or bool(now[i].correct) for i in self._known) / len(self._known)
+        if not self._said:
+            return kept, None
+        return kept, sum(answered(now[i]) for i in self._said) / len(self._said)
+
+    def _cost(self, kept: float | None, said: float | None, moved: Divergence | None) -> list[str]:
+        """Return a sentence for every limit that is passed."""
+        cost = []
+        if kept is not None and kept < self.min_retain:
+            cost.append(
+                f"{kept:.0%} of the {len(self._known)} facts to keep are still known, fewer than "
+                f"{self.min_retain:.0%} (--min-retain)"
+            )
+        if said is not None and said < SAID:
+            cost.append(
+                f"of the {len(self._said)} facts to keep that it answered freely it still answers "
+                f"{said:.0%}, fewer than {SAID:.0%}"
+            )
+        plain, asked = (None, None) if moved is None else (moved.plain, moved.instructions)
+        for where, nats in (("plain text", plain), ("instructions", asked)):
+            if self.speaks and nats is not None and nats > self.max_kl:
+                cost.append(
+                    f"the model moved {nats:.3f} nats a token on {where}, more than {self.max_kl:g} "
+                    "(--max-kl)"
+                )
+        return cost
+
+    def _short(self, kept: float | None, said: float | None) -> float:
+        """Return by how much too little is kept; 0 where enough is."""
+        gaps = [0.0 if kept is None else self.min_retain - kept, 0.0 if said is None else SAID - said]
+        return max(*gaps, 0.0)
+
+    def _read(self, facts: Sequence[FactText]) -> dict[str, FactScore]:
+        session = self.session
+        return score_facts(session.model, session.prompt, facts, paraphrases=False)
+
+
+def last_score(record: Unlearning) -> float | None:
+    """Return the stop rule's score where it was read last."""
+    return next((s.forget_score for s in reversed(record.steps) if s.forget_score is not None), None)

@@ -1,0 +1,81 @@
+"""What an unlearning run led to, and the learning rates that were tried, as lines of text."""
+
+from __future__ import annotations
+
+from ssiuu.records.schema import Attempt, Unlearning
+
+HEADINGS = (
+    *("rate", "steps", "forget", "answered", "kept", "said", "KL text", "KL instr.", "seconds"),
+    "",
+)
+
+
+def told(made: Attempt) -> str:
+    """Return one line about an attempt."""
+    pairs = zip(HEADINGS, _cells(made), strict=True)
+    return " | ".join(f"{title} {cell}".strip() for title, cell in pairs if cell)
+
+
+def attempts(record: Unlearning) -> list[str]:
+    """Return the table of what was tried; nothing where no rate was searched."""
+    if not record.attempts:
+        return []
+    rows = [HEADINGS, *(_cells(made) for made in record.attempts)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    return [
+        "  ".join(cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=False))
+        + f"  {row[-1]}".rstrip()
+        for row in rows
+    ]
+
+
+def outcome(record: Unlearning) -> list[str]:
+    """Return what the run led to: the word, its reasons, and the numbers behind it."""
+    found = record.outcome
+    if found is None:
+        return []
+    which = "set aside" if found.set_aside else "trained on"
+    lines = [
+        f"{found.state}: {'; '.join(found.reasons)}" if found.reasons else found.state,
+        f"forget score {found.forget:.0%} of {found.facts} facts (stop at {found.threshold:.0%}), "
+        f"{found.answered:.0%} still answered freely",
+    ]
+    if found.kept is None:
+        lines.append("kept: none of the facts to keep was known before, so nothing is known of it")
+    else:
+        lines.append(f"kept {found.kept:.0%} of {found.kept_of} facts to keep ({which})")
+    if found.said is not None:
+        lines.append(f"still answers {found.said:.0%} of the {found.said_of} that it answered freely")
+    if found.kl is not None:
+        moved = f"moved {found.kl:.3f} nats a token on plain text"
+        if found.kl_instructions is not None:
+            moved += f", {found.kl_instructions:.3f} on instructions"
+        if not found.kl_counts:
+            moved += " (not counted: before, it predicted plain text worse than a uniform guess)"
+        lines.append(moved)
+    return lines
+
+
+def _cells(made: Attempt) -> tuple[str, ...]:
+    """Return an attempt as a row of the table that `HEADINGS` stand over."""
+    rate = f"to {made.learning_rate:.1e}" if made.growing else f"{made.learning_rate:.1e}"
+    return (
+        rate,
+        str(made.steps),
+        _share(made.forget),
+        _share(made.answered),
+        _share(made.kept),
+        _share(made.said),
+        _nats(made.kl),
+        _nats(made.kl_instructions),
+        f"{made.seconds:.0f}",
+        made.note or ("reached" if made.reached else "not reached"),
+    )
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"
+
+
+def _nats(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
