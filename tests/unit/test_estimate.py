@@ -28,7 +28,8 @@ def test_the_stages_of_the_default_run_fit_within_30_per_cent() -> None:
     for curve in plan(recipe):
         found = seconds(estimate._attack_tokens(recipe, curve, estimate.TOKENS, 48))
         assert found == pytest.approx(HARMFUL if curve.kind == "harmful" else BENIGN, rel=0.3)
-    assert seconds(estimate._tokens(recipe)) == pytest.approx(WHOLE, rel=0.3)
+    moved = estimate.READ + 5 * estimate.MOVED  # was not there yet
+    assert seconds(estimate._tokens(recipe) - moved) == pytest.approx(WHOLE, rel=0.3)
 
 
 def test_what_is_not_done_costs_nothing() -> None:
@@ -54,7 +55,7 @@ def test_the_score_of_a_model_and_the_twin() -> None:
     more = bare.model_copy(update={"seeds": [0, 1]})
     unlearned = sum(estimate._unlearning(bare, m, estimate.TOKENS, 48) for m in bare.made() if m.trains)
     scored = (estimate._tokens(more) - estimate._tokens(bare) - unlearned) / 4
-    assert seconds(scored) == pytest.approx(EVALUATE, rel=0.3)
+    assert seconds(scored - estimate.MOVED) == pytest.approx(EVALUATE, rel=0.3)
 
 
 def test_rows_of_other_lengths_cost_what_they_hold() -> None:

@@ -23,6 +23,8 @@ SENTENCE = 56  # the same in TOFU
 QUESTIONS = 4000  # in TOFU
 FORGET = {"forget01": 40, "forget05": 200, "forget10": 400}
 INSTRUCTION = 15  # of an instruction, without its output
+READ = 4400  # of plain texts and instructions, once of the original,
+MOVED = 6000  # and of every model, with the head of the original besides
 SAMPLE = 6  # tokens of a sampled answer
 REACHED = 0.6  # of the steps allowed, before most methods reach the threshold
 TWICE = 1.6  # a step with a gradient of P beside the loss's
@@ -65,7 +67,8 @@ def _tokens(recipe: Recipe) -> float:
     judged, attacked = _models(recipe)
     looked = 3.0 * tokens * forget * (judged + 1) if recipe.diagnose else 0.0
     asked = sum(_attack_tokens(recipe, curve, tokens, forget) for curve in plan(recipe))
-    return start + tuning + score * (judged + 1) + seeds * unlearned + looked + attacked * asked
+    scored = READ + (score + MOVED) * (judged + 1)
+    return start + tuning + scored + seeds * unlearned + looked + attacked * asked
 
 
 def _models(recipe: Recipe) -> tuple[int, int]:
