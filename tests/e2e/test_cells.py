@@ -21,6 +21,7 @@ import pytest
 
 import ssiuu
 from ssiuu.attacks import retrain
+from ssiuu.benchmarks import texts
 from ssiuu.errors import InputError, OutputError
 from ssiuu.experiment import folder as folder_module
 from ssiuu.experiment import run as run_module
@@ -138,6 +139,18 @@ def left_over(out: Path) -> list[str]:
     """Return what is neither a record nor a lock."""
     files = [p for p in out.rglob("*") if p.is_file()]
     return sorted(p.name for p in files if p.suffix != ".json" and not p.name.endswith(".lock"))
+
+
+def test_every_evaluation_says_how_far_the_model_moved(whole: tuple[Path, list[str]]) -> None:
+    """The original has not, and neither has the control that is the original."""
+    record = ssiuu.load_run(whole[0])
+    original, none, *trained = [record.original, *(cell.evaluation for cell in record.cells)]
+    found = [scores.divergence for scores in (original, none, *trained) if scores]
+    assert all(moved and moved.text_version == texts.version() for moved in found)
+    assert [moved.plain for moved in found[:2] if moved] == [0.0, 0.0] and found[0] == found[1]
+    for moved in found[2:]:
+        assert moved and moved.plain > 1e-6 and moved.plain_se > 0
+        assert moved.rows == len(texts.measured()) and moved.instruction_rows > 30
 
 
 @pytest.mark.parametrize(

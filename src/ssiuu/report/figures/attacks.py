@@ -217,9 +217,10 @@ def retention_front(record: RunRecord) -> Plot:
     return plot(
         "front",
         "What was kept against what comes back",
-        "How to read it: one point a method and seed. Right is better (other facts are kept), low "
-        "is better (the strongest attack brings little back), so the lower right corner is where "
-        "to be; compare levels only at equal retention. "
+        "How to read it: one point a method and seed. Right is better (other facts of the "
+        "same form are kept), low is better (the strongest attack brings little back), so the lower "
+        "right corner is where to be; compare levels only at equal retention, and see in the table "
+        "how far each moved on plain text (KL): the one does not tell the other. "
         f"{'Both are mean ROUGE-L recalls of the written answers. ' if written else ''}"
         f"Bars: 95\u00a0% {bars}, "
         "the upright ones widened for the number of attack curves. Star: the original model; "
