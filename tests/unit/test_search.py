@@ -189,7 +189,7 @@ def test_what_was_said_freely_must_still_be_said(monkeypatch: pytest.MonkeyPatch
     config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=100))
     session: Any = SimpleNamespace(
         recipe=SimpleNamespace(unlearn=SimpleNamespace(max_kl=0.1, min_retain=0.8)),
-        split=SimpleNamespace(heldout=[], retain=facts),
+        split=SimpleNamespace(heldout=[], retain=facts, seed=0),
         model=SimpleNamespace(config=config),
     )
     judged = Judge(session)

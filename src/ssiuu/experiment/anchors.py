@@ -1,37 +1,63 @@
-"""The texts and instructions that the second retain term holds a model to.
+"""The texts, instructions and questions that the second retain term holds a model to.
 
-None of them is among those that the divergence is measured on.
+None of the first two is among those that the divergence is measured on. The questions are about the
+world, asked in the form of the facts to forget: what makes one answer unlikely in a form makes all
+answers unlikely in it, and a few facts to keep do not hold the others. What the model says to them
+need not be right, it is only to stay as it was. None is about what the run's own facts name.
 """
 
 from __future__ import annotations
 
 import random
 
-from ssiuu.benchmarks import instructions, texts
+from ssiuu.benchmarks import instructions, texts, worldfacts
+from ssiuu.data.fact import Fact, normal
 from ssiuu.likelihood import Example, Prompt
+from ssiuu.records.schema import FactText, Split
 
 ROWS = 48  # of each kind: a run of forty steps draws about as many
 TOKENS = 32  # of a text
 ANSWER = 16  # of an instruction's answer
-MEASURED = 100  # instructions that the divergence is measured on
+QUESTIONS = 96  # about the world
 
 
-def anchors(prompt: Prompt, context: int, seed: int) -> list[Example]:
-    """Return texts, predicted from their first token on, and instructions with their answers.
+def anchors(prompt: Prompt, context: int, split: Split, measured: int) -> list[Example]:
+    """Return texts, predicted from their first token on, instructions and questions with answers.
 
     Args:
         prompt: How an instruction becomes a question.
         context: Longest sequence of the model, tokens.
-        seed: Which instructions.
+        split: The run's own facts; its seed decides which instructions and questions.
+        measured: Instructions that the divergence is measured on (`instructions.brief`).
     """
     made = []
     for text in texts.anchor()[:ROWS]:
         ids = prompt.sentence(text.text)[: min(TOKENS + 1, context)]
         made.append(Example(f"text:{text.id}", ids[:1], ids[1:]))
-    measured = {row.instruction for row in instructions.brief(MEASURED)}
-    rows = [row for row in instructions.load() if row.instruction not in measured]
-    for number, row in enumerate(random.Random(f"anchors:{seed}").sample(rows, min(ROWS, len(rows)))):
-        joint = prompt.joint(row.instruction, [row.output])
+    away = {row.instruction for row in instructions.brief(measured)}
+    rows = [row for row in instructions.load() if row.instruction not in away]
+    drawn = random.Random(f"anchors:{split.seed}").sample(rows, min(ROWS, len(rows)))
+    asked = [(row.instruction, row.output) for row in drawn]
+    asked += [(fact.question, fact.answer) for fact in questions(split)]
+    for number, (question, answer) in enumerate(asked):
+        joint = prompt.joint(question, [answer])
         if len(joint.prompt) + ANSWER <= context:
-            made.append(Example(f"text:instruction:{number}", joint.prompt, joint.answers[0][:ANSWER]))
+            made.append(Example(f"text:asked:{number}", joint.prompt, joint.answers[0][:ANSWER]))
     return [example for example in made if example.answer]
+
+
+def questions(split: Split) -> list[Fact]:
+    """Return questions about the world, of every relation alike, that touch none of the run's facts."""
+    own: list[FactText] = [*split.unlearned, *split.retain, *split.heldout]
+    own += [fact for facts in split.others.values() for fact in facts]
+    named = " | ".join(normal(f"{fact.question} {fact.answer}") for fact in own)
+    entities = {normal(fact.entity) for fact in own if fact.entity}
+    left: dict[str, list[Fact]] = {}
+    facts = worldfacts.load()[0]
+    for fact in random.Random(f"questions:{split.seed}").sample(facts, len(facts)):
+        entity = normal(fact.entity or "")
+        if entity and entity not in named and entity not in entities:
+            left.setdefault(fact.relation or "", []).append(fact)
+    turns = max(map(len, left.values()), default=0)
+    in_turn = [kind[turn] for turn in range(turns) for kind in left.values() if turn < len(kind)]
+    return in_turn[:QUESTIONS]

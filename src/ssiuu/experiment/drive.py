@@ -43,6 +43,7 @@ def settings_of(session: Session, method: Method, seed: int, threshold: float) -
         check_every=config.check_every,
         threshold=threshold,
         weight_decay=config.weight_decay,
+        warmup=config.warmup,
         seed=seed,
         precision=session.precision,
         lora=None

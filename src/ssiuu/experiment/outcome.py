@@ -14,6 +14,7 @@ ranks, at least half of what it answered freely must still be answered freely.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 
 from ssiuu.evaluation.score import answered, score_facts
@@ -22,6 +23,7 @@ from ssiuu.models.load import round_to
 from ssiuu.records.schema import Attempt, Divergence, FactScore, FactText, Outcome, Unlearning
 from ssiuu.training.unlearn import ANSWERED
 
+ASKED = 48  # facts to keep that are read, those set aside first
 SAID = 0.5  # of what was answered freely, at least
 
 
@@ -34,11 +36,15 @@ class Judge:
         self.max_kl = session.recipe.unlearn.max_kl
         self.min_retain = session.recipe.unlearn.min_retain
         self.set_aside = bool(session.split.heldout)
-        self.facts: Sequence[FactText] = session.split.heldout or session.split.retain
+        aside, trained = session.split.heldout, session.split.retain
+        room = max(ASKED - len(aside), 0)
+        trained = random.Random(session.split.seed).sample(trained, min(room, len(trained)))
+        self.facts: Sequence[FactText] = [*aside, *trained]
         before = self._moved(quick=True).perplexity
         self.speaks = before < session.model.config.get_text_config().vocab_size
         scores = self._read(self.facts)
-        self._known = {i for i, s in scores.items() if answered(s) or s.correct}
+        counted = {fact.id for fact in aside or trained}
+        self._known = {i for i in counted if answered(scores[i]) or scores[i].correct}
         self._said = {i for i, s in scores.items() if answered(s)}
 
     def settle(self, record: Unlearning, rounds: bool) -> Unlearning:
@@ -154,15 +160,13 @@ class Judge:
     def kept(self) -> tuple[float | None, float | None]:
         """Return the share of the facts to keep that are still known, of those known before.
 
-        And of those answered freely before the share that still is; None where there was none.
+        And of all that were answered freely before, trained on or not, the share that still is. None
+        where there was none.
         """
-        if not self._known:
-            return None, None
-        now = self._read([fact for fact in self.facts if fact.id in self._known])
-        kept = sum(answered(now[i]) or bool(now[i].correct) for i in self._known) / len(self._known)
-        if not self._said:
-            return kept, None
-        return kept, sum(answered(now[i]) for i in self._said) / len(self._said)
+        now = self._read([fact for fact in self.facts if fact.id in self._known | self._said])
+        kept = [answered(now[i]) or bool(now[i].correct) for i in self._known]
+        said = [answered(now[i]) for i in self._said]
+        return _share(kept), _share(said)
 
     def _cost(self, kept: float | None, said: float | None, moved: Divergence | None) -> list[str]:
         """Return a sentence for every limit that is passed."""
@@ -194,6 +198,10 @@ class Judge:
     def _read(self, facts: Sequence[FactText]) -> dict[str, FactScore]:
         session = self.session
         return score_facts(session.model, session.prompt, facts, paraphrases=False)
+
+
+def _share(found: Sequence[bool]) -> float | None:
+    return sum(found) / len(found) if found else None
 
 
 def last_score(record: Unlearning) -> float | None:

@@ -69,6 +69,7 @@ class UnlearnConfig(Section):
         default=None, ge=0, le=1, description="stop at or below this forget score; null for chance"
     )
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's")
+    warmup: int = Field(default=0, ge=0, description="steps until the learning rate is reached")
     max_kl: float = Field(
         default=0.1,
         gt=0,

@@ -32,6 +32,8 @@ RANGE_STEPS = 17  # up to a rate of 0.015, which low-rank adapters may want
 SPARE = 0.75  # of the allowed steps that the lowest rate is meant to take
 FACTOR = 2.0  # between two rates
 MOST = 6  # rates tried
+# Where the model begins a divergence has no slope: Adam's first step would be all forgetting.
+WARMUP = 5
 BLIND = (1e-5, 1e-4, 1e-3, 5e-3)  # tried where the range test did not get there
 
 
@@ -70,7 +72,7 @@ def search(
         session.original.restore()
         start = time.perf_counter()
         name = f"rate {rate:.1e}" if not change else "range test"
-        driven = {"learning_rate": rate, "check_every": judge.check_every, **change}
+        driven = {"learning_rate": rate, "check_every": judge.check_every, "warmup": WARMUP, **change}
         try:
             record = unlearn_here(
                 session,
@@ -99,7 +101,7 @@ def search(
 
     if not attempts:
         session.lost = None  # it only asks how far away the threshold is
-        _, ranged = attempt(FIRST, growth=GROWTH, max_steps=RANGE_STEPS)
+        _, ranged = attempt(FIRST, growth=GROWTH, max_steps=RANGE_STEPS, warmup=0)
         last = _rounded(FIRST * GROWTH ** max(ranged.steps - 1, 0))
         keep(ranged.model_copy(update={"growing": True, "learning_rate": last}))
     session.lost = judge.lost

@@ -223,7 +223,7 @@ class Session:
 
     def anchors(self) -> list[Example]:
         """Tokenise the texts and instructions that the second retain term holds the model to."""
-        return anchors(self.prompt, self.context, self.split.seed)
+        return anchors(self.prompt, self.context, self.split, INSTRUCTIONS)
 
     def benign(self) -> list[Example]:
         """Tokenise the instructions of the benign attack; rows too long for the model are left out."""

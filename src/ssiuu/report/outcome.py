@@ -45,7 +45,9 @@ def outcome(record: Unlearning) -> list[str]:
     else:
         lines.append(f"kept {found.kept:.0%} of {found.kept_of} facts to keep ({which})")
     if found.said is not None:
-        lines.append(f"still answers {found.said:.0%} of the {found.said_of} that it answered freely")
+        lines.append(
+            f"still answers {found.said:.0%} of {found.said_of} facts to keep that it answered freely"
+        )
     if found.kl is not None:
         moved = f"moved {found.kl:.3f} nats a token on plain text"
         if found.kl_instructions is not None:

@@ -31,6 +31,7 @@ from ssiuu.training.step import Outcome, Step
 
 Stopped = Literal["threshold", "max_steps", "no steps"]
 TEXT_SEED = 2_000_003
+TEXTS = 2  # texts a step for every forget row
 RETAIN_SEED = 1_000_003  # so that no retain order is another seed's forget order
 WAIT = 3  # steps without a reading after one that found too much lost
 ANSWERED = 0.05  # share of facts that may still be answered freely when unlearning ends
@@ -52,6 +53,7 @@ class Settings:
     precision: Literal["bf16", "fp32"]
     lora: Lora | None = None
     growth: float = 1.0  # each step's learning rate over that of the step before
+    warmup: int = 0  # steps until the rate is reached, in equal parts
 
 
 class Look(NamedTuple):
@@ -236,10 +238,12 @@ def _train(
             keep()
             interrupt.check()
         for group in step.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * settings.growth ** (number - 1)
+            group["lr"] = _rate(settings, number)
+        size = settings.batch_size
         drawn = [
-            _drawn(rows, settings, number, offset)
-            for rows, offset in ((forget, 0), (retain, RETAIN_SEED), (texts, TEXT_SEED))
+            _drawn(forget, size, number, settings.seed),
+            _drawn(retain, size, number, settings.seed + RETAIN_SEED),
+            _drawn(texts, TEXTS * size, number, settings.seed + TEXT_SEED),
         ]
         batches = [micro_batches(rows, settings.micro_batch_size, pad, device) for rows in drawn]
         try:
@@ -270,6 +274,12 @@ def _nothing(settings: Settings) -> str:
     )
 
 
+def _rate(settings: Settings, number: int) -> float:
+    """Return the learning rate of a step, counted from 1."""
+    begun = min(1.0, number / settings.warmup) if settings.warmup else 1.0
+    return settings.learning_rate * settings.growth ** (number - 1) * begun
+
+
 def _due(number: int, logs: Sequence[StepLog], settings: Settings) -> bool:
     """Whether the score is read after this step.
 
@@ -279,11 +289,9 @@ def _due(number: int, logs: Sequence[StepLog], settings: Settings) -> bool:
     return number == settings.max_steps or (number % settings.check_every == 0 and not waiting)
 
 
-def _drawn(rows: Sequence[Example], settings: Settings, number: int, offset: int) -> list[Example]:
+def _drawn(rows: Sequence[Example], size: int, number: int, seed: int) -> list[Example]:
     """Return the rows of one step; each kind has an order of its own."""
-    if not rows:
-        return []
-    return [rows[i] for i in draw(len(rows), settings.batch_size, number, settings.seed + offset)]
+    return [rows[i] for i in draw(len(rows), size, number, seed)] if rows else []
 
 
 def _task_vector(
