@@ -30,6 +30,9 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon 7b": ("falcon", {"multi_query": True, "new_decoder_architecture": False}),
     "falcon 40b": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
     "stablelm": ("stablelm", {"num_key_value_heads": 2}),
+    "gpt_bigcode": ("gpt_bigcode", {}),
+    "gpt_bigcode, all heads": ("gpt_bigcode", {"multi_query": False}),
+    "persimmon": ("persimmon", {}),
     "starcoder2": ("starcoder2", {"num_key_value_heads": 2}),
     "opt 350m": ("opt", {"ffn_dim": 24, "word_embed_proj_dim": 8, "do_layer_norm_before": False}),
     "llama with biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
@@ -76,7 +79,7 @@ PARTLY: dict[str, tuple[str, dict[str, Any]]] = {
         | EXPERTS,
     ),
     "rwkv": ("rwkv", {"attention_hidden_size": 16}),
-    "gpt_bigcode": ("gpt_bigcode", {}),
+    "codegen": ("codegen", {"rotary_dim": 4}),
     "gpt_oss": (
         "gpt_oss",
         {"num_key_value_heads": 2, "num_local_experts": 4, "head_dim": 8, "sliding_window": 8}

@@ -21,7 +21,7 @@ from ssiuu.evaluation.tree import Pair, Tree, grown, takes_trees
 from ssiuu.likelihood import Prompt
 
 # Attention that does not go through the interface that the others share.
-PADDED = {"gptj", "bloom", "mpt", "falcon", "falcon 7b", "falcon 40b", "stablelm", "llama4"}
+PADDED = {"gptj", "bloom", "mpt", "falcon", "falcon 7b", "falcon 40b", "stablelm", "llama4", "codegen"}
 # Models whose states cannot be cut out by token: a text is read again for every token written.
 READ_AGAIN = {"mamba", "mamba2", "jamba", "rwkv"}
 

@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from architectures import LAYOUTS, PARTLY, build_architecture
 from ssiuu.errors import ModelError, OutputError
 from ssiuu.experiment.session import Original
+from ssiuu.models.checks import check_padding
 from ssiuu.models.load import fingerprint, from_object, load, load_checkpoint_weights, round_to, save
 from ssiuu.models.sources import require_cache
 
@@ -662,3 +664,25 @@ def test_a_checkpoint_where_nothing_can_be_written(
         with pytest.raises(OutputError, match=str(place)):
             save(tiny_model, tokenizer, place)
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS | PARTLY)
+def test_padding_is_left_out_by_every_architecture_but_one(layout: str) -> None:
+    model = build_architecture(layout)
+    if layout == "rwkv":
+        with pytest.raises(ModelError, match=r"^here reads padding as text \(RwkvForCausalLM does not"):
+            check_padding("here", model)
+    else:
+        check_padding("here", model)
+
+
+def test_a_model_that_takes_no_padded_rows_is_refused() -> None:
+    model = build_architecture("llama")
+    forward = model.forward
+
+    def narrow(input_ids: Any, use_cache: bool, logits_to_keep: Any) -> Any:
+        return forward(input_ids=input_ids, use_cache=use_cache, logits_to_keep=logits_to_keep)
+
+    model.forward = narrow
+    with pytest.raises(ModelError, match=r"^here cannot be run on padded rows: .*attention_mask"):
+        check_padding("here", model)

@@ -179,6 +179,9 @@ def test_targets_that_fit_nothing_are_refused(tiny_model: Any) -> None:
 QUERY_VALUE = {
     "gpt2": {"c_attn"},
     "gpt_bigcode": {"c_attn"},
+    "gpt_bigcode, all heads": {"c_attn"},
+    "persimmon": {"query_key_value"},
+    "codegen": {"qkv_proj"},
     "gpt_neox": {"query_key_value"},
     "bloom": {"query_key_value"},
     "falcon": {"query_key_value"},

@@ -35,6 +35,7 @@ CONSTANTS: Final = re.compile(
     r"|rotary_emb\.(inv_freq|cos_cached|sin_cached)$|(^|\.)position_ids$"
 )
 TRIFLES: Final = frozenset({"_name_or_path", "architectures", "dtype", "transformers_version"})
+PADDED: Final = 0.02  # of the logits' deviation: rounding is far below, another text far above
 PLACEHOLDER: Final = re.compile(r"image|audio|video|vision", re.IGNORECASE)
 
 
@@ -194,6 +195,39 @@ def check_causal(where: str, model: Any) -> None:
         raise ModelError(
             f"{where} is not a causal language model: what it predicts of a word depends on later "
             f"words, as in an encoder ({type(model).__name__}). Give a model that writes text."
+        )
+
+
+@torch.no_grad()
+def check_padding(where: str, model: Any) -> None:
+    """Refuse a model that reads padding as text: rows of different lengths are read together here.
+
+    Raises:
+        ModelError: It does, or it does not take padded rows or columns to keep at all.
+    """
+    ids = torch.arange(6).remainder(max(embedding_rows(model), 1))[None].to(model.device)
+    padded = torch.cat([ids[:, :3], ids], 1)
+    mask = torch.tensor([[0] * 3 + [1] * 6], device=ids.device)
+    last = torch.tensor([-1], device=ids.device)
+    try:
+        alone, beside = (
+            model(**given, use_cache=False, logits_to_keep=last).logits.float()
+            for given in (
+                {"input_ids": ids},
+                {
+                    "input_ids": padded,
+                    "attention_mask": mask,
+                    "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
+                },
+            )
+        )
+    except Exception as error:  # an older kind of model, or one of another kind
+        raise ModelError(f"{where} cannot be run on padded rows: {first_line(error)}.") from error
+    same = alone.shape == beside.shape and alone.shape[1] == 1
+    if not same or float((alone - beside).abs().max()) > PADDED * float(alone.std()):
+        raise ModelError(
+            f"{where} reads padding as text ({type(model).__name__} does not heed attention_mask), "
+            "so rows of different lengths cannot be read together. Such models are not supported."
         )
 
 

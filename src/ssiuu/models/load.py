@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ssiuu.errors import ModelError
-from ssiuu.models.checks import check_causal, check_finite, check_same, check_tokenizer
+from ssiuu.models.checks import check_causal, check_finite, check_padding, check_same, check_tokenizer
 from ssiuu.models.files import is_adapter, tokenizer_files
 from ssiuu.models.folder import fingerprint, read
 from ssiuu.models.quiet import quiet
@@ -234,6 +234,7 @@ def _check(where: str, model: Any, tokenizer: Any) -> None:
     check_finite(where, model.state_dict().items())
     check_tokenizer(where, model, tokenizer)
     check_causal(where, model)
+    check_padding(where, model)
 
 
 def _object_digest(model: Any, tokenizer: Any) -> str:

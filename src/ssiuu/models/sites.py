@@ -33,7 +33,8 @@ _FEED_FORWARD = (
 )
 # Fused q, k and v: all of q, then of k, then of v; or so in each group of heads that share a key.
 _IN_A_ROW = {"gpt2": "c_attn", "mpt": "Wqkv", "phi3": "qkv_proj"}
-_BY_GROUP = dict.fromkeys(("bloom", "falcon", "gpt_neox"), "query_key_value")
+_BY_GROUP = dict.fromkeys(("bloom", "falcon", "gpt_neox", "persimmon"), "query_key_value")
+_EITHER = {"gpt_bigcode": "c_attn"}  # in a row where all heads share one key, else by head
 _FUSED = {*_IN_A_ROW.values(), *_BY_GROUP.values()}
 
 
@@ -170,18 +171,22 @@ def _fused(model: Any, path: str, name: str, width: int) -> tuple[dict[str, int]
         ModelError: The order is not known, or the width does not fit the configuration.
     """
     config = model.config
-    by_group = _BY_GROUP.get(config.model_type) == name
-    if not by_group and _IN_A_ROW.get(config.model_type) != name:
+    shared = getattr(config, "multi_query", False)
+    either = _EITHER.get(config.model_type) == name
+    by_group = _BY_GROUP.get(config.model_type) == name or (either and not shared)
+    if not by_group and not either and _IN_A_ROW.get(config.model_type) != name:
         raise ModelError(
             f"{path}: q, k and v are one map here, in an order that is not known for models of type "
-            f"{config.model_type!r}. Known: {', '.join(sorted(_IN_A_ROW | _BY_GROUP))}."
+            f"{config.model_type!r}. Known: {', '.join(sorted(_IN_A_ROW | _BY_GROUP | _EITHER))}."
         )
     heads = config.num_attention_heads
     keys = (
         getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None) or heads
     )
-    if getattr(config, "multi_query", False) and not config.new_decoder_architecture:
-        keys = 1  # Falcon 7B
+    if either:
+        keys = heads  # its own count is that of the class, not of the model
+    if shared and not getattr(config, "new_decoder_architecture", False):
+        keys = 1  # Falcon 7B, StarCoder
     if heads % keys or width % (heads + 2 * keys):
         raise ModelError(
             f"{path}: {width} outputs do not divide into {heads} heads of q and {keys} of k and of v."

@@ -193,8 +193,8 @@ def feed_forward_sites(model: Any) -> list[Site]:
     sites = [site for site in known_sites(model) if site.module in FEED_FORWARD]
     if not sites:
         raise ConfigError(
-            f"klue: it trains neurons of the feed-forward maps, and none is known in "
-            f"{type(model).__name__} (experts in one tensor are not). Choose another method."
+            "klue: it trains neurons of feed-forward maps that stand by themselves (not of experts), "
+            f"and {type(model).__name__} has none that is known. Choose another method."
         )
     if any(site.transposed for site in sites):
         raise ConfigError(
