@@ -243,7 +243,7 @@ def test_a_fact_leaks_by_the_first_sample_that_holds_it(make_model: Any, tokeniz
     # Make the answers likely enough to leak now and then.
     with torch.no_grad():
         for word in range(3):
-            model.lm_head.weight[tokenizer.convert_tokens_to_ids(f" w{40 + word}")] *= 2.5
+            model.lm_head.weight[tokenizer.convert_tokens_to_ids(f" w{40 + word}")] *= 1.9
     start = {f.id: Reading(correct=False, logprob=-1.0) for f in facts}
     reads = leaks(model, prompt, facts, examples, [1, 2, 6], start, 0)
     assert [r.step for r in reads] == [1, 2, 6]

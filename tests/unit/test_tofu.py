@@ -106,6 +106,7 @@ def test_no_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(*_: Any, **__: Any) -> None:
         raise ConnectionError("no route to host")
 
+    monkeypatch.setattr("ssiuu.hub.silence", lambda: "")  # it answers, and not with the data
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     with pytest.raises(DataError, match=r"no route to host.*set tofu\.path"):
         load(None, "forget01", 3)
@@ -245,6 +246,7 @@ def test_the_hub_may_lack_the_non_members(folder: Path, monkeypatch: pytest.Monk
             raise ValueError(f"no configuration {name}")
         return [json.loads(line) for line in (folder / f"{name}.json").read_text().splitlines()]
 
+    monkeypatch.setattr("ssiuu.hub.silence", lambda: "")  # it answers, and lacks them
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     data = load(None, "forget01", 3)
     assert data.non_members == [] and "no configuration holdout01" in data.lacking
