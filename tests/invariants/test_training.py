@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,8 @@ def run(
             interrupt._asked.set()
 
     stop = StopRule("ranking", lambda: 1.0)
-    return unlearn(model, method, info, *rows, settings, stop, PAD, state, progress)
+    texts = [replace(e, id=f"text {e.id}") for e in rows[1]] if method.texts else []
+    return unlearn(model, method, info, *rows, settings, stop, PAD, state, progress, texts=texts)
 
 
 @pytest.fixture
@@ -155,6 +157,7 @@ def _no_request_left() -> Any:
         {"name": "ssiuu", "lambda": 0.1, "target": "logprob"},
         {"name": "npo", "projection": 2},
         {"name": "gd", "pull": 50.0},
+        "npo+kl+texts+others",
     ],
 )
 def test_an_interrupted_run_ends_where_a_whole_one_does(

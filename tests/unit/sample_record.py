@@ -215,6 +215,7 @@ def _unlearning(rng: random.Random, method: MethodInfo, kind: Kind) -> Unlearnin
             step=step,
             forget_loss=1.7 + kind.depth * (step / count) ** 2 + rng.gauss(0, 0.15),
             retain_loss=1.5 + 0.1 * rng.random(),
+            text_loss=0.02 * step / count if method.name == "npo" else None,
             gradient_norm=rng.uniform(2, 9),
             penalty_share=kind.penalty_share,
             penalty_parameters=kind.penalty_share,

@@ -26,6 +26,7 @@ from sample_record import HOSTILE, sample_record
 import ssiuu
 from ssiuu.records.schema import Cell, MethodInfo, RunRecord
 from ssiuu.report.figures import Plot, figures, inline_svg
+from ssiuu.report.figures.training import training_curves
 from ssiuu.report.page import fact_groups, finding, flatten, render
 from ssiuu.report.text import DASH, WIDTH, nats, percent, rate, short, summary
 
@@ -318,6 +319,21 @@ def test_svg_styles_become_presentation_attributes() -> None:
     assert 'role="img" aria-label="a &lt;name&gt;"' in found
     (target,) = re.findall('href="#([^"]*)"', found)
     assert f'id="{target}"' in found and target != "m"
+
+
+def test_the_loss_on_texts_is_drawn_where_some_were_held(record: RunRecord) -> None:
+    title = "Divergence on the texts held to"
+    held = [c.method.label for c in record.cells if c.unlearning and any_text(c)]
+    assert held == ["npo"]
+    assert title in [panel.title for panel in training_curves(record).panels]
+    plain = [cell for cell in record.cells if cell.method.label not in held]
+    without = record.model_copy(update={"cells": plain})
+    assert title not in [panel.title for panel in training_curves(without).panels]
+
+
+def any_text(cell: Cell) -> bool:
+    assert cell.unlearning is not None
+    return any(step.text_loss is not None for step in cell.unlearning.steps)
 
 
 # --- with parts missing ----------------------------------------

@@ -8,6 +8,7 @@ from importlib.resources import files
 
 from ssiuu.data.fact import Instruction
 
+MEASURED = 50  # rows, at most, read to see how far a model has moved
 BRIEF = 10  # words of an instruction, at most, and
 TOLD = 6  # of its output, at least, where answers are only read
 
@@ -23,6 +24,11 @@ def sample(rows: list[Instruction], count: int, seed: int) -> list[Instruction]:
     order = list(rows)
     random.Random(f"instructions:{seed}").shuffle(order)
     return order[:count]
+
+
+def measured() -> list[Instruction]:
+    """Return the rows that the divergence is measured on; no retain term may be trained on them."""
+    return brief(MEASURED)
 
 
 def brief(count: int) -> list[Instruction]:

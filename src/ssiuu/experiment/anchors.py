@@ -21,20 +21,19 @@ ANSWER = 16  # of an instruction's answer
 QUESTIONS = 96  # about the world
 
 
-def anchors(prompt: Prompt, context: int, split: Split, measured: int) -> list[Example]:
+def anchors(prompt: Prompt, context: int, split: Split) -> list[Example]:
     """Return texts, predicted from their first token on, instructions and questions with answers.
 
     Args:
         prompt: How an instruction becomes a question.
         context: Longest sequence of the model, tokens.
         split: The run's own facts; its seed decides which instructions and questions.
-        measured: Instructions that the divergence is measured on (`instructions.brief`).
     """
     made = []
     for text in texts.anchor()[:ROWS]:
         ids = prompt.sentence(text.text)[: min(TOKENS + 1, context)]
         made.append(Example(f"text:{text.id}", ids[:1], ids[1:]))
-    away = {row.instruction for row in instructions.brief(measured)}
+    away = {row.instruction for row in instructions.measured()}
     rows = [row for row in instructions.load() if row.instruction not in away]
     drawn = random.Random(f"anchors:{split.seed}").sample(rows, min(ROWS, len(rows)))
     asked = [(row.instruction, row.output) for row in drawn]

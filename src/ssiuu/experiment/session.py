@@ -42,7 +42,6 @@ from ssiuu.records.schema import BenchmarkInfo, Evaluation, FactText, Knowledge,
 from ssiuu.training.unlearn import StopRule
 
 Progress = Callable[[str], None]
-INSTRUCTIONS = 50  # of the built-in ones, read to see how far a model has moved
 FREE_THRESHOLD = 0.05  # stop score where nothing can be ranked: share of free answers still right
 
 
@@ -168,7 +167,7 @@ class Session:
             self.model,
             self.prompt,
             [row.text for row in texts.measured()],
-            [(row.instruction, row.output) for row in instructions.brief(INSTRUCTIONS)],
+            [(row.instruction, row.output) for row in instructions.measured()],
             texts.version(),
             self.context,
         )
@@ -222,8 +221,8 @@ class Session:
         return made
 
     def anchors(self) -> list[Example]:
-        """Tokenise the texts and instructions that the second retain term holds the model to."""
-        return anchors(self.prompt, self.context, self.split, INSTRUCTIONS)
+        """Tokenise what the second retain term holds the model to."""
+        return anchors(self.prompt, self.context, self.split)
 
     def benign(self) -> list[Example]:
         """Tokenise the instructions of the benign attack; rows too long for the model are left out."""

@@ -23,7 +23,7 @@ from ssiuu.evaluation.knowledge import know
 from ssiuu.evaluation.score import score_facts
 from ssiuu.experiment.given import settings
 from ssiuu.experiment.recipe import resolve
-from ssiuu.experiment.session import INSTRUCTIONS, Session, open_own
+from ssiuu.experiment.session import Session, open_own
 from ssiuu.likelihood import Example, encode
 from ssiuu.models.load import require_space, save
 from ssiuu.records.files import write_record
@@ -226,7 +226,7 @@ def _kept(
         rows = read_facts(keep, "--keep", columns, notes.append)
         return [encode(prompt, r.id, r.question, r.answer, context, end=True) for r in rows]
     progress(f"reading how the model answers {KEPT} instructions")
-    measured = instructions.brief(INSTRUCTIONS)  # these tell how far the model moves
+    measured = instructions.measured()  # these tell how far the model moves
     texts = [row for row in instructions.load() if row not in measured]
     texts = instructions.sample(texts, KEPT, session.recipe.split.seed)
     asked = [prompt.question(row.instruction) for row in texts]

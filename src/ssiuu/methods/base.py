@@ -93,8 +93,8 @@ class Method(BaseModel):
     texts: float = Field(
         default=0.0,
         ge=0,
-        description="weight of a second retain term: the divergence from the model before on texts and "
-        "instructions that touch no fact; 0 leaves it out",
+        description="ours: weight of a second retain term: the divergence from the model before on "
+        "texts, instructions and questions that touch no fact of the run; 0 leaves it out",
     )
     others: float = Field(
         default=0.0,
@@ -147,6 +147,11 @@ class Method(BaseModel):
         return self.projection is not None or self.projection_outputs is not None
 
     @property
+    def extended(self) -> bool:
+        """Whether something of this project's is added to the objective or done to its gradient."""
+        return bool(self.projects or self.texts or self.others)
+
+    @property
     def stem(self) -> str:
         """The label without its suffixes."""
         return self.name
@@ -167,8 +172,8 @@ class Method(BaseModel):
 
     @property
     def whose(self) -> Origin:
-        """Whose method this is as configured: with a projection it is ours, or our control."""
-        if not self.projects:
+        """Whose method this is as configured: with an extension it is ours, or our control."""
+        if not self.extended:
             return self.origin
         return "control" if self.projection_from == "random" else "ours"
 
@@ -192,4 +197,14 @@ class Method(BaseModel):
             if sides
             else ""
         )
+        places = [
+            place
+            for place, weight in (
+                ("on other texts and questions", self.texts),
+                ("at the answers to forget over all other words", self.others),
+            )
+            if weight
+        ]
+        if places:
+            extra += f", held to the model before {' and '.join(places)} (this project's extension)"
         return f"{self.summary}{extra}. {self.source}"

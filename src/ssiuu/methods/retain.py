@@ -19,8 +19,7 @@ def kl_loss(
     Source: Maini et al. 2024 (TOFU), Sec. 3.
     Departures: the answer tokens only; the peer counts prompt and padding too.
     """
-    wanted = reference.log_softmax(-1)
-    divergence = (wanted.exp() * (wanted - logits.log_softmax(-1))).sum(-1)
+    divergence = _divergence(reference.log_softmax(-1), logits.log_softmax(-1))
     return divergence.masked_fill(~mask, 0.0).sum(1)
 
 
@@ -45,6 +44,11 @@ def others_loss(
     lowest = torch.finfo(logits.dtype).min
     wanted = before.scatter(-1, answers, lowest).log_softmax(-1)
     now = logits.scatter(-1, answers, lowest).log_softmax(-1)
-    gap = (wanted - now).scatter(-1, answers, 0.0)
     left = -torch.expm1(before.gather(-1, answers).squeeze(-1).clamp(max=0.0))
-    return (left * (wanted.exp() * gap).sum(-1)).masked_fill(~mask, 0.0).sum(1)
+    return (left * _divergence(wanted, now)).masked_fill(~mask, 0.0).sum(1)
+
+
+def _divergence(wanted: Float[Tensor, "*n V"], now: Float[Tensor, "*n V"]) -> Float[Tensor, "*n"]:
+    """Return KL(p || q) of log-probabilities; what p never says counts 0, whatever q says of it."""
+    share = wanted.exp()
+    return (share * (wanted - now)).masked_fill(share == 0, 0.0).sum(-1)

@@ -168,7 +168,7 @@ class Ssiuu(Method):
         """Algorithm 1 is the paper's, a penalty elsewhere is a control; any other form is ours."""
         if self.index != "negative":
             return "control"
-        return "paper" if self.literal and not self.projects else "ours"
+        return "paper" if self.literal and not self.extended else "ours"
 
     @property
     def description(self) -> str:

@@ -281,8 +281,8 @@ class StepLog(Record):
     `penalty_parameters`: share of the parameters whose forget gradient it changed by over 1 %.
     `forget_score`: the stop rule's score where it was read at this step; `answered`: the share of
     facts still answered freely, `lost`: what was lost beyond its limits then, where those were read
-    too. `text_loss`: of the second retain term, nats a
-    token.
+    too. `text_loss`: divergence from the original on the texts and questions of the second retain term,
+    before its weight, nats a token.
     """
 
     step: int

@@ -120,6 +120,10 @@ def prepare(
     ]
     found = _distributions(model, asked, pad, progress)
     made.forget_logits, made.retain_logits, made.text_logits = found
+    if method.texts and not texts:
+        raise ConfigError(
+            f"{method.label}: no text to hold it to fits the model's context; set texts: 0."
+        )
     if isinstance(method, DisruptionMasked) and not retain:
         raise ConfigError("masked: the mask is the retain gradient's, and there are no retain rows.")
     if isinstance(base, Misdirection) and method.keeps == "activations":

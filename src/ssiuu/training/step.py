@@ -173,13 +173,12 @@ class Step:
         # Dropout would make a run that cannot be repeated, and of two gradients those of two models.
         self.model.train(self.recomputes)
         self.optimizer.zero_grad(set_to_none=True)
-        rows = [batch.input_ids for batch in (*forget, *retain)]
+        rows = [batch.input_ids for batch in (*forget, *retain, *texts)]
         longest = max(ids.shape[1] for ids in rows)
         with attention(self.precision, rows[0].device.type, longest):
             done = self._as_one(forget, retain) if self.together else None
             forget_loss, moved, retain_loss = done or self._apart(forget, retain)
-        held = [batch for batch in forget if self.method is not None and self.method.others]
-        text_loss = self._holding_backward(held, texts) if held or texts else None
+            text_loss = self._holding_backward(forget, texts)
         self._keep_rows()
         norm = self._norm()
         kept_loss = text_loss if retain_loss is None else retain_loss + (text_loss or 0.0)
@@ -534,13 +533,15 @@ class Step:
         rows = [self.prepared.retain_logits[i] for i in ids]
         return kl_loss(logits, aligned(rows, logprobs.mask), logprobs.mask)
 
-    def _holding_backward(self, forget: Sequence[Batch], texts: Sequence[Batch]) -> float:
+    def _holding_backward(self, forget: Sequence[Batch], texts: Sequence[Batch]) -> float | None:
         """Add the gradients of what holds texts and the other words at the answers to forget.
 
         It is a pass of its own: the joined one knows two kinds of rows, and what is done to the forget
-        gradient is not to be done to these. Returns the texts' divergence, nats a token.
+        gradient is not to be done to these. Returns the texts' divergence, nats a token, if any.
         """
-        assert self.method is not None
+        if self.method is None:
+            return None
+        texts, forget = texts if self.method.texts else (), forget if self.method.others else ()
         divisors = [_divisor(batches, "tokens") if batches else 1.0 for batches in (texts, forget)]
         pairs: list[tuple[Batch, int]] = [(batch, len(batch.ids)) for batch in texts]
         pairs += [(batch, 0) for batch in forget]
@@ -559,7 +560,7 @@ class Step:
             weighted = self.method.texts * held + self.method.others * others.sum() / divisors[1]
             self.accelerator.backward(weighted)
             total += float(held.detach())
-        return total
+        return total if texts else None
 
     def _set_aside(self) -> dict[str, Tensor]:
         """Take the retain gradient out of `.grad` and into its running mean."""

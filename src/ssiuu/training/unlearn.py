@@ -222,7 +222,6 @@ def _train(
     stopped: Stopped = "max_steps"
     if logs and not below and Look.of(logs[-1]).met(settings, stop):
         stopped = "threshold"  # interrupted just after its last step
-    texts = texts if step.method is not None and step.method.texts else ()
 
     def keep(diverged: str | None = None) -> None:
         if state is not None:
@@ -423,6 +422,8 @@ def _line(label: str, log: StepLog, settings: Settings) -> str:
     parts = [f"{label} step {log.step}/{settings.max_steps}", f"forget loss {log.forget_loss:.2f}"]
     if log.retain_loss is not None:
         parts.append(f"retain loss {log.retain_loss:.2f}")
+    if log.text_loss is not None:
+        parts.append(f"text loss {log.text_loss:.3f}")
     if log.penalty_share is not None:
         parts.append(f"regulariser {log.penalty_share:.1e} of the gradient")
     if log.forget_score is not None:

@@ -28,6 +28,7 @@ def training_curves(record: RunRecord) -> Plot:
         ("forget-loss", "Forget loss, nats", lambda step: step.forget_loss),
         ("forget-score", "Forget score (stop rule), %", lambda step: step.forget_score),
         ("retain-loss", "Retain loss, nats", lambda step: step.retain_loss),
+        ("text-loss", "Divergence on the texts held to, nats a token", lambda step: step.text_loss),
     ]
     panels = [
         _training_panel(record, key, title, read)
