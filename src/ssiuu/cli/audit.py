@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ssiuu.cli import BASE
+from ssiuu.cli.exits import NOT_FORGOTTEN
 
 
 def command(
@@ -35,9 +36,13 @@ def command(
         bool, typer.Option("--force", help="even if the model before knows none of the facts")
     ] = False,
 ) -> None:
-    """Evaluate, look inside and attack: are the facts erased, hidden or still there?"""
+    """Evaluate, look inside and attack: are the facts erased, hidden or still there?
+
+    Exits with 3 where they are still there (verdict "not removed").
+    """
     from ssiuu.cli.main import finish, forcing, prepare
     from ssiuu.experiment.unlearn import audit_models
+    from ssiuu.report.rows import rows
 
     progress, sets = prepare(), forcing(set_, force, prompt)
     typed = shlex.join(["ssiuu", *sys.argv[1:]])
@@ -45,3 +50,6 @@ def command(
         before, after, forget, out, retain, sets, typed, progress, columns=columns, base=base
     )
     finish(record, out, progress)
+    after_it = next(row for row in rows(record)["rows"] if row["method"] == "after")
+    if after_it["verdict"] == "not removed":
+        raise typer.Exit(NOT_FORGOTTEN)
