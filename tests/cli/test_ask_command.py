@@ -67,6 +67,7 @@ def test_forced_on_unknown_facts_nothing_is_called_forgotten(place: Path, tmp_pa
     facts, out = lines(tmp_path / "strangers.jsonl", STRANGERS), tmp_path / "out"
     words = ("unlearn", "--model", place / "model", "--forget", facts, "--retain", "none", "--force")
     done = ssiuu(*words, "--out", out, "--method", "gd", "--set", "unlearn.max_steps=3")
+    assert done.returncode == 3 and not out.exists(), done.stdout + done.stderr
     assert "None of the 4 facts" in done.stdout and "no evidence" in done.stdout
     if (out / "unlearn.json").exists():
         record = Unlearning.model_validate_json((out / "unlearn.json").read_bytes())

@@ -125,6 +125,7 @@ def test_the_search_ends_at_the_first_rate_that_passes(
 
     def run(session: Any, method: Any, seed: int, state: Any, progress: Any, adapter: Any, change: Any) -> Any:
         asked.append(change["learning_rate"])
+        state.write_bytes(b"")
         if len(asked) == stop_at:
             raise KeyboardInterrupt
         return SimpleNamespace(model_copy=lambda update: update["attempts"])
@@ -150,8 +151,10 @@ def test_the_search_ends_at_the_first_rate_that_passes(
     stop_at, method = 3, object()
     with pytest.raises(KeyboardInterrupt):
         searching.search(session, method, 0, tmp_path, print, judged)  # type: ignore[arg-type]
+    assert (tmp_path / "state.safetensors").exists()  # the attempt goes on from there
     stop_at = 0
     attempts: Any = searching.search(session, method, 0, tmp_path, print, judged)  # type: ignore[arg-type]
+    assert not (tmp_path / "state.safetensors").exists()
     rates = candidates(attempts[0], 4)
     first = next(rate for rate in rates if rate > 1e-4)
     assert [a.learning_rate for a in attempts[1:]] == rates[: rates.index(first) + 1]

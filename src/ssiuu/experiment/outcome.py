@@ -72,12 +72,14 @@ class Judge:
         """Return what an attempt led to, read over a part of the texts."""
         moved = None if growing else self._moved(quick=True)
         kept, said = (None, None) if growing else self.kept()
+        score = last_score(record)
+        at_threshold = score is not None and score <= record.threshold
         return Attempt(
             learning_rate=rate,
             growing=growing,
             steps=len(record.steps),
-            reached=record.stopped == "threshold",
-            forget=last_score(record),
+            reached=record.stopped == "threshold" or (at_threshold and not growing),
+            forget=score,
             answered=None if growing else self.answered(),
             kept=kept,
             said=said,
@@ -114,6 +116,8 @@ class Judge:
             score = self.session.stop_rule()[0].read()
         still, (kept, said) = self.answered(), self.kept()
         reasons = []
+        if record.stopped == "no steps" or (self.session.recipe.force and _began_there(record)):
+            reasons.append("the forget score was at its threshold before step 1, so it shows nothing")
         if score > record.threshold:
             reasons.append(f"the forget score is {score:.2f}, above its {record.threshold:.2f}")
         if still > ANSWERED:
@@ -202,6 +206,10 @@ class Judge:
 
 def _share(found: Sequence[bool]) -> float | None:
     return sum(found) / len(found) if found else None
+
+
+def _began_there(record: Unlearning) -> bool:
+    return record.before is not None and record.before <= record.threshold
 
 
 def last_score(record: Unlearning) -> float | None:

@@ -84,12 +84,12 @@ def search(
                 change=driven,
             )
         except DivergedError as error:
+            (work / "state.safetensors").unlink(missing_ok=True)
             said = str(error).split(";")[0]
             spent = round(time.perf_counter() - start, 2)
             made = Attempt(learning_rate=rate, steps=0, reached=False, seconds=spent, note=said)
             return None, made
-        finally:
-            (work / "state.safetensors").unlink(missing_ok=True)
+        (work / "state.safetensors").unlink(missing_ok=True)
         record = judge.settle(record, adapter is None)
         return record, judge.attempt(record, rate, bool(change), time.perf_counter() - start)
 

@@ -450,8 +450,18 @@ def _notes(
             "it is now shows nothing."
         )
     elif stopped == "max_steps" and stop.kind != "none":
-        notes.append(
-            f"The forget score did not reach {settings.threshold:.2f} in {settings.max_steps} "
-            "steps: raise max_steps or the learning rate."
-        )
+        notes.append(f"{_missing(logs, settings)} in {settings.max_steps} steps.")
     return notes
+
+
+def _missing(logs: Sequence[StepLog], settings: Settings) -> str:
+    """Return what a run that took all its steps did not get to."""
+    last = logs[-1] if logs else None
+    if last is None or last.forget_score is None or last.forget_score > settings.threshold:
+        return (
+            f"Raise max_steps or the learning rate: the forget score did not reach "
+            f"{settings.threshold:.2f}"
+        )
+    if last.lost:
+        return f"The forget score reached its threshold, but too much stayed lost ({last.lost})"
+    return "The forget score reached its threshold, but answers were still given freely"
