@@ -358,7 +358,11 @@ def test_an_audit_of_what_is_still_there_has_an_exit_code_of_its_own(
 ) -> None:
     words = ["audit", "--before", place / "model", "--after", place / "model", "--out", tmp_path / "a"]
     words += ["--forget", place / "forget.jsonl", "--retain", place / "retain.jsonl"]
-    for setting in ("attacks.harmful.fractions=[]", "attacks.benign.learning_rates=[]", "diagnose=false"):
+    for setting in (
+        "attacks.harmful.fractions=[]",
+        "attacks.benign.learning_rates=[]",
+        "diagnose=false",
+    ):
         words += ["--set", setting]
     done = ssiuu(*words)
     assert done.returncode == 3 and "not removed" in done.stdout, done.stdout + done.stderr

@@ -144,10 +144,18 @@ def test_a_model_in_memory_is_changed_in_place_only_without_out(
     held = make_model()
     held.lm_head.requires_grad_(False)
     before = weights(held)
-    given = {"retain": RETAIN, "method": "gd", "sets": SHORT, "tokenizer": tokenizer, "keep_anyway": True}
+    given = {
+        "retain": RETAIN,
+        "method": "gd",
+        "sets": SHORT,
+        "tokenizer": tokenizer,
+        "keep_anyway": True,
+    }
     record = ssiuu.unlearn_model(held, FORGET, tmp_path / "out", **given)
     assert same(before, weights(held))
-    from_path = ssiuu.unlearn_model(model, FORGET, tmp_path / "same", RETAIN, "gd", SHORT, keep_anyway=True)
+    from_path = ssiuu.unlearn_model(
+        model, FORGET, tmp_path / "same", RETAIN, "gd", SHORT, keep_anyway=True
+    )
     assert record.steps == from_path.steps
     assert ssiuu.unlearn_model(held, FORGET, **given).steps == record.steps
     assert not same(before, weights(held))

@@ -123,7 +123,9 @@ def test_the_search_ends_at_the_first_rate_that_passes(
     """From low to high; an interrupted search goes on with what it has not tried."""
     asked: list[float] = []
 
-    def run(session: Any, method: Any, seed: int, state: Any, progress: Any, adapter: Any, change: Any) -> Any:
+    def run(
+        session: Any, method: Any, seed: int, state: Any, progress: Any, adapter: Any, change: Any
+    ) -> Any:
         asked.append(change["learning_rate"])
         state.write_bytes(b"")
         if len(asked) == stop_at:
@@ -173,8 +175,18 @@ def test_what_was_said_freely_must_still_be_said(monkeypatch: pytest.MonkeyPatch
     """A model that says nothing any more ranks as before; that is no keeping."""
     facts = [fact(name) for name in "abcd"]
     reads = [
-        {"a": score(True, True), "b": score(True, False), "c": score(False, False), "d": score(True, True)},
-        {"a": score(True, False), "b": score(True, False), "c": score(True, True), "d": score(False, True)},
+        {
+            "a": score(True, True),
+            "b": score(True, False),
+            "c": score(False, False),
+            "d": score(True, True),
+        },
+        {
+            "a": score(True, False),
+            "b": score(True, False),
+            "c": score(True, True),
+            "d": score(False, True),
+        },
     ]
     monkeypatch.setattr(Judge, "_read", lambda self, asked: reads.pop(0))
     moved = Divergence(

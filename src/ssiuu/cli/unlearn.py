@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from ssiuu.records.schema import Unlearning
 
 
-
 def command(
     model: Annotated[str, typer.Option(help="short name, folder or hub name")],
     forget: Annotated[str, typer.Option(help="facts to forget: JSON, CSV, parquet, or a hub name")],
