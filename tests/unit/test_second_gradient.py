@@ -428,6 +428,27 @@ def test_a_step_reads_both_whatever_the_blocks_are_made_of(
         torch.testing.assert_close(found.float(), wanted, rtol=0.01, atol=1e-3 * whole, msg=name)
 
 
+@pytest.mark.parametrize("layout", ["mixtral", "qwen2_moe", "jamba"])
+def test_forget_and_retain_gradients_of_every_expert_add_up(layout: str, make_examples: Any) -> None:
+    """GD in one batch of both: each expert's slice has what its own tokens of either set give it."""
+    model = build_architecture(layout)
+    forget, retain = make_examples(3), make_examples(4, seed=1)
+    counts = [sum(len(e.answer) for e in rows) for rows in (forget, retain)]
+    weights = [1 / counts[0]] * 3, [-1 / counts[1]] * 4
+    wanted = explicit(model, [*forget, *retain], [*weights[0], *weights[1]])
+    step = Step(model, make("gd"), 1e-3)
+    step([collate(forget, PAD)], [collate(retain, PAD)])
+    whole = max(float(g.abs().max()) for g in wanted.values())
+    experts = 0
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-3, atol=1e-4 * whole, msg=name)
+        experts += sum(float(expert.abs().max()) > 0 for expert in wanted[name]) * (
+            "experts" in name and parameter.dim() == 3
+        )
+    assert experts >= 8
+
+
 @pytest.mark.parametrize("layout", ["gpt2", "falcon", "gemma3", "mixtral", "mamba"])
 def test_both_gradients_under_autocast(layout: str, make_examples: Any) -> None:
     """The attribution of a step in bf16 is that of fp32, up to bf16's rounding."""

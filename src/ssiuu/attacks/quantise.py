@@ -105,7 +105,7 @@ def quantised(model: Any, formats: Sequence[str]) -> Iterator[str]:
     Every format begins with the weights as they were; those of the last one stay.
     """
     weights = matrices(model)
-    before = [weight.clone() for weight in weights]
+    before = [weight.clone(memory_format=torch.contiguous_format) for weight in weights]
     for name in formats:
         for weight, whole in zip(weights, before, strict=True):
             weight.copy_(FORMATS[name](whole))

@@ -58,7 +58,7 @@ def _plain(what: What) -> dict[str, str]:
 
 def _sites(name: str) -> None:
     from ssiuu.models.load import load
-    from ssiuu.models.sites import find_sites, left_out
+    from ssiuu.models.sites import coverage, find_sites
 
     model = load(name).model
     sites = find_sites(model)
@@ -69,8 +69,8 @@ def _sites(name: str) -> None:
             f"{site.layer:5d}  {site.module:6s}  {site.width:5d}  {site.path:{longest}s}  {site.units}"
         )
     print(f"\n{sum(site.width for site in sites):,} neurons in {len(sites)} sites.")
-    if others := left_out(model, sites):
-        print(f"Matrices of the blocks that belong to no site: {', '.join(others)}.")
+    if said := coverage(model, sites):
+        print(said)
 
 
 def _methods() -> None:

@@ -80,8 +80,8 @@ def find_sites(model: Any) -> list[Site]:
         maps = [p for p, m in model.named_modules() if is_map(m)]
         raise ModelError(
             f"no neurons found in {type(model).__name__}: none of its {len(maps)} linear maps "
-            f"({', '.join(maps[:8]) or 'there is none'}) stands in a numbered block under a known "
-            f"name: {', '.join(sorted({*_ATTENTION, *_FEED_FORWARD, *_FUSED, 'gate_up_proj'}))}."
+            f"({summed(maps) or 'there is none'}) stands in a numbered block under a known name: "
+            f"{', '.join(sorted({*_ATTENTION, *_FEED_FORWARD, *_FUSED, 'gate_up_proj'}))}."
         )
     seen: dict[tuple[int, str], str] = {}
     for site in found:
