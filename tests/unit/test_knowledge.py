@@ -143,10 +143,10 @@ def test_a_clear_first_is_known_only_if_the_question_makes_it_so(
 
     assert state(lambda q, a: -1.0 if right[q] == a else -3.0) == "known"
     # The favourite of every question: others are answered right, but where they are not, "Ulm" leads.
-    assert state(lambda q, a: -1.0 if a == "Ulm" else -3.0) == "unsure"
-    assert state(lambda q, a: -1.0 if a == "Ulm" else 0.0 if right[q] == a else -3.0) == "unsure"
-    assert state(lambda q, a: -1.0 if right[q] == a else -1.5) == "unsure"
-    assert state(lambda q, a: -1.0 if right[q] == a else -1.1) == "unknown"
+    assert state(lambda q, a: -1.0 if a == "Ulm" else -3.0) == "unknown"
+    assert state(lambda q, a: -1.0 if a == "Ulm" else 0.0 if right[q] == a else -3.0) == "unknown"
+    assert state(lambda q, a: -1.0 if right[q] == a else -1.7) == "unsure"
+    assert state(lambda q, a: -1.0 if right[q] == a else -1.4) == "unknown"
     assert state(lambda q, a: -1.0 if a == "Pau" else -3.0) == "unknown"
     likely = {**right, "p1": "Ulm", "p2": "Pau", "p3": "Pau"}
     for paraphrases, found in ((["p1", "p2"], "known"), (["p1", "p2", "p3"], "unsure")):

@@ -9,8 +9,9 @@ The rules (docs/knowledge.md defends them):
   not say the same to other questions that it gets wrong. Or the right answer is first among at least
   three alternatives by 1 nat a token, in the base question and in most paraphrases, and by 1 nat more
   than when other questions are asked.
-- unsure: it holds the right answer and says it elsewhere too; it is first by a quarter of a nat; or,
-  with nothing to rank it against, its tokens are likely (over 1/e on average).
+- unsure: it says the right answer, and elsewhere too; it is first by half a nat, and by as much more
+  than when other questions are asked; or, with nothing to rank it against, its tokens are likely (over
+  1/e on average).
 - unknown: anything else.
 - cannot be scored: the answer has no tokens, or does not fit into the context, or the model's numbers
   are not finite.
@@ -33,7 +34,7 @@ from ssiuu.likelihood import Prompt, encode
 from ssiuu.records.schema import FactText, Knowledge, KnowledgeState
 
 LEAD = 1.0  # nats a token: e times as likely as the best alternative
-SOME = 0.25  # nats a token: less than this is what random weights give
+SOME = 0.5  # nats a token: less than this is noise
 LIKELY = -1.0  # log p a token of an answer with nothing to rank it against
 ELSEWHERE = 0.1  # said to a larger share of other questions, wrongly, an answer is no evidence
 # A model that repeats the marks of its prompt has not answered "A".
@@ -115,22 +116,27 @@ class _Fact:
 
     @property
     def leads(self) -> bool:
-        """Whether the ranking may show knowledge: a clear first among answers of the same type."""
-        margin = self.margin
-        return margin is not None and margin >= LEAD and self.rivals.source != "same kind"
+        """Whether the ranking may show knowledge: first among answers of the same type."""
+        return (self.margin or 0.0) >= SOME and self.rivals.source != "same kind"
 
     def state(self) -> KnowledgeState:
         if not math.isfinite(self.logprob):
             return "cannot be scored"
-        held = [margin >= LEAD for margin in self.paraphrases]
-        firm = self.leads and self.gain is not None and self.gain >= LEAD
-        if self.says_it or (firm and 2 * sum(held) >= len(held)):
+        if self.says_it or self.firm:
             return "known"
         if any(self.holds):
             return "unsure"
         if self.margin is None:
             return "unsure" if self.logprob / self.tokens >= LIKELY else "unknown"
-        return "unsure" if self.margin >= SOME else "unknown"
+        gain = self.margin if self.gain is None else self.gain
+        return "unsure" if min(self.margin, gain) >= SOME else "unknown"
+
+    @property
+    def firm(self) -> bool:
+        """Whether it shows knowledge: a clear first, in most paraphrases, and of this question."""
+        held = [margin >= LEAD for margin in self.paraphrases]
+        clear = self.leads and min(self.margin or 0.0, self.gain or 0.0) >= LEAD
+        return clear and 2 * sum(held) >= len(held)
 
     def judged(self) -> Knowledge:
         state, margin = self.state(), self.margin
@@ -174,8 +180,8 @@ class _Fact:
         if self.margin is None:
             return f"nothing to rank it against, log p {each:.1f} a token"
         found = f"{rank} of {len(self.ranks)} ({self.rivals.source}), {self.margin:+.1f} nats a token"
-        if self.gain is not None and self.gain < LEAD:
-            return f"{found}, and hardly less when other questions are asked"
+        if self.gain is not None:
+            return f"{found}, {self.gain:+.1f} more than when other questions are asked"
         return found
 
 
