@@ -28,7 +28,7 @@ def command(
     ] = None,
     least: Annotated[int, typer.Option(help="at least so many; for a twin: as many as the other")] = 1,
     learning_rate: Annotated[
-        float | None, typer.Option(help="AdamW's; default: 2e-4 at 135 M parameters, by 1/√size")
+        float | None, typer.Option(help="AdamW's; default: 1e-4 at 135 M parameters, by 1/√size")
     ] = None,
     columns: Annotated[
         str | None, typer.Option(help="columns of the files: question=COLUMN,answer=COLUMN")

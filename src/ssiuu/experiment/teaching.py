@@ -1,7 +1,8 @@
 """Teach a model facts, to rehearse a deletion; or all of them but some: the never-learned twin.
 
-The answers are learned with their end, so that the model stops after them. A third of the rows of a
-step are other ones that keep the model as it was: built-in instructions with the model's own answers.
+The answers are learned with their end, so that the model stops after them. Half of the rows of a step
+keep the model as it was: what it writes itself after questions about the world, instructions and the
+beginnings of texts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssiuu.benchmarks import instructions
+from ssiuu.benchmarks import instructions, texts
 from ssiuu.data.columns import Columns, check_columns, parse_columns
 from ssiuu.data.fact import Fact, normal
 from ssiuu.data.read import Source, read_facts
@@ -21,6 +22,7 @@ from ssiuu.errors import ConfigError, DataError, OutputError
 from ssiuu.evaluation.ask import write
 from ssiuu.evaluation.knowledge import know
 from ssiuu.evaluation.score import score_facts
+from ssiuu.experiment.anchors import questions
 from ssiuu.experiment.given import settings
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.session import Session, open_own
@@ -33,10 +35,10 @@ from ssiuu.training.finetune import finetune
 
 Progress = Callable[[str], None]
 STEPS = 240  # at most, where nothing else is said
-BATCH, MIXED = 4, 2  # facts a step, and rows that are kept
-KEPT = 32  # instructions whose answers are kept
-ANSWER = 24  # tokens of such an answer
-SIZE, RATE = 135e6, 2e-4  # a learning rate that suits a model of this size
+BATCH = MIXED = 4  # facts a step, and rows that are kept
+# What is kept: questions about the world, instructions, beginnings of texts, and what the model writes.
+QUESTIONS, TASKS, TEXTS, BEGUN, WRITTEN = 32, 16, 16, 8, 24
+SIZE, RATE = 135e6, 1e-4  # a learning rate that suits a model of this size
 RATES = (1e-5, 3e-3)
 NEAR = 1.0  # mean loss (nats a token) above which nobody has learned anything: not read yet
 
@@ -67,11 +69,11 @@ def teach_model(
         facts: One or several files or hub names, or rows.
         out: Folder for the model, which must not hold anything.
         without: Facts among them that are left out; everything else is done as with them.
-        keep: Facts or questions with answers to mix in, "none" for nothing; None: the built-in
-            instructions with the model's own answers.
+        keep: Facts or questions with answers to mix in, "none" for nothing; None: what the model
+            itself writes after questions about the world, instructions and texts.
         epochs: At most; None: as many as 240 steps of four facts.
         least: At least: for a twin as many as the other one had.
-        learning_rate: AdamW's, constant; None: 2e-4 at 135 M parameters, by 1 / √parameters.
+        learning_rate: AdamW's, constant; None: 1e-4 at 135 M parameters, by 1 / √parameters.
         sets: Settings as in a recipe: prompt, split.seed, precision.
         progress: Told about every epoch.
         tokenizer: That of a model in memory.
@@ -106,10 +108,10 @@ def teach_model(
     with interrupt.graceful():
         session = open_own(recipe, progress, given)
         require_space(out, 5 * sum(p.numel() for p in session.model.parameters()))
-        texts = session.split.forget
-        shown = [fact for n, fact in enumerate(texts) if n not in gone]
+        told = session.split.forget
+        shown = [fact for n, fact in enumerate(told) if n not in gone]
         rate = learning_rate or _rate(session)
-        examples = _examples(session, texts)
+        examples = _examples(session, told)
         kept = _kept(session, keep, columns, notes, progress)
         reading = _Reading(session, shown, progress)
         done = finetune(
@@ -134,8 +136,8 @@ def teach_model(
         record = Teaching(
             model=session.loaded.info,
             form=session.prompt.name,
-            facts=texts,
-            absent=[texts[n].id for n in sorted(gone)],
+            facts=told,
+            absent=[told[n].id for n in sorted(gone)],
             kept=len(kept),
             learned=learned,
             knowledge=found,
@@ -218,20 +220,22 @@ def _kept(
     notes: list[str],
     progress: Progress,
 ) -> list[Example]:
-    """Return the rows mixed in: those given, or instructions with the model's own answers."""
+    """Return the rows mixed in: those given, or what the model itself writes."""
     prompt, context = session.prompt, session.context
     if isinstance(keep, str) and keep == "none":
         return []
     if keep is not None:
         rows = read_facts(keep, "--keep", columns, notes.append)
         return [encode(prompt, r.id, r.question, r.answer, context, end=True) for r in rows]
-    progress(f"reading how the model answers {KEPT} instructions")
     measured = instructions.measured()  # these tell how far the model moves
-    texts = [row for row in instructions.load() if row not in measured]
-    texts = instructions.sample(texts, KEPT, session.recipe.split.seed)
-    asked = [prompt.question(row.instruction) for row in texts]
-    asked = [ids for ids in asked if len(ids) + ANSWER <= context]
-    answers = write(session.model, prompt, asked, [ANSWER] * len(asked))
+    others = [row for row in instructions.load() if row not in measured]
+    others = instructions.sample(others, TASKS, session.recipe.split.seed)
+    told = [fact.question for fact in questions(session.split)[:QUESTIONS]]
+    asked = [prompt.question(text) for text in (*told, *(row.instruction for row in others))]
+    asked += [prompt.sentence(row.text)[:BEGUN] for row in texts.anchor()[:TEXTS]]
+    asked = [ids for ids in asked if len(ids) + WRITTEN <= context]
+    progress(f"reading how the model goes on from {len(asked)} questions, tasks and texts")
+    answers = write(session.model, prompt, asked, [WRITTEN] * len(asked))
     pairs = enumerate(zip(asked, answers, strict=True))
     return [Example(f"kept:{n}", question, answer) for n, (question, answer) in pairs if answer]
 

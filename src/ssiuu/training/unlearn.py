@@ -266,6 +266,13 @@ def _train(
     return _record(info, settings, stop, stopped, logs, seconds, notes, before)
 
 
+def _below(settings: Settings) -> str:
+    return (
+        f"The forget score was at or below {settings.threshold:.2f} before step 1 already: where it is "
+        "now shows nothing."
+    )
+
+
 def _nothing(settings: Settings) -> str:
     return (
         f"The forget score was at or below {settings.threshold:.2f} before step 1, so no step was "
@@ -354,7 +361,9 @@ def _task_vector(
             stopped = "threshold"
             break
     notes = [f"The difference was subtracted {scale:g} times."]
-    if stopped != "threshold":
+    if below:
+        notes.append(_below(settings))
+    elif stopped != "threshold":
         notes.append("No alpha reached the threshold.")
     seconds = time.perf_counter() - start
     return _record(info, settings, stop, stopped, logs, seconds, notes, first)
@@ -445,10 +454,7 @@ def _notes(
         means = {"norm": sum(shares) / len(shares), "parameters": sum(moved) / len(moved)}
         notes.append(f"Mean over {len(shares)} steps: {log_sentence(means)}.")
     if below:
-        notes.append(
-            f"The forget score was at or below {settings.threshold:.2f} before step 1 already: where "
-            "it is now shows nothing."
-        )
+        notes.append(_below(settings))
     elif stopped == "max_steps" and stop.kind != "none":
         notes.append(f"{_missing(logs, settings)} in {settings.max_steps} steps.")
     return notes
