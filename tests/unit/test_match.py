@@ -335,3 +335,24 @@ def package_recall(answer: str, text: str) -> float:
 
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
     return float(scorer.score(answer, text)["rougeL"].recall)
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "right"),
+    [
+        ("No", "The answer is no.", True),
+        ("No", "no, he is not", True),
+        ("No", "there is no town", False),
+        ("Up", "up, by Pixar", True),
+        ("May", "in may", True),
+        ("US", "for us", False),
+        ("The", "that is the", False),
+        ("+49 30 123456", "Call +4930123456 today", True),
+        ("0555 014 273", "0555-014-273", True),
+        ("0555014273", "0555 014 274", False),
+        ("0555 014 273", "10555 014 273", False),
+        ("12 345", "1 2345", False),  # too short to be told from a count
+    ],
+)
+def test_words_at_an_end_and_digits_in_groups(answer: str, text: str, right: bool) -> None:
+    assert holds(answer, text) is right

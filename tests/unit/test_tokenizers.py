@@ -288,12 +288,12 @@ class TestWhereAnAnswerEnds:
 
     prompt = Prompt(made("byte-level"), "chat")
 
-    def cut(self, wanted: str, written: str) -> str:
+    def cut(self, wanted: str, written: str, prompt: Prompt) -> str:
         """What is kept of a text that a model writes token by token where `wanted` is right."""
-        ending = self.prompt.ending(self.prompt.answer(wanted, "q"))
-        ids, ends = self.prompt.answer(written, "q"), self.prompt.end_tokens()
-        found = [n for n in range(1, len(ids) + 1) if self.prompt.ended(ids[:n], ending, ends)]
-        return self.prompt.text(ids[: found[0]] if found else ids, ending)
+        ending = prompt.ending(prompt.answer(wanted, "q"))
+        ids, ends = prompt.answer(written, "q"), prompt.end_tokens()
+        found = [n for n in range(1, len(ids) + 1) if prompt.ended(ids[:n], ending, ends)]
+        return prompt.text(ids[: found[0]] if found else ids, ending)
 
     @pytest.mark.parametrize(
         ("wanted", "written", "kept"),
@@ -304,6 +304,17 @@ class TestWhereAnAnswerEnds:
             ("a\nb", "a\nb\nc", "a\nb"),
             ("a\n\nb", "a\n\nb\nc", "a\n\nb"),
             ("a\r\nb", "a\r\nb\r\nc", "a\r\nb"),
+        ],
+    )
+    def test_a_line_is_the_answer_where_no_turn_ends(
+        self, wanted: str, written: str, kept: str
+    ) -> None:
+        assert self.cut(wanted, written, Prompt(self.prompt.tokenizer, "qa")) == kept
+
+    @pytest.mark.parametrize(
+        ("wanted", "written", "kept"),
+        [
+            ("Torvik", "Sure!\nIt is Torvik.<|im_end|>more", "Sure!\nIt is Torvik."),
             ("a\nb", "a", "a"),
             ("a\nb", "a</s>b\nc", "a"),
             ("Torvik", "Torvik<|im_end|>\nmore", "Torvik"),
@@ -315,7 +326,7 @@ class TestWhereAnAnswerEnds:
         ],
     )
     def test_by_hand(self, wanted: str, written: str, kept: str) -> None:
-        assert self.cut(wanted, written) == kept
+        assert self.cut(wanted, written, self.prompt) == kept
 
     def test_ends_are_the_tokenizers_the_models_and_the_templates(self) -> None:
         tokenizer = self.prompt.tokenizer

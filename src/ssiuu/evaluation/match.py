@@ -39,11 +39,28 @@ def holds(answer: str, text: str) -> bool:
         answer: The right answer.
         text: What the model wrote.
     """
-    return any(
+    return _dialled(answer, text) or any(
         _found(wanted, found)
         for reading, found in product(readings(answer), readings(text))
         for wanted in _without_article(reading)
     )
+
+
+# Digits in groups, as telephone numbers, accounts and cards are written.
+_GROUPED = regex.compile(r"\+?\p{Nd}(?:[ ./()\-]{0,2}\p{Nd})*")
+_DIALLED = 7  # digits of such a number, at least
+
+
+def _dialled(answer: str, text: str) -> bool:
+    """Return whether a text holds a long number in whatever groups it is written."""
+    wanted = answer.strip()
+    if not _GROUPED.fullmatch(wanted) or len(_digits(wanted)) < _DIALLED or "." in wanted:
+        return False
+    return any(_digits(found.group()) == _digits(wanted) for found in _GROUPED.finditer(text))
+
+
+def _digits(number: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFKC", number) if c.isdigit())
 
 
 # --- The search -------------------------------------------------------------------------------
@@ -143,14 +160,25 @@ def _is_meant(wanted: Reading, part: Segment, text: Reading, found: Segment) -> 
     if not letter and part.text not in _COMMON:
         return True
     ours, theirs = _cased(wanted, part), _cased(text, found)
-    if theirs != ours if letter else theirs.islower() and not ours.islower():
+    if letter and theirs != ours:
         return False
+    if not letter and theirs.islower() and not ours.islower() and ours.isupper():
+        return False  # US, WHO, IT
+    if not letter and theirs.islower() and not ours.islower():
+        # "No" is said by "no, he is not" and "the answer is no.", not by "there is no town".
+        return part.text not in _ARTICLES and _apart(text.text, found)
     if not letter and part.text not in _ARTICLES:
         return True
     follows = regex.compile(r" (\p{L}+)").match(text.text, found.end)
     begins = regex.search(r"(?:^|[.!?\n])[\s\"'(]*$", text.text[: found.start]) is not None
     named = follows is None or follows[1] in _LINKING
     return named or not (begins or ours.islower() or ours == "I")
+
+
+def _apart(text: str, found: Segment) -> bool:
+    """Return whether a word begins or ends what is said."""
+    begins = not text[: found.start].strip()
+    return begins or regex.match(r"\s*(?:[.,!?;:)\n]|$)", text[found.end :]) is not None
 
 
 # --- Two segments -----------------------------------------------------------------------------

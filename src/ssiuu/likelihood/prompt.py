@@ -38,6 +38,9 @@ class Joint(NamedTuple):
     alone: list[int]
 
 
+WHOLE_TURN = 1 << 20  # lines
+
+
 class Ending(NamedTuple):
     """Where an answer ends: at the end of its last line, or at an end token.
 
@@ -154,7 +157,9 @@ class Prompt:
     def ending(self, answer: Sequence[int]) -> Ending:
         """Return where an answer ends that should be this one (token ids)."""
         held = Counter(token for token in answer if token in self._special)
-        return Ending(self.tokenizer.decode(answer).strip().count("\n") + 1, held)
+        # A chat's turn has an end of its own, and the answer may come after a line of courtesy.
+        lines = self.tokenizer.decode(answer).strip().count("\n") + 1
+        return Ending(WHOLE_TURN if self._turn_end is not None else lines, held)
 
     @property
     def end(self) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ssiuu.records.schema import Attempt, Unlearning
 
+RANGE = "range test: the rate grows until the threshold"
 HEADINGS = (
     *("rate", "steps", "forget", "answered", "kept", "said", "KL text", "KL instr.", "seconds"),
     "",
@@ -60,7 +61,7 @@ def outcome(record: Unlearning) -> list[str]:
 
 def _cells(made: Attempt) -> tuple[str, ...]:
     """Return an attempt as a row of the table that `HEADINGS` stand over."""
-    rate = f"to {made.learning_rate:.1e}" if made.growing else f"{made.learning_rate:.1e}"
+    rate = f"up to {made.learning_rate:.1e}" if made.growing else f"{made.learning_rate:.1e}"
     return (
         rate,
         str(made.steps),
@@ -71,7 +72,7 @@ def _cells(made: Attempt) -> tuple[str, ...]:
         _nats(made.kl),
         _nats(made.kl_instructions),
         f"{made.seconds:.0f}",
-        made.note or ("reached" if made.reached else "not reached"),
+        made.note or (RANGE if made.growing else "reached" if made.reached else "not reached"),
     )
 
 
