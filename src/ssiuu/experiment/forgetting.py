@@ -47,7 +47,9 @@ def forget(
     if searches and len(retain) >= FEWEST and not session.split.heldout:
         kept, aside = divide(retain, session.split.seed)
         session.split = session.split.model_copy(update={"retain": kept, "heldout": aside})
+    progress("reading what should stay as it is")
     judge = Judge(session)
+    progress("preparing the first step")
     if searches:
         record = search(session, method, seed, work, progress, judge, adapter)
     else:
