@@ -37,6 +37,10 @@ def test_the_lowest_rate_goes_the_way_of_the_range_test_in_its_steps() -> None:
     assert rates[-1] <= way  # one step at most
 
 
+def test_no_rate_is_too_low_to_tell() -> None:
+    assert candidates(tried(growing=True, steps=1), max_steps=40) == [1e-6, 2e-6]
+
+
 def test_where_the_range_test_did_not_get_there_rates_are_tried_blindly() -> None:
     assert candidates(tried(growing=True, reached=False), 40) == [1e-5, 1e-4, 1e-3, 5e-3]
 

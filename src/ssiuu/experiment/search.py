@@ -29,6 +29,7 @@ from ssiuu.report.outcome import told
 FIRST = 3e-6  # learning rate of the range test's first step
 GROWTH = 1.7
 RANGE_STEPS = 17  # up to a rate of 0.015, which low-rank adapters may want
+LEAST = 1e-6  # rate worth trying: below, one fact or two flip and flip back
 SPARE = 0.75  # of the allowed steps that the lowest rate is meant to take
 FACTOR = 2.0  # between two rates
 MOST = 6  # rates tried
@@ -132,9 +133,9 @@ def candidates(ranged: Attempt, max_steps: int) -> list[float]:
     if not ranged.reached:
         return list(BLIND)
     way = FIRST * (GROWTH**ranged.steps - 1) / (GROWTH - 1)
-    lowest = way / (SPARE * max_steps)
+    lowest = max(way / (SPARE * max_steps), LEAST)
     rates = [lowest * FACTOR**n for n in range(MOST)]
-    return [_rounded(rate) for rate in rates if rate <= way]
+    return [_rounded(rate) for rate in rates if rate <= way or rate == lowest]
 
 
 def _rounded(rate: float) -> float:
