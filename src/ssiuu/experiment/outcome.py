@@ -116,7 +116,10 @@ class Judge:
             score = self.session.stop_rule()[0].read()
         still, (kept, said) = self.answered(), self.kept()
         reasons = []
-        if record.stopped == "no steps" or (self.session.recipe.force and _began_there(record)):
+        asked = self.session.knowledge.get("forget", {}).values()
+        if asked and not any(known.state == "known" for known in asked):
+            reasons.append("none of the facts was known before, so this shows nothing")
+        elif record.stopped == "no steps" or (self.session.recipe.force and _began_there(record)):
             reasons.append("the forget score was at its threshold before step 1, so it shows nothing")
         if score > record.threshold:
             reasons.append(f"the forget score is {score:.2f}, above its {record.threshold:.2f}")
