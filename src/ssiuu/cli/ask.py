@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ssiuu.cli import BASE
+from ssiuu.cli.options import Base, Form, Sets
 
 
 def command(
@@ -17,17 +17,12 @@ def command(
     answer: Annotated[str | None, typer.Option(help="its right answer")] = None,
     out: Annotated[Path | None, typer.Option(help="file for the record (JSON)")] = None,
     json: Annotated[bool, typer.Option("--json", help="print rows as JSON, not a table")] = False,
-    base: Annotated[str | None, typer.Option(help=BASE)] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(help="chat, qa or plain; by default chat where the model has a template"),
-    ] = None,
+    base: Base = None,
+    prompt: Form = None,
     columns: Annotated[
         str | None, typer.Option(help="columns of the file: question=COLUMN,answer=COLUMN")
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")
-    ] = None,
+    set_: Sets = None,
 ) -> None:
     """Say of every fact whether the model knows it, and why; exits with 0 whatever it knows."""
     from ssiuu.cli.main import forcing, prepare

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from ssiuu.cli import BASE
 from ssiuu.cli.exits import NOT_FORGOTTEN
+from ssiuu.cli.options import Base, Columns, Form, Sets
 
 
 def command(
@@ -21,17 +21,10 @@ def command(
         str | None, typer.Option(help="facts that should be gone; not with --set benchmark=tofu")
     ] = None,
     retain: Annotated[str | None, typer.Option(help="facts that should still be there")] = None,
-    columns: Annotated[
-        str | None, typer.Option(help="columns of the files: question=COLUMN,answer=COLUMN")
-    ] = None,
-    base: Annotated[str | None, typer.Option(help=BASE)] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(help="chat, qa or plain; by default chat where the model has a template"),
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")
-    ] = None,
+    columns: Columns = None,
+    base: Base = None,
+    prompt: Form = None,
+    set_: Sets = None,
     force: Annotated[
         bool, typer.Option("--force", help="even if the model before knows none of the facts")
     ] = False,
@@ -42,7 +35,7 @@ def command(
     """
     from ssiuu.cli.main import finish, forcing, prepare
     from ssiuu.experiment.unlearn import audit_models
-    from ssiuu.report.rows import rows
+    from ssiuu.report.rows import verdict
 
     progress, sets = prepare(), forcing(set_, force, prompt)
     typed = shlex.join(["ssiuu", *sys.argv[1:]])
@@ -50,6 +43,6 @@ def command(
         before, after, forget, out, retain, sets, typed, progress, columns=columns, base=base
     )
     finish(record, out, progress)
-    after_it = next(row for row in rows(record)["rows"] if row["method"] == "after")
-    if after_it["verdict"] == "not removed":
+    judged = next(cell for cell in record.cells if cell.method.label == "after")
+    if verdict(record, judged) == "not removed":
         raise typer.Exit(NOT_FORGOTTEN)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ssiuu.cli import BASE
+from ssiuu.cli.options import Base, Columns, Form, Sets
 
 
 def command(
@@ -23,17 +23,10 @@ def command(
     attacked: Annotated[
         Path | None, typer.Option(help="folder of the model after an attack on --after")
     ] = None,
-    columns: Annotated[
-        str | None, typer.Option(help="columns of the files: question=COLUMN,answer=COLUMN")
-    ] = None,
-    base: Annotated[str | None, typer.Option(help=BASE)] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(help="chat, qa or plain; by default chat where the model has a template"),
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")
-    ] = None,
+    columns: Columns = None,
+    base: Base = None,
+    prompt: Form = None,
+    set_: Sets = None,
     force: Annotated[
         bool, typer.Option("--force", help="even if the model before knows none of the facts")
     ] = False,

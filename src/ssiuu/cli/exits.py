@@ -4,7 +4,8 @@ from __future__ import annotations
 
 FAILED = 1  # something broke off: a loss that is not finite, say
 MISUSE = 2  # what was given cannot be used; nothing was written
-NOT_FORGOTTEN = 3  # facts that should be gone are still known (teach: some are not known yet)
+NOT_FORGOTTEN = 3  # facts that should be gone are still known
+NOT_LEARNED = 3  # the model was saved, and does not know all of the facts that it was taught
 AT_A_COST = 4  # they are gone, and so is more than --max-kl and --min-retain allow
 INTERRUPTED = 130  # the same command continues
 

@@ -76,7 +76,7 @@ def _flush() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             print(f"error: the output cannot be written: {error.strerror}.", file=sys.stderr)
-            sys.exit(1)
+            sys.exit(FAILED)
 
 
 def _refuse_empty(words: list[str]) -> None:

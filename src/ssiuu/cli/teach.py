@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ssiuu.cli import BASE
-
-NOT_LEARNED = 3  # exit code: the model was saved, and does not know all of the facts
+from ssiuu.cli.exits import NOT_LEARNED
+from ssiuu.cli.options import Base, Columns, Sets
 
 
 def command(
@@ -30,16 +29,12 @@ def command(
     learning_rate: Annotated[
         float | None, typer.Option(help="AdamW's; default: 1e-4 at 135 M parameters, by 1/√size")
     ] = None,
-    columns: Annotated[
-        str | None, typer.Option(help="columns of the files: question=COLUMN,answer=COLUMN")
-    ] = None,
-    base: Annotated[str | None, typer.Option(help=BASE)] = None,
+    columns: Columns = None,
+    base: Base = None,
     prompt: Annotated[
         str | None, typer.Option(help="how to ask: chat, qa or plain; chat where the model has one")
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")
-    ] = None,
+    set_: Sets = None,
 ) -> None:
     """Teach a model facts until it knows them; exits with 3 where it does not know all of them."""
     from ssiuu.cli.main import forcing, prepare

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ssiuu.cli import BASE
 from ssiuu.cli.exits import AT_A_COST, NOT_FORGOTTEN
+from ssiuu.cli.options import Base, Columns, Form, Sets
 
 if TYPE_CHECKING:
     from ssiuu.records.schema import Unlearning
@@ -21,22 +21,16 @@ def command(
     retain: Annotated[str | None, typer.Option(help="facts to keep, or 'none' to go without")] = None,
     method: Annotated[
         str | None,
-        typer.Option(help="see ssiuu list methods [npo+kl+texts+others, retain_weight 5]"),
+        typer.Option(help="see ssiuu list methods; by default npo+kl+texts+others, retain_weight 5"),
     ] = None,
-    columns: Annotated[
-        str | None, typer.Option(help="columns of the files: question=COLUMN,answer=COLUMN")
-    ] = None,
-    base: Annotated[str | None, typer.Option(help=BASE)] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(help="chat, qa or plain; by default chat where the model has a template"),
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")
-    ] = None,
+    columns: Columns = None,
+    base: Base = None,
+    prompt: Form = None,
+    set_: Sets = None,
     force: Annotated[bool, typer.Option("--force", help="even if none of the facts is known")] = False,
     max_kl: Annotated[
-        float | None, typer.Option(help="nats a token that the model may move on plain text [0.1]")
+        float | None,
+        typer.Option(help="nats a token the model may move on text and on instructions [0.1]"),
     ] = None,
     min_retain: Annotated[
         float | None, typer.Option(help="share of the known facts to keep that must stay [0.8]")

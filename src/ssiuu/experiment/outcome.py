@@ -35,7 +35,6 @@ class Judge:
         self.session = session
         self.max_kl = session.recipe.unlearn.max_kl
         self.min_retain = session.recipe.unlearn.min_retain
-        self.set_aside = bool(session.split.heldout)
         aside, trained = session.split.heldout, session.split.retain
         room = max(ASKED - len(aside), 0)
         trained = random.Random(session.split.seed).sample(trained, min(room, len(trained)))
@@ -72,7 +71,7 @@ class Judge:
         """Return what an attempt led to, read over a part of the texts."""
         moved = None if growing else self._moved(quick=True)
         kept, said = (None, None) if growing else self.kept()
-        score = last_score(record)
+        score = record.last_score
         at_threshold = score is not None and score <= record.threshold
         return Attempt(
             learning_rate=rate,
@@ -80,7 +79,7 @@ class Judge:
             steps=len(record.steps),
             reached=record.stopped == "threshold" or (at_threshold and not growing),
             forget=score,
-            answered=None if growing else self.answered(),
+            answered=None if growing else self.session.answered(),
             kept=kept,
             said=said,
             kl=moved.plain if moved else None,
@@ -111,10 +110,14 @@ class Judge:
     def outcome(self, record: Unlearning) -> Outcome:
         """Return what the run led to, read over all texts and facts."""
         divergence = self._moved()
-        score = last_score(record)
+        score = record.last_score
         if score is None:
             score = self.session.stop_rule()[0].read()
-        still, (kept, said) = self.answered(), self.kept()
+        made = record.attempts[-1] if record.attempts else None
+        if made is not None and made.answered is not None:  # read on these very weights
+            still, kept, said = made.answered, made.kept, made.said
+        else:
+            still, (kept, said) = self.session.answered(), self.kept()
         reasons = []
         asked = self.session.knowledge.get("forget", {}).values()
         if asked and not any(known.state == "known" for known in asked):
@@ -140,7 +143,7 @@ class Judge:
             kept_of=len(self._known),
             said=said,
             said_of=len(self._said),
-            set_aside=self.set_aside,
+            set_aside=bool(self.session.split.heldout),
             kl=divergence.plain,
             kl_instructions=divergence.instructions,
             kl_counts=self.speaks,
@@ -159,10 +162,6 @@ class Judge:
 
     def _moved(self, quick: bool = False) -> Divergence:
         return self.session.divergences.measure(self.session.model, quick)
-
-    def answered(self) -> float:
-        """Return the share of the facts to forget that are answered freely, in either form."""
-        return self.session.answered()
 
     def kept(self) -> tuple[float | None, float | None]:
         """Return the share of the facts to keep that are still known, of those known before.
@@ -213,8 +212,3 @@ def _share(found: Sequence[bool]) -> float | None:
 
 def _began_there(record: Unlearning) -> bool:
     return record.before is not None and record.before <= record.threshold
-
-
-def last_score(record: Unlearning) -> float | None:
-    """Return the stop rule's score where it was read last."""
-    return next((s.forget_score for s in reversed(record.steps) if s.forget_score is not None), None)

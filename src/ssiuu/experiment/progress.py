@@ -79,7 +79,7 @@ def duration(seconds: float) -> str:
 def told(record: Unlearning | Evaluation | Diagnosis | Attack | Stability) -> str:
     """Return the numbers of one record in a few words."""
     if isinstance(record, Unlearning):
-        score = next((s.forget_score for s in record.steps[::-1] if s.forget_score is not None), None)
+        score = record.last_score
         return f"unlearned in {len(record.steps)} steps, forget score {percent(score)} %"
     if isinstance(record, Diagnosis):
         influence = record.influence.get("logprob")

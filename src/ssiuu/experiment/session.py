@@ -196,9 +196,9 @@ class Session:
         facts, known = self.split.unlearned, self.knowledge.get("forget", {})
         if "refusal" in method.base().needs:
             return self.rows(facts)
-        led = [(fact, _lead(fact, known.get(fact.id))) for fact in facts]
         made = []
-        for fact, lead in led:
+        for fact in facts:
+            lead = _lead(fact, known.get(fact.id))
             if not lead:
                 continue
             joint = self.prompt.joint(fact.question, [fact.answer], begun=lead)

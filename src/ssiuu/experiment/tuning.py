@@ -127,6 +127,6 @@ def _rank(trial: Trial) -> tuple[bool, float, float]:
     score = -math.inf if trial.score is None else trial.score
     if trial.unlearning is None:
         return False, -math.inf, score
-    last = next((s.forget_score for s in trial.unlearning.steps[::-1] if s.forget_score is not None), 1)
+    last = trial.unlearning.last_score
     reached = trial.unlearning.stopped == "threshold"
-    return reached, 0.0 if reached else -float(last), score
+    return reached, 0.0 if reached else -(1.0 if last is None else last), score

@@ -386,6 +386,11 @@ class Unlearning(Stage):
     outcome: Outcome | None = None
     notes: list[str] = []
 
+    @property
+    def last_score(self) -> float | None:
+        """The stop rule's score where it was read last; None where it never was."""
+        return next((s.forget_score for s in self.steps[::-1] if s.forget_score is not None), None)
+
 
 class Band(Record):
     """A bootstrap interval. `corrected` is the estimate less its bias; see `InfluenceBands`."""
