@@ -41,9 +41,10 @@ def command(
 ) -> None:
     """Make a model forget facts and save it in the Hugging Face layout.
 
-    The learning rate is searched, unless --set unlearn.learning_rate=RATE gives one. Exit codes: 0
-    forgotten; 3 not forgotten; 4 forgotten at the cost of what should stay (see --max-kl and
-    --min-retain). With 3 and 4 there is no checkpoint, unless --keep-anyway.
+    The learning rate is searched, unless --set unlearn.learning_rate=RATE
+    gives one. Exit codes: 0 forgotten; 3 not forgotten; 4 forgotten at the
+    cost of what should stay (--max-kl, --min-retain). With 3 and 4 there is
+    no checkpoint, unless --keep-anyway.
     """
     from ssiuu.cli.main import forcing, prepare
     from ssiuu.experiment.unlearn import DEFAULT_METHOD, unlearn_model
