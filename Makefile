@@ -20,6 +20,7 @@ run: $(READY)
 
 test: $(READY)
 	$(BIN)/ruff check $(ROOT)src $(ROOT)tests $(ROOT)perf
+	$(BIN)/ruff format --check $(ROOT)src $(ROOT)tests $(ROOT)perf
 	cd $(ROOT) && $(BIN)/mypy
 	cd $(ROOT) && $(BIN)/lint-imports
 	cd $(ROOT) && $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

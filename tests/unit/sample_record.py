@@ -139,6 +139,7 @@ def _header(split: Split, cells: list[Cell]) -> RunHeader:
         ),
         split=split,
         chance=1 / 3,
+        score="ranking",
         methods=[cell.method for cell in cells],
         seeds=[0],
         notes=["One attack seed instead of three, to keep the run short."],

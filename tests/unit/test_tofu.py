@@ -328,7 +328,7 @@ def test_columns_of_a_run() -> None:
         attacked.model_copy(update={"evaluation": low, "attacks": reads}),
         record.cells[0].model_copy(update={"method": method, "evaluation": high, "attacks": []}),
     ]
-    header = record.header.model_copy(update={"split": split})
+    header = record.header.model_copy(update={"split": split, "score": "sentences"})
     run = record.model_copy(update={"header": header, "cells": cells, "original": None})
     ours, control = rows(run)["rows"]
     assert control["forget_quality"] == 1

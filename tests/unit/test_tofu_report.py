@@ -9,7 +9,7 @@ import matplotlib
 import pytest
 from sample_record import sample_record
 
-from ssiuu.records.schema import Cell, FactScore, FactText, RunRecord, TaskScore
+from ssiuu.records.schema import Cell, FactScore, FactText, RunHeader, RunRecord, TaskScore
 from ssiuu.report.figures import _labelled
 from ssiuu.report.figures.attacks import attack_curves, best_curve, drawn_level, retention_front
 from ssiuu.report.figures.draw import RC
@@ -34,6 +34,7 @@ def as_tofu(record: RunRecord) -> RunRecord:
     header = data["header"]
     header |= {"protocol": "paper", "config": {"tofu": {"split": "forget01", "retain": None}}}
     header["benchmark"]["name"], header["model"]["name"] = "tofu", "Llama-3.2-3B"
+    header["score"] = "sentences"
     sets = {"real_authors": REAL, "world_facts": WORLD}
     for name in sets:
         header["split"]["others"][name] = [
@@ -63,6 +64,21 @@ def text_in_figures() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def tofu() -> RunRecord:
     return as_tofu(sample_record())
+
+
+@pytest.mark.parametrize(
+    ("others", "score"),
+    [({}, "ranking"), ({"level1": []}, "rouge"), ({"real_authors": []}, "sentences")],
+)
+def test_records_of_version_1_are_read_with_the_score_that_their_sets_had(
+    others: dict[str, list[FactText]], score: str
+) -> None:
+    header = sample_record().header.model_dump()
+    header |= {"schema_version": "ssiuu.record/1"}
+    del header["score"], header["plugins"]
+    header["split"]["others"] = others
+    found = RunHeader.model_validate(header)
+    assert (found.schema_version, found.score) == ("ssiuu.record/2", score)
 
 
 def test_attack_curves_of_tofu_are_the_recalls_of_the_written_answers(tofu: RunRecord) -> None:

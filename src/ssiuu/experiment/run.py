@@ -244,6 +244,7 @@ def _header(
         chance=session.chance,
         prompt=session.prompt.description,
         other_prompt=session.prompt.other().description,
+        score=session.score,
         methods=[info for info, _ in methods],
         seeds=recipe.seeds,
         stages=stages,

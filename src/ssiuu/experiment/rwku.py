@@ -47,6 +47,7 @@ def open_rwku(recipe: Recipe, progress: Callable[[str], None]) -> Session:
         ),
         resolve(recipe.precision, next(loaded.model.parameters()).device),
         Original(loaded),
+        score="rouge",
     )
     split = session.split
     session.examples([*split.forget, *split.retain])  # too long rows are refused before any work

@@ -116,6 +116,7 @@ class Session:
     non_members: list[FactText] | None = None  # trained on by no model here; None: the held-out facts
     lacking: str = ""  # why there are none
     knowledge: dict[str, dict[str, Knowledge]] = field(default_factory=dict)
+    score: str = "ranking"
     notes: list[str] = field(default_factory=list)
     lost: Callable[[], str] | None = None  # what is lost beyond its limits, where that is asked
 

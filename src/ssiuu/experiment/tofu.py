@@ -78,6 +78,7 @@ def open_tofu(recipe: Recipe, progress: Progress) -> Session:
         never_learned=never,
         mismatched=tofu.mismatched_rouge(data.forget, recipe.split.seed),
         ends=True,
+        score="sentences",
         non_members=data.non_members,
         lacking=data.lacking,
     )

@@ -26,7 +26,8 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-SCHEMA: Final = "ssiuu.record/1"
+SCHEMA: Final = "ssiuu.record/2"
+OLDER: Final = "ssiuu.record/1"  # without `score` and `plugins`; read as if they had been written
 TEACHING: Final = "ssiuu.teaching/1"
 KNOWLEDGE: Final = "ssiuu.knowledge/1"
 
@@ -727,10 +728,12 @@ class RunHeader(Record):
     `prompt`: the form in which facts are learned and asked. `other_prompt`: the form in which the
     forget facts are asked as well. `stages`: the records of this run, done or to be done, with their
     keys; by path from the run's folder. `knowledge`: what the model knew before, by set and fact id;
-    empty where facts are not asked first (the named benchmarks are screened or taught).
+    empty where facts are not asked first (the named benchmarks are screened or taught). `score`: name
+    of the score that models are judged by (`ssiuu list scores`). `plugins`: what in this run comes from
+    other packages, and their versions; by kind and name ("attack noise": "my-package 1.0").
     """
 
-    schema_version: Literal["ssiuu.record/1"] = SCHEMA
+    schema_version: Literal["ssiuu.record/2"] = SCHEMA
     kind: Literal["run", "audit"]
     created: str
     command: str
@@ -746,10 +749,22 @@ class RunHeader(Record):
     chance: float | None
     prompt: str = ""
     other_prompt: str = ""
+    score: str
+    plugins: dict[str, str] = {}
     methods: list[MethodInfo]
     seeds: list[int]
     stages: dict[str, str] = {}
     notes: list[str] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_score(cls, values: Any) -> Any:
+        """Read records of version 1, in which the sets of a run said how it was scored."""
+        if not isinstance(values, dict) or values.get("schema_version") != OLDER:
+            return values
+        others = values.get("split", {}).get("others", {})
+        score = "sentences" if "real_authors" in others else "rouge" if others else "ranking"
+        return {**values, "schema_version": SCHEMA, "score": score}
 
 
 class RunRecord(Record):

@@ -19,14 +19,13 @@ PRIVLEAK = "min-k 40%"  # the membership score that PrivLeak is taken of
 
 
 def is_tofu(record: RunRecord) -> bool:
-    """Whether the run has TOFU's sets, and with them its scores."""
-    return UTILITY[1] in record.header.split.others
+    """Whether the run is scored as TOFU is."""
+    return record.header.score == "sentences"
 
 
 def rouge_sets(record: RunRecord) -> list[str]:
     """Return the sets of a run that are scored by ROUGE-L recall, where it has others than TOFU's."""
-    others = record.header.split.others
-    return ["forget", "heldout", *others] if others and not is_tofu(record) else []
+    return ["forget", "heldout", *record.header.split.others] if record.header.score == "rouge" else []
 
 
 def rouge_columns(record: RunRecord, cell: Cell) -> dict[str, float | None]:

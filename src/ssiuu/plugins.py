@@ -1,0 +1,151 @@
+"""What can be added from outside: named classes, built in or from any installed package.
+
+A package adds one by an entry point, and it is there wherever the built-in ones are:
+
+    [project.entry-points."ssiuu.attacks"]
+    noise = "my_package:WeightNoise"
+
+    [project.entry-points."ssiuu.objectives"]
+    pdu = "my_package:PrimalDual"
+
+Entry points are read when a name is first looked up, and a package is imported when its class is first
+asked for, so that commands that need neither stay as fast as they were. Where a class came from
+(package and version) stands in the record and in the keys of what it decides.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from typing import Generic, NamedTuple, TypeVar
+
+from ssiuu.errors import ConfigError, unknown
+
+T = TypeVar("T")
+
+
+class Plugin(NamedTuple):
+    """The package that a name comes from, and its version."""
+
+    package: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.package} {self.version}".strip()
+
+
+@dataclass
+class Registry(Generic[T]):
+    """The classes of one kind by name: those built in, those of installed packages, those registered.
+
+    Attributes:
+        kind: What a name names, for messages: "attack".
+        group: The entry-point group: "ssiuu.attacks".
+        base: What every class derives from.
+        built_in: The classes of this package.
+    """
+
+    kind: str
+    group: str
+    base: type[T]
+    built_in: dict[str, type[T]]
+
+    def __post_init__(self) -> None:
+        self._registered: dict[str, type[T]] = {}
+        self._loaded: dict[str, type[T]] = {}
+
+    @cached_property
+    def _points(self) -> dict[str, EntryPoint]:
+        found: dict[str, EntryPoint] = {}
+        for point in entry_points(group=self.group):
+            if other := self.built_in.get(point.name) or found.get(point.name):
+                there = _package(other) if isinstance(other, EntryPoint) else "ssiuu"
+                raise ConfigError(
+                    f"{self.kind} {point.name!r} is in {there} and in {_package(point)}: one of the "
+                    "two packages has to be uninstalled, or to name it otherwise."
+                )
+            found[point.name] = point
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield every name: built in, installed, registered."""
+        return iter(dict.fromkeys([*self.built_in, *self._points, *self._registered]))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.built_in or name in self._registered or name in self._points
+
+    def get(self, name: str, where: str = "") -> type[T]:
+        """Return the class of a name.
+
+        Args:
+            name: As typed.
+            where: Key, flag or file it stood in, for messages.
+
+        Raises:
+            ConfigError: There is none, or its package cannot be used.
+        """
+        for known in (self.built_in, self._registered, self._loaded):
+            if name in known:
+                return known[name]
+        if name not in self._points:
+            raise ConfigError(unknown(self.kind, name, self, where))
+        point = self._points[name]
+        try:
+            loaded = point.load()
+        except Exception as error:  # whatever a stranger's module does when it is imported
+            raise ConfigError(
+                f"{self.kind} {name!r} of {_package(point)} cannot be imported from {point.value!r}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        self._loaded[name] = self._checked(loaded, name, f"{_package(point)} ({point.value})")
+        return self._loaded[name]
+
+    def register(self, added: type[T]) -> type[T]:
+        """Add a class for as long as this process lives; returns it, so that it decorates a class.
+
+        Raises:
+            ConfigError: It is none of this kind, or its name is taken.
+        """
+        name = str(getattr(added, "name", ""))
+        self._checked(added, name, added.__qualname__)
+        taken = name in self.built_in or name in self._points
+        if taken or (
+            name in self._registered and self._registered[name].__qualname__ != added.__qualname__
+        ):
+            raise ConfigError(f"{self.kind} {name!r} is there already: give yours another name.")
+        self._registered[name] = added
+        return added
+
+    def plugin(self, name: str) -> Plugin | None:
+        """Return the package a name comes from; None for what is built in."""
+        if name in self.built_in:
+            return None
+        if name in self._registered:
+            package = self._registered[name].__module__.partition(".")[0]
+            try:
+                return Plugin(package, version(package))
+            except PackageNotFoundError:
+                return Plugin(package, "")
+        point = self._points.get(name)
+        return (
+            None if point is None or point.dist is None else Plugin(point.dist.name, point.dist.version)
+        )
+
+    def _checked(self, found: object, name: str, place: str) -> type[T]:
+        if not (inspect.isclass(found) and issubclass(found, self.base)) or inspect.isabstract(found):
+            raise ConfigError(
+                f"{self.kind} {name!r}: {place} is no class derived from {self.base.__name__}."
+            )
+        if getattr(found, "name", None) != name:
+            raise ConfigError(
+                f"{self.kind} {name!r}: {place} calls itself {getattr(found, 'name', None)!r}; its "
+                "attribute `name` and its entry point must agree."
+            )
+        return found
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.value
