@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sample_record import sample_record
 
+from sample_record import sample_record
 from ssiuu.diagnosis.verdict import common_pool
 from ssiuu.errors import ConfigError
 from ssiuu.records.schema import Attack, AttackRead, Cell, Evaluation, FactScore, Reading, RunRecord

@@ -7,8 +7,8 @@ import io
 import json
 
 import pytest
-from sample_record import sample_record
 
+from sample_record import sample_record
 from ssiuu.records.schema import RunRecord
 from ssiuu.report.kept import kept
 from ssiuu.report.page import render

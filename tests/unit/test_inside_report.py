@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sample_record import HOSTILE, sample_record
 from scipy.stats import spearmanr
 
+from golden_records import PAIRS, look_inside
+from sample_record import HOSTILE, sample_record
 from ssiuu.records.schema import (
-    Attributions,
-    BothAttributions,
-    Cell,
     Diagnosis,
-    Evidence,
     RunRecord,
     Stability,
 )
@@ -31,52 +28,6 @@ from ssiuu.report.page import render
 from ssiuu.report.prediction import MEASURES, outcomes, prediction
 from ssiuu.report.tables import FORMATS, inside_tables
 from ssiuu.statistics.ranks import spearman
-
-PAIRS = ("original-unlearned", "original-attacked", "unlearned-attacked")
-
-
-def side(values: tuple[float, float, float]) -> Attributions:
-    histogram = {name: [1, 5, 0, 2] for name in ("original", "unlearned", "attacked")}
-    return Attributions(
-        histogram=histogram,
-        pearson=dict(zip(PAIRS, values, strict=True)),
-        spearman=dict.fromkeys(PAIRS),
-        returned={10: 0.9, 100: 0.25},
-    )
-
-
-def look_inside(cell: Cell, factor: float, attack: str = "harmful_0.3 at step 6") -> Cell:
-    """Return the cell with what `inside: true` adds; integrated D- is `factor` times the other."""
-    if cell.diagnosis is None:
-        return cell
-    first = cell.diagnosis.influence["logprob"]
-    minus = factor * first.d_minus_all
-    second = first.model_copy(
-        update={
-            "attribution": "integrated",
-            "completeness_gap": 0.031,
-            "d_minus_all": minus,
-            "hide_ratio": minus / (minus + first.d_plus_all),
-        }
-    )
-    evidence = Evidence(
-        causal=None,
-        probe_before=None,
-        probe_after=None,
-        depth=None,
-        attributions=BothAttributions(gradient=first, integrated=second),
-        seconds=1.0,
-    )
-    stability = Stability(
-        target="logprob",
-        attack=attack,
-        facts=16,
-        edges=[-1.0, 0.0001, 1.0],
-        highest=side((0.5, 0.75, 0.25)),
-        lowest=side((0.25, 0.875, 0.5)),
-    )
-    diagnosis = cell.diagnosis.model_copy(update={"evidence": evidence})
-    return cell.model_copy(update={"diagnosis": diagnosis, "stability": stability})
 
 
 def inside(record: RunRecord, factors: tuple[float, ...] = (1, 1, 1, 1, 1)) -> RunRecord:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from sample_record import sample_record
-
 from ssiuu.benchmarks.screening import as_text, others_alone
 from ssiuu.data.fact import Fact, Probe
 from ssiuu.evaluation.score import score_facts

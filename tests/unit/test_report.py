@@ -21,9 +21,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from sample_record import HOSTILE, sample_record
 
 import ssiuu
+from sample_record import HOSTILE, sample_record
 from ssiuu.records.schema import Cell, MethodInfo, RunRecord
 from ssiuu.report.figures import Plot, figures, inline_svg
 from ssiuu.report.figures.training import training_curves

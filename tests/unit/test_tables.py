@@ -8,9 +8,9 @@ import json
 import re
 
 import pytest
-from sample_record import HOSTILE, sample_record
 from typer.testing import CliRunner
 
+from sample_record import HOSTILE, sample_record
 from ssiuu.cli.main import app
 from ssiuu.errors import ConfigError
 from ssiuu.records.schema import RunRecord

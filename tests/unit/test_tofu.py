@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from sample_record import sample_record
 
+from sample_record import sample_record
 from ssiuu.attacks.retrain import attacked_facts, common_pool
 from ssiuu.benchmarks.screening import as_text
 from ssiuu.benchmarks.tofu import load, mismatched_rouge

@@ -7,9 +7,10 @@ from typing import Any
 
 import matplotlib
 import pytest
-from sample_record import sample_record
 
-from ssiuu.records.schema import Cell, FactScore, FactText, RunHeader, RunRecord, TaskScore
+from golden_records import FORGET, HELDOUT, REAL, STEP, WORLD, as_tofu
+from sample_record import sample_record
+from ssiuu.records.schema import Cell, FactText, RunHeader, RunRecord, TaskScore
 from ssiuu.report.figures import _labelled
 from ssiuu.report.figures.attacks import attack_curves, best_curve, drawn_level, retention_front
 from ssiuu.report.figures.draw import RC
@@ -20,39 +21,6 @@ from ssiuu.report.rows import rows
 from ssiuu.report.tables import FORMATS, tofu_table
 from ssiuu.report.text import summary
 from ssiuu.report.utility import task_mean
-
-FORGET, HELDOUT, REAL, WORLD, STEP = 0.25, 0.5, 0.75, 0.25, 0.01
-
-
-def with_rouge(scores: dict[str, Any], rouge: float) -> dict[str, Any]:
-    return {fact: {**score, "rouge": rouge, "truth_ratio": 1.0} for fact, score in scores.items()}
-
-
-def as_tofu(record: RunRecord) -> RunRecord:
-    """Return the record as one of TOFU: written answers score by step, and ranking says otherwise."""
-    data = record.model_dump()
-    header = data["header"]
-    header |= {"protocol": "paper", "config": {"tofu": {"split": "forget01", "retain": None}}}
-    header["benchmark"]["name"], header["model"]["name"] = "tofu", "Llama-3.2-3B"
-    header["score"] = "sentences"
-    sets = {"real_authors": REAL, "world_facts": WORLD}
-    for name in sets:
-        header["split"]["others"][name] = [
-            FactText(id=f"{name}:{n}", question=f"{name} {n}?", answer="a").model_dump()
-            for n in range(8)
-        ]
-    plain = FactScore(correct=None, logprob=-1.0, tokens=1).model_dump()
-    for scores in [data["original"], *(cell["evaluation"] for cell in data["cells"])]:
-        scores["forget"] = with_rouge(scores["forget"], FORGET)
-        scores["heldout"] = with_rouge(scores["heldout"], HELDOUT)
-        for name, rouge in sets.items():
-            scores["others"][name] = with_rouge({f"{name}:{n}": plain for n in range(8)}, rouge)
-    for cell in data["cells"]:
-        for attack in cell["attacks"]:
-            for read in attack["reads"]:
-                for reading in read["facts"].values():
-                    reading |= {"rouge": FORGET + STEP * read["step"], "correct": True}
-    return RunRecord.model_validate(data)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """A complete made-up run, for the tests of the report: 5 methods, 1 seed, 24 forget facts.
 
-python tests/unit/sample_record.py sample.html      # writes the page of it
+python tests/sample_record.py sample.html      # writes the page of it
 """
 
 from __future__ import annotations
