@@ -325,6 +325,51 @@ def test_a_special_token_beyond_the_embedding(folder: Path) -> None:
     assert "'[PAD]'" in refused(folder)
 
 
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"tokenizer_class": "LlamaTokeniser"}, "Did you mean 'LlamaTokenizer'"),
+        ({"tokenizer_class": "OwnTokenizer"}, "'PreTrainedTokenizerFast'"),
+        ({"tokenizer_class": 7}, "tokenizer_class 7 is not known"),
+        ({"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["a.B", None]}}, "auto_map"),
+    ],
+)
+def test_tokenizers_of_a_class_that_is_not_to_be_had(folder: Path, told: Any, said: str) -> None:
+    path = folder / "tokenizer_config.json"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps(whole | told))
+    assert said in refused(folder)
+    for known in ("TokenizersBackend", "PreTrainedTokenizerFast", None):
+        path.write_text(json.dumps(whole | {"tokenizer_class": known}))
+        load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model.layers.1.self_attn.q_proj.weight", 0.0),
+        ("model.layers.0.mlp.down_proj.weight", 0.1),
+        ("model.embed_tokens.weight", 0.0),
+        ("lm_head.weight", 0.0),
+    ],
+)
+def test_weights_that_were_never_filled(folder: Path, name: str, value: float) -> None:
+    rewritten(folder, lambda w: w | {name: torch.full_like(w[name], value)})
+    assert f"1 weight is one value throughout ({name})" in refused(folder)
+
+
+def test_a_block_that_is_switched_off_is_said(folder: Path, tmp_path: Path, tokenizer: Any) -> None:
+    off = [f"model.layers.1.{name}.weight" for name in ("self_attn.o_proj", "mlp.down_proj")]
+    whole = tmp_path / "whole"
+    shutil.copytree(folder, whole)
+    rewritten(folder, lambda w: w | {name: torch.zeros_like(w[name]) for name in off})
+    assert f"2 weights are zero throughout ({', '.join(off)})" in load(str(folder)).info.note
+    [said] = load_checkpoint_weights(load(str(whole)).model, folder, tokenizer=tokenizer)
+    assert off[0] in said
+    rewritten(folder, lambda w: w | {"model.norm.weight": torch.zeros_like(w["model.norm.weight"])})
+    assert "does not depend on the text" in refused(folder)
+
+
 def test_names_that_lead_nowhere(tmp_path: Path, folder: Path) -> None:
     assert f"Did you mean '{folder}'" in refused(tmp_path / "modell")
     assert "is a file" in refused(folder / "config.json")
@@ -346,6 +391,7 @@ def test_an_object_is_taken_as_it_is_and_left_so(tiny_model: Any, tokenizer: Any
     assert first.folder is None and next(half.parameters()).dtype == torch.bfloat16
     first.model.model.norm.weight.data.zero_()
     assert bool(half.model.norm.weight.any())
+    first.model.model.norm.weight.data.fill_(1.0)
     assert from_object(first.model, tokenizer).info.fingerprint != first.info.fingerprint
     original = Original(again)
     again.model.model.norm.weight.data.zero_()
@@ -571,6 +617,10 @@ def test_what_is_stored_as_two_that_differ_is_not_tied(folder: Path, tiny_model:
     loaded = load(str(folder))
     torch.testing.assert_close(logits(loaded.model), logits(tiny_model))
     assert loaded.model.config.tie_word_embeddings is False
+    assert "output layer in the files is read" in loaded.info.note
+    rewritten(folder, lambda w: {n: t for n, t in w.items() if n != "lm_head.weight"})
+    configured(folder, tie_word_embeddings=False)
+    assert "(lm_head.weight). If the embedding is the output layer too" in refused(folder)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from ssiuu.errors import ConfigError
+from ssiuu.errors import ConfigError, DataError
 from ssiuu.evaluation.score import answered, evaluate, score_facts
-from ssiuu.experiment.prompting import choose_prompt
+from ssiuu.experiment.prompting import check_tokens, choose_prompt
 from ssiuu.experiment.recipe import resolve
 from ssiuu.likelihood import Prompt
 from ssiuu.records.schema import FactText, Split
@@ -91,3 +91,16 @@ def test_forget_facts_are_asked_in_another_form_too(make_model: Any, tokenizer: 
         assert answered(score) == bool(score.free_correct or again.free_correct)
     assert all(s.other_form is None and s.other_text is None for s in found.retain.values())
     assert {s.other_form for s in found.forget.values()} == {True, False}
+
+
+def test_facts_with_a_token_beyond_the_embedding_are_refused_by_name(
+    make_model: Any, tokenizer: Any
+) -> None:
+    grown, model = copy.deepcopy(tokenizer), make_model()
+    facts = [FactText(id="one", question=" w1", answer=" w2")]
+    facts += [FactText(id="two", question=" w3", answer=" w4", paraphrases=[" w3 <image> w5"])]
+    check_tokens(model, tokenizer, facts)
+    grown.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    check_tokens(model, grown, facts[:1])
+    with pytest.raises(DataError, match=r"^two: '<image>' in ' w3 <image> w5' .* no embedding"):
+        check_tokens(model, grown, facts)

@@ -1,13 +1,16 @@
-"""Which form the questions of an experiment are asked in."""
+"""Which form the questions of an experiment are asked in, and whether the model can read them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ssiuu.data.problems import raise_all
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.likelihood import Prompt, PromptStyle
 from ssiuu.likelihood.template import check
+from ssiuu.models.checks import embedding_rows
+from ssiuu.records.schema import FactText
 
 
 def choose_prompt(
@@ -35,3 +38,28 @@ def choose_prompt(
         check(tokenizer, recipe.prompt_system)
     progress(f"prompt: {prompt.description}")
     return prompt
+
+
+def check_tokens(model: Any, tokenizer: Any, facts: Sequence[FactText]) -> None:
+    """Refuse facts with a token that the model has no embedding for, as of images.
+
+    Raises:
+        DataError: With every such text, up to ten.
+    """
+    rows = embedding_rows(model)
+    if max(tokenizer.get_vocab().values()) < rows:
+        return
+    raise_all(
+        f"{fact.id}: {tokenizer.convert_ids_to_tokens(token)!r} in {text!r} is a token that the model "
+        "has no embedding for: take it out."
+        for fact in facts
+        for text in _texts(fact)
+        for token in tokenizer(text, add_special_tokens=False)["input_ids"]
+        if token >= rows
+    )
+
+
+def _texts(fact: FactText) -> Iterator[str]:
+    yield from (fact.question, fact.answer, *fact.paraphrases, *fact.options[1:], *fact.perturbed)
+    for probe in (*fact.multi_hop, *fact.same_answer):
+        yield from (probe.question, *(probe.options or [probe.answer]))

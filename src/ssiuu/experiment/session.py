@@ -29,7 +29,7 @@ from ssiuu.evaluation.tofu import rouge_recalls
 from ssiuu.experiment.anchors import anchors
 from ssiuu.experiment.before import ask_first
 from ssiuu.experiment.given import Given
-from ssiuu.experiment.prompting import choose_prompt
+from ssiuu.experiment.prompting import check_tokens, choose_prompt
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.likelihood import Example, Prompt, encode
 from ssiuu.methods.base import Method
@@ -409,9 +409,12 @@ def open_own(recipe: Recipe, progress: Progress, given: Given) -> Session:
     check_pair(forget, retain)
     progress(f"loading {recipe.model}")
     loaded = given.loaded or load(str(recipe.model), recipe.base)
+    if loaded.info.note:
+        progress(loaded.info.note)
     prompt = choose_prompt(recipe, loaded.tokenizer, progress)
     seed, options = recipe.split.seed, recipe.evaluate.options
     asked = [as_text(f, options, seed) for f in (*forget, *retain)]
+    check_tokens(loaded.model, loaded.tokenizer, asked)
     ranked = [_with_options(f, asked, options, seed) for f in asked]
     split = Split(
         seed=seed,

@@ -13,6 +13,10 @@ from torch import Tensor
 from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.tokenization_auto import (
+    TOKENIZER_MAPPING_NAMES,
+    tokenizer_class_from_name,
+)
 
 from ssiuu.errors import ModelError
 from ssiuu.hub import first_line
@@ -37,6 +41,9 @@ CONSTANTS: Final = re.compile(
 TRIFLES: Final = frozenset({"_name_or_path", "architectures", "dtype", "transformers_version"})
 PADDED: Final = 0.02  # of the logits' deviation: rounding is far below, another text far above
 PLACEHOLDER: Final = re.compile(r"image|audio|video|vision", re.IGNORECASE)
+# Maps that write a block's result: at zero the block does nothing, as in layers that were put in or
+# switched off. Anywhere else a map of zeros was never filled.
+WRITES: Final = re.compile(r"(o_proj|out_proj|c_proj|dense|dense_4h_to_h|down_proj|fc2|fc_out|wo|w2)\b")
 
 
 def read_config(folder: Path) -> Any:
@@ -110,7 +117,7 @@ def check_fit(folder: Path, stored: Mapping[str, Stored], info: Mapping[str, Any
     found = []
     if missing := sorted(info["missing_keys"]):
         found.append(f"{_count(missing, 'tensor')} missing ({_some(missing)})")
-    unexpected = sorted(n for n in info["unexpected_keys"] if not _constant(n, stored.get(n)))
+    unexpected = sorted(n for n in info["unexpected_keys"] if not _is_table(n, stored.get(n)))
     if unexpected:
         found.append(f"{len(unexpected)} unexpected ({_some(unexpected)})")
     if shapes := sorted(info["mismatched_keys"]):
@@ -123,7 +130,7 @@ def check_fit(folder: Path, stored: Mapping[str, Stored], info: Mapping[str, Any
     if found:
         raise ModelError(
             f"{folder}: the weights are not those of the model that config.json describes: "
-            f"{'; '.join(found)}.{_wrapper(unexpected)}"
+            f"{'; '.join(found)}.{_wrapper(unexpected)}{_headless(missing)}"
         )
 
 
@@ -142,6 +149,65 @@ def check_finite(what: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
         raise ModelError(
             f"{what}: {_count(broken, 'tensor')} not finite (NaN or infinity): {_some(broken)}."
         )
+
+
+def check_filled(where: str, model: Any) -> str:
+    """Refuse weights that were never filled: a whole map or embedding of one value.
+
+    Returns:
+        The blocks that are switched off by a map of zeros, for people; empty where there are none.
+
+    Raises:
+        ModelError: Named with the first of them.
+    """
+    alike = {name: weight for name, weight in model.named_parameters() if _constant(weight)}
+    off = [name for name, weight in alike.items() if WRITES.search(name) and not weight.any()]
+    if empty := [name for name in alike if name not in off]:
+        raise ModelError(
+            f"{where}: {_count(empty, 'weight')} one value throughout ({_some(empty)}), as if never "
+            "filled. Copy or convert the model again."
+        )
+    return f"{_count(off, 'weight')} zero throughout ({_some(off)})" if off else ""
+
+
+def _constant(weight: Tensor) -> bool:
+    if weight.dim() < 2 or min(weight.shape[-2:]) < 2:
+        return False
+    first = weight.flatten()[0]
+    return bool((weight.flatten()[-8:] == first).all()) and bool((weight == first).all())
+
+
+def check_tokenizer_class(path: Path, told: Mapping[str, Any]) -> None:
+    """Refuse a tokenizer of a class that is not to be had: another one would be taken in its place.
+
+    Args:
+        path: Of tokenizer_config.json.
+        told: What it holds.
+
+    Raises:
+        ModelError: The class is unknown, wants code of its own, or a package that is not here.
+    """
+    name = told.get("tokenizer_class")
+    if name is None:
+        return
+    bare = str(name).removesuffix("Fast")
+    found = tokenizer_class_from_name(bare) or tokenizer_class_from_name(f"{bare}Fast")
+    if lacking := getattr(found, "_backends", ()):
+        raise ModelError(f"{path}: tokenizer_class {name!r} needs pip install {' '.join(lacking)}.")
+    if found is not None:
+        return
+    if "auto_map" in told:
+        raise ModelError(
+            f"{path}: the tokenizer ({name}) needs Python code of its own (auto_map), which is never "
+            "run. Give a model with a tokenizer.json of a class that transformers itself has."
+        )
+    known = {str(one).removesuffix("Fast") for one in TOKENIZER_MAPPING_NAMES.values()}
+    near = difflib.get_close_matches(bare, sorted(known), n=1, cutoff=0.7)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    raise ModelError(
+        f"{path}: tokenizer_class {name!r} is not known to this version of transformers. {hint}Where "
+        "tokenizer.json is the whole tokenizer, write 'PreTrainedTokenizerFast'."
+    )
 
 
 def check_tokenizer(where: str, model: Any, tokenizer: Any) -> None:
@@ -179,7 +245,8 @@ def check_causal(where: str, model: Any) -> None:
     """Refuse a model whose predictions depend on what comes after them, such as an encoder.
 
     Raises:
-        ModelError: It does, it cannot read text alone, or what it predicts is not finite.
+        ModelError: It does, it cannot read text alone, or what it predicts is not finite or always the
+            same.
     """
     rows = embedding_rows(model)
     ids = torch.arange(6).remainder(max(rows, 1)).repeat(2, 1)
@@ -190,6 +257,10 @@ def check_causal(where: str, model: Any) -> None:
         raise ModelError(f"{where} cannot be run on text alone: {first_line(error)}.") from error
     if not bool(torch.isfinite(logits).all()):
         raise ModelError(f"{where}: what the model predicts is not finite (NaN or infinity).")
+    if torch.equal(logits[0, 0], logits[0, -1]):
+        raise ModelError(
+            f"{where}: what the model predicts does not depend on the text. Copy or convert it again."
+        )
     one, two = logits[0, :-1], logits[1, :-1]
     if float((one - two).abs().max()) > 1e-4 * float(one.abs().max()):
         raise ModelError(
@@ -302,7 +373,7 @@ def _no_causal(path: Path, kind: str, what: str) -> str:
     )
 
 
-def _constant(name: str, tensor: Stored | None) -> bool:
+def _is_table(name: str, tensor: Stored | None) -> bool:
     """Whether a tensor is a mask or a table of positions, which older versions of models stored."""
     if name.endswith(".bias"):  # the mask of GPT-2 and its heirs, [1, 1, n, n]
         return tensor is not None and len(tensor.shape) == 4 and tensor.shape[:2] == (1, 1)
@@ -316,6 +387,13 @@ def _wrapper(unexpected: Collection[str]) -> str:
         if word in firsts:
             return f" Names begin with '{word}.', which {whose}."
     return ""
+
+
+def _headless(missing: Collection[str]) -> str:
+    """Say what may be meant where only the output layer is missing."""
+    if len(missing) != 1 or not any(word in next(iter(missing)) for word in ("head", "embed_out")):
+        return ""
+    return " If the embedding is the output layer too, config.json must say tie_word_embeddings: true."
 
 
 def _count(names: Collection[str], what: str) -> str:

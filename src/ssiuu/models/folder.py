@@ -18,12 +18,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from ssiuu.errors import ModelError
 from ssiuu.hub import first_line
 from ssiuu.models.adapter import base_folder, merge
-from ssiuu.models.checks import check_fit, check_stored, read_config
+from ssiuu.models.checks import check_fit, check_stored, check_tokenizer_class, read_config
 from ssiuu.models.files import (
     Stored,
     content_digest,
     has_tokenizer,
     is_adapter,
+    read_json,
     tensors_of,
     weight_files,
 )
@@ -87,8 +88,8 @@ def read(folder: Path, base: str | None, above: tuple[Path, ...] = (), tokenizer
     """
     under = _under(folder, base, above)
     if not is_adapter(folder):
-        model, dtype = _read_model(folder)
-        return Whole(model, _read_tokenizer(under or folder) if tokenizer else None, dtype)
+        model, dtype, note = _read_model(folder)
+        return Whole(model, _read_tokenizer(under or folder) if tokenizer else None, dtype, note)
     assert under is not None
     own = has_tokenizer(folder)
     below = read(under, None, (*above, folder), tokenizer and not own)
@@ -98,8 +99,8 @@ def read(folder: Path, base: str | None, above: tuple[Path, ...] = (), tokenizer
     return Whole(made, reader, below.dtype, "; ".join(n for n in (below.note, note) if n))
 
 
-def _read_model(folder: Path) -> tuple[Any, str]:
-    """Read the model of a folder and the type that most of its weights are stored in."""
+def _read_model(folder: Path) -> tuple[Any, str, str]:
+    """Read the model of a folder, the type that most of its weights are stored in, and a note."""
     config = read_config(folder)
     files = weight_files(folder)
     stored = tensors_of(files)
@@ -125,16 +126,17 @@ def _read_model(folder: Path) -> tuple[Any, str]:
     except Exception as error:  # whatever an architecture makes of values that it does not expect
         raise ModelError(f"{folder} cannot be loaded: {first_line(error)}.") from error
     check_fit(folder, stored, info, model.base_model_prefix)
-    _loosen(model)
-    return model.eval(), _dtype(stored)
+    return model.eval(), _dtype(stored), _loosened(model)
 
 
-def _loosen(model: Any) -> None:
-    """Say in the configuration where weights that it ties are stored as two that differ."""
+def _loosened(model: Any) -> str:
+    """Say in the configuration, and to people, where weights that it ties are stored as two."""
     config, out = model.config.get_text_config(), model.get_output_embeddings()
     tied = getattr(config, "tie_word_embeddings", False)
-    if tied and out is not None and out.weight is not model.get_input_embeddings().weight:
-        config.tie_word_embeddings = model.config.tie_word_embeddings = False
+    if not tied or out is None or out.weight is model.get_input_embeddings().weight:
+        return ""
+    config.tie_word_embeddings = model.config.tie_word_embeddings = False
+    return "the output layer in the files is read, which config.json says is the embedding"
 
 
 def _dtype(stored: Mapping[str, Stored]) -> str:
@@ -151,6 +153,8 @@ def _read_tokenizer(folder: Path) -> Any:
             f"{folder} has no tokenizer. Copy the files of the one that the model was trained with "
             "into it (tokenizer.json, tokenizer_config.json), or give a model that has it: --base."
         )
+    if (path := folder / "tokenizer_config.json").exists():
+        check_tokenizer_class(path, read_json(path))
     try:
         with quiet():
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -19,7 +19,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ssiuu.errors import ModelError
-from ssiuu.models.checks import check_causal, check_finite, check_padding, check_same, check_tokenizer
+from ssiuu.models.checks import (
+    check_causal,
+    check_filled,
+    check_finite,
+    check_padding,
+    check_same,
+    check_tokenizer,
+)
 from ssiuu.models.files import is_adapter, tokenizer_files
 from ssiuu.models.folder import fingerprint, read
 from ssiuu.models.quiet import quiet
@@ -83,12 +90,12 @@ def load(name: str, base: str | None = None) -> Loaded:
     """
     found = find(name)
     whole = read(found.folder, base)
-    _check(name, whole.model, whole.tokenizer)
+    off = _check(name, whole.model, whole.tokenizer)
     adapter = is_adapter(found.folder)
     where = MODELS[name][0] if name in MODELS else name
     # What an adapter trained on it states as its base.
     whole.model.name_or_path = where if found.kind == "hub" else str(found.folder.absolute())
-    note = "; ".join(part for part in (whole.note, found.note) if part)
+    note = "; ".join(part for part in (whole.note, found.note, off) if part)
     digest = fingerprint(found.folder, base)
     info = _info(whole.model, name, found.kind, digest, whole.dtype, note)
     return Loaded(whole.model, whole.tokenizer, info, None if adapter else found.folder)
@@ -121,9 +128,9 @@ def from_object(model: Any, tokenizer: Any, name: str = "object") -> Loaded:
     dtype = str(model.dtype).removeprefix("torch.")
     made: Any = copy.deepcopy(model)
     made = made.to(device="cpu", dtype=torch.float32).eval().requires_grad_(True)
-    _check(name, made, tokenizer)
+    note = _check(name, made, tokenizer)
     digest = _object_digest(model, tokenizer)
-    return Loaded(made, tokenizer, _info(made, name, "object", digest, dtype, ""), None)
+    return Loaded(made, tokenizer, _info(made, name, "object", digest, dtype, note), None)
 
 
 @torch.no_grad()
@@ -152,10 +159,12 @@ def load_checkpoint_weights(
     whole = read(folder, base, tokenizer=False)
     other = whole.model
     check_finite(str(folder), other.state_dict().items())
+    odd = (whole.note, check_filled(str(folder), other))
+    notes = [f"{folder.name}: {note}." for note in odd if note]
     if tokenizer is not None:
         check_tokenizer(f"{folder} with the tokenizer of the model before", other, tokenizer)
     theirs = dict(other.named_parameters(remove_duplicate=False))
-    notes = _untie(model, theirs, folder)
+    notes += _untie(model, theirs, folder)
     every = dict(model.named_parameters(remove_duplicate=False))
     rows = _vocabulary(model)
     for name in every | dict(other.named_parameters()):
@@ -229,12 +238,14 @@ def _info(model: Any, name: str, source: str, digest: str, dtype: str, note: str
     )
 
 
-def _check(where: str, model: Any, tokenizer: Any) -> None:
-    """Refuse what loads and yet is no model that anything can be said of."""
+def _check(where: str, model: Any, tokenizer: Any) -> str:
+    """Refuse what loads and yet is no model that anything can be said of; return what is odd of it."""
     check_finite(where, model.state_dict().items())
+    odd = check_filled(where, model)
     check_tokenizer(where, model, tokenizer)
     check_causal(where, model)
     check_padding(where, model)
+    return odd
 
 
 def _object_digest(model: Any, tokenizer: Any) -> str:
