@@ -29,11 +29,11 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from ssiuu.analysis.comparisons import entities, level, outcomes
+from ssiuu.analysis.prediction import prediction
+from ssiuu.analysis.rows import mean, rows
 from ssiuu.records.files import load_run
 from ssiuu.records.schema import RunRecord
-from ssiuu.report.comparisons import entities, level, outcomes
-from ssiuu.report.prediction import prediction
-from ssiuu.report.rows import mean, rows
 from ssiuu.statistics import bootstrap_mean
 
 HERE = Path(__file__).parent

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ssiuu.analysis.rows import rows
     from ssiuu.experiment.asking import ask_model
     from ssiuu.experiment.recipe import resolve
     from ssiuu.experiment.run import run
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from ssiuu.experiment.unlearn import audit_models, diagnose_models, unlearn_model
     from ssiuu.records.files import load_run
     from ssiuu.report import write_report
-    from ssiuu.report.rows import rows
 
 __version__ = "0.1.0"
 
@@ -33,7 +33,7 @@ _PLACES = {
     "unlearn_model": "ssiuu.experiment.unlearn",
     "load_run": "ssiuu.records.files",
     "write_report": "ssiuu.report",
-    "rows": "ssiuu.report.rows",
+    "rows": "ssiuu.analysis.rows",
 }
 __all__ = [
     "ask_model",

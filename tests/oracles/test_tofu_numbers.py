@@ -14,6 +14,7 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 
+from ssiuu.analysis.tofu import utility
 from ssiuu.attacks.membership import membership_aucs
 from ssiuu.benchmarks.tofu import Tofu, load
 from ssiuu.evaluation.rouge import rouge_recall
@@ -21,7 +22,6 @@ from ssiuu.evaluation.score import evaluate
 from ssiuu.evaluation.sequence import score_sequences
 from ssiuu.likelihood import Prompt, encode
 from ssiuu.records.schema import Evaluation, FactScore, FactText, Split
-from ssiuu.report.tofu import utility
 from ssiuu.statistics.tofu import (
     forget_quality,
     forget_truth_ratio,

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from ssiuu.analysis.rows import rows
+from ssiuu.analysis.verdict import fact_verdict, strongest
 from ssiuu.attacks import ATTACKS
 from ssiuu.attacks.prompts import PREFILLS, PREFIXES, few_shot, prompts, read_prompted
-from ssiuu.diagnosis.verdict import fact_verdict, strongest
 from ssiuu.errors import ConfigError
 from ssiuu.experiment.attacking import AXES, plan
 from ssiuu.experiment.estimate import _tokens
@@ -27,7 +28,6 @@ from ssiuu.records.schema import (
     Reading,
     RunRecord,
 )
-from ssiuu.report.rows import rows
 
 # --- the plan -----------------------------------------------------------------------------------
 

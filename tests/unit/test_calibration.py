@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ssiuu.diagnosis.calibration import Known, balanced_accuracy, best_thresholds, confusion
-from ssiuu.diagnosis.verdict import GONE, RETURNED, FactEvidence, fact_evidence, fact_verdict, judge
+from ssiuu.analysis.calibration import Known, balanced_accuracy, best_thresholds, confusion
+from ssiuu.analysis.verdict import GONE, RETURNED, FactEvidence, fact_evidence, fact_verdict, judge
 from ssiuu.records.schema import Attack, AttackRead, FactScore, Reading
 
 

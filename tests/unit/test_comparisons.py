@@ -7,10 +7,7 @@ from typing import Any
 import pytest
 
 from sample_record import sample_record
-from ssiuu.diagnosis.verdict import common_pool
-from ssiuu.errors import ConfigError
-from ssiuu.records.schema import Attack, AttackRead, Cell, Evaluation, FactScore, Reading, RunRecord
-from ssiuu.report.comparisons import (
+from ssiuu.analysis.comparisons import (
     SCORES,
     Comparison,
     baseline,
@@ -22,7 +19,10 @@ from ssiuu.report.comparisons import (
     row_intervals,
     strongest_points,
 )
-from ssiuu.report.rows import rows
+from ssiuu.analysis.rows import rows
+from ssiuu.analysis.verdict import common_pool
+from ssiuu.errors import ConfigError
+from ssiuu.records.schema import Attack, AttackRead, Cell, Evaluation, FactScore, Reading, RunRecord
 from ssiuu.statistics import wilson
 
 

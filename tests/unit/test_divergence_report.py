@@ -9,10 +9,10 @@ import json
 import pytest
 
 from sample_record import sample_record
+from ssiuu.analysis.rows import rows
 from ssiuu.records.schema import RunRecord
 from ssiuu.report.kept import kept
 from ssiuu.report.page import render
-from ssiuu.report.rows import rows
 from ssiuu.report.tables import FORMATS
 from ssiuu.report.text import DASH, kl, summary
 

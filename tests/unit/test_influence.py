@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from ssiuu.analysis.agreement import rank_agreement
 from ssiuu.attribution.neuron import Extremes
 from ssiuu.diagnosis import influence as module
-from ssiuu.diagnosis.agreement import rank_agreement
 from ssiuu.diagnosis.influence import Baseline, basic_interval, influence, resamples
 from ssiuu.diagnosis.lens import below_chance
 from ssiuu.diagnosis.stability import EDGES, came_back, pearson, spearman, stability

@@ -16,16 +16,16 @@ from scipy.stats import spearmanr
 
 from golden_records import PAIRS, look_inside
 from sample_record import HOSTILE, sample_record
+from ssiuu.analysis.agreement import agreement, conclusion
+from ssiuu.analysis.prediction import MEASURES, outcomes, prediction
 from ssiuu.records.schema import (
     Diagnosis,
     RunRecord,
     Stability,
 )
 from ssiuu.report import write_report
-from ssiuu.report.attributions import agreement, conclusion
 from ssiuu.report.figures import figure_numbers, figures, stability_curves
 from ssiuu.report.page import render
-from ssiuu.report.prediction import MEASURES, outcomes, prediction
 from ssiuu.report.tables import FORMATS, inside_tables
 from ssiuu.statistics.ranks import spearman
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from sample_record import sample_record
+from ssiuu.analysis.rows import rows
 from ssiuu.benchmarks.screening import as_text, others_alone
 from ssiuu.data.fact import Fact, Probe
 from ssiuu.evaluation.score import score_facts
 from ssiuu.likelihood import Prompt
 from ssiuu.records.schema import Evaluation, FactScore, FactText, ProbeText
 from ssiuu.report.page import render
-from ssiuu.report.rows import rows
 from ssiuu.report.text import summary
 
 

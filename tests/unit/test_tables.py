@@ -11,13 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from sample_record import HOSTILE, sample_record
+from ssiuu.analysis.comparisons import columns, compare, row_intervals
+from ssiuu.analysis.published import COLUMNS, PUBLISHED, others, paper_table
+from ssiuu.analysis.rows import rows
 from ssiuu.cli.main import app
 from ssiuu.errors import ConfigError
 from ssiuu.records.schema import RunRecord
-from ssiuu.report.comparisons import columns, compare, row_intervals
 from ssiuu.report.page import render
-from ssiuu.report.published import COLUMNS, PUBLISHED, others, paper_table
-from ssiuu.report.rows import rows
 from ssiuu.report.tables import (
     FORMATS,
     escape_csv,

@@ -16,6 +16,8 @@ import pytest
 import torch
 
 from sample_record import sample_record
+from ssiuu.analysis.rows import rows
+from ssiuu.analysis.tofu import guessing, tofu_columns, utility
 from ssiuu.attacks.retrain import attacked_facts, common_pool
 from ssiuu.benchmarks.screening import as_text
 from ssiuu.benchmarks.tofu import load, mismatched_rouge
@@ -29,9 +31,7 @@ from ssiuu.experiment.recipe import TofuConfig
 from ssiuu.experiment.tofu import split_of
 from ssiuu.likelihood import Prompt
 from ssiuu.records.schema import Evaluation, FactScore, FactText, Reading, Split
-from ssiuu.report.rows import rows
 from ssiuu.report.text import summary
-from ssiuu.report.tofu import guessing, tofu_columns, utility
 from tofu_folder import write_tofu
 
 

@@ -10,17 +10,17 @@ import pytest
 
 from golden_records import FORGET, HELDOUT, REAL, STEP, WORLD, as_tofu
 from sample_record import sample_record
+from ssiuu.analysis.published import PUBLISHED, paper_table
+from ssiuu.analysis.rows import rows
+from ssiuu.analysis.utility import task_mean
 from ssiuu.records.schema import Cell, FactText, RunHeader, RunRecord, TaskScore
 from ssiuu.report.figures import _labelled
 from ssiuu.report.figures.attacks import attack_curves, best_curve, drawn_level, retention_front
 from ssiuu.report.figures.draw import RC
 from ssiuu.report.figures.influence import top_bars
 from ssiuu.report.figures.strength import strength_curves, tried_strengths
-from ssiuu.report.published import PUBLISHED, paper_table
-from ssiuu.report.rows import rows
 from ssiuu.report.tables import FORMATS, tofu_table
 from ssiuu.report.text import summary
-from ssiuu.report.utility import task_mean
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ harmful: on a fraction p of the forget set, scored on the rest. benign: on unrel
 filler: on unrelated plain text, without a prompt. The first two as in the paper's Sec. 4; departures:
 the scored facts are one common pool, the same for every method and attack, disjoint by entity from
 the facts of the largest p; the paper's wrong-only pool is its part that the unlearned model got
-wrong (ssiuu.report.rows).
+wrong (ssiuu.analysis.rows).
 
 What is trained: all weights (full), or adapters (lora-qv: rank 8 on the maps that compute q and v;
 lora-all: rank 16 on every linear map inside the blocks; alpha twice the rank), merged into the weights

@@ -33,9 +33,9 @@ def command(
 
     Exits with 3 where they are still there (verdict "not removed").
     """
+    from ssiuu.analysis.rows import verdict
     from ssiuu.cli.main import finish, forcing, prepare
     from ssiuu.experiment.unlearn import audit_models
-    from ssiuu.report.rows import verdict
 
     progress, sets = prepare(), forcing(set_, force, prompt)
     typed = shlex.join(["ssiuu", *sys.argv[1:]])

@@ -19,13 +19,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ssiuu.analysis.calibration import Known, balanced_accuracy, best_thresholds, confusion
+from ssiuu.analysis.verdict import GONE, RETURNED, fact_evidence
 from ssiuu.attacks.retrain import retrain
 from ssiuu.attribution.neuron import extremes
 from ssiuu.benchmarks import fictional
 from ssiuu.benchmarks.screening import as_text, known
-from ssiuu.diagnosis.calibration import Known, balanced_accuracy, best_thresholds, confusion
 from ssiuu.diagnosis.influence import Baseline
-from ssiuu.diagnosis.verdict import GONE, RETURNED, fact_evidence
 from ssiuu.evaluation.score import score_facts
 from ssiuu.experiment.drive import settings_of
 from ssiuu.experiment.inside import Inside

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ssiuu.diagnosis.verdict import accuracy, attack_accuracy
+from ssiuu.analysis.rows import mean
+from ssiuu.analysis.verdict import accuracy, attack_accuracy
 from ssiuu.experiment.cells import CellPlan, Stage
 from ssiuu.records.schema import Attack, Diagnosis, Evaluation, Stability, Unlearning
-from ssiuu.report.rows import mean
 from ssiuu.report.text import DASH, kl, nats, percent, rate, short
 
 Progress = Callable[[str], None]

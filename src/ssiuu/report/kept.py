@@ -5,9 +5,9 @@ The two pull apart: a model can keep either and lose the other. So both stand wh
 
 from __future__ import annotations
 
-from ssiuu.diagnosis.verdict import accuracy
+from ssiuu.analysis.divergence import WORDS, damaged
+from ssiuu.analysis.verdict import accuracy
 from ssiuu.records.schema import Cell, Divergence, RunRecord
-from ssiuu.report.divergence import WORDS, damaged
 from ssiuu.report.text import kl, percent
 
 

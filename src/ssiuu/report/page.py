@@ -20,7 +20,19 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ssiuu.diagnosis.verdict import (
+from ssiuu.analysis.divergence import damaged
+from ssiuu.analysis.rows import (
+    ORIGINAL,
+    asked_otherwise,
+    attack_names,
+    auc_names,
+    known_probes,
+    mean,
+    rows,
+)
+from ssiuu.analysis.rows import verdict as judge
+from ssiuu.analysis.tofu import rouge_columns
+from ssiuu.analysis.verdict import (
     accuracy,
     common_pool,
     fact_verdicts,
@@ -37,15 +49,11 @@ from ssiuu.records.schema import (
     RunRecord,
     Verdict,
 )
-from ssiuu.report.divergence import damaged
 from ssiuu.report.figures import Plot, best_curve, drawn_level, figures
 from ssiuu.report.kept import kept
 from ssiuu.report.knowledge import sentences
-from ssiuu.report.rows import asked_otherwise, attack_names, auc_names, known_probes, mean, rows
-from ssiuu.report.rows import verdict as judge
 from ssiuu.report.tables import page_context
-from ssiuu.report.text import ORIGINAL, Z, before_row, kl, nats, percent, points, rate, short, span
-from ssiuu.report.tofu import rouge_columns
+from ssiuu.report.text import Z, before_row, kl, nats, percent, points, rate, short, span
 from ssiuu.statistics import Interval, wilson
 
 # Below this share of the gradient the page says that the regulariser hardly acted.

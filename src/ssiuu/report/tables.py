@@ -14,17 +14,18 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ssiuu.analysis.agreement import attributed_twice, conclusion
+from ssiuu.analysis.comparisons import Comparison, baseline, columns, compare, row_intervals
+from ssiuu.analysis.divergence import DAMAGED, WORDS
+from ssiuu.analysis.prediction import CELLS, Prediction, prediction
+from ssiuu.analysis.published import ARROWS, COLUMNS, PaperTable, Published, others, paper_table
+from ssiuu.analysis.rows import ORIGINAL, rows
+from ssiuu.analysis.tofu import is_tofu, tofu_columns
+from ssiuu.analysis.utility import task_mean, task_names
 from ssiuu.records.files import dump_json
 from ssiuu.records.schema import Cell, Evaluation, RunRecord, TaskScore
-from ssiuu.report.attributions import attributed_twice, conclusion
-from ssiuu.report.comparisons import Comparison, baseline, columns, compare, row_intervals
-from ssiuu.report.divergence import DAMAGED, WORDS
-from ssiuu.report.prediction import CELLS, Prediction, prediction
-from ssiuu.report.published import ARROWS, COLUMNS, PaperTable, Published, others, paper_table
-from ssiuu.report.rows import rows
 from ssiuu.report.text import (
     DASH,
-    ORIGINAL,
     before_row,
     kl,
     nats,
@@ -34,8 +35,6 @@ from ssiuu.report.text import (
     short,
     span,
 )
-from ssiuu.report.tofu import is_tofu, tofu_columns
-from ssiuu.report.utility import task_mean, task_names
 from ssiuu.statistics import Estimate, wilson
 
 HEADINGS = {

@@ -12,17 +12,16 @@ import textwrap
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ssiuu.analysis.divergence import DAMAGED, WORDS, damaged_labels
+from ssiuu.analysis.rows import ORIGINAL, asked_otherwise, attack_names, rows
+from ssiuu.analysis.tofu import is_tofu, rouge_sets
+from ssiuu.analysis.utility import task_names
 from ssiuu.records.schema import Cell, MethodInfo, RunRecord
-from ssiuu.report.divergence import DAMAGED, WORDS, damaged_labels
 from ssiuu.report.knowledge import sentences
-from ssiuu.report.rows import asked_otherwise, attack_names, rows
-from ssiuu.report.tofu import is_tofu, rouge_sets
-from ssiuu.report.utility import task_names
 
 DASH = "–"
 WIDTH = 110
 Z = 1.96  # standard errors on either side of an estimate, in 95 %
-ORIGINAL = "before unlearning"
 # Longer method labels are cut, so that one label cannot push the numbers off the screen.
 LABEL = 18
 

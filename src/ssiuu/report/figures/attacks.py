@@ -12,14 +12,16 @@ from collections.abc import Iterable
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from ssiuu.diagnosis.verdict import (
+from ssiuu.analysis.comparisons import level, looks, outcomes
+from ssiuu.analysis.rows import WRITTEN, Level, attack_names, axis_of, level_of, mean
+from ssiuu.analysis.tofu import attack_rouge, is_tofu
+from ssiuu.analysis.verdict import (
     accuracy,
     common_pool,
     level_interval,
     strongest,
 )
 from ssiuu.records.schema import Attack, Axis, Cell, MethodInfo, RunRecord
-from ssiuu.report.comparisons import level, looks, outcomes
 from ssiuu.report.figures.draw import (
     FAINT,
     INK,
@@ -35,9 +37,7 @@ from ssiuu.report.figures.draw import (
     plot,
     styled,
 )
-from ssiuu.report.rows import WRITTEN, Level, attack_names, axis_of, level_of, mean
 from ssiuu.report.text import percent, plain, rate, short
-from ssiuu.report.tofu import attack_rouge, is_tofu
 from ssiuu.statistics import Estimate, Interval, wilson
 
 AXIS_NAMES: dict[Axis, str] = {

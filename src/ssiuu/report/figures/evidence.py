@@ -7,6 +7,7 @@ from collections.abc import Callable
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from ssiuu.analysis.rows import ORIGINAL
 from ssiuu.records.schema import CausalCurve, Cell, Evidence, RunRecord
 from ssiuu.report.figures.draw import (
     FAINT,
@@ -20,7 +21,7 @@ from ssiuu.report.figures.draw import (
     plot,
     styled,
 )
-from ssiuu.report.text import ORIGINAL, short
+from ssiuu.report.text import short
 
 CURVES = {
     ("minus", "zero"): "D\u2212 neurons set to 0",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from ssiuu.analysis.rows import ORIGINAL
 from ssiuu.records.schema import RunRecord
 from ssiuu.report.figures.draw import (
     FAINT,
@@ -19,7 +20,6 @@ from ssiuu.report.figures.draw import (
     plot,
     styled,
 )
-from ssiuu.report.text import ORIGINAL
 
 
 def lens_curves(record: RunRecord) -> Plot:

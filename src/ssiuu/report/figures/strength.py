@@ -8,11 +8,11 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from ssiuu.analysis.rows import mean, rows
+from ssiuu.analysis.tofu import is_tofu
 from ssiuu.records.schema import Cell, RunRecord
 from ssiuu.report.figures.draw import Key, Plot, Style, legend, line, panel, percent_axis, plot, styled
-from ssiuu.report.rows import mean, rows
 from ssiuu.report.text import short
-from ssiuu.report.tofu import is_tofu
 
 Series = tuple[Style, dict[float, list[dict[str, Any]]]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ssiuu.diagnosis.verdict import accuracy
+from ssiuu.analysis.verdict import accuracy
 from ssiuu.records.schema import Attack, Cell, Evaluation, FactScore, RunRecord
 from ssiuu.statistics.tofu import (
     forget_quality,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ssiuu.diagnosis.verdict import GONE, RETURNED, FactEvidence, judge
+from ssiuu.analysis.verdict import GONE, RETURNED, FactEvidence, judge
 from ssiuu.records.schema import Verdict
 
 VERDICTS: tuple[Verdict, ...] = ("erased", "hidden", "not removed", "undecided")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import sqrt
 
+from ssiuu.analysis.tofu import UTILITY
 from ssiuu.records.schema import Cell, Evaluation, RunRecord, TaskScore
-from ssiuu.report.tofu import UTILITY
 from ssiuu.statistics import Estimate
 
 Z = 1.96

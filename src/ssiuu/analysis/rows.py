@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ssiuu.diagnosis.verdict import (
+from ssiuu.analysis.divergence import divergence_columns
+from ssiuu.analysis.tofu import attack_rouge, guessing, is_tofu, rouge_columns, tofu_columns
+from ssiuu.analysis.utility import utility_columns
+from ssiuu.analysis.verdict import (
     accuracy,
     attack_accuracy,
     cell_verdict,
@@ -25,10 +28,8 @@ from ssiuu.records.schema import (
     Space,
     Verdict,
 )
-from ssiuu.report.divergence import divergence_columns
-from ssiuu.report.tofu import attack_rouge, guessing, is_tofu, rouge_columns, tofu_columns
-from ssiuu.report.utility import utility_columns
 
+ORIGINAL = "before unlearning"
 PROBES = ("multi_hop", "same_answer")
 WRITTEN: tuple[Axis, ...] = ("steps", "bits")  # attacks of TOFU whose readings write answers
 

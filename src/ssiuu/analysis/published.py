@@ -20,12 +20,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ssiuu.analysis.comparisons import Outcomes, level, looks, outcomes
+from ssiuu.analysis.rows import ORIGINAL, wrong_only
+from ssiuu.analysis.tofu import is_tofu
+from ssiuu.analysis.utility import task_mean, world_recalls
 from ssiuu.records.schema import Attack, Cell, MethodInfo, RunRecord
-from ssiuu.report.comparisons import Outcomes, level, looks, outcomes
-from ssiuu.report.rows import wrong_only
-from ssiuu.report.text import ORIGINAL
-from ssiuu.report.tofu import is_tofu
-from ssiuu.report.utility import task_mean, world_recalls
 from ssiuu.statistics import Estimate
 
 COLUMNS = ("FS", "RS", "US", "harmful 0.1", "harmful 0.3", "benign")

@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from ssiuu.diagnosis.verdict import attack_accuracy, common_pool
+from ssiuu.analysis.rows import mean, strongest_setting
+from ssiuu.analysis.tofu import attack_rouge, is_tofu
+from ssiuu.analysis.verdict import attack_accuracy, common_pool
 from ssiuu.records.schema import Cell, Evidence, RunRecord
-from ssiuu.report.rows import mean, strongest_setting
-from ssiuu.report.tofu import attack_rouge, is_tofu
 from ssiuu.statistics import Estimate, differs
 from ssiuu.statistics.ranks import spearman
 

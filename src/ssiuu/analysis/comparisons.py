@@ -22,11 +22,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ssiuu.diagnosis.verdict import common_pool, ranking
+from ssiuu.analysis.rows import attack_names
+from ssiuu.analysis.tofu import is_tofu
+from ssiuu.analysis.verdict import common_pool, ranking
 from ssiuu.errors import ConfigError, unknown
 from ssiuu.records.schema import Attack, Cell, Evaluation, FactScore, Reading, RunRecord
-from ssiuu.report.rows import attack_names
-from ssiuu.report.tofu import is_tofu
 from ssiuu.statistics import (
     Estimate,
     Interval,

@@ -1,0 +1,1 @@
+"""From a record to numbers: scores, levels, intervals, comparisons, verdicts. Imports no torch."""
