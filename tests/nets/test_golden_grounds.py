@@ -26,9 +26,10 @@ from people_files import write_faithun, write_rwku
 from ssiuu.benchmarks.fictional import Recipe as TwinRecipe
 from ssiuu.benchmarks.fictional import train_tokenizer
 from ssiuu.benchmarks.fictional_world import build_world
+from ssiuu.config import flatten
 from ssiuu.evaluation.score import evaluate
 from ssiuu.experiment.cells import digest
-from ssiuu.experiment.recipe import flatten, resolve
+from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.session import Session, open_session
 from ssiuu.models.load import save
 from tofu_folder import write_tofu

@@ -15,8 +15,9 @@ def command(
     ] = None,
 ) -> None:
     """Print the resolved configuration with where each value came from, and an estimate."""
+    from ssiuu.config import flatten
     from ssiuu.experiment.estimate import estimate
-    from ssiuu.experiment.recipe import flatten, resolve
+    from ssiuu.experiment.recipe import resolve
 
     resolved, sources = resolve(recipe, set_ or [])
     flat = flatten(resolved.model_dump(mode="json"))

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from ssiuu.config import flatten
 from ssiuu.errors import OutputError
 from ssiuu.experiment.cells import CellPlan
-from ssiuu.experiment.recipe import Recipe, flatten
+from ssiuu.experiment.recipe import Recipe
 from ssiuu.records.files import read_header, read_record, write_bytes, write_record
 from ssiuu.records.schema import RunHeader
 from ssiuu.training import interrupt

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from ssiuu.attacks.retrain import share
+from ssiuu.config import Section, flatten, nest, read_yaml
 from ssiuu.data.columns import check_columns
 from ssiuu.errors import ConfigError, unknown
 from ssiuu.evaluation import utility
 from ssiuu.experiment.tuning import tried
-from ssiuu.experiment.yaml12 import read_yaml
 from ssiuu.methods import Method, make
 from ssiuu.records.schema import Space
 
@@ -26,12 +26,6 @@ BENCHMARKS = {
     "rwku": "RWKU: famous people to forget, asked on three levels; not screened",
     "own": "your own facts: forget and retain name their files",
 }
-
-
-class Section(BaseModel):
-    """Base of every part of a recipe: immutable, unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class SplitConfig(Section):
@@ -403,7 +397,7 @@ def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str,
             if values.get(key) is None and not own:
                 values[key], sources[key] = value, f"{what} {name}"
     try:
-        recipe = Recipe.model_validate(_nest(values))
+        recipe = Recipe.model_validate(nest(values))
     except ValidationError as error:
         raise ConfigError([_sentence(p, sources) for p in error.errors()]) from error
     for key in flatten(recipe.model_dump()):
@@ -516,40 +510,6 @@ def _check_sizes(recipe: Recipe) -> None:
         )
     if problems:
         raise ConfigError(problems)
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one with dotted keys; lists stay whole, and tune.space does.
-
-    Its keys are labels of methods, which may hold dots.
-
-    Raises:
-        ConfigError: One key is written in two ways, with dots and in its section.
-    """
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict) and value and name != "tune.space":
-            part = flatten(value, f"{name}.")
-        else:
-            part = {name: value}
-        if twice := flat.keys() & part.keys():
-            raise ConfigError(f"{min(twice)} is set twice, with dots and in its section.")
-        flat |= part
-    return flat
-
-
-def _nest(flat: dict[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        *parents, last = key.split(".")
-        level = nested
-        for parent in parents:
-            level = level.setdefault(parent, {})
-            if not isinstance(level, dict):
-                raise ConfigError(f"{key}: {parent} is not a section.")
-        level[last] = value
-    return nested
 
 
 def _read(path: Path) -> dict[str, Any]:

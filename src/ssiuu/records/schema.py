@@ -374,7 +374,7 @@ class Unlearning(Stage):
     method: MethodInfo
     seed: int
     stopped: Literal["threshold", "max_steps", "no steps"]
-    stop_score: Literal["ranking", "free", "rouge", "none"]
+    stop_score: str
     threshold: float
     steps: list[StepLog]
     distance: float | None = None

@@ -93,7 +93,7 @@ class StopRule:
     holds the rest brings it back. It is read last.
     """
 
-    kind: Literal["ranking", "free", "rouge", "none"]
+    kind: str
     read: Callable[[], float]
     forced: bool = False
     answered: Callable[[], float] | None = None

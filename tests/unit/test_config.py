@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssiuu.config import read_yaml
 from ssiuu.errors import ConfigError
 from ssiuu.experiment.given import setting
 from ssiuu.experiment.recipe import resolve
-from ssiuu.experiment.yaml12 import read_yaml
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Settings as they are written: YAML 1.2, of which a recipe needs mappings, lists, texts and numbers.
+"""Settings: sections of them, their dotted keys, and the text that they are written in.
+
+They are written in YAML 1.2, of which a recipe needs mappings, lists, texts and numbers.
 
 `no` and `on` are texts, 1e-5 is a number and "1e-5" is not. Aliases and tags are refused: a recipe has
 no use for them, and a few lines of aliases are billions of settings.
@@ -12,10 +14,57 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from ssiuu.errors import ConfigError
 
 DEPTH = 20  # no recipe is deeper, and a reader that calls itself has an end
 TEXT = "tag:yaml.org,2002:str"
+
+
+class Section(BaseModel):
+    """Base of every part of a recipe: immutable, unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one with dotted keys; lists stay whole, and tune.space does.
+
+    Its keys are labels of methods, which may hold dots.
+
+    Raises:
+        ConfigError: One key is written in two ways, with dots and in its section.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value and name != "tune.space":
+            part = flatten(value, f"{name}.")
+        else:
+            part = {name: value}
+        if twice := flat.keys() & part.keys():
+            raise ConfigError(f"{min(twice)} is set twice, with dots and in its section.")
+        flat |= part
+    return flat
+
+
+def nest(flat: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of dotted keys in their sections.
+
+    Raises:
+        ConfigError: A key goes on where another one has a value.
+    """
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, last = key.split(".")
+        level = nested
+        for parent in parents:
+            level = level.setdefault(parent, {})
+            if not isinstance(level, dict):
+                raise ConfigError(f"{key}: {parent} is not a section.")
+        level[last] = value
+    return nested
 
 
 def read_yaml(text: str, where: str) -> Any:
