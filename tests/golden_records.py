@@ -110,6 +110,7 @@ def _asked(rng: random.Random, attack: dict[str, Any]) -> list[dict[str, Any]]:
         ("membership", "membership", "score", {"loss": rng.random(), "min-k 40%": rng.random()}),
     ]
     made = []
+    attack = {k: v for k, v in attack.items() if k not in ("axis_label", "scored")}  # follow the axis
     for name, kind, axis, values in changes:
         reads = [
             {**read, "step": place, "label": f"form {place}" if axis == "prompt" else ""}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,13 @@ from ssiuu.analysis.verdict import fact_verdict, strongest
 from ssiuu.attacks import ATTACKS
 from ssiuu.attacks.prompts import PREFILLS, PREFIXES, few_shot, prompts, read_prompted
 from ssiuu.errors import ConfigError
-from ssiuu.experiment.attacking import AXES, plan
+from ssiuu.experiment.attacking import plan
 from ssiuu.experiment.estimate import _tokens
 from ssiuu.experiment.recipe import resolve
 from ssiuu.likelihood import Prompt
 from ssiuu.records.schema import (
     Attack,
     AttackRead,
-    Axis,
     Cell,
     Evaluation,
     FactScore,
@@ -180,7 +180,7 @@ def attack(
     levels: list[int],
     rate: float | None = None,
     seed: int = 0,
-    axis: Axis = "steps",
+    axis: str = "steps",
     space: Any = "full",
 ) -> Attack:
     """An attack that has `levels[i]` of four facts right at its read i."""
@@ -277,9 +277,20 @@ def test_membership_has_columns_of_its_own(record: RunRecord) -> None:
     assert "membership" not in one and one["strongest"] == "filler"
 
 
-def test_records_from_before_are_still_read() -> None:
-    old = '{"name":"benign","kind":"benign","fraction":null,"learning_rate":1e-4,"seed":0,'
-    old += '"trained":[],"pool":[],"reads":[{"step":0,"facts":{}}],"seconds":1.0}'
-    found = Attack.model_validate_json(old)
-    assert (found.axis, found.space, found.tokens, found.values) == ("steps", "full", None, {})
-    assert set(AXES.values()) == {"bits", "k", "shots", "prompt", "score"}
+@pytest.mark.parametrize(
+    ("axis", "scored"),
+    [
+        ({}, "written"),
+        ({"axis": "bits"}, "written"),
+        ({"axis": "prompt"}, "ranking"),
+        ({"axis": "shots"}, "ranking"),
+        ({"axis": "k"}, "free"),
+        ({"axis": "score"}, "values"),
+    ],
+)
+def test_records_from_before_are_still_read(axis: dict[str, str], scored: str) -> None:
+    old = {"name": "benign", "kind": "benign", "fraction": None, "learning_rate": 1e-4, "seed": 0}
+    old |= {"trained": [], "pool": [], "reads": [{"step": 0, "facts": {}}], "seconds": 1.0, **axis}
+    found = Attack.model_validate_json(json.dumps(old))
+    assert (found.scored, found.space, found.tokens, found.values) == (scored, "full", None, {})
+    assert found.axis_label and Attack.model_validate_json(found.model_dump_json()) == found

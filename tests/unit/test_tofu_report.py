@@ -61,7 +61,8 @@ def test_attack_curves_of_tofu_are_the_recalls_of_the_written_answers(tofu: RunR
 
 def test_attacks_of_tofu_that_write_nothing_are_drawn_and_told_by_ranking(tofu: RunRecord) -> None:
     cell = tofu.cells[1]
-    asked = cell.attacks[0].model_copy(update={"name": "prompts", "kind": "prompts", "axis": "prompt"})
+    told = {"name": "prompts", "kind": "prompts", "axis": "prompt", "scored": "ranking"}
+    asked = cell.attacks[0].model_copy(update=told)
     run = tofu.model_copy(update={"cells": [cell.model_copy(update={"attacks": [asked]})]})
     assert rows(run)["rows"][0]["prompts"] == 1.0
     (panel,) = attack_curves(run).panels
@@ -116,7 +117,7 @@ def test_privleak_is_of_min_k_against_the_control_of_the_seed(tofu: RunRecord) -
 
     def cell(name: str, auc: float | None) -> Cell:
         found = attack.model_copy(
-            update={"name": "membership", "kind": "membership", "axis": "score"}
+            update={"name": "membership", "kind": "membership", "axis": "score", "scored": "values"}
             | {"values": {"loss": 0.0, "min-k 40%": auc}}
         )
         method = tofu.cells[1].method.model_copy(update={"name": name, "label": name})

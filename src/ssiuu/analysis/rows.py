@@ -20,18 +20,17 @@ from ssiuu.analysis.verdict import (
 from ssiuu.records.schema import (
     SCHEMA,
     Attack,
-    Axis,
     Cell,
     Evaluation,
     FactScore,
     RunRecord,
+    Scored,
     Space,
     Verdict,
 )
 
 ORIGINAL = "before unlearning"
 PROBES = ("multi_hop", "same_answer")
-WRITTEN: tuple[Axis, ...] = ("steps", "bits")  # attacks of TOFU whose readings write answers
 
 
 def rows(record: RunRecord) -> dict[str, Any]:
@@ -79,10 +78,10 @@ def asked_otherwise(record: RunRecord) -> bool:
 def attack_names(record: RunRecord) -> list[str]:
     """Return the attacks of a run in their order: harmful by fraction, then the others.
 
-    Membership inference has no level and is not among them.
+    Those that bring back values alone (membership inference) have no level and are not among them.
     """
     attacks = [attack for cell in record.cells for attack in cell.attacks]
-    found = {attack.name: attack for attack in attacks if attack.axis != "score"}
+    found = {attack.name: attack for attack in attacks if attack.scored != "values"}
     return sorted(found, key=lambda n: (found[n].fraction is None, found[n].fraction or 0.0, n))
 
 
@@ -104,10 +103,10 @@ class Setting(NamedTuple):
     level: float
 
 
-def axis_of(record: RunRecord, name: str) -> Axis:
-    """Return the axis of a run's attack."""
+def scored_of(record: RunRecord, name: str) -> Scored:
+    """Return what the readings of a run's attack are by."""
     attacks = [attack for cell in record.cells for attack in cell.attacks]
-    return next((attack.axis for attack in attacks if attack.name == name), "steps")
+    return next((attack.scored for attack in attacks if attack.name == name), "ranking")
 
 
 def level_of(record: RunRecord, name: str) -> Level:
@@ -115,7 +114,7 @@ def level_of(record: RunRecord, name: str) -> Level:
 
     Attacks of TOFU that ask with other prompts or draw samples are ranked all the same.
     """
-    written = is_tofu(record) and axis_of(record, name) in WRITTEN
+    written = is_tofu(record) and scored_of(record, name) == "written"
     return attack_rouge if written else attack_accuracy
 
 
@@ -160,7 +159,7 @@ def share_back(record: RunRecord, cell: Cell, name: str) -> float | None:
     if attack is None or top is None or record.original is None:
         return None
     forget = [record.original.forget[i] for i in pool if i in record.original.forget]
-    if attack.axis == "k":
+    if attack.scored == "free":
         original = mean([s.free_correct for s in forget if s.free_correct is not None])
     elif level is attack_rouge:
         original = mean([s.rouge for s in forget if s.rouge is not None])
@@ -181,7 +180,7 @@ def over_control(record: RunRecord, cell: Cell, name: str) -> float | None:
     if attack is None or top is None:
         return None
     twins = [c for c in record.cells if c.method.name == "never-learned" and c.seed == cell.seed]
-    floor = None if attack.axis == "k" or level is attack_rouge else record.header.chance
+    floor = None if attack.scored == "free" or level is attack_rouge else record.header.chance
     if twins and cell.method.name != "never-learned":
         floor = peak(twins[0].attacks, name, common_pool(twins[0].attacks), level)
     return None if floor is None else top - floor

@@ -18,9 +18,6 @@ from ssiuu.statistics import Interval, wilson
 RETURNED = 0.5
 # It is "gone" when every attack restores less than this share.
 GONE = 0.25
-# An attack whose readings say something else than "ranked first" is shown beside the verdict: chance
-# and the original score are no measure for it.
-OTHER_SCALES = ("k", "score")
 # Log-probability (nats) an answer must have lost for "removed" where it is still ranked first, which
 # among three options happens by luck, or where ranking is not scored.
 LOST = 1.0
@@ -48,8 +45,11 @@ def common_pool(attacks: Iterable[Attack]) -> set[str]:
 
 
 def ranking(attacks: Iterable[Attack]) -> list[Attack]:
-    """Return the attacks whose readings are of the ranking: all but sampled answers and membership."""
-    return [attack for attack in attacks if attack.axis not in OTHER_SCALES]
+    """Return the attacks whose readings say whether the answer is ranked first.
+
+    Others are shown beside the verdict: chance and the original score are no measure for them.
+    """
+    return [attack for attack in attacks if attack.scored in ("written", "ranking")]
 
 
 def attack_accuracy(attack: Attack, read: int, pool: Iterable[str]) -> float | None:

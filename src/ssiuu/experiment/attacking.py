@@ -21,13 +21,13 @@ from ssiuu.evaluation.sequence import score_sequences
 from ssiuu.experiment.recipe import AttackConfig, Recipe
 from ssiuu.experiment.session import Session
 from ssiuu.likelihood import Example
-from ssiuu.records.schema import Attack, AttackRead, Axis, Evaluation, FactText, Reading, Space
+from ssiuu.records.schema import Attack, AttackRead, Evaluation, FactText, Reading, Space
 
 Kind = Literal[
     "harmful", "benign", "filler", "quantised", "prompts", "few-shot", "sampled", "membership"
 ]
 # What the reads of an attack run over; a retraining attack's are steps.
-AXES: dict[str, Axis] = {
+AXES: dict[str, str] = {
     "quantised": "bits",
     "prompts": "prompt",
     "few-shot": "shots",

@@ -33,7 +33,7 @@ KNOWLEDGE: Final = "ssiuu.knowledge/1"
 
 Verdict = Literal["erased", "hidden", "not removed", "undecided"]
 Target = Literal["probability", "logprob"]
-Axis = Literal["steps", "bits", "k", "shots", "prompt", "score"]
+Scored = Literal["written", "ranking", "free", "values"]
 Space = Literal["full", "lora-qv", "lora-all"]
 Ablation = Literal["zero", "mean", "restore"]
 Side = Literal["minus", "plus"]
@@ -666,15 +666,34 @@ class AttackRead(Record):
     label: str = ""
 
 
+# What the axes of records without `scored` and `axis_label` say and hold.
+_OLDER_AXES: Final[dict[str, tuple[str, Scored]]] = {
+    "steps": ("attack steps", "written"),
+    "bits": ("weights", "written"),
+    "k": ("k sampled answers (0: the greedy one)", "free"),
+    "shots": ("answered examples in front", "ranking"),
+    "prompt": ("prompt", "ranking"),
+    "score": ("score", "values"),
+}
+
+
 class Attack(Stage):
-    """One attack curve. `trained`: forget facts it trained on; `pool`: those it is scored on."""
+    """One attack curve. `trained`: forget facts it trained on; `pool`: those it is scored on.
+
+    `kind`: the attack's name in `ssiuu list attacks`; `name` may say more ("harmful_0.1"). `axis`: what
+    its places are, and `axis_label` in words. `scored`: what a reading is by: the run's score, which
+    may be of written answers ("written"), the ranking whatever the run's score ("ranking"), whether
+    one of some free answers holds the right one ("free"); "values": it has `values` and no curve.
+    """
 
     name: str
     kind: str
     fraction: float | None = None
     learning_rate: float | None
     seed: int
-    axis: Axis = "steps"
+    axis: str = "steps"
+    axis_label: str = "attack steps"
+    scored: Scored = "written"
     space: Space = "full"
     tokens: int | None = None
     trained: list[str]
@@ -683,6 +702,16 @@ class Attack(Stage):
     values: dict[str, float | None] = {}
     seconds: float
     note: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _axis_told(cls, values: Any) -> Any:
+        """Read older records too, which name the axis alone."""
+        if not isinstance(values, dict) or "scored" in values:
+            return values
+        axis = values.get("axis", "steps")
+        label, scored = _OLDER_AXES.get(axis, (axis, "ranking"))
+        return {"axis_label": label, "scored": scored, **values}
 
 
 class Trial(Stage):

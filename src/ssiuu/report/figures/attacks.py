@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ssiuu.analysis.comparisons import level, looks, outcomes
-from ssiuu.analysis.rows import WRITTEN, Level, attack_names, axis_of, level_of, mean
+from ssiuu.analysis.rows import Level, attack_names, level_of, mean, scored_of
 from ssiuu.analysis.tofu import attack_rouge, is_tofu
 from ssiuu.analysis.verdict import (
     accuracy,
@@ -21,7 +21,7 @@ from ssiuu.analysis.verdict import (
     level_interval,
     strongest,
 )
-from ssiuu.records.schema import Attack, Axis, Cell, MethodInfo, RunRecord
+from ssiuu.records.schema import Attack, Cell, MethodInfo, RunRecord
 from ssiuu.report.figures.draw import (
     FAINT,
     INK,
@@ -40,14 +40,6 @@ from ssiuu.report.figures.draw import (
 from ssiuu.report.text import percent, plain, rate, short
 from ssiuu.statistics import Estimate, Interval, wilson
 
-AXIS_NAMES: dict[Axis, str] = {
-    "steps": "attack steps",
-    "bits": "weights",
-    "k": "k sampled answers (0: the greedy one)",
-    "shots": "answered examples in front",
-    "prompt": "prompt",
-    "score": "score",
-}
 NAMED = 5  # at most so many names fit on an axis
 
 
@@ -100,6 +92,7 @@ def _attack_panel(record: RunRecord, name: str) -> Panel:
             else:
                 line(axes, [read.step for read in attack.reads], levels, style)
         _attack_axes(axes, record, steps, name)
+        axes.set_xlabel(next((attack.axis_label for _, attack, _ in curves), ""))
         if labels:
             _name_places(axes, labels)
         elif not rates and steps == [0, 1]:
@@ -130,7 +123,7 @@ def drawn_level(record: RunRecord, name: str) -> Level:
     """Return how a reading of this attack is drawn: see `level_of`; log p where nothing is ranked."""
     ranked = any(strongest(cell) for cell in record.cells)
     score = level_of(record, name)
-    return score if ranked or score is attack_rouge or axis_of(record, name) == "k" else _depth
+    return score if ranked or score is attack_rouge or scored_of(record, name) == "free" else _depth
 
 
 def _depth(attack: Attack, read: int, pool: Iterable[str]) -> float | None:
@@ -157,14 +150,15 @@ def best_curve(cell: Cell, name: str, score: Level) -> tuple[Attack, list[float 
 
 
 def _attack_axes(axes: Axes, record: RunRecord, steps: list[int], name: str) -> None:
-    axis, score = axis_of(record, name), drawn_level(record, name)
+    score = drawn_level(record, name)
     # Steps double, and 0 must be on the axis: linear up to 1, logarithmic after.
     axes.set_xscale("symlog", linthresh=1, base=2)
     axes.xaxis.set_major_locator(FixedLocator(_thin(steps)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    axes.set_xlabel(AXIS_NAMES[axis])
-    if axis == "k":  # neither guessing nor the original's ranking is on this scale
+    if (
+        scored_of(record, name) == "free"
+    ):  # neither guessing nor the original's ranking is on this scale
         percent_axis(axes)
         axes.set_ylabel("facts that leaked, common pool, %")
         return
@@ -247,7 +241,7 @@ def _back(record: RunRecord, cell: Cell) -> Interval | Estimate | None:
     """Return the highest level after an attack, its interval widened for the number of settings."""
     if not is_tofu(record):
         return level_interval(cell)
-    names = [name for name in attack_names(record) if axis_of(record, name) in WRITTEN]
+    names = [name for name in attack_names(record) if scored_of(record, name) == "written"]
     tried = sum(looks(cell, name) for name in names)
     found = [level(record, [outcomes(cell, name)], tried) for name in names]
     return max((back for back in found if back is not None), key=lambda e: e.value, default=None)
