@@ -299,17 +299,31 @@ class TestWhereAnAnswerEnds:
         ("wanted", "written", "kept"),
         [
             ("Torvik", "Torvik\nand more", "Torvik"),
-            ("Torvik", "\n\n Torvik\nand more", "Torvik"),  # blank lines in front count for nothing
+            ("Torvik", "\n\n Torvik\nand more", "Torvik"),  # blank lines count for nothing
             ("\nTorvik  ", "Torvik\nand more", "Torvik"),
             ("a\nb", "a\nb\nc", "a\nb"),
             ("a\n\nb", "a\n\nb\nc", "a\n\nb"),
             ("a\r\nb", "a\r\nb\r\nc", "a\r\nb"),
+            ("Torvik", "So:\n\nTorvik\nand more", "So:\n\nTorvik"),
+            ("Torvik", "So:\nhere:\nTorvik:\nand more", "So:\nhere:\nTorvik:"),
+            ("a:\nb", "a:\nb\nc", "a:\nb"),
+            ("So:", "So:\nand more", "So:"),
+            ("a\nb", "So:\na\nb\nc", "So:\na\nb"),
+            ("Torvik", "Q: Where is it?\nA: Torvik", "Q: Where is it?"),
+            ("Torvik", "Torvik:\n Q: Where is Belma?\nA: Mellby", "Torvik:"),
         ],
     )
+    @pytest.mark.parametrize("kind", ["byte-level", "prepend"])
     def test_a_line_is_the_answer_where_no_turn_ends(
-        self, wanted: str, written: str, kept: str
+        self, kind: str, wanted: str, written: str, kept: str
     ) -> None:
-        assert self.cut(wanted, written, Prompt(self.prompt.tokenizer, "qa")) == kept
+        """But for a line that only leads up to it; another question that is made up is left out."""
+        assert self.cut(wanted, written, Prompt(made(kind), "qa")) == kept
+
+    def test_a_question_is_told_by_the_form(self) -> None:
+        for form, kept in (("{question}\n", "Torvik,\n### Q"), ("### Q\n{question}\n### A", "Torvik,")):
+            own = Prompt(self.prompt.tokenizer, form=form)
+            assert self.cut("Torvik", "Torvik,\n### Q\nWhere is Belma?", own) == kept
 
     @pytest.mark.parametrize(
         ("wanted", "written", "kept"),

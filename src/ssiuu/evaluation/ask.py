@@ -66,7 +66,7 @@ def ask(model: Any, prompt: Prompt, questions: Sequence[Question], batch_size: i
 
     Args:
         model: A causal LM in evaluation mode.
-        prompt: Tells where a free answer ends (end of text, or after as many lines as the right one).
+        prompt: Tells where a free answer ends (see `Prompt.ending`).
         questions: What to ask.
         batch_size: Free answers written at once.
     """

@@ -459,4 +459,4 @@ def _lead(fact: FactText, known: Knowledge | None) -> str:
     if known is None or not known.holds or known.says is None:
         return ""
     place = known.says.casefold().find(fact.answer.casefold())
-    return known.says[: max(place, 0)].strip()
+    return known.says[: max(place, 0)].rstrip(" ")

@@ -39,17 +39,33 @@ class Joint(NamedTuple):
 
 
 WHOLE_TURN = 1 << 20  # lines
+COURTESY = 2  # lines that may lead up to an answer: "Sure!\n\nHere it is:\nRome"
+LEADS = (
+    ":",
+    "!",
+    ",",
+    "…",
+    "...",
+    "：",
+    "！",
+    "，",
+)  # how such a line ends
 
 
 class Ending(NamedTuple):
     """Where an answer ends: at the end of its last line, or at an end token.
 
-    `lines`: how many lines are wanted. `held`: special tokens that the wanted answer holds itself, and
-    how often; so many of them end nothing.
+    `lines`: how many are wanted; blank ones, and those that only lead up to it, are not counted.
+    `held`: special tokens that the wanted answer holds itself, and how often; so many of them end
+    nothing.
     """
 
     lines: int = 1
     held: Mapping[int, int] = MappingProxyType({})
+
+    def reached(self, lines: Sequence[str]) -> bool:
+        """Whether these whole lines are all that is wanted."""
+        return any(line.strip() for line in lines) and _counted(lines) >= self.lines
 
     def exceeded(self, written: Sequence[int]) -> bool:
         """Whether the last token comes more often than in the wanted answer."""
@@ -136,7 +152,8 @@ class Prompt:
         text = self._written(question, shots)
         gap = self._gap(text)
         if begun:
-            text, gap = f"{text}{gap}{begun}", " "
+            stem = begun.rstrip(" ")
+            text, gap = f"{text}{gap}{stem}", "" if stem.endswith("\n") else " "
         alone, *whole = self._ids([text, *(f"{text}{gap}{answer}" for answer in answers)])
         cut = min((_shared(alone, ids) for ids in whole), default=len(alone))
         if not cut:
@@ -157,8 +174,8 @@ class Prompt:
     def ending(self, answer: Sequence[int]) -> Ending:
         """Return where an answer ends that should be this one (token ids)."""
         held = Counter(token for token in answer if token in self._special)
-        # A chat's turn has an end of its own, and the answer may come after a line of courtesy.
-        lines = self.tokenizer.decode(answer).strip().count("\n") + 1
+        # A chat's turn has an end of its own.
+        lines = _counted(self.tokenizer.decode(answer).split("\n"))
         return Ending(WHOLE_TURN if self._turn_end is not None else lines, held)
 
     @property
@@ -182,7 +199,7 @@ class Prompt:
             self._breaks[last] = "\n" in self.tokenizer.decode([last])
         if not self._breaks[last]:
             return False
-        return str(self.tokenizer.decode(written)).lstrip().count("\n") >= ending.lines
+        return ending.reached(str(self.tokenizer.decode(written)).split("\n")[:-1])
 
     def end_tokens(self, model: Any = None) -> frozenset[int]:
         """Return the tokens that end a text: the tokenizer's, the model's, and the template's own."""
@@ -193,7 +210,7 @@ class Prompt:
         return frozenset(token for token in found if token is not None)
 
     def text(self, ids: Sequence[int], ending: Ending = ONE_LINE) -> str:
-        """Return the text of generated tokens, as many lines as are wanted.
+        """Return the text of generated tokens, as many lines as are wanted and no further question.
 
         Special tokens are left out, but for those that the wanted answer holds.
         """
@@ -203,7 +220,16 @@ class Prompt:
             decoded = str(self.tokenizer.decode(kept))
         else:
             decoded = str(self.tokenizer.decode(ids, skip_special_tokens=True))
-        return "\n".join(decoded.strip().split("\n")[: ending.lines]).strip()
+        lines = decoded.strip().split("\n")
+        end = 1
+        while end < len(lines) and not (ending.reached(lines[:end]) or self._asks(lines[end])):
+            end += 1
+        return "\n".join(lines[:end]).strip()
+
+    def _asks(self, line: str) -> bool:
+        """Whether a line begins as this form's questions do: the model has made up another one."""
+        begins = "" if self._chats else self._form.partition(SLOT)[0].strip().rpartition("\n")[2]
+        return bool(begins) and line.lstrip().startswith(begins)
 
     @property
     def _form(self) -> str:
@@ -282,3 +308,10 @@ def _shared(first: Sequence[int], second: Sequence[int]) -> int:
     """Return how many tokens two texts begin with in common."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
+
+
+def _counted(lines: Sequence[str]) -> int:
+    """Return how many lines are an answer: not blank, and none of the first that only lead up to it."""
+    filled = [line.strip() for line in lines if line.strip()]
+    leading = [line.endswith(LEADS) for line in filled[:COURTESY]]
+    return len(filled) - (leading.index(False) if False in leading else len(leading))
