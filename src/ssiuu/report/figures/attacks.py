@@ -92,7 +92,6 @@ def _attack_panel(record: RunRecord, name: str) -> Panel:
             else:
                 line(axes, [read.step for read in attack.reads], levels, style)
         _attack_axes(axes, record, steps, name)
-        axes.set_xlabel(next((attack.axis_label for _, attack, _ in curves), ""))
         if labels:
             _name_places(axes, labels)
         elif not rates and steps == [0, 1]:
