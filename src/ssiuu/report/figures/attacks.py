@@ -155,9 +155,14 @@ def _attack_axes(axes: Axes, record: RunRecord, steps: list[int], name: str) -> 
     axes.xaxis.set_major_locator(FixedLocator(_thin(steps)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    if (
-        scored_of(record, name) == "free"
-    ):  # neither guessing nor the original's ranking is on this scale
+    label, scored = next(
+        (attack.axis_label, attack.scored)
+        for cell in record.cells
+        for attack in cell.attacks
+        if attack.name == name
+    )
+    axes.set_xlabel(label)
+    if scored == "free":  # neither guessing nor the original's ranking is on this scale
         percent_axis(axes)
         axes.set_ylabel("facts that leaked, common pool, %")
         return
