@@ -11,9 +11,10 @@ Source: Unicode Standard Annexes 15 (normal forms), 24 (scripts) and 29 (graphem
 `unicodedata` and the package regex.
 
 Not covered: a negation ("not Paris") holds the name that it denies. Inflected forms are other words
-("Budapesten" is not "Budapest"), so are synonyms, numerals in letters, and the other spelling of
-simplified and traditional characters. A word within a longer one is found in scripts that do not part
-words (京都 in 東京都): what cannot be told counts as held, which for a deletion is the careful side.
+("Budapesten" is not "Budapest"), so are synonyms ("5 percent"), numerals in letters, "5 million €" for
+"€5 million", and the other spelling of simplified and traditional characters. A word within a longer
+one is found in scripts that do not part words (京都 in 東京都): what cannot be told counts as held,
+which for a deletion is the careful side.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def holds(answer: str, text: str) -> bool:
 
     Signs count: C++ is not C#, A is not A+. An article is left out only where something follows it. A
     word that any text may have (a, the, it) must come in the same case. A number is compared by its
-    digits, its sign and its percent. An accent may be missing, but not be another one.
+    digits, its sign and its percent, money by its currency, wherever that is written. An accent may be
+    missing, but not be another one.
 
     Args:
         answer: The right answer.
@@ -126,10 +128,13 @@ def _bounded(text: str, among: Sequence[Segment], start: int, end: int) -> bool:
         return False
     if last.kind == "katakana" and after is not None and after.kind == "katakana":
         return False
+    worded = before is not None and before.kind == "word" and before.text != "us"
+    if worded and regex.match(r"\p{Sc}", first.text):
+        return False  # A$5 is another currency
     if before is not None and before.kind == "sign":
         if first.kind == "sign" and _one_sign(before.text, first.text):
             return False
-        if before.text == "^" or (before.text == "-" and first.kind != "word"):
+        if before.text == "^" or (before.text in ("-", "%", "‰") and first.kind != "word"):
             return False
         if before.text == "_" and regex.search(rf"{LETTER}_+$", text[: first.start]):
             return False

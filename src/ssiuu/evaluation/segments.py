@@ -151,7 +151,12 @@ _SIMPLE = (
     r"(?:(?<![\d\p{L}.])\.)?\d+(?:[.,:]\d+)*",
 )
 _DIGITS = "|".join((*_GROUPED, *_POINTED, *_DATED, *_SIMPLE))
-_UNIT = rf"(?:[kcmnµμ]?m|[km]?g|[cdm]?l|ha|h|min|ms|[kMG]?Hz|[kMG]?Wh|[kMGT]B|mph)(?!{LETTER})"
+# No letter that also counts (5K, 5M) or belongs to a name (5A, the 1990s).
+_UNIT = (
+    r"(?:[kcdmnµμ]?m|[kmµμ]?g|[cdmh]?l|L|mL|ha|h|hrs?|min|[mµμn]s|[kMG]?Hz|[kMGT]?Wh?|[mk]?V|mAh?|[kM]J"
+    r"|k?cal|[hkM]?Pa|[kKMGTP]i?B|[kMGT]bps|[kMG]bit|dB|mol|lbs?|oz|ft|in|yd|mi|mph|kph|kmh|rpm|fps|px|pt"
+    rf"|[ap]m|[AP]M)(?!{LETTER})"
+)
 _OPENS = r"(?<![^\s(\[{<>=:;,\"'*/+×÷|~\p{Sc}])"
 _NUMBER = (
     rf"(?P<number>(?:{_OPENS}[-–](?=\.?\d))?(?>{_DIGITS})"
@@ -170,10 +175,42 @@ _EMPHASIS = regex.compile(rf"(?<!{LETTER}|\*)(\*{{1,3}})(?=\S)([^*\n]+)(?<=\S)\1
 
 @lru_cache(maxsize=4096)
 def readings(text: str) -> list[Reading]:
-    """Return the ways to read a text: dotted initials as one word (U.S.A.), then as one each."""
+    """Return the ways to read a text.
+
+    Dotted initials are one word (U.S.A.), then one each; a currency stands where it was written, then
+    before its number (5 €, €5), and a percent sign behind it (%5, 5%).
+    """
     plain = _EMPHASIS.sub(r"\2", _plain(text))
-    found = [_cut(plain, _SEGMENT_OR_INITIALS), _cut(plain, _SEGMENT)]
-    return found[: 1 if found[0] == found[1] else 2]
+    texts = dict.fromkeys((plain, _in_order(plain)))
+    found = [_cut(text, pattern) for text in texts for pattern in (_SEGMENT_OR_INITIALS, _SEGMENT)]
+    return [reading for n, reading in enumerate(found) if reading not in found[:n]]
+
+
+# Codes of currencies; a sign in the place of those that alone have it.
+_CODES = dict.fromkeys(
+    "USD GBP JPY CNY CHF CAD AUD NZD SEK NOK DKK PLN CZK HUF KRW BRL MXN ZAR HKD SGD".split(), ""
+) | dict(
+    pair.split(":")
+    for pair in "EUR:€ INR:₹ RUB:₽ TRY:₺ UAH:₴ ILS:₪ VND:₫ NGN:₦ KZT:₸ GEL:₾ AZN:₼ GHS:₵ BTC:₿".split()
+)
+_CODE = rf"(?:{'|'.join(_CODES)})(?!{LETTER})"
+_BEFORE = regex.compile(rf"(?P<minus>{_OPENS}-)?(?P<money>\p{{Sc}}|(?<!{LETTER}){_CODE}) ?(?=-?\d)")
+_BEHIND = regex.compile(
+    rf"(?<!{LETTER}|[\p{{Sc}}.,])(?P<number>(?:{_OPENS}-)?(?>{_DIGITS}))"
+    rf" ?(?P<money>\p{{Sc}}|{_CODE})(?! ?\d)"
+)
+_PERCENT_FIRST = regex.compile(rf"(?<![\d%‰] ?)(?P<sign>[%‰])(?P<number>{_DIGITS})")
+
+
+def _in_order(text: str) -> str:
+    """Return a text with a currency right before its number and minus, and % behind it."""
+
+    def sign(found: regex.Match[str]) -> str:
+        return _CODES.get(found["money"]) or found["money"]
+
+    text = _BEFORE.sub(lambda found: f"{sign(found)} {found['minus'] or ''}", text)
+    text = _BEHIND.sub(lambda found: f"{sign(found)} {found['number']}", text)
+    return _PERCENT_FIRST.sub(r"\g<number>\g<sign>", text)
 
 
 def _cut(text: str, pattern: regex.Pattern[str]) -> Reading:
