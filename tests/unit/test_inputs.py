@@ -80,6 +80,13 @@ def talks(key: str = "messages", names: tuple[str, str] = ("role", "content")) -
 
 # --- What is read ----------------------------------------------------------------------------
 
+
+def markdown(end: bytes = b"\n") -> bytes:
+    rows = [("question", "answer"), (":--", "-"), *PAIRS]
+    made = ["| {} | {} |".format(*(cell.replace("|", r"\|") for cell in row)) for row in rows]
+    return end.join(row.encode() for row in made)
+
+
 READ: dict[str, Callable[[], bytes]] = {
     "plain.jsonl": lambda: lines(ROWS),
     "plain.ndjson": lambda: lines(ROWS),
@@ -114,6 +121,9 @@ READ: dict[str, Callable[[], bytes]] = {
     "tab.tsv": lambda: table(delimiter="\t"),
     "comma.tsv": table,
     "bar.csv": lambda: table(delimiter="|"),
+    "markdown.md": lambda: markdown(),
+    "markdown without edges.txt": lambda: markdown().replace(b"| ", b"").replace(b" |", b"|"),
+    "markdown among text.md": lambda: b"# Facts\r\n\r\n" + markdown(b"\r\n") + b"\r\n\r\nThat is all.",
     "declared.csv": lambda: b"sep=;\r\n" + table(delimiter=";"),
     "unicode text.txt": lambda: table(delimiter="\t", encoding="utf-16"),
     "lf.csv": lambda: table(lineterminator="\n"),

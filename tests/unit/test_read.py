@@ -271,6 +271,9 @@ def test_rows_that_do_not_go_together(write: Write, row: str) -> None:
 
 
 BAD_CSV = {
+    "question,answer\n---,---\nq,a\n": ["line 2: is a rule ('---'), not a fact"],
+    "|question|answer|\n|-|-|\n|q|a|b|\n": ["line 3: has 3 cells", r"write a | inside a cell as \|"],
+    "|question|answer|\n|-|-|\n|q|a|\n\n|c|d|\n|-|-|\n": ["line 6: holds several tables"],
     "question,answr\nq,a\n": [
         "f.csv has the columns question, answr, and none that is known for the answer",
         "(is it 'answr'?); say what is read: --columns question=question,answer=COLUMN",
@@ -282,6 +285,7 @@ BAD_CSV = {
         "line 2: has 3 cells, but the header has 2",
         "(the last cell is 'b')",
     ],
+    'question,answer\nq,"a|b\n--|--\nc"\nq,x\n': ["line 5: asks 'q' again, as line 2 does"],
     'question,answer\nq,a\nr,"b\ns,c\n': ["line 3: is not CSV", "double quotes"],
     'question,answer,distractors\n"q\nr",a,b\ns,x,y|X\n': ["line 4: the distractor 'X'"],
 }

@@ -1,4 +1,4 @@
-"""Text and tables as rows: JSON in all its layouts, CSV, parquet.
+"""Text and tables as rows: JSON in all its layouts, CSV, Markdown, parquet.
 
 What cannot be read is noted with its line, and with what to write in its place.
 """
@@ -225,13 +225,16 @@ def csv_rows(text: str, problems: Problems, known: set[str]) -> list[Raw]:
     """Return the rows of a table with a header; its separator is found in the header.
 
     Args:
-        text: Cells separated by comma, semicolon, tab or |.
+        text: Cells separated by comma, semicolon, tab or |; or a text with a Markdown table in it.
         problems: Told what cannot be read.
         known: Names of columns in lower case, that tell which separator it is.
     """
     text, separator, skipped = _without_declaration(text)
     separator = separator or _separator(text, known)
-    rows = _cells(text, separator, skipped, problems)
+    if rows := _markdown(text, problems):
+        separator = r"\|"
+    else:
+        rows = _cells(text, separator, skipped, problems)
     if not rows:
         problems.settle()
         problems.stop(NO_ROWS)
@@ -243,6 +246,31 @@ def csv_rows(text: str, problems: Problems, known: set[str]) -> list[Raw]:
     if twice:
         problems.settle()
     return [row for found in rows[1:] for row in _row(found, header, separator, problems)]
+
+
+# The line below the header of a Markdown table: |---|:-:|
+_RULE = re.compile(r"\s*\|?(\s*:?-+:?\s*\|)+(\s*:?-+:?\s*)?")
+
+
+def _markdown(text: str, problems: Problems) -> list[Raw]:
+    """Return header and rows of the Markdown table in a text, with their lines; none where none is."""
+    lines = re.split(r"\r\n|\r|\n", text)
+    rules = [n for n, line in enumerate(lines) if n and _RULE.fullmatch(line) and "|" in lines[n - 1]]
+    if not rules or "".join(lines[: rules[0]]).count('"') % 2:  # the second: in a cell of CSV
+        return []
+    if len(rules) > 1:
+        problems.stop("holds several tables; give each its own file.", rules[1])
+    rows = [Raw(rules[0], lines[rules[0] - 1])]
+    rows += [Raw(n, line) for n, line in enumerate(lines[rules[0] + 1 :], start=rules[0] + 2)]
+    ends = next((n for n, row in enumerate(rows) if "|" not in row.row), len(rows))
+    return [Raw(line, _parted(row)) for line, row in rows[:ends]]
+
+
+def _parted(line: str) -> list[str]:
+    """Return the cells of a line of a Markdown table, whose own | are written \\|."""
+    bare = line.strip().removeprefix("|")
+    bare = bare if bare.endswith(r"\|") else bare.removesuffix("|")
+    return [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", bare)]
 
 
 def _without_declaration(text: str) -> tuple[str, str, int]:
@@ -287,6 +315,13 @@ def _called(separator: str) -> str:
     return {",": "comma", ";": "semicolon", "\t": "tab", "|": "|"}.get(separator, separator)
 
 
+def _inside(separator: str) -> str:
+    """Say how a cell is written that holds what separates cells."""
+    if separator == r"\|":
+        return r"write a | inside a cell as \|"
+    return f"put a cell with a {_called(separator)} in double quotes"
+
+
 def _row(found: Raw, header: list[str], separator: str, problems: Problems) -> list[Raw]:
     """Return the cells under their names in a list, or an empty list and a problem."""
     line, cells = found
@@ -294,8 +329,11 @@ def _row(found: Raw, header: list[str], separator: str, problems: Problems) -> l
         problems.at(
             line,
             f"has {len(cells)} cells, but the header has {len(header)} (the last cell is "
-            f"{show(cells[-1])}); put a cell with a {_called(separator)} in double quotes.",
+            f"{show(cells[-1])}); {_inside(separator)}.",
         )
+        return []
+    if all(re.fullmatch(r":?-{3,}:?", cell.strip()) for cell in cells):
+        problems.at(line, f"is a rule ({show(cells[0])}), not a fact; take it out.")
         return []
     padded = cells + [""] * (len(header) - len(cells))
     return [Raw(line, dict(zip(header, padded, strict=False)))]

@@ -28,7 +28,7 @@ from ssiuu.data.rows import FACT, INSTRUCTION, Raw, valid_rows
 __all__ = ["borrow_distractors", "check_pair", "read_facts", "read_instructions"]
 
 JSON = (".jsonl", ".ndjson", ".json-lines", ".json")
-TABLES = (".csv", ".tsv", ".tab", ".txt")  # a spreadsheet's "Unicode text" is a .txt
+TABLES = (".csv", ".tsv", ".tab", ".txt", ".md")  # a spreadsheet's "Unicode text" is a .txt
 FILES = (*JSON, *TABLES, ".parquet")
 # A missing file of one of these kinds must not be asked for on the hub ("data/forget.yaml").
 OTHER_FILES = (".xlsx", ".xls", ".ods", ".zip", ".arrow", ".yaml", ".yml", ".toml", ".gz", ".bz2")
