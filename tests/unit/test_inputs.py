@@ -83,7 +83,7 @@ def talks(key: str = "messages", names: tuple[str, str] = ("role", "content")) -
 
 def markdown(end: bytes = b"\n") -> bytes:
     rows = [("question", "answer"), (":--", "-"), *PAIRS]
-    made = ["| {} | {} |".format(*(cell.replace("|", r"\|") for cell in row)) for row in rows]
+    made = ["| {} | {} |".format(*(cell.replace("\n", "<br>") for cell in row)) for row in rows]
     return end.join(row.encode() for row in made)
 
 
@@ -122,7 +122,7 @@ READ: dict[str, Callable[[], bytes]] = {
     "comma.tsv": table,
     "bar.csv": lambda: table(delimiter="|"),
     "markdown.md": lambda: markdown(),
-    "markdown without edges.txt": lambda: markdown().replace(b"| ", b"").replace(b" |", b"|"),
+    "markdown without edges.txt": lambda: markdown().replace(b" |\n", b"\n").replace(b"\n| ", b"\n"),
     "markdown among text.md": lambda: b"# Facts\r\n\r\n" + markdown(b"\r\n") + b"\r\n\r\nThat is all.",
     "declared.csv": lambda: b"sep=;\r\n" + table(delimiter=";"),
     "unicode text.txt": lambda: table(delimiter="\t", encoding="utf-16"),

@@ -273,7 +273,7 @@ def test_rows_that_do_not_go_together(write: Write, row: str) -> None:
 BAD_CSV = {
     "question,answer\n---,---\nq,a\n": ["line 2: is a rule ('---'), not a fact"],
     "|question|answer|\n|-|-|\n|q|a|b|\n": ["line 3: has 3 cells", r"write a | inside a cell as \|"],
-    "|question|answer|\n|-|-|\n|q|a|\n\n|c|d|\n|-|-|\n": ["line 6: holds several tables"],
+    "|question|answer|\n|-|-|\n|q|a|\n\n|c|d|\n|-|-|\n": ["line 5: holds several tables"],
     "question,answr\nq,a\n": [
         "f.csv has the columns question, answr, and none that is known for the answer",
         "(is it 'answr'?); say what is read: --columns question=question,answer=COLUMN",

@@ -267,10 +267,11 @@ def _markdown(text: str, problems: Problems) -> list[Raw]:
 
 
 def _parted(line: str) -> list[str]:
-    """Return the cells of a line of a Markdown table, whose own | are written \\|."""
+    """Return the cells of a line of a Markdown table, whose own | are \\| and line breaks <br>."""
     bare = line.strip().removeprefix("|")
     bare = bare if bare.endswith(r"\|") else bare.removesuffix("|")
-    return [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", bare)]
+    cells = [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", bare)]
+    return [re.sub(r"<br ?/?>", "\n", cell) for cell in cells]
 
 
 def _without_declaration(text: str) -> tuple[str, str, int]:
