@@ -24,7 +24,7 @@ import torch
 from ssiuu.attacks.retrain import retrain
 from ssiuu.benchmarks import worldfacts
 from ssiuu.benchmarks.screening import as_text
-from ssiuu.evaluation.score import read_facts
+from ssiuu.evaluation.scores.ranking import read_facts
 from ssiuu.likelihood import Prompt, encode
 from ssiuu.models.load import Loaded, load, restore, snapshot
 from ssiuu.models.precision import keep_memory, resolve

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssiuu.benchmarks import tofu
+from ssiuu.benchmarks import tofu_rows
+from ssiuu.evaluation.scores.sentences import write_answers
 from ssiuu.evaluation.sequence import score_sequences
-from ssiuu.evaluation.tofu import write_answers
 from ssiuu.likelihood import Example, Prompt
 from ssiuu.models.load import load
 from ssiuu.models.precision import keep_memory
@@ -50,7 +50,7 @@ def main() -> None:
     keep_memory()
     loaded = load(args.model)
     model, prompt = loaded.model.eval(), Prompt(loaded.tokenizer, "qa")
-    facts = tofu.load(args.path, "forget05", 3).forget[: args.rows]
+    facts = tofu_rows.load(args.path, "forget05", 3).forget[: args.rows]
     parts = {
         "ours_scores": our_scores,
         "plain_scores": plain_scores,

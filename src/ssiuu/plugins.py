@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from ssiuu.errors import ConfigError, unknown
 
@@ -50,7 +50,7 @@ class Registry(Generic[T]):
 
     kind: str
     group: str
-    base: type[T]
+    base: type[Any]
     built_in: dict[str, type[T]]
 
     def __post_init__(self) -> None:
@@ -134,8 +134,8 @@ class Registry(Generic[T]):
             None if point is None or point.dist is None else Plugin(point.dist.name, point.dist.version)
         )
 
-    def _checked(self, found: object, name: str, place: str) -> type[T]:
-        if not (inspect.isclass(found) and issubclass(found, self.base)) or inspect.isabstract(found):
+    def _checked(self, found: Any, name: str, place: str) -> type[T]:
+        if not (isinstance(found, type) and issubclass(found, self.base)) or inspect.isabstract(found):
             raise ConfigError(
                 f"{self.kind} {name!r}: {place} is no class derived from {self.base.__name__}."
             )
@@ -144,7 +144,8 @@ class Registry(Generic[T]):
                 f"{self.kind} {name!r}: {place} calls itself {getattr(found, 'name', None)!r}; its "
                 "attribute `name` and its entry point must agree."
             )
-        return found
+        checked: type[T] = found
+        return checked
 
 
 def _package(point: EntryPoint) -> str:

@@ -54,7 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model and two files of facts."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from ssiuu.benchmarks.fictional import Recipe, train_tokenizer
+    from ssiuu.benchmarks.fictional_twins import Recipe, train_tokenizer
     from ssiuu.benchmarks.fictional_world import build_world
     from ssiuu.models.load import save
 

@@ -63,6 +63,5 @@ def test_rwku_end_to_end(make_model: Any, tokenizer: Any, tmp_path: Path) -> Non
     page = ssiuu.write_report(record, tmp_path / "run").read_text()
     assert "recall of the written answers: forget " in page and "level3 cross lingual" in page
     assert json.dumps(ssiuu.rows(record), allow_nan=False)
-    alone, sources = ssiuu.resolve(None, [*given, "rwku.subjects=[Person 1]"])
     with pytest.raises(ConfigError, match=r"rwku\.subjects: must be at least 2"):
-        ssiuu.run(alone, sources, tmp_path / "alone")
+        ssiuu.resolve(None, [*given, "rwku.subjects=[Person 1]"])

@@ -23,11 +23,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from conftest import build_model
 from conftest import tokenizer as word_tokenizer
 from people_files import write_faithun, write_rwku
-from ssiuu.benchmarks.fictional import Recipe as TwinRecipe
-from ssiuu.benchmarks.fictional import train_tokenizer
+from ssiuu.benchmarks.fictional_twins import Recipe as TwinRecipe
+from ssiuu.benchmarks.fictional_twins import train_tokenizer
 from ssiuu.benchmarks.fictional_world import build_world
 from ssiuu.config import flatten
-from ssiuu.evaluation.score import evaluate
 from ssiuu.experiment.cells import digest
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.session import Session, open_session
@@ -133,12 +132,12 @@ def ground_of(name: str, place: Path) -> dict[str, Any]:
 
 
 def scored(session: Session) -> dict[str, Any]:
-    found = evaluate(session.model, session.prompt, session.split)
+    found = session.score.evaluate(session.model, session.prompt, session.split)
     return found.model_dump(mode="json", exclude={"seconds"})
 
 
 def score_name(session: Session) -> str:
-    return session.score
+    return session.score.name
 
 
 def settings_of(benchmark: str, protocol: str) -> dict[str, list[Any]]:

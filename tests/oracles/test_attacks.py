@@ -18,7 +18,8 @@ from ssiuu.attacks.samples import leaks
 from ssiuu.errors import ModelError
 from ssiuu.evaluation.match import holds
 from ssiuu.evaluation.sample import TOP_P, draw, sample_answers
-from ssiuu.evaluation.score import FREE_MARGIN, read_facts
+from ssiuu.evaluation.score import FREE_MARGIN
+from ssiuu.evaluation.scores.ranking import read_facts
 from ssiuu.evaluation.sequence import SequenceScore
 from ssiuu.likelihood import Example, Prompt
 from ssiuu.models.load import snapshot

@@ -23,7 +23,7 @@ from ssiuu.diagnosis.causal import (
 )
 from ssiuu.diagnosis.influence import Baseline, influence
 from ssiuu.errors import ConfigError
-from ssiuu.evaluation.score import read_facts
+from ssiuu.evaluation.scores.ranking import read_facts
 from ssiuu.likelihood import Prompt
 from ssiuu.models.load import snapshot
 from ssiuu.models.sites import Site, find_sites

@@ -16,9 +16,9 @@ from scipy.stats import ks_2samp
 
 from ssiuu.analysis.tofu import utility
 from ssiuu.attacks.membership import membership_aucs
-from ssiuu.benchmarks.tofu import Tofu, load
+from ssiuu.benchmarks.tofu_rows import Tofu, load
 from ssiuu.evaluation.rouge import rouge_recall
-from ssiuu.evaluation.score import evaluate
+from ssiuu.evaluation.scores.sentences import Sentences
 from ssiuu.evaluation.sequence import score_sequences
 from ssiuu.likelihood import Prompt, encode
 from ssiuu.records.schema import Evaluation, FactScore, FactText, Split
@@ -85,7 +85,7 @@ def split_of(data: Tofu) -> Split:
 
 @pytest.fixture(scope="module")
 def scored(full: Any, prompt: Prompt, data: Tofu) -> Evaluation:
-    return evaluate(full, prompt, split_of(data))
+    return Sentences().evaluate(full, prompt, split_of(data))
 
 
 # --- the definitions ------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ def test_aggregates(full: Any, retrained: Any, prompt: Prompt, data: Tofu, score
         wanted = harmonic(values)
         assert utility(scored, geometric=kind == "geometric") == pytest.approx(wanted, abs=CLOSE)
     # Forget quality: of the geometric ratios, as both published codes take it.
-    twin = evaluate(retrained, prompt, split).forget.values()
+    twin = Sentences().evaluate(retrained, prompt, split).forget.values()
     ours, theirs = (
         [s.truth_ratio_geometric or 0.0 for s in found] for found in (scored.forget.values(), twin)
     )

@@ -19,7 +19,8 @@ from architectures import LAYOUTS, PARTLY, build_architecture
 from ssiuu.attacks.retrain import retrain, trained_maps
 from ssiuu.errors import ConfigError, InputError, ModelError, SsiuuError
 from ssiuu.evaluation.ask import write
-from ssiuu.evaluation.score import read_facts, score_facts
+from ssiuu.evaluation.score import score_facts
+from ssiuu.evaluation.scores.ranking import read_facts
 from ssiuu.experiment.asking import ask_model
 from ssiuu.experiment.unlearn import DEFAULT_METHOD, audit_models, diagnose_models, unlearn_model
 from ssiuu.likelihood import ONE_LINE, Example, Prompt

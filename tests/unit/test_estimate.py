@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ssiuu.benchmarks.base import TOKENS
 from ssiuu.experiment import estimate
 from ssiuu.experiment.attacking import plan
 from ssiuu.experiment.recipe import resolve
@@ -23,10 +24,10 @@ def test_the_stages_of_the_default_run_fit_within_30_per_cent() -> None:
     recipe, _ = resolve(None, [])
     for method in recipe.made():
         if method.trains:
-            found = seconds(estimate._unlearning(recipe, method, estimate.TOKENS, 48))
+            found = seconds(estimate._unlearning(recipe, method, TOKENS, 48))
             assert found == pytest.approx(UNLEARN[method.label], rel=0.3), method.label
     for curve in plan(recipe):
-        found = seconds(estimate._attack_tokens(recipe, curve, estimate.TOKENS, 48))
+        found = seconds(estimate._attack_tokens(recipe, curve, TOKENS, 48))
         assert found == pytest.approx(HARMFUL if curve.kind == "harmful" else BENIGN, rel=0.3)
     moved = estimate.READ + 5 * estimate.MOVED  # was not there yet
     assert seconds(estimate._tokens(recipe) - moved) == pytest.approx(WHOLE, rel=0.3)
@@ -38,7 +39,7 @@ def test_what_is_not_done_costs_nothing() -> None:
     whole = estimate._tokens(recipe)
     blind, _ = resolve(None, ["diagnose=false"])
     looked = whole - estimate._tokens(blind)
-    assert looked == pytest.approx(5 * 3 * estimate.TOKENS * 48)
+    assert looked == pytest.approx(5 * 3 * TOKENS * 48)
     assert seconds(looked) / 5 == pytest.approx(DIAGNOSE, rel=0.3)
     kind, _ = resolve(None, ["attacks.benign.learning_rates=[]"])
     assert seconds(whole - estimate._tokens(kind)) / 4 == pytest.approx(BENIGN, rel=0.3)
@@ -53,7 +54,7 @@ def test_the_score_of_a_model_and_the_twin() -> None:
     assert estimate._models(recipe) == (4, 4)
     assert estimate._models(resolve(None, ["benchmark=fictional", "attacks.control=true"])[0]) == (5, 6)
     more = bare.model_copy(update={"seeds": [0, 1]})
-    unlearned = sum(estimate._unlearning(bare, m, estimate.TOKENS, 48) for m in bare.made() if m.trains)
+    unlearned = sum(estimate._unlearning(bare, m, TOKENS, 48) for m in bare.made() if m.trains)
     scored = (estimate._tokens(more) - estimate._tokens(bare) - unlearned) / 4
     assert seconds(scored - estimate.MOVED) == pytest.approx(EVALUATE, rel=0.3)
 
@@ -61,5 +62,5 @@ def test_the_score_of_a_model_and_the_twin() -> None:
 def test_rows_of_other_lengths_cost_what_they_hold() -> None:
     """The benign curve: 3 passes, 4 rows a step, 6 steps."""
     recipes = [resolve(None, [f"attacks.benign.tokens={n}"])[0] for n in (8, 64)]
-    short, long = (estimate._attack_tokens(r, plan(r)[-1], estimate.TOKENS, 48) for r in recipes)
+    short, long = (estimate._attack_tokens(r, plan(r)[-1], TOKENS, 48) for r in recipes)
     assert long - short == pytest.approx(3 * (64 - 8) * 4 * 6)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from people_files import KINDS, faithun_data, write_faithun
-from ssiuu.benchmarks.faithun import load, read_clusters
+from ssiuu.benchmarks.faithun_rows import load, read_clusters
 from ssiuu.data.fact import Fact
 from ssiuu.errors import DataError
 

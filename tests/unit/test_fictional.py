@@ -16,8 +16,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ssiuu.benchmarks import fictional
-from ssiuu.benchmarks.fictional import Recipe, Twins, World, build_world, designate, train_twins
+from ssiuu.benchmarks import fictional_twins as fictional
+from ssiuu.benchmarks.fictional_twins import Recipe, Twins, World, build_world, designate, train_twins
 from ssiuu.data.fact import Fact
 from ssiuu.errors import ConfigError, DivergedError
 from ssiuu.likelihood import Prompt

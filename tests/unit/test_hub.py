@@ -12,7 +12,7 @@ from huggingface_hub import constants
 
 from ssiuu import hub
 from ssiuu.benchmarks.rows import read_hub
-from ssiuu.benchmarks.tofu import Row
+from ssiuu.benchmarks.tofu_rows import Row
 from ssiuu.data.read import read_facts
 from ssiuu.errors import DataError, ModelError
 from ssiuu.models.load import load

@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from conftest import teach
-from ssiuu.benchmarks.fictional import Recipe, train_tokenizer
+from ssiuu.benchmarks.fictional_twins import Recipe, train_tokenizer
 from ssiuu.benchmarks.fictional_world import build_world
 from ssiuu.evaluation import knowledge
 from ssiuu.evaluation.alternatives import MOST, alternatives, answer_kind, numbers_nearby

@@ -16,9 +16,9 @@ from transformers import AutoTokenizer
 
 from architectures import LAYOUTS, PARTLY, build_architecture
 from ssiuu.errors import ModelError, OutputError
-from ssiuu.experiment.session import Original
 from ssiuu.models.checks import check_padding
 from ssiuu.models.load import fingerprint, from_object, load, load_checkpoint_weights, round_to, save
+from ssiuu.models.original import Original
 from ssiuu.models.sources import require_cache
 
 Weights = dict[str, Tensor]

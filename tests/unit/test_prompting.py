@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from ssiuu.benchmarks.prompting import check_tokens, choose_prompt
 from ssiuu.errors import ConfigError, DataError
-from ssiuu.evaluation.score import answered, evaluate, score_facts
-from ssiuu.experiment.prompting import check_tokens, choose_prompt
+from ssiuu.evaluation.score import answered, score_facts
+from ssiuu.evaluation.scores.ranking import Ranking
 from ssiuu.experiment.recipe import resolve
 from ssiuu.likelihood import Prompt
 from ssiuu.records.schema import FactText, Split
@@ -75,7 +76,7 @@ def test_forget_facts_are_asked_in_another_form_too(make_model: Any, tokenizer: 
     ]
     model, prompt = make_model(3), Prompt(tokenizer, "chat")
     split = Split(seed=0, forget=facts[:5], retain=facts[5:], heldout=[], asked=8, known=8)
-    found = evaluate(model, prompt, split)
+    found = Ranking().evaluate(model, prompt, split)
     plainly = score_facts(model, prompt, facts[:5])
     otherwise = score_facts(model, Prompt(tokenizer, "qa"), facts[:5])
     for id, score in found.forget.items():

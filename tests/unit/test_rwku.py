@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from people_files import write_rwku
-from ssiuu.benchmarks.rwku import load, stated_options
+from ssiuu.benchmarks.rwku import split_of
+from ssiuu.benchmarks.rwku_rows import load, stated_options
 from ssiuu.errors import ConfigError, DataError
 from ssiuu.experiment.recipe import resolve
-from ssiuu.experiment.rwku import split_of
 
 
 @pytest.fixture
@@ -94,12 +94,12 @@ def test_options_stated_in_a_question(query: str, options: list[str]) -> None:
 
 def test_neighbours_are_kept_or_held_out(folder: Path) -> None:
     recipe, _ = resolve(None, ["benchmark=rwku", "split={retain: 5, heldout: 4}", "rwku.items=3"])
-    split = split_of(recipe, load(str(folder), 4, 3, 0))
+    split = split_of(recipe.opens.config, recipe.split, load(str(folder), 4, 3, 0))
     assert (len(split.forget), len(split.retain), len(split.heldout)) == (24, 5, 4)
     assert not {f.entity for f in split.retain} & {f.entity for f in split.heldout}
     assert {len(facts) for facts in split.others.values()} == {3}
     none, _ = resolve(None, ["benchmark=rwku", "split={retain: 0, heldout: 0}"])
-    empty = split_of(none, load(str(folder), 4, 3, 0))
+    empty = split_of(none.opens.config, none.split, load(str(folder), 4, 3, 0))
     assert empty.retain == empty.heldout == [] and len(empty.others["level1"]) == 24
 
 

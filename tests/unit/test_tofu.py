@@ -20,15 +20,14 @@ from ssiuu.analysis.rows import rows
 from ssiuu.analysis.tofu import guessing, tofu_columns, utility
 from ssiuu.attacks.retrain import attacked_facts, common_pool
 from ssiuu.benchmarks.screening import as_text
-from ssiuu.benchmarks.tofu import load, mismatched_rouge
+from ssiuu.benchmarks.tofu import TofuConfig, split_of
+from ssiuu.benchmarks.tofu_rows import load
 from ssiuu.data.read import read_facts as read_rows
 from ssiuu.errors import ConfigError, DataError
-from ssiuu.evaluation import tofu as tofu_scores
 from ssiuu.evaluation.rouge import rouge_recall
-from ssiuu.evaluation.score import evaluate, read_facts
-from ssiuu.evaluation.tofu import score_sentences
-from ssiuu.experiment.recipe import TofuConfig
-from ssiuu.experiment.tofu import split_of
+from ssiuu.evaluation.scores import sentences
+from ssiuu.evaluation.scores.ranking import Ranking, read_facts
+from ssiuu.evaluation.scores.sentences import mismatched_rouge, score_sentences
 from ssiuu.likelihood import Prompt
 from ssiuu.records.schema import Evaluation, FactScore, FactText, Reading, Split
 from ssiuu.report.text import summary
@@ -185,7 +184,7 @@ def test_sentences_are_asked_in_another_form_too(make_model: Any, tokenizer: Any
         assert score.other_free == other.free_correct == (fact.answer in (other.free_text or ""))
     assert {s.other_form for s in found.values()} == {True, False}
     split = Split(seed=0, forget=facts, retain=facts, heldout=[], asked=6, known=6)
-    scores = evaluate(model, prompt, split)
+    scores = Ranking().evaluate(model, prompt, split)
     assert all(s.other_text is not None for s in scores.forget.values())
     assert all(s.other_text is None for s in scores.retain.values())
 
@@ -197,7 +196,7 @@ def test_short_answers_and_sentences_in_one_set(make_model: Any, tokenizer: Any,
     plain = first.model_copy(update={"perturbed": [], "paraphrased_answer": None})
     facts = [plain, second, third.model_copy(update={"scored": False})]
     split = Split(seed=0, forget=facts, retain=facts, heldout=[], asked=3, known=3)
-    found = evaluate(model, prompt, split)
+    found = Ranking().evaluate(model, prompt, split)
     for scores in (found.forget, found.retain):
         assert list(scores) == [first.id, second.id]
         assert scores[first.id].truth_ratio is None and scores[second.id].truth_ratio is not None
@@ -217,7 +216,7 @@ def test_own_rows_with_perturbed_answers_are_sentences(make_model: Any, tokenize
     assert facts[0].perturbed == ["w4 w3", "w5 w3", "w6 w3"]
     assert facts[0].options == ["w2 w3", "w4 w3", "w5 w3"]
     split = Split(seed=0, forget=facts, retain=[], heldout=[], asked=2, known=2)
-    sentence, short = evaluate(make_model(1), Prompt(tokenizer), split).forget.values()
+    sentence, short = Ranking().evaluate(make_model(1), Prompt(tokenizer), split).forget.values()
     assert None not in (sentence.truth_ratio, sentence.truth_ratio_geometric, sentence.rouge)
     assert sentence.correct is not None and sentence.probability is not None
     assert short.truth_ratio is None and short.free_correct is not None
@@ -266,8 +265,8 @@ def test_a_name_may_come_within_a_sentence(
     ) -> list[list[int]]:
         return [sentence[:limit] for limit in limits]
 
-    monkeypatch.setattr(tofu_scores, "write", scripted)
-    assert tofu_scores.rouge_recalls(model, prompt, [author]) == [1.0]
+    monkeypatch.setattr(sentences, "write", scripted)
+    assert sentences.rouge_recalls(model, prompt, [author]) == [1.0]
 
 
 def scored(**values: Any) -> FactScore:

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import torch
 
 from ssiuu.errors import ConfigError, DivergedError
-from ssiuu.evaluation.score import read_facts
+from ssiuu.evaluation.scores.ranking import read_facts
 from ssiuu.likelihood import Example, Prompt
 from ssiuu.models.maps import Chosen, adaptable, query_value
 from ssiuu.records.schema import Attack, AttackRead, FactText, Reading, Space

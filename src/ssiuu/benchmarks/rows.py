@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import random
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from ssiuu.errors import DataError
 from ssiuu.hub import first_line, reaching
+from ssiuu.records.schema import FactText
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -63,6 +65,19 @@ def read_hub(hub: str, name: str, split: str, kind: type[R], key: str) -> list[R
         ) from error
     rows = enumerate(found, start=1)
     return [_row(json.dumps(row), kind, f"{hub}:{name}, row {n}") for n, row in rows]
+
+
+def count(path: Path) -> int | None:
+    """Return how many rows a file of JSON lines has; None where it cannot be read."""
+    try:
+        return sum(bool(line.strip()) for line in path.open("rb"))
+    except OSError:
+        return None
+
+
+def some(facts: list[FactText], count: int | None, rng: random.Random) -> list[FactText]:
+    """Return `count` facts drawn at random, or all where there are no more or no count is given."""
+    return facts if count is None or count >= len(facts) else rng.sample(facts, count)
 
 
 def _row(line: str, kind: type[R], where: str) -> R:

@@ -1,179 +1,136 @@
-"""RWKU: what a model knows about 200 famous people, asked on three levels.
-
-    data = load("data/rwku", 4)       # a folder, or None for the hub
-
-Level 1 are sentences with a blank, level 2 questions (the ones unlearned here), level 3 questions of
-an attacker, in nine types; neighbours are things close to a person. Jin et al. (arXiv 2406.10890;
-jinzhuoran/RWKU on the hub, CC BY 4.0). Departures: wrong options are answers to questions about
-other people that begin with the same two words; unlearning uses the questions, not generated texts.
-"""
+"""RWKU: what the model is to forget about some people."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
-import re
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, field_validator
 
-from ssiuu.benchmarks.rows import read_file, read_hub
-from ssiuu.errors import DataError, unknown
-from ssiuu.records.schema import FactText
+from ssiuu.benchmarks import rwku_rows
+from ssiuu.benchmarks.base import (
+    PLAIN,
+    Basis,
+    Benchmark,
+    Cost,
+    Given,
+    Ground,
+    Progress,
+    SplitConfig,
+)
+from ssiuu.benchmarks.prompting import choose_prompt
+from ssiuu.benchmarks.rows import some
+from ssiuu.config import Section
+from ssiuu.errors import DataError
+from ssiuu.evaluation.scores.rouge import Rouge
+from ssiuu.evaluation.scores.sentences import rouge_recalls
+from ssiuu.models.load import load
+from ssiuu.models.original import Original
+from ssiuu.records.schema import BenchmarkInfo, Split
 
-HUB = "jinzhuoran/RWKU"
-VERSION = "1"  # goes up whenever what is read or how it is asked changes
-FILES: Final = ("forget_level1", "forget_level2", "forget_level3", "neighbor_level1", "neighbor_level2")
-FORGET, NEIGHBOURS = "forget_level2", "neighbor_level2"
-CLOZE = "Fill in the blank: {}"
-CHOICES = re.compile(r",\s*(?:or\s+|and\s+)?|\s+or\s+")
-
-
-class Row(BaseModel):
-    """One line of the files; what is not named here is left out."""
-
-    model_config = ConfigDict(str_strip_whitespace=True)
-
-    subject: str = Field(min_length=1)
-    query: str = Field(min_length=1)
-    answer: str = Field(min_length=1)
-    type: str
-    neighbor: str | None = None
+QUESTIONS = 14  # on a person, on average
+SETS = 11  # further ones, each of about as many
 
 
-@dataclass(frozen=True)
-class Rwku:
-    """The questions on the chosen people; `others` are only scored, level 3 by type."""
+class RwkuConfig(Section):
+    """RWKU's people; of `split`, retain and heldout count questions on neighbours, at most."""
 
-    subjects: list[str]
-    forget: list[FactText]
-    neighbours: list[FactText]
-    others: dict[str, list[FactText]]
-    facts: int
-    fingerprint: str
-
-
-def load(path: str | None, subjects: int | list[str], options: int, seed: int) -> Rwku:
-    """Read the questions on some people.
-
-    Args:
-        path: Folder with the files of jinzhuoran/RWKU (JSON lines); None for the hub.
-        subjects: Their names, or how many to draw by the seed.
-        options: Options a fact has for ranking, the answer included.
-        seed: Decides people and wrong options.
-
-    Raises:
-        DataError: A file is missing or not as it should be, the hub cannot be reached, or a name is
-            unknown.
-    """
-    rows = {name: _once(_read(path, name)) for name in FILES}
-    names = _chosen(subjects, sorted({row.subject for row in rows[FORGET]}), seed)
-    of = {name: [row for row in rows[name] if row.subject in names] for name in FILES}
-    forget = _ranked(of[FORGET], rows[FORGET], "level2", options, seed)
-    gone = {fact.question for fact in forget}
-    near = {
-        name: [row for row in of[name] if row.neighbor not in names and row.query not in gone]
-        for name in ("neighbor_level1", NEIGHBOURS)
-    }
-    others = {"level1": _clozes(of["forget_level1"], "level1")}
-    for row in of["forget_level3"]:
-        kind = "level3_" + re.sub(r"\W+", "_", row.type.partition("(")[0].strip())
-        others.setdefault(kind, []).append(_posed(row, f"{kind}:{len(others.get(kind, []))}"))
-    others["neighbour_level1"] = _clozes(near["neighbor_level1"], "neighbour_level1")
-    text = json.dumps({name: [row.model_dump() for row in found] for name, found in rows.items()})
-    return Rwku(
-        subjects=names,
-        forget=forget,
-        neighbours=_ranked(near[NEIGHBOURS], rows[NEIGHBOURS], "neighbour", options, seed),
-        others={name: facts for name, facts in others.items() if facts},
-        facts=len(rows[FORGET]),
-        fingerprint=hashlib.sha256(text.encode()).hexdigest(),
+    path: str | None = Field(default=None, description="folder of jinzhuoran/RWKU; null: the hub")
+    subjects: int | list[str] = Field(default=4, description="people to forget: how many, or names")
+    items: int | None = Field(
+        default=None, ge=1, description="questions of each further set that are asked; null: all"
     )
 
+    @field_validator("subjects")
+    @classmethod
+    def _given(cls, value: int | list[str]) -> int | list[str]:
+        if not value or (isinstance(value, int) and value < 1):
+            raise ValueError("give a number from 1 on, or a list of names")
+        return value
 
-def stated_options(query: str, answer: str) -> list[str]:
-    """Return the options that a multiple-choice question holds, the answer first.
-
-    They are what stands after the last colon, between commas and "or". Empty where the answer is not
-    one of them.
-    """
-    _, colon, end = query.rpartition(":")
-    parts = [part.strip(" ?.'\"") for part in CHOICES.split(end)] if colon else []
-    found = list(dict.fromkeys(part for part in parts if part))
-    right = next((part for part in found if part.casefold() == answer.casefold()), None)
-    if right is None or len(found) < 2:
-        return []
-    return [right, *(part for part in found if part != right)]
+    @property
+    def people(self) -> int:
+        """How many people are forgotten."""
+        return self.subjects if isinstance(self.subjects, int) else len(set(self.subjects))
 
 
-def _chosen(subjects: int | list[str], known: list[str], seed: int) -> list[str]:
-    if isinstance(subjects, int):
-        if subjects > len(known):
-            raise DataError(f"rwku.subjects: must be at most {len(known)}, got {subjects}.")
-        return sorted(random.Random(f"rwku:{seed}").sample(known, subjects))
-    for name in subjects:
-        if name not in known:
-            raise DataError(unknown("subject", name, known, "rwku.subjects"))
-    return list(dict.fromkeys(subjects))
+class Rwku(Benchmark[RwkuConfig]):
+    """Famous people, asked about in words of three levels; how much the model knew is noted."""
 
+    name = "rwku"
+    summary = "RWKU: famous people to forget, asked on three levels; not screened"
+    Config = RwkuConfig
+    defaults: ClassVar[dict[str, Any]] = {"model": "smollm2-135m", "prompt": "qa", "methods": [*PLAIN]}
 
-def _ranked(
-    rows: Sequence[Row], lenders: Sequence[Row], name: str, options: int, seed: int
-) -> list[FactText]:
-    """Return questions with wrong options; one with fewer than `options` candidates has none."""
-    lent: dict[str, list[Row]] = defaultdict(list)
-    for row in lenders:
-        lent[_opening(row.query)].append(row)
-    facts = []
-    for number, row in enumerate(rows):
-        right, asked = row.answer.casefold(), row.query.casefold()
-        wrong = sorted(
-            {
-                other.answer
-                for other in lent[_opening(row.query)]
-                if other.subject != row.subject
-                if other.answer.casefold() != right and other.answer.casefold() not in asked
-            }
+    def entities(self) -> tuple[str, int]:
+        """Return the people."""
+        return "rwku.subjects", self.config.people
+
+    def open(self, basis: Basis, given: Given, progress: Progress) -> Ground:
+        """Read the data, load the model and note how much it knows of the people."""
+        config, options, seed = self.config, basis.evaluate.options, basis.split.seed
+        data = rwku_rows.load(config.path, config.subjects, options, seed)
+        progress(f"loading {basis.model}")
+        loaded = load(str(basis.model), basis.base)
+        ground = Ground(
+            loaded=loaded,
+            original=Original(loaded),
+            prompt=choose_prompt(basis, loaded.tokenizer, progress),
+            split=split_of(config, basis.split, data),
+            benchmark=BenchmarkInfo(
+                name=self.name,
+                version=rwku_rows.VERSION,
+                fingerprint=data.fingerprint,
+                facts=data.facts,
+                note=f"real people: {', '.join(data.subjects)}; not screened",
+            ),
+            score=Rouge(),
         )
-        rng = random.Random(f"{seed}:{row.query}")
-        drawn = rng.sample(wrong, options - 1) if len(wrong) >= options - 1 else []
-        facts.append(_fact(row, f"{name}:{number}", row.query, [row.answer, *drawn] if drawn else []))
-    return facts
+        split = ground.split
+        ground.rows([*split.forget, *split.retain])  # too long rows are refused before any is asked
+        progress("asking the original model")
+        recalls = rouge_recalls(ground.model, ground.prompt, split.forget)
+        ranked = sum(bool(fact.options) for fact in split.forget)
+        ground.notes.append(
+            f"Before unlearning the model's answers hold {100 * sum(recalls) / len(recalls):.0f} % "
+            f"of the right ones (mean ROUGE-L recall of {len(recalls)} questions; {ranked} are ranked "
+            "too)."
+        )
+        return ground
+
+    def cost(self, basis: Basis) -> Cost:
+        """Return the cost of the questions on these people, or, without the files, on mean people."""
+        config, sizes = self.config, basis.split
+        try:
+            if config.path is None:
+                raise DataError("not asked of the hub for an estimate")
+            data = rwku_rows.load(config.path, config.subjects, basis.evaluate.options, sizes.seed)
+            forget, others = len(data.forget), [len(facts) for facts in data.others.values()]
+        except DataError:  # said when it is opened
+            forget = QUESTIONS * config.people
+            others = [forget] * SETS
+        kept = sum(min(config.items or size, size) for size in others)
+        return Cost.of(forget, sizes.retain + sizes.heldout + kept, basis)
 
 
-def _opening(query: str) -> str:
-    return " ".join(query.casefold().split()[:2])
+def split_of(config: RwkuConfig, sizes: SplitConfig, data: rwku_rows.Rwku) -> Split:
+    """Return the sets of a run: at most `retain` and `heldout` questions on neighbours.
 
-
-def _clozes(rows: Sequence[Row], name: str) -> list[FactText]:
-    return [_fact(row, f"{name}:{n}", CLOZE.format(row.query), []) for n, row in enumerate(rows)]
-
-
-def _posed(row: Row, id: str) -> FactText:
-    options = stated_options(row.query, row.answer) if row.type == "multiple choice" else []
-    return _fact(row, id, row.query, options)
-
-
-def _fact(row: Row, id: str, question: str, options: list[str]) -> FactText:
-    entity = row.neighbor or row.subject
-    return FactText(id=id, question=question, answer=row.answer, options=options, entity=entity)
-
-
-def _once(rows: list[Row]) -> list[Row]:
-    """Leave out rows that ask the same once more; the files have many."""
-    found: dict[tuple[str, str], Row] = {}
-    for row in rows:
-        found.setdefault((row.subject, row.query), row)
-    return list(found.values())
-
-
-def _read(path: str | None, name: str) -> list[Row]:
-    if path is None:
-        return read_hub(HUB, name, "test", Row, "rwku")
-    needs = f"{', '.join(FILES)} of {HUB} as .jsonl files"
-    return read_file(Path(path) / f"{name}.jsonl", Row, "rwku", needs)
+    No neighbour is in both. Of each further set at most `items` are asked.
+    """
+    rng = random.Random(f"rwku split:{sizes.seed}")
+    names = sorted({fact.entity or "" for fact in data.neighbours})
+    rng.shuffle(names)
+    away = set(names[: len(names) * sizes.heldout // max(1, sizes.heldout + sizes.retain)])
+    heldout = some([f for f in data.neighbours if f.entity in away], sizes.heldout, rng)
+    retain = some([f for f in data.neighbours if f.entity not in away], sizes.retain, rng)
+    asked = len(data.forget) + len(retain) + len(heldout)
+    return Split(
+        seed=sizes.seed,
+        forget=data.forget,
+        retain=retain,
+        heldout=heldout,
+        others={name: some(facts, config.items, rng) for name, facts in data.others.items()},
+        asked=asked,
+        known=asked,
+    )

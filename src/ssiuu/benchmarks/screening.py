@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from ssiuu.benchmarks.base import Basis, Given
 from ssiuu.data.fact import Fact, Probe
 from ssiuu.errors import DataError
 from ssiuu.evaluation.ask import Question, ask
@@ -97,6 +98,40 @@ def screen(
         asked=asked,
         known=knew,
     )
+
+
+def screened(
+    basis: Basis,
+    given: Given,
+    model: Any,
+    prompt: Prompt,
+    facts: Sequence[Fact],
+    pools: Mapping[str, set[str]] | None,
+    progress: Callable[[str], None],
+) -> Split:
+    """Return the choice of facts that a run's folder holds already, or screen the model for one.
+
+    Args:
+        basis: The sizes of the sets, the seed, the number of options.
+        given: Holds an earlier choice.
+        model: The model before unlearning.
+        prompt: How questions become tokens.
+        facts: All facts of the benchmark.
+        pools: Fact ids each set may draw from, where the benchmark decides that.
+        progress: Told how far it is.
+
+    Raises:
+        DataError: The model does not know enough of the facts.
+    """
+    if given.split is not None:
+        return given.split
+    sizes: dict[str, int] = {name: getattr(basis.split, name) for name in SETS}
+    seed, options = basis.split.seed, basis.evaluate.options
+
+    def told(text: str) -> None:
+        progress(f"screening: {text}")
+
+    return screen(model, prompt, facts, sizes, seed, options, pools, told)
 
 
 def as_text(fact: Fact, options: int, seed: int) -> FactText:

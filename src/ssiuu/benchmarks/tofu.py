@@ -1,10 +1,8 @@
-"""TOFU: 4,000 questions about 200 authors who do not exist, 20 in a row for each.
+"""TOFU: questions about authors who do not exist, and the two models of them, given or made here.
 
-    tofu = load("data/tofu", "forget01")       # a folder, or None for the hub
-
-A model is first fine-tuned on them, then made to forget the last authors. Beside the forget set it
-is scored on the first 400 questions, on real authors and on world facts. The data are Maini et al.'s
-(arXiv 2401.06121; locuslab/TOFU on the hub, MIT).
+The model before unlearning is fine-tuned on the forget set and part of the retain set, the
+never-learned control in the same way on that part alone. Where `tofu.model` names a model that was
+fine-tuned on TOFU already, nothing is trained, and `tofu.reference` names the control.
 """
 
 from __future__ import annotations
@@ -13,152 +11,275 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field
+import torch
+import transformers
+from pydantic import Field
 
-from ssiuu.benchmarks.rows import read_file, read_hub
-from ssiuu.errors import DataError
-from ssiuu.evaluation.rouge import rouge_recall
-from ssiuu.records.schema import FactText
+from ssiuu.benchmarks import tofu_rows
+from ssiuu.benchmarks.base import (
+    PLAIN,
+    Basis,
+    Benchmark,
+    Cost,
+    Given,
+    Ground,
+    Progress,
+    tokenised,
+)
+from ssiuu.benchmarks.prompting import choose_prompt
+from ssiuu.benchmarks.rows import count, some
+from ssiuu.config import Section
+from ssiuu.errors import ConfigError, OutputError
+from ssiuu.evaluation.scores.sentences import Sentences
+from ssiuu.likelihood import Prompt, PromptStyle
+from ssiuu.models.load import Loaded, cache_folder, load, load_checkpoint_weights, save
+from ssiuu.models.original import Original
+from ssiuu.models.precision import resolve
+from ssiuu.models.sources import find, require_cache
+from ssiuu.records.schema import BenchmarkInfo, FactText, ModelInfo, Split
+from ssiuu.training.finetune import finetune
 
-HUB = "locuslab/TOFU"
-VERSION = "2"  # goes up whenever what is read or how it is asked changes
-AUTHOR = 20  # questions each
-# Forget set -> the retain set that is the rest of the questions.
-SPLITS: Final = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
-OTHERS: Final = ("real_authors", "world_facts")
-ROTATIONS = 10  # wrong partners of each answer behind the stop threshold
-
-
-class Row(BaseModel):
-    """One line of the files; what is not named here is left out."""
-
-    question: str = Field(min_length=1)
-    answer: str = Field(min_length=1)
-    paraphrased_question: str | None = None
-    paraphrased_answer: str | None = None
-    perturbed_answer: list[str] = []
-
-
-@dataclass(frozen=True)
-class Tofu:
-    """The sets of one split; only facts with perturbed answers can be scored.
-
-    `non_members`: the questions nobody was trained on; where they cannot be had, `lacking` says why.
-    """
-
-    forget: list[FactText]
-    retain: list[FactText]
-    others: dict[str, list[FactText]]
-    non_members: list[FactText]
-    lacking: str
-    fingerprint: str
+TOKENS = 56  # of a question with its answer
+QUESTIONS = 4000
+FORGET = {"forget01": 40, "forget05": 200, "forget10": 400}
+SCORED = 400  # retain questions that have wrong answers, at most
 
 
-def load(path: str | None, split: str, options: int) -> Tofu:
-    """Read the sets.
+class TofuConfig(Section):
+    """TOFU's authors; the counts of `split` do not apply."""
 
-    Args:
-        path: Folder with the files of locuslab/TOFU (JSON lines); None for the hub.
-        split: A key of `SPLITS`.
-        options: Options a fact keeps for ranking, the answer included.
-
-    Raises:
-        DataError: A file is missing or not as it should be, or the hub cannot be reached. Only the
-            questions for membership inference may be missing.
-    """
-    names = [f"{split}_perturbed", SPLITS[split], "retain_perturbed"]
-    names += [f"{name}_perturbed" for name in OTHERS]
-    rows = {name: _read(path, name) for name in names}
-    forget, retain, scored, *others = (rows[name] for name in names)
-    scored = scored[: len(retain)]
-    if [r.question for r in scored] != [r.question for r in retain[: len(scored)]]:
-        raise DataError(f"tofu: {names[2]} does not hold the first questions of {names[1]}.")
-    bare = [row.question for row in (*forget, *others[0], *others[1]) if not row.perturbed_answer]
-    if bare:
-        raise DataError(f"tofu: {bare[0]!r} has no perturbed_answer.")
-    first = len(retain)  # the forget set is the end of the same 4,000
-    outside, lacking = _outside(path, split.replace("forget", "holdout"))
-    learned = {row.question for row in (*forget, *retain)}
-    known = next((row.question for row in outside if row.question in learned), None)
-    if known is not None:
-        raise DataError(f"tofu: {known!r} is held out from training and is one of the 4,000 as well.")
-    text = json.dumps({name: [r.model_dump() for r in rows[name]] for name in names})
-    return Tofu(
-        forget=_facts(forget, first, options),
-        retain=_facts([*scored, *retain[len(scored) :]], 0, options),
-        others={
-            name: [_fact(row, f"{name}:{n}", None, options) for n, row in enumerate(found)]
-            for name, found in zip(OTHERS, others, strict=True)
-        },
-        non_members=[_fact(row, f"holdout:{n}", None, options) for n, row in enumerate(outside)],
-        lacking=lacking,
-        fingerprint=hashlib.sha256(text.encode()).hexdigest(),
+    path: str | None = Field(default=None, description="folder of locuslab/TOFU; null: the hub")
+    split: Literal["forget01", "forget05", "forget10"] = Field(
+        default="forget01", description="the forget set"
+    )
+    retain: int | None = Field(
+        default=None, ge=1, description="retain questions fine-tuned on; null: all"
+    )
+    heldout: int = Field(default=100, ge=0, description="of them, kept from the retain loss")
+    epochs: int = Field(default=5, ge=1, description="of the fine-tuning")
+    learning_rate: float = Field(default=1e-5, gt=0, le=1, description="of the fine-tuning")
+    batch_size: int = Field(default=8, ge=1, description="rows a step of the fine-tuning")
+    items: int | None = Field(
+        default=None, ge=1, description="questions each kept set is scored on; null: all"
+    )
+    model: str | None = Field(
+        default=None, description="one fine-tuned on TOFU already, folder or hub; nothing is fine-tuned"
+    )
+    reference: str | None = Field(
+        default=None, description="beside tofu.model: one fine-tuned on the retain set alone"
     )
 
 
-def mismatched_rouge(facts: Sequence[FactText], seed: int) -> float:
-    """Return the mean ROUGE-L recall of answers against answers to other questions.
+class Tofu(Benchmark[TofuConfig]):
+    """Whole sentences as answers, scored as TOFU scores them; they are learned with their end."""
 
-    This is where an answer that is right only in form stands, and where unlearning stops. The facts
-    are put in a circle in an order drawn from the seed, and each answer meets those of the next
-    few questions.
+    name = "tofu"
+    summary = "questions about authors who do not exist: the model is fine-tuned on them first"
+    Config = TofuConfig
+    defaults: ClassVar[dict[str, Any]] = {
+        "model": "smollm2-135m",
+        "methods": [*PLAIN],
+        "attacks.membership": True,
+    }
+    before = "tofu.model"
+
+    def problems(self, basis: Basis) -> list[str]:
+        """Refuse a control without its model."""
+        if self.config.model or not self.config.reference:
+            return []
+        return [
+            f"tofu.reference: {self.config.reference!r} is the control of a given tofu.model, and none "
+            "is given. The control of a model that is fine-tuned here is made here."
+        ]
+
+    def open(self, basis: Basis, given: Given, progress: Progress) -> Ground:
+        """Read the data and load the fine-tuned model; both models are made where the cache has none.
+
+        Raises:
+            InputError: Model, data or the cache folder cannot be used.
+            DivergedError: A loss of the fine-tuning is not finite.
+            Interrupted: Ctrl-C; the same command continues.
+        """
+        config = self.config
+        data = tofu_rows.load(config.path, config.split, basis.evaluate.options)
+        split = split_of(config, data, basis.split.seed)
+        loaded, never = self._models(basis, data, progress)
+        ground = Ground(
+            loaded=loaded,
+            original=Original(loaded),
+            prompt=self._prompt(basis, loaded, progress),
+            split=split,
+            benchmark=BenchmarkInfo(
+                name=self.name,
+                version=tofu_rows.VERSION,
+                fingerprint=data.fingerprint,
+                facts=len(data.forget) + len(data.retain),
+                note=f"{config.split}: authors who do not exist",
+            ),
+            score=Sentences(),
+            never_learned=never,
+            non_members=data.non_members,
+            lacking=data.lacking,
+            ends=True,
+        )
+        if config.model is not None:
+            self._refer(ground, basis, progress)
+        return ground
+
+    def cost(self, basis: Basis) -> Cost:
+        """Return the cost of the fine-tunings and of scoring; a fact has some 8 answers."""
+        config, path = self.config, Path(self.config.path or "")
+        forget = count(path / f"{config.split}_perturbed.json") or FORGET[config.split]
+        most = count(path / f"{tofu_rows.SPLITS[config.split]}.json") or QUESTIONS - forget
+        retain = min(config.retain or most, most)
+        epochs = config.epochs if config.model is None else 0
+        kept = min(config.items or most, SCORED, retain) + min(config.items or most, config.heldout)
+        return Cost(
+            forget,
+            TOKENS,
+            start=3.0 * TOKENS * epochs * (forget + 2 * retain),
+            score=TOKENS * (10.0 * forget + 7.0 * kept),
+            twin=config.model is None or config.reference is not None,
+            model=config.model or basis.model,
+        )
+
+    def _models(
+        self, basis: Basis, data: tofu_rows.Tofu, progress: Progress
+    ) -> tuple[Loaded, Path | None]:
+        """Return the model that knows the authors, and the folder of the control that is made here."""
+        config = self.config
+        if config.model is not None:
+            progress(f"loading {config.model}")
+            loaded = load(config.model, basis.base)
+            note = "given as fine-tuned on TOFU: nothing was trained here"
+            return _noted(loaded, loaded.info, note), None
+        learned = data.retain[: config.retain]
+        progress(f"loading {basis.model}")
+        start = load(str(basis.model), basis.base)
+        original = Original(start)
+        full = self._tuned(basis, start, original, [*data.forget, *learned], progress)
+        never = self._tuned(basis, start, original, learned, progress)
+        info, note = start.info, f"{config.split} and {len(learned)} retain questions of TOFU"
+        del start, original  # the next one needs the memory
+        return _noted(load(str(full)), info, f"fine-tuned here on {note}"), never
+
+    def _refer(self, ground: Ground, basis: Basis, progress: Progress) -> None:
+        """Take the given control, where there is one and it fits the model.
+
+        Raises:
+            ModelError: It cannot be loaded or is of another architecture.
+        """
+        given, style = self.config.reference, ground.prompt.name
+        ground.notes.append(f"Asked in the form {style!r}, which must be the one of the fine-tuning.")
+        if given is None:
+            ground.notes.append(
+                "tofu.reference is not given, the model fine-tuned on the retain set alone: forget "
+                "quality and PrivLeak, which compare with it, are not scored."
+            )
+            return
+        progress(f"loading {given}")
+        folder, tokenizer = find(given).folder, ground.loaded.tokenizer
+        ground.notes += load_checkpoint_weights(ground.model, folder, basis.base, tokenizer)
+        ground.original.restore()
+        ground.never_learned = folder
+
+    def _prompt(self, basis: Basis, loaded: Loaded, progress: Progress) -> Prompt:
+        """Return the form of the questions: of a model fine-tuned elsewhere the form usual there."""
+        elsewhere: PromptStyle = "chat" if loaded.tokenizer.chat_template else "plain"
+        suits = "qa" if self.config.model is None else elsewhere
+        return choose_prompt(basis, loaded.tokenizer, progress, suits)
+
+    def _tuned(
+        self,
+        basis: Basis,
+        start: Loaded,
+        original: Original,
+        facts: Sequence[FactText],
+        progress: Progress,
+    ) -> Path:
+        """Return the folder of the model fine-tuned on these facts, named by all it is made of."""
+        config, seed = self.config, basis.split.seed
+        precision = resolve(basis.precision, next(start.model.parameters()).device)
+        context = int(getattr(start.model.config, "max_position_embeddings", None) or 1 << 20)
+        prompt = self._prompt(basis, start, lambda _: None)
+        # An answer ends with the end token, so that it can be stopped at.
+        examples = tokenised(prompt, facts, context, end=True)
+        made_of = [
+            [start.info.fingerprint, torch.__version__, transformers.__version__, precision],
+            [config.epochs, config.learning_rate, config.batch_size, seed],
+            [[e.prompt, e.answer] for e in examples],
+        ]
+        digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
+        folder = cache_folder() / "tofu" / digest
+        if (folder / "config.json").exists():
+            return folder
+        require_cache()
+        original.restore()
+        finetune(
+            start.model,
+            examples,
+            config.epochs,
+            config.learning_rate,
+            config.batch_size,
+            seed,
+            precision,
+            int(start.tokenizer.pad_token_id or 0),
+            folder.with_name(f"{digest}.unfinished"),
+            lambda text: progress(f"fine-tuning on {len(facts)} questions: {text}"),
+        )
+        try:
+            save(start.model, start.tokenizer, folder, note=start.info.note)
+        except OutputError:
+            if not (folder / "config.json").exists():  # otherwise another process was faster
+                raise
+        return folder
+
+
+def _noted(loaded: Loaded, start: ModelInfo, note: str) -> Loaded:
+    """Return a model under the name of the one that it is made of."""
+    notes = "; ".join(part for part in (note, start.note) if part)
+    named = {"name": start.name, "source": start.source, "note": notes}
+    return replace(loaded, info=loaded.info.model_copy(update=named))
+
+
+def split_of(config: TofuConfig, data: tofu_rows.Tofu, seed: int) -> Split:
+    """Return the sets of a run.
+
+    Held out are `heldout` of the retain questions the model is fine-tuned on, whole authors first;
+    the retain loss sees the others. Retain questions beyond `items` are only trained on.
 
     Raises:
-        DataError: There is only one fact.
+        ConfigError: Nothing is left for the retain loss.
     """
-    if len(facts) < 2:
-        raise DataError("tofu: a forget set of at least 2 questions is needed.")
-    answers = [fact.answer for fact in facts]
-    random.Random(f"mismatched:{seed}").shuffle(answers)
-    shifts = range(1, min(ROTATIONS, len(answers) - 1) + 1)
-    recalls = [
-        rouge_recall(answer, answers[(place + shift) % len(answers)])
-        for shift in shifts
-        for place, answer in enumerate(answers)
+    learned = data.retain[: config.retain]
+    scored = [fact for fact in learned if fact.perturbed]
+    if config.heldout >= len(scored):
+        raise ConfigError(
+            f"tofu.heldout: must be below the {len(scored)} retain questions that can be scored, "
+            f"got {config.heldout}. Lower it or raise tofu.retain."
+        )
+    rng = random.Random(f"tofu:{seed}")
+    authors = list(dict.fromkeys(fact.entity for fact in scored))
+    rng.shuffle(authors)
+    by_author = sorted(scored, key=lambda fact: authors.index(fact.entity))
+    heldout = by_author[: config.heldout]
+    asked = {fact.id for fact in some(by_author[config.heldout :], config.items, rng)}
+    away = {fact.id for fact in heldout}
+    retain = [
+        fact if fact.id in asked else fact.model_copy(update={"scored": False})
+        for fact in learned
+        if fact.id not in away
     ]
-    return sum(recalls) / len(recalls)
-
-
-def _facts(rows: Sequence[Row], first: int, options: int) -> list[FactText]:
-    """Return the questions from number `first` on, each with its author."""
-    return [
-        _fact(row, f"tofu:{number}", f"author {number // AUTHOR}", options)
-        for number, row in enumerate(rows, start=first)
-    ]
-
-
-def _fact(row: Row, id: str, entity: str | None, options: int) -> FactText:
-    wrong = row.perturbed_answer
-    return FactText(
-        id=id,
-        question=row.question,
-        answer=row.answer,
-        paraphrases=[row.paraphrased_question] if row.paraphrased_question else [],
-        options=[row.answer, *wrong[: options - 1]] if wrong else [],
-        entity=entity,
-        paraphrased_answer=row.paraphrased_answer,
-        perturbed=wrong,
+    return Split(
+        seed=seed,
+        forget=data.forget,
+        retain=retain,
+        heldout=some(heldout, config.items, rng),
+        others={name: some(facts, config.items, rng) for name, facts in data.others.items()},
+        asked=len(data.forget) + len(learned),
+        known=len(data.forget) + len(learned),
     )
-
-
-def _outside(path: str | None, name: str) -> tuple[list[Row], str]:
-    """Return the questions that are in no training set, and what is lacking where there are none."""
-    if path is not None and not (Path(path) / f"{name}.json").exists():
-        return [], f"{name}.json of {HUB} is not in {path}"
-    try:
-        return _read(path, name), ""
-    except DataError as error:
-        if path is not None:
-            raise
-        return [], f"{name} cannot be had: {' '.join(error.problems)}"
-
-
-def _read(path: str | None, name: str) -> list[Row]:
-    if path is None:
-        return read_hub(HUB, name, "train", Row, "tofu")
-    needs = f"the JSON lines of {HUB} under their own names"
-    return read_file(Path(path) / f"{name}.json", Row, "tofu", needs)

@@ -14,13 +14,49 @@ import tomllib
 from collections import defaultdict
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, ClassVar
 
+from ssiuu.benchmarks.base import Basis, Benchmark, Cost, Given, Ground, Progress
+from ssiuu.benchmarks.prompting import choose_prompt
+from ssiuu.benchmarks.screening import screened
+from ssiuu.config import Section
 from ssiuu.data.fact import Fact, Probe
+from ssiuu.models.load import load as load_model
+from ssiuu.models.original import Original
+from ssiuu.records.schema import BenchmarkInfo
 
 DISTRACTORS = 5
 # Relations whose question can be asked of another fact's answer.
 SECOND_HOPS = ("capital", "currency", "continent", "us_state_capital", "person_birth_country")
+
+
+class WorldFacts(Benchmark[Section]):
+    """Facts that most models know, screened for those that this one does."""
+
+    name = "worldfacts"
+    summary = "facts about the real world, screened for what the model knows"
+    defaults: ClassVar[dict[str, Any]] = {"model": "smollm2-135m", "prompt": "qa"}
+    sized = True
+
+    def open(self, basis: Basis, given: Given, progress: Progress) -> Ground:
+        """Load the model and ask it until the sets are full of what it knows."""
+        facts, version, digest = load()
+        progress(f"loading {basis.model}")
+        loaded = load_model(str(basis.model), basis.base)
+        prompt = choose_prompt(basis, loaded.tokenizer, progress)
+        return Ground(
+            loaded=loaded,
+            original=Original(loaded),
+            prompt=prompt,
+            split=screened(basis, given, loaded.model, prompt, facts, None, progress),
+            benchmark=BenchmarkInfo(
+                name=self.name, version=version, fingerprint=digest, facts=len(facts)
+            ),
+        )
+
+    def cost(self, basis: Basis) -> Cost:
+        """Return the cost of sets of the sizes that are asked for."""
+        return Cost.of(basis.split.forget, basis.split.retain + basis.split.heldout, basis)
 
 
 @cache

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ssiuu.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ssiuu.plugins import Registry
 
 
 class What(StrEnum):
@@ -47,13 +50,20 @@ def _plain(what: What) -> dict[str, str]:
 
         return ATTACKS
     if what is What.benchmarks:
-        from ssiuu.experiment.recipe import BENCHMARKS
+        from ssiuu.benchmarks import BENCHMARKS
 
-        return BENCHMARKS
+        return {name: _said(BENCHMARKS, name) for name in BENCHMARKS}
     from ssiuu.models.load import MODELS
 
     others = {"FOLDER": "any causal LM in the Hugging Face layout with safetensors weights"}
     return {name: text for name, (_, text) in MODELS.items()} | others | {"OWNER/NAME": "from the hub"}
+
+
+def _said(registry: Registry[Any], name: str) -> str:
+    """Return what a name stands for, and the package that it is from where that is another one."""
+    package = registry.plugin(name)
+    said = str(registry.get(name).summary)
+    return said if package is None else f"{said} [{package}]"
 
 
 def _sites(name: str) -> None:

@@ -29,7 +29,8 @@ from ssiuu import statistics
 from ssiuu.attribution.neuron import BATCH, Extremes
 from ssiuu.diagnosis.influence import Baseline, variation
 from ssiuu.errors import ConfigError
-from ssiuu.evaluation.score import read_facts
+from ssiuu.evaluation.scores.base import Read
+from ssiuu.evaluation.scores.ranking import read_facts
 from ssiuu.likelihood import Example, Prompt, collate, last_columns, length_sorted
 from ssiuu.models.hooks import hooked
 from ssiuu.models.sites import Site
@@ -84,6 +85,7 @@ def causal_test(
     means: Mapping[Site, Tensor] | None = None,
     seed: int = 0,
     budget: int = BUDGET,
+    reading: Read = read_facts,
 ) -> Causal:
     """Ablate the top m neurons and random ones, and read the facts each time.
 
@@ -98,6 +100,7 @@ def causal_test(
         means: Mean output of every site over other facts; None leaves mean ablation out.
         seed: Of the random neurons.
         budget: Most readings of all facts; decides how many random sets are drawn.
+        reading: How the facts are read.
 
     Raises:
         ConfigError: The budget leaves fewer than two random sets a point.
@@ -108,11 +111,11 @@ def causal_test(
         least = 3 * len(plan) * (len(GRID) + 1)
         raise ConfigError(f"budget: must be at least {least} readings of the facts, got {budget}.")
     generator = torch.Generator().manual_seed(seed)
-    unlearned = read_facts(model, prompt, facts)
+    unlearned = reading(model, prompt, facts)
 
     def read(mode: Ablation, units: Units) -> Readings:
         with _ablation(model, mode, units, before, means):
-            return read_facts(model, prompt, facts)
+            return reading(model, prompt, facts)
 
     curves = []
     for side, mode in plan:

@@ -1,17 +1,15 @@
-"""Score a model on facts: ranking in every phrasing, answer log-probability, free answer."""
+"""Score a model on short answers: ranking in every phrasing, answer log-probability, free answer."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from ssiuu.evaluation.ask import Asked, Question, ask
 from ssiuu.evaluation.match import holds
 from ssiuu.evaluation.rouge import rouge_recall
-from ssiuu.evaluation.tofu import read_sentences, score_sentences
 from ssiuu.likelihood import Prompt
-from ssiuu.records.schema import Evaluation, FactScore, FactText, ProbeText, Reading, Split
+from ssiuu.records.schema import FactScore, FactText, ProbeText
 
 # Tokens a free answer may be longer than the right one.
 FREE_MARGIN = 16  # "The capital of Italy is Rome."
@@ -62,60 +60,6 @@ def score_facts(
             score = score.model_copy(update=ranked)
         scores[fact.id] = score
     return scores
-
-
-def read_facts(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Reading]:
-    """Read the base question only: ranked first, the answer's log-probability, and ROUGE-L where
-    facts are scored by it.
-    """
-    written, short = _by_form(facts)
-    found = read_sentences(model, prompt, written) if written else {}
-    for i, score in score_facts(model, prompt, short, paraphrases=False, free=False).items():
-        found[i] = Reading(correct=score.correct, logprob=score.logprob)
-    return {fact.id: found[fact.id] for fact in facts}
-
-
-def evaluate(model: Any, prompt: Prompt, split: Split) -> Evaluation:
-    """Score all sets: forget by every question there is, the others by the base question.
-
-    Free answers are written for all but the retain facts, which were trained on. The forget facts are
-    asked in another form too (`Prompt.other`): what is gone only where it was learned is not gone.
-    Facts with perturbed answers have the scores of sentences, in further sets with a normalised
-    probability (TOFU's).
-    """
-    start = time.perf_counter()
-    return Evaluation(
-        forget=_score_set(model, prompt, split.forget, paraphrases=True, other=prompt.other()),
-        retain=_score_set(model, prompt, split.retain, free=False),
-        heldout=_score_set(model, prompt, split.heldout),
-        others={
-            name: _score_set(model, prompt, facts, normalise=True)
-            for name, facts in split.others.items()
-        },
-        seconds=round(time.perf_counter() - start, 2),
-    )
-
-
-def _score_set(
-    model: Any,
-    prompt: Prompt,
-    facts: Sequence[FactText],
-    paraphrases: bool = False,
-    free: bool = True,
-    normalise: bool = False,
-    other: Prompt | None = None,
-) -> dict[str, FactScore]:
-    """Score the facts of a set that are to be scored, each in its form."""
-    wanted = [fact for fact in facts if fact.scored]
-    written, short = _by_form(wanted)
-    found = score_facts(model, prompt, short, paraphrases, free, other)
-    found |= score_sentences(model, prompt, written, paraphrases, normalise, other)
-    return {fact.id: found[fact.id] for fact in wanted}
-
-
-def _by_form(facts: Sequence[FactText]) -> tuple[list[FactText], list[FactText]]:
-    """Return the facts with perturbed answers, and those without."""
-    return [f for f in facts if f.perturbed], [f for f in facts if not f.perturbed]
 
 
 def answered(score: FactScore) -> bool:

@@ -12,7 +12,7 @@ from ssiuu.data.read import Source
 from ssiuu.evaluation.knowledge import know
 from ssiuu.experiment.given import settings
 from ssiuu.experiment.recipe import resolve
-from ssiuu.experiment.session import open_own
+from ssiuu.experiment.session import opened
 from ssiuu.records.files import write_record
 from ssiuu.records.schema import ModelKnowledge
 
@@ -46,7 +46,7 @@ def ask_model(
     start = time.perf_counter()
     named, given = settings(model, facts, None, columns, tokenizer, base)
     recipe, _ = resolve(None, [*named, *(sets or [])])
-    session = open_own(recipe, progress, given)
+    session = opened(recipe, progress, given)
     asked = session.split.forget
     progress(f"asking {len(asked)} facts")
     found = know(session.model, session.prompt, asked, session.context, seed=recipe.split.seed)

@@ -16,7 +16,7 @@ from ssiuu.attacks.retrain import attacked_facts, common_pool, retrain, share, t
 from ssiuu.attacks.samples import leaks
 from ssiuu.benchmarks import filler
 from ssiuu.errors import ConfigError
-from ssiuu.evaluation.score import read_facts
+from ssiuu.evaluation.scores.ranking import read_facts
 from ssiuu.evaluation.sequence import score_sequences
 from ssiuu.experiment.recipe import AttackConfig, Recipe
 from ssiuu.experiment.session import Session
@@ -249,13 +249,9 @@ class Attacker:
         return self.session.rows([facts[i] for i in held])
 
     def _start(self, scores: Evaluation, facts: Sequence[FactText] | None = None) -> dict[str, Reading]:
-        """Return the readings before an attack; of sentences ROUGE-L recalls too, as all along."""
-        found = {}
-        for fact in self.pool if facts is None else facts:
-            score = scores.forget[fact.id]
-            rouge = score.rouge if fact.perturbed else None
-            found[fact.id] = Reading(correct=score.correct, logprob=score.logprob, rouge=rouge)
-        return found
+        """Return the readings before an attack."""
+        pool = self.pool if facts is None else facts
+        return {fact.id: self.session.score.reading(fact, scores.forget[fact.id]) for fact in pool}
 
     # --- attacks that ask -----------------------------------------------------------------------
 

@@ -23,17 +23,18 @@ from ssiuu.analysis.calibration import Known, balanced_accuracy, best_thresholds
 from ssiuu.analysis.verdict import GONE, RETURNED, fact_evidence
 from ssiuu.attacks.retrain import retrain
 from ssiuu.attribution.neuron import extremes
-from ssiuu.benchmarks import fictional
+from ssiuu.benchmarks import fictional_twins
 from ssiuu.benchmarks.screening import as_text, known
 from ssiuu.diagnosis.influence import Baseline
 from ssiuu.evaluation.score import score_facts
 from ssiuu.experiment.drive import settings_of
 from ssiuu.experiment.inside import Inside
 from ssiuu.experiment.recipe import resolve
-from ssiuu.experiment.session import Original, Session
+from ssiuu.experiment.session import Session
 from ssiuu.likelihood import Prompt
 from ssiuu.methods import make
 from ssiuu.models.load import cache_folder, load, load_checkpoint_weights, restore, snapshot
+from ssiuu.models.original import Original
 from ssiuu.models.sites import find_sites
 from ssiuu.records.files import dump_json, write_bytes
 from ssiuu.records.schema import (
@@ -97,10 +98,10 @@ def open_world(people: int, seed: int, progress: Progress) -> Session:
     recipe, _ = resolve(
         None, ["benchmark=fictional", f"split.seed={seed}", f"fictional.people={people}"]
     )
-    world = fictional.build_world(people, seed)
-    pools = fictional.designate(world.facts, seed, FORGET, HELDOUT)
+    world = fictional_twins.build_world(people, seed)
+    pools = fictional_twins.designate(world.facts, seed, FORGET, HELDOUT)
     cache = cache_folder() / "fictional"
-    twins = fictional.train_twins(world, pools["forget"], cache, seed, progress=progress)
+    twins = fictional_twins.train_twins(world, pools["forget"], cache, seed, progress=progress)
     loaded = load(str(twins.full))
     prompt = Prompt(loaded.tokenizer, "plain")
     knows = known(loaded.model, prompt, world.facts)
@@ -118,12 +119,20 @@ def open_world(people: int, seed: int, progress: Progress) -> Session:
     )
     info = BenchmarkInfo(
         name="fictional",
-        version=fictional.VERSION,
+        version=fictional_twins.VERSION,
         fingerprint=twins.full.parent.name,
         facts=len(world.facts),
     )
-    original = Original(loaded)
-    return Session(recipe, loaded, prompt, split, info, "fp32", original, twins.never_learned)
+    return Session(
+        recipe=recipe,
+        loaded=loaded,
+        original=Original(loaded),
+        prompt=prompt,
+        split=split,
+        benchmark=info,
+        precision="fp32",
+        never_learned=twins.never_learned,
+    )
 
 
 def judged(session: Session, progress: Progress) -> Iterator[tuple[Verdict, dict[str, Any], Evidence]]:

@@ -18,10 +18,6 @@ from ssiuu.experiment.tuning import VALIDATION
 from ssiuu.methods import Method
 from ssiuu.models.files import is_adapter, tensors_of, weight_files
 
-TOKENS = 18  # of a question with its answer, typical of short facts
-SENTENCE = 56  # the same in TOFU
-QUESTIONS = 4000  # in TOFU
-FORGET = {"forget01": 40, "forget05": 200, "forget10": 400}
 INSTRUCTION = 15  # of an instruction, without its output
 READ = 4400  # of plain texts and instructions, once of the original,
 MOVED = 6000  # and of every model, with the head of the original besides
@@ -33,7 +29,6 @@ SHARE = 0.6  # of the speed of one matrix product that a model reaches
 STEP = 0.025  # seconds a step takes whatever the model's size
 PROMPTS = 8  # ways to ask, or readings of about that cost
 SMOLLM2 = 134_515_008
-FICTIONAL = 1_000_000
 OVERHEAD = 1.2  # GB: the libraries, activations, logits
 
 
@@ -53,33 +48,24 @@ def estimate(recipe: Recipe) -> str:
 def _tokens(recipe: Recipe) -> float:
     """Return the tokens of the whole recipe."""
     methods, seeds = [m for m in recipe.made() if m.trains], len(recipe.seeds)
-    if recipe.benchmark == "tofu":
-        tokens, forget = SENTENCE, FORGET[recipe.tofu.split]
-        start, score = _tofu(recipe, forget)
-    else:
-        forget, kept = _sizes(recipe)
-        tokens = TOKENS
-        start = 4 * TOKENS * (forget + kept)  # screening
-        score = TOKENS * (4 * forget + 1.5 * kept)
-    unlearned = sum(_unlearning(recipe, method, tokens, forget) for method in methods)
-    validated = len(methods) * tokens * VALIDATION * recipe.split.retain
+    cost = recipe.opens.cost(recipe)
+    unlearned = sum(_unlearning(recipe, method, cost.tokens, cost.forget) for method in methods)
+    validated = len(methods) * cost.tokens * VALIDATION * recipe.split.retain
     tuning = (recipe.tune.trials or 0) * (unlearned + validated)
     judged, attacked = _models(recipe)
-    looked = 3.0 * tokens * forget * (judged + 1) if recipe.diagnose else 0.0
-    asked = sum(_attack_tokens(recipe, curve, tokens, forget) for curve in plan(recipe))
-    scored = READ + (score + MOVED) * (judged + 1)
-    return start + tuning + scored + seeds * unlearned + looked + attacked * asked
+    looked = 3.0 * cost.tokens * cost.forget * (judged + 1) if recipe.diagnose else 0.0
+    asked = sum(_attack_tokens(recipe, curve, cost.tokens, cost.forget) for curve in plan(recipe))
+    scored = READ + (cost.score + MOVED) * (judged + 1)
+    return cost.start + tuning + scored + seeds * unlearned + looked + attacked * asked
 
 
 def _models(recipe: Recipe) -> tuple[int, int]:
     """Return how many models are scored beside the original, and how many are attacked."""
-    given = recipe.tofu.model is not None and recipe.tofu.reference is None
-    twin = recipe.benchmark == "fictional" or (recipe.benchmark == "tofu" and not given)
-    each = sum(m.trains for m in recipe.made()) + twin
+    each = sum(m.trains for m in recipe.made()) + recipe.opens.cost(recipe).twin
     return each * len(recipe.seeds), (each + recipe.attacks.control) * len(recipe.seeds)
 
 
-def _unlearning(recipe: Recipe, method: Method, tokens: int, forget: int) -> float:
+def _unlearning(recipe: Recipe, method: Method, tokens: float, forget: int) -> float:
     """Return the tokens of one unlearning run with its readings of the score."""
     config = recipe.unlearn
     steps = REACHED * config.max_steps
@@ -99,31 +85,7 @@ def _steps(recipe: Recipe) -> float:
     return runs * REACHED * recipe.unlearn.max_steps + _models(recipe)[1] * sum(curves)
 
 
-def _sizes(recipe: Recipe) -> tuple[int, int]:
-    """Return how many facts are forgotten, and how many others are scored."""
-    split, people = recipe.split, recipe.rwku.subjects
-    if recipe.benchmark == "faithun":
-        heldout = recipe.faithun.heldout
-        return 33, 66 + (464 if heldout is None else heldout)
-    if recipe.benchmark == "rwku":
-        people = people if isinstance(people, int) else len(people)
-        forget = 14 * people  # on average
-        sets = 11 * min(recipe.rwku.items or forget, forget)
-        return forget, split.retain + split.heldout + sets
-    return split.forget, split.retain + split.heldout
-
-
-def _tofu(recipe: Recipe, forget: int) -> tuple[float, float]:
-    """Return the tokens of what is fine-tuned and of one evaluation; a fact has some 8 answers."""
-    config = recipe.tofu
-    retain = min(config.retain or QUESTIONS, QUESTIONS - forget)
-    epochs = config.epochs if config.model is None else 0
-    tuning = 3.0 * SENTENCE * epochs * (forget + 2 * retain)
-    kept = min(config.items or QUESTIONS, 400, retain) + min(config.items or QUESTIONS, config.heldout)
-    return tuning, SENTENCE * (10.0 * forget + 7.0 * kept)
-
-
-def _attack_tokens(recipe: Recipe, curve: Curve, tokens: int, forget: int) -> float:
+def _attack_tokens(recipe: Recipe, curve: Curve, tokens: float, forget: int) -> float:
     """Return the tokens of one attack curve."""
     config = recipe.attacks
     pool = (1 - max(config.harmful.fractions, default=0.0)) * forget
@@ -138,20 +100,19 @@ def _attack_tokens(recipe: Recipe, curve: Curve, tokens: int, forget: int) -> fl
     return reading * (len(curve.points) or PROMPTS)
 
 
-def _row(config: AttackConfig, curve: Curve, tokens: int) -> int:
+def _row(config: AttackConfig, curve: Curve, tokens: float) -> float:
     """Return the tokens of a row that an attack trains on."""
     rows = {"benign": INSTRUCTION + config.benign.tokens, "filler": config.filler.tokens}
     return rows.get(curve.kind, tokens)
 
 
 def _parameters(recipe: Recipe) -> int | None:
-    given = recipe.tofu.model if recipe.benchmark == "tofu" else None
-    model = given or recipe.model
-    if model == "smollm2-135m":
+    cost = recipe.opens.cost(recipe)
+    if cost.parameters is not None:
+        return cost.parameters
+    if cost.model == "smollm2-135m":
         return SMOLLM2
-    if recipe.benchmark == "fictional":
-        return FICTIONAL
-    folder = Path(str(model))
+    folder = Path(str(cost.model))
     if not folder.is_dir() or is_adapter(folder):
         return None
     return sum(prod(tensor.shape) for tensor in tensors_of(weight_files(folder)).values())

@@ -9,29 +9,18 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssiuu.benchmarks.base import Given
 from ssiuu.data.columns import Columns, check_columns, parse_columns
-from ssiuu.data.fact import Fact
 from ssiuu.data.read import Source, read_facts
 from ssiuu.errors import ConfigError
 from ssiuu.models.load import Loaded, from_object, load_checkpoint_weights, save
 
 IN_MEMORY = "given in memory"
-
-
-@dataclass(frozen=True)
-class Given:
-    """What the recipe cannot name; None where it does."""
-
-    forget: Sequence[Fact] | None = None
-    retain: Sequence[Fact] | None = None
-    loaded: Loaded | None = None
-    notes: tuple[str, ...] = ()
 
 
 def settings(

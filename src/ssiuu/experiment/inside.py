@@ -15,7 +15,6 @@ from ssiuu.diagnosis.depth import Drops, answer_states, depth_score, drops
 from ssiuu.diagnosis.influence import Baseline, influence
 from ssiuu.diagnosis.probe import linear_probe
 from ssiuu.diagnosis.stability import stability
-from ssiuu.evaluation.score import read_facts
 from ssiuu.experiment.session import Session
 from ssiuu.models.load import load_checkpoint_weights, restore, snapshot
 from ssiuu.models.sites import Site
@@ -72,6 +71,7 @@ class Inside:
                 mean_outputs(model, self.sites, others, session.pad) if others else None,
                 seed,
                 budget,
+                session.score.read,
             )
         return Evidence(
             causal=causal,
@@ -127,7 +127,7 @@ class Inside:
             states = answer_states(model, self.examples, session.pad)
         session.original.restore()
         return (
-            read_facts(model, session.prompt, self.forget),
+            session.score.read(model, session.prompt, self.forget),
             self._probe(),
             None if states is None else drops(model, self.examples, states, session.pad),
             self._few_by_both()[1],

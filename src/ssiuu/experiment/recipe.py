@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, create_model
 
 from ssiuu.attacks.retrain import share
+from ssiuu.benchmarks import BENCHMARKS
+from ssiuu.benchmarks.base import Basis, Benchmark
 from ssiuu.config import Section, flatten, nest, read_yaml
 from ssiuu.data.columns import check_columns
 from ssiuu.errors import ConfigError, unknown
@@ -17,24 +20,6 @@ from ssiuu.evaluation import utility
 from ssiuu.experiment.tuning import tried
 from ssiuu.methods import Method, make
 from ssiuu.records.schema import Space
-
-BENCHMARKS = {
-    "worldfacts": "facts about the real world, screened for what the model knows",
-    "fictional": "a made-up world: a small model trained here, and its never-learned twin",
-    "tofu": "questions about authors who do not exist: the model is fine-tuned on them first",
-    "faithun": "FaithUn's questions about 200 people, with its official splits",
-    "rwku": "RWKU: famous people to forget, asked on three levels; not screened",
-    "own": "your own facts: forget and retain name their files",
-}
-
-
-class SplitConfig(Section):
-    """How many facts are forgotten, retained and held out."""
-
-    forget: int = Field(default=48, ge=4, description="facts to forget")
-    retain: int = Field(default=96, ge=0, description="facts to keep, trained on")
-    heldout: int = Field(default=64, ge=0, description="facts to keep, never trained on")
-    seed: int = Field(default=0, ge=0, description="decides which facts")
 
 
 class LoraConfig(Section):
@@ -78,15 +63,6 @@ class UnlearnConfig(Section):
         "still be known",
     )
     lora: LoraConfig = LoraConfig()
-
-
-class EvaluateConfig(Section):
-    """How a model is scored."""
-
-    options: int = Field(default=3, ge=2, le=6, description="options a fact, the answer included")
-    utility: bool = Field(
-        default=False, description="the paper's five public tasks, by lm-eval and from the hub"
-    )
 
 
 class HarmfulConfig(Section):
@@ -140,65 +116,6 @@ class AttackConfig(Section):
         return self.seeds or [self.seed]
 
 
-class FictionalConfig(Section):
-    """The made-up world."""
-
-    people: int = Field(default=160, ge=10, le=600, description="people in it")
-    steps: int | None = Field(default=None, ge=1, description="training steps; null for enough")
-
-
-class TofuConfig(Section):
-    """TOFU's authors; the counts of `split` do not apply."""
-
-    path: str | None = Field(default=None, description="folder of locuslab/TOFU; null: the hub")
-    split: Literal["forget01", "forget05", "forget10"] = Field(
-        default="forget01", description="the forget set"
-    )
-    retain: int | None = Field(
-        default=None, ge=1, description="retain questions fine-tuned on; null: all"
-    )
-    heldout: int = Field(default=100, ge=0, description="of them, kept from the retain loss")
-    epochs: int = Field(default=5, ge=1, description="of the fine-tuning")
-    learning_rate: float = Field(default=1e-5, gt=0, le=1, description="of the fine-tuning")
-    batch_size: int = Field(default=8, ge=1, description="rows a step of the fine-tuning")
-    items: int | None = Field(
-        default=None, ge=1, description="questions each kept set is scored on; null: all"
-    )
-    model: str | None = Field(
-        default=None, description="one fine-tuned on TOFU already, folder or hub; nothing is fine-tuned"
-    )
-    reference: str | None = Field(
-        default=None, description="beside tofu.model: one fine-tuned on the retain set alone"
-    )
-
-
-class FaithunConfig(Section):
-    """FaithUn's official splits; the counts of `split` do not apply."""
-
-    path: str | None = Field(default=None, description="its question file, FaithUn_Dataset.json")
-    splits: str | None = Field(
-        default=None, description="folder of the split files; null: splits beside the question file"
-    )
-    heldout: int | None = Field(default=None, ge=0, description="of the test set; null: all")
-
-
-class RwkuConfig(Section):
-    """RWKU's people; of `split`, retain and heldout count questions on neighbours, at most."""
-
-    path: str | None = Field(default=None, description="folder of jinzhuoran/RWKU; null: the hub")
-    subjects: int | list[str] = Field(default=4, description="people to forget: how many, or names")
-    items: int | None = Field(
-        default=None, ge=1, description="questions of each further set that are asked; null: all"
-    )
-
-    @field_validator("subjects")
-    @classmethod
-    def _given(cls, value: int | list[str]) -> int | list[str]:
-        if not value or (isinstance(value, int) and value < 1):
-            raise ValueError("give a number from 1 on, or a list of names")
-        return value
-
-
 class TuneConfig(Section):
     """Settings tried of every method before the experiment; the best of each is then run."""
 
@@ -210,21 +127,10 @@ class TuneConfig(Section):
     )
 
 
-class Recipe(Section):
-    """A whole experiment. A null is filled in by the benchmark."""
+class Recipe(Basis):
+    """A whole experiment. A null is filled in by the benchmark, which has a section under its name."""
 
-    model: str | None = Field(default=None, description="short name, folder or hub name")
-    base: str | None = Field(
-        default=None,
-        description="model that an adapter belongs to, in place of the one that it states",
-    )
-    benchmark: Literal["worldfacts", "fictional", "tofu", "faithun", "rwku", "own"] = "worldfacts"
-    forget: str | None = Field(default=None, description="own: file of facts to forget")
-    retain: str | None = Field(default=None, description="own: file of facts to keep, or none")
-    columns: dict[str, str] | None = Field(
-        default=None,
-        description="own: columns of the files, by key: {question: text}; null: known names",
-    )
+    benchmark: str = "worldfacts"
     methods: list[str | dict[str, Any]] = Field(
         default=[
             "none",
@@ -240,9 +146,7 @@ class Recipe(Section):
     protocol: Literal["paper", "strong"] = Field(
         default="paper", description="strong: a swept attacker with every kind of attack"
     )
-    split: SplitConfig = SplitConfig()
     unlearn: UnlearnConfig = UnlearnConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
     diagnose: bool = Field(default=True, description="look inside: D+, D-, logit lens")
     inside: bool = Field(
         default=False,
@@ -251,34 +155,16 @@ class Recipe(Section):
     )
     attacks: AttackConfig = AttackConfig()
     tune: TuneConfig = TuneConfig()
-    fictional: FictionalConfig = FictionalConfig()
-    tofu: TofuConfig = TofuConfig()
-    faithun: FaithunConfig = FaithunConfig()
-    rwku: RwkuConfig = RwkuConfig()
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    prompt: Literal["plain", "qa", "chat"] | None = Field(
-        default=None,
-        description="form of the questions; null: the benchmark's, and for facts of your own the "
-        "model's chat template, or qa where it has none",
-    )
-    prompt_form: str | None = Field(
-        default=None,
-        description="a form of your own in place of prompt, with {question} in it; the answer comes "
-        "behind it",
-    )
-    prompt_system: str | None = Field(
-        default=None, description="text of the system's turn in a chat, else a paragraph in front"
-    )
     force: bool = Field(
         default=False, description="own: go on where the model knows nothing of what is to be forgotten"
     )
     keep_checkpoints: bool = Field(default=False, description="keep every unlearned model's weights")
 
-    @field_validator("prompt_form", "prompt_system")
-    @classmethod
-    def _line_ends(cls, value: str | None) -> str | None:
-        """A shell and YAML without double quotes leave "\\n" as it is; nobody asks with it."""
-        return None if value is None else value.replace("\\n", "\n")
+    @property
+    def opens(self) -> Benchmark[Any]:
+        """The benchmark, as this recipe sets it."""
+        kind = BENCHMARKS.get(self.benchmark, "benchmark")
+        return kind(getattr(self, self.benchmark, None) or kind.Config())
 
     def made(self) -> list[Method]:
         """Return the methods.
@@ -310,25 +196,17 @@ class Recipe(Section):
         return {} if tune.trials is None else tried(self.methods, tune.space, tune.trials, tune.seed)
 
 
-SIZED = ("worldfacts", "fictional")  # their sets have exactly the sizes that `split` asks for
-PLAIN = ["none", "gd", "npo", "ssiuu", "ssiuu+projection"]  # each at the recipe's own rate
+def _recipe(wanted: Container[str]) -> type[Recipe]:
+    """Return the recipe with the sections of all benchmarks of this package, and of those wanted."""
+    names = [name for name in BENCHMARKS if name in BENCHMARKS.built_in or name in wanted]
+    return _with_sections(tuple((name, BENCHMARKS.get(name).Config) for name in names))
 
-# What a benchmark decides where the recipe says nothing.
-BENCHMARK_DEFAULTS: dict[str, dict[str, Any]] = {
-    "worldfacts": {"model": "smollm2-135m", "prompt": "qa"},
-    "fictional": {
-        "model": "fictional",
-        "prompt": "plain",
-        "methods": PLAIN,
-        "unlearn.learning_rate": 1e-3,
-        "attacks.harmful.learning_rates": [1e-3, 3e-4],
-        "attacks.benign.learning_rates": [1e-3],
-    },
-    "tofu": {"model": "smollm2-135m", "methods": PLAIN, "attacks.membership": True},
-    "faithun": {"model": "smollm2-135m", "prompt": "qa"},
-    "rwku": {"model": "smollm2-135m", "prompt": "qa", "methods": PLAIN},
-    "own": {"methods": PLAIN},
-}
+
+@cache
+def _with_sections(sections: tuple[tuple[str, type[Section]], ...]) -> type[Recipe]:
+    fields: dict[str, Any] = {name: (kind, kind()) for name, kind in sections if kind.model_fields}
+    return create_model("Recipe", __base__=Recipe, **fields)
+
 
 SWEEP = [1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3]  # half decades
 
@@ -387,19 +265,24 @@ def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str,
         for key, value in part.items():
             values[key], sources[key] = value, source
     _require_finite(values, sources)
+    name = str(values.get("benchmark", "worldfacts"))
+    benchmark = BENCHMARKS.get(name, f"{sources.get('benchmark', 'recipe')}: benchmark")
+    protocol = str(values.get("protocol", "paper"))
     chosen = {
-        "protocol": (values.get("protocol", "paper"), PROTOCOL_DEFAULTS),
-        "benchmark": (values.get("benchmark", "worldfacts"), BENCHMARK_DEFAULTS),
+        f"protocol {protocol}": PROTOCOL_DEFAULTS.get(protocol, {}),
+        f"benchmark {name}": benchmark.defaults,
     }
-    for what, (name, defaults) in chosen.items():
-        for key, value in defaults.get(str(name), {}).items():
+    for what, defaults in chosen.items():
+        for key, value in defaults.items():
             own = key == "prompt" and values.get("prompt_form") is not None
             if values.get(key) is None and not own:
-                values[key], sources[key] = value, f"{what} {name}"
+                values[key], sources[key] = value, what
+    nested = nest(values)
+    kind = _recipe([name, *nested])
     try:
-        recipe = Recipe.model_validate(nest(values))
+        recipe = kind.model_validate(nested)
     except ValidationError as error:
-        raise ConfigError([_sentence(p, sources) for p in error.errors()]) from error
+        raise ConfigError([_sentence(p, sources, kind) for p in error.errors()]) from error
     for key in flatten(recipe.model_dump()):
         sources.setdefault(key, "default")
     _check(recipe)
@@ -472,13 +355,7 @@ def _check(recipe: Recipe) -> None:
     rates = [rate for kind in kinds for rate in kind.learning_rates]
     if any(not 0 < rate <= 1 for rate in rates):
         problems.append(f"attacks: learning rates must lie in (0, 1], got {rates}.")
-    if recipe.benchmark == "own" and not (recipe.forget and recipe.model):
-        problems.append("benchmark 'own' needs forget (a file of facts) and model.")
-    if recipe.tofu.reference and not recipe.tofu.model:
-        problems.append(
-            f"tofu.reference: {recipe.tofu.reference!r} is the control of a given tofu.model, and none "
-            "is given. The control of a model that is fine-tuned here is made here."
-        )
+    problems += recipe.opens.problems(recipe)
     try:
         check_columns(recipe.columns or {})
     except ConfigError as error:
@@ -490,20 +367,25 @@ def _check(recipe: Recipe) -> None:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    if recipe.benchmark in SIZED:
-        _check_sizes(recipe)
+    _check_sizes(recipe)
 
 
 def _check_sizes(recipe: Recipe) -> None:
     """Refuse attacks that the sizes of the sets leave no facts for."""
     problems = []
-    split, attacks = recipe.split, recipe.attacks
-    for fraction in attacks.harmful.fractions:
+    split, attacks, benchmark = recipe.split, recipe.attacks, recipe.opens
+    key, entities = benchmark.entities() or ("", 2)
+    if entities < 2 and attacks.harmful.fractions:
+        problems.append(
+            f"{key}: must be at least 2, as an attack is scored on facts of whose entity the attacker "
+            "holds nothing; with one, set attacks.harmful.fractions to []."
+        )
+    for fraction in attacks.harmful.fractions if benchmark.sized else ():
         try:
             share(split.forget, fraction)
         except ConfigError as error:
             problems += error.problems
-    if attacks.shots and attacks.shots[-1] > split.retain:
+    if benchmark.sized and attacks.shots and attacks.shots[-1] > split.retain:
         problems.append(
             f"attacks.shots: {attacks.shots[-1]} examples are wanted, and split.retain is "
             f"{split.retain}. Raise it, or leave this attack out with attacks.shots=[]."
@@ -525,11 +407,11 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _sentence(problem: Any, sources: dict[str, str]) -> str:
+def _sentence(problem: Any, sources: dict[str, str], recipe: type[Recipe]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     where = next((s for k, s in sources.items() if k == key or key.startswith(f"{k}.")), "recipe")
     if problem["type"] == "extra_forbidden":
-        section: Any = Recipe
+        section: Any = recipe
         for part in problem["loc"][:-1]:
             section = section.model_fields[part].annotation
         return unknown("key", str(problem["loc"][-1]), section.model_fields, f"{where}: {key}")

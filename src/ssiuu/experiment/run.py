@@ -18,6 +18,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from ssiuu.attribution.neuron import extremes
+from ssiuu.benchmarks.base import Given
 from ssiuu.diagnosis.influence import Baseline, influence
 from ssiuu.diagnosis.lens import LensReader
 from ssiuu.errors import ModelError
@@ -25,7 +26,7 @@ from ssiuu.experiment.attacking import Attacker, ending
 from ssiuu.experiment.cells import CellPlan, Keys, Stage
 from ssiuu.experiment.drive import check_method, info_of, unlearn_here
 from ssiuu.experiment.folder import check_folder, in_turn, locked, settle, sweep
-from ssiuu.experiment.given import IN_MEMORY, Given
+from ssiuu.experiment.given import IN_MEMORY
 from ssiuu.experiment.inside import Inside
 from ssiuu.experiment.progress import Meter, told
 from ssiuu.experiment.provenance import machine, now, versions
@@ -244,7 +245,7 @@ def _header(
         chance=session.chance,
         prompt=session.prompt.description,
         other_prompt=session.prompt.other().description,
-        score=session.score,
+        score=session.score.name,
         methods=[info for info, _ in methods],
         seeds=recipe.seeds,
         stages=stages,

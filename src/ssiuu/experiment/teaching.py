@@ -25,7 +25,7 @@ from ssiuu.evaluation.score import score_facts
 from ssiuu.experiment.anchors import questions
 from ssiuu.experiment.given import settings
 from ssiuu.experiment.recipe import resolve
-from ssiuu.experiment.session import Session, open_own
+from ssiuu.experiment.session import Session, opened
 from ssiuu.likelihood import Example, encode
 from ssiuu.models.load import require_space, save
 from ssiuu.records.files import write_record
@@ -106,7 +106,7 @@ def teach_model(
     recipe, _ = resolve(None, [*named, *(sets or [])])
     work = out.with_name(f".{out.name}.unfinished")
     with interrupt.graceful():
-        session = open_own(recipe, progress, given)
+        session = opened(recipe, progress, given)
         require_space(out, 5 * sum(p.numel() for p in session.model.parameters()))
         told = session.split.forget
         shown = [fact for n, fact in enumerate(told) if n not in gone]

@@ -10,12 +10,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from ssiuu.benchmarks import BENCHMARKS
+from ssiuu.benchmarks.base import Given
 from ssiuu.data.columns import Columns
+from ssiuu.data.problems import listed
 from ssiuu.data.read import Source
 from ssiuu.errors import ConfigError, OutputError
 from ssiuu.experiment.drive import check_method
 from ssiuu.experiment.forgetting import forget as forget_facts
-from ssiuu.experiment.given import Given, checkpoint, in_place, setting, settings
+from ssiuu.experiment.given import checkpoint, in_place, setting, settings
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.run import run
 from ssiuu.experiment.session import open_session
@@ -246,7 +249,7 @@ def _judged(
     tokenizer: Any,
     base: str | Path | None,
 ) -> tuple[list[str], Given]:
-    """Return the settings of an audit: of the user's own facts, or of TOFU's rows.
+    """Return the settings of an audit: of the user's own facts, or of a benchmark's.
 
     Raises:
         ConfigError: There are no facts, or two kinds.
@@ -254,21 +257,23 @@ def _judged(
     """
     pairs = [text.partition("=") for text in sets]
     chosen = [value.strip(" '\"") for key, _, value in pairs if key.strip() == "benchmark"]
-    benchmark = chosen[-1] if chosen else "own"
-    if benchmark not in ("own", "tofu"):
+    name = chosen[-1] if chosen else "own"
+    benchmark = BENCHMARKS.get(name, "--set benchmark")
+    if benchmark.before is None:
+        others = [n for n in BENCHMARKS if (kind := BENCHMARKS.get(n)).before and not kind.yours]
         raise ConfigError(
-            f"--set benchmark={benchmark}: a pair of checkpoints is judged on your own facts "
-            "(--forget) or on TOFU's (benchmark=tofu)."
+            f"--set benchmark={name}: a pair of checkpoints is judged on your own facts (--forget) or "
+            f"on those of {listed(others)} (--set benchmark=NAME)."
         )
-    if benchmark == "tofu":
+    if not benchmark.yours:
         if forget is not None or retain is not None:
             raise ConfigError(
-                "benchmark=tofu brings its own facts: leave --forget and --retain out, and give the "
-                "folder of its files with --set tofu.path=FOLDER."
+                f"benchmark={name} brings its own facts: leave --forget and --retain out, and give the "
+                f"folder of its files with --set {name}.path=FOLDER."
             )
         if not isinstance(before, (str, Path)):
-            raise ConfigError("benchmark=tofu: give the model before by its path, not in memory.")
-        named = {"benchmark": "tofu", "tofu.model": before} | ({} if base is None else {"base": base})
+            raise ConfigError(f"benchmark={name}: give the model before by its path, not in memory.")
+        named = {"benchmark": name, benchmark.before: before} | ({} if base is None else {"base": base})
         return [setting(key, str(value)) for key, value in named.items()], Given()
     if forget is None:
         raise ConfigError(

@@ -8,12 +8,15 @@ Departures: an answer is written up to 32 tokens longer than the right one, not 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
+from ssiuu.errors import DataError
 from ssiuu.evaluation.ask import write
 from ssiuu.evaluation.match import holds
 from ssiuu.evaluation.rouge import rouge_recall
+from ssiuu.evaluation.scores.base import Score, Stop
 from ssiuu.evaluation.sequence import SequenceScore, score_sequences
 from ssiuu.likelihood import Example, Prompt
 from ssiuu.records.schema import FactScore, FactText, Reading
@@ -24,7 +27,50 @@ from ssiuu.statistics.tofu import (
     truth_ratio_geometric,
 )
 
+ROTATIONS = 10  # wrong partners of each answer behind the stop threshold
 MARGIN = 32  # tokens an answer may be longer than the right one: a name may come within a sentence
+
+
+class Sentences(Score):
+    """TOFU's scores of whole sentences, among wrong sentences of the same form."""
+
+    name = "sentences"
+
+    def score(
+        self,
+        model: Any,
+        prompt: Prompt,
+        facts: Sequence[FactText],
+        paraphrases: bool = False,
+        free: bool = True,
+        normalise: bool = False,
+        other: Prompt | None = None,
+    ) -> dict[str, FactScore]:
+        """See `Score`; an answer is always written, and options are ranked after paraphrases."""
+        return score_sentences(model, prompt, facts, paraphrases, normalise, other)
+
+    def read(self, model: Any, prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Reading]:
+        """Read ranking, log-probability, and the ROUGE-L recall of the written answer."""
+        scores = _sequences(model, prompt, [(f.question, f.options or [f.answer]) for f in facts])
+        recalls, last, found = rouge_recalls(model, prompt, facts), len(prompt.end), {}
+        for fact, ended, recall in zip(facts, scores, recalls, strict=True):
+            options = [option.without(last) for option in ended]
+            logprob = options[0].logprob
+            found[fact.id] = Reading(correct=_first(options), logprob=logprob, rouge=recall)
+        return found
+
+    def reading(self, fact: FactText, score: FactScore) -> Reading:
+        """Return ranking, log-probability and ROUGE-L recall."""
+        return Reading(correct=score.correct, logprob=score.logprob, rouge=score.rouge)
+
+    def stop(self, model: Any, prompt: Prompt, facts: Sequence[FactText], seed: int) -> Stop:
+        """Return the mean ROUGE-L recall of the written answers."""
+
+        def recall() -> float:
+            recalls = rouge_recalls(model, prompt, facts)
+            return sum(recalls) / len(recalls)
+
+        return Stop("rouge", recall, mismatched_rouge(facts, seed))
 
 
 def score_sentences(
@@ -93,14 +139,27 @@ def _asked_otherwise(
     return found
 
 
-def read_sentences(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Reading]:
-    """Read facts during an attack: ranking, log-probability, ROUGE-L recall of the written answer."""
-    scores = _sequences(model, prompt, [(f.question, f.options or [f.answer]) for f in facts])
-    recalls, last, found = rouge_recalls(model, prompt, facts), len(prompt.end), {}
-    for fact, ended, recall in zip(facts, scores, recalls, strict=True):
-        options = [option.without(last) for option in ended]
-        found[fact.id] = Reading(correct=_first(options), logprob=options[0].logprob, rouge=recall)
-    return found
+def mismatched_rouge(facts: Sequence[FactText], seed: int) -> float:
+    """Return the mean ROUGE-L recall of answers against answers to other questions.
+
+    This is where an answer that is right only in form stands, and where unlearning stops. The facts
+    are put in a circle in an order drawn from the seed, and each answer meets those of the next
+    few questions.
+
+    Raises:
+        DataError: There is only one fact.
+    """
+    if len(facts) < 2:
+        raise DataError("a forget set of at least 2 questions is needed, to tell answers from others.")
+    answers = [fact.answer for fact in facts]
+    random.Random(f"mismatched:{seed}").shuffle(answers)
+    shifts = range(1, min(ROTATIONS, len(answers) - 1) + 1)
+    recalls = [
+        rouge_recall(answer, answers[(place + shift) % len(answers)])
+        for shift in shifts
+        for place, answer in enumerate(answers)
+    ]
+    return sum(recalls) / len(recalls)
 
 
 def rouge_recalls(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> list[float]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ssiuu.benchmarks.base import Basis
 from ssiuu.data.problems import raise_all
-from ssiuu.experiment.recipe import Recipe
 from ssiuu.likelihood import Prompt, PromptStyle
 from ssiuu.likelihood.template import check
 from ssiuu.models.checks import embedding_rows
@@ -14,7 +14,7 @@ from ssiuu.records.schema import FactText
 
 
 def choose_prompt(
-    recipe: Recipe,
+    basis: Basis,
     tokenizer: Any,
     progress: Callable[[str], None],
     suits: PromptStyle | None = None,
@@ -22,7 +22,7 @@ def choose_prompt(
     """Return the form that the recipe asks for, or the one that suits the model, and say which.
 
     Args:
-        recipe: Has prompt, prompt_form and prompt_system.
+        basis: Has prompt, prompt_form and prompt_system.
         tokenizer: The model's.
         progress: Told which form it is.
         suits: The form where the recipe decides nothing; None: the chat template where the model has
@@ -32,10 +32,10 @@ def choose_prompt(
         ConfigError: The chat template is asked for and cannot be used.
     """
     suits = suits or ("chat" if tokenizer.chat_template else "qa")
-    style = "qa" if recipe.prompt_form is not None else recipe.prompt or suits
-    prompt = Prompt(tokenizer, style, recipe.prompt_form, recipe.prompt_system)
+    style = "qa" if basis.prompt_form is not None else basis.prompt or suits
+    prompt = Prompt(tokenizer, style, basis.prompt_form, basis.prompt_system)
     if style == "chat":
-        check(tokenizer, recipe.prompt_system)
+        check(tokenizer, basis.prompt_system)
     progress(f"prompt: {prompt.description}")
     return prompt
 

@@ -1,0 +1,105 @@
+"""Your own facts: files or rows of what is to be forgotten and what to keep, asked as they are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from ssiuu.benchmarks.base import PLAIN, Basis, Benchmark, Cost, Given, Ground, Progress
+from ssiuu.benchmarks.prompting import check_tokens, choose_prompt
+from ssiuu.benchmarks.screening import as_text
+from ssiuu.config import Section
+from ssiuu.data.fact import Fact
+from ssiuu.data.read import borrow_distractors, check_pair, read_facts
+from ssiuu.evaluation.alternatives import alternatives
+from ssiuu.models.load import load
+from ssiuu.models.original import Original
+from ssiuu.records.schema import BenchmarkInfo, FactText, Split
+
+
+class Own(Benchmark[Section]):
+    """Facts that nobody has screened: the model is asked first what it knows of them."""
+
+    name = "own"
+    summary = "your own facts: forget and retain name their files"
+    defaults: ClassVar[dict[str, Any]] = {"methods": [*PLAIN]}
+    before = "model"
+    yours = True
+
+    def problems(self, basis: Basis) -> list[str]:
+        """Refuse to go without facts or model."""
+        if basis.forget and basis.model:
+            return []
+        return ["benchmark 'own' needs forget (a file of facts) and model."]
+
+    def open(self, basis: Basis, given: Given, progress: Progress) -> Ground:
+        """Read the facts and load the model; nothing is asked yet."""
+        notes = list(given.notes)
+        forget, retain = _facts(basis, given, notes)
+        progress(f"loading {basis.model}")
+        loaded = given.loaded or load(str(basis.model), basis.base)
+        if loaded.info.note:
+            progress(loaded.info.note)
+        prompt = choose_prompt(basis, loaded.tokenizer, progress)
+        seed, options = basis.split.seed, basis.evaluate.options
+        asked = [as_text(f, options, seed) for f in (*forget, *retain)]
+        check_tokens(loaded.model, loaded.tokenizer, asked)
+        ranked = [_with_options(f, asked, options, seed) for f in asked]
+        gone, kept = ranked[: len(forget)], ranked[len(forget) :]
+        count = len(ranked)
+        split = Split(seed=seed, forget=gone, retain=kept, heldout=[], asked=count, known=count)
+        if unranked := sum(not fact.options for fact in gone):
+            notes.append(
+                f"{unranked} of {len(gone)} forget facts have no wrong options to rank against; "
+                "their ranking is not scored."
+            )
+        return Ground(
+            loaded=loaded,
+            original=Original(loaded),
+            prompt=prompt,
+            split=split,
+            benchmark=BenchmarkInfo(
+                name=self.name,
+                version="-",
+                fingerprint=hashlib.sha256(split.model_dump_json().encode()).hexdigest(),
+                facts=count,
+                note="your own facts; not screened",
+            ),
+            unscreened=True,
+            notes=notes,
+        )
+
+    def cost(self, basis: Basis) -> Cost:
+        """Return the cost of the sizes that `split` asks for: the files are not read for it."""
+        return Cost.of(basis.split.forget, basis.split.retain + basis.split.heldout, basis)
+
+
+def _facts(basis: Basis, given: Given, notes: list[str]) -> tuple[list[Fact], list[Fact]]:
+    """Read what is to be forgotten and what is to be kept.
+
+    Raises:
+        DataError: A source cannot be used, or both hold the same fact.
+    """
+
+    def read(held: Sequence[Fact] | None, source: str | None, key: str) -> list[Fact]:
+        # Rows in memory are facts by now, which have no columns.
+        columns = basis.columns if held is None else None
+        return borrow_distractors(read_facts(held or str(source), key, columns, notes.append))
+
+    kept = basis.retain not in (None, "none")
+    forget = read(given.forget, basis.forget, "forget")
+    retain = read(given.retain, basis.retain, "retain") if kept else []
+    check_pair(forget, retain)
+    return forget, retain
+
+
+def _with_options(fact: FactText, others: Sequence[FactText], count: int, seed: int) -> FactText:
+    """Return a fact with wrong options where it has none: what it was asked among before step 1.
+
+    Without any, a model would count as having forgotten as soon as its greedy answer changes.
+    """
+    if fact.options:
+        return fact
+    wrong = alternatives(fact, others, seed).answers[: count - 1]
+    return fact.model_copy(update={"options": [fact.answer, *wrong] if wrong else []})

@@ -1,0 +1,66 @@
+"""The weights before unlearning, to go back to and to measure from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ssiuu.models.files import opened, tensors_of, weight_files
+from ssiuu.models.load import Loaded, snapshot
+
+
+class Original:
+    """The weights before unlearning: read from the model's files again, or kept in memory."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        """Prefer the files: a copy in memory costs as much as the model.
+
+        They will do where they hold every parameter under its name, or one that it is tied to, with
+        its own values: not in a form that was converted in loading.
+        """
+        self.model = loaded.model
+        stored = tensors_of(weight_files(loaded.folder)) if loaded.folder else {}
+        every = list(self.model.named_parameters(remove_duplicate=False))
+        named = {id(p): name for name, p in reversed(every) if name in stored}
+        # Kept by name, for parameters that are tied now and may be parted later.
+        self.places = {n: (stored[named[id(p)]].file, named[id(p)]) for n, p in every if id(p) in named}
+        same = len(self.places) == len(every) and all(
+            torch.equal(parameter, weight.to(parameter)) for parameter, weight in self._from_files()
+        )
+        self.copy = None if same else snapshot(self.model)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the original weights back into the model."""
+        for parameter, weight in self._pairs():
+            parameter.copy_(weight)
+
+    @torch.no_grad()
+    def distance(self) -> float:
+        """Return how far the model is from its original weights, as a share of their norm."""
+        moved = whole = 0.0
+        for parameter, weight in self._pairs():
+            there = weight.to(parameter)
+            moved += float((parameter - there).square().sum())
+            whole += float(there.square().sum())
+        return math.sqrt(moved / whole)
+
+    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield every parameter of the model with its original weight."""
+        if self.copy is None:
+            yield from self._from_files()
+            return
+        for name, parameter in self.model.named_parameters():
+            yield parameter, self.copy[name]
+
+    def _from_files(self) -> Iterator[tuple[Tensor, Tensor]]:
+        parameters = dict(self.model.named_parameters())
+        for path in sorted({file for file, _ in self.places.values()}):
+            with opened(path) as tensors:
+                for name, parameter in parameters.items():
+                    file, stored = self.places[name]
+                    if file == path:
+                        yield parameter, tensors.get_tensor(stored)
