@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from ssiuu.benchmarks import instructions, texts
+from ssiuu.analysis.scores import SCORES
+from ssiuu.benchmarks import BENCHMARKS, instructions, texts
 from ssiuu.benchmarks.base import Given, Ground
 from ssiuu.data.read import read_instructions
 from ssiuu.evaluation import utility
@@ -23,6 +24,7 @@ from ssiuu.methods.base import Method
 from ssiuu.methods.dpo import DirectPreference
 from ssiuu.models.load import restore, snapshot
 from ssiuu.models.precision import resolve as resolve_precision
+from ssiuu.plugins import used
 from ssiuu.records.files import read_record, write_record
 from ssiuu.records.schema import Evaluation, FactText, Knowledge, Split
 from ssiuu.training.unlearn import StopRule
@@ -43,6 +45,11 @@ class Session(Ground):
     recipe: Recipe
     precision: Literal["bf16", "fp32"]
     lost: Callable[[], str] | None = None
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """What of it comes from other packages: "benchmark muse" is of "my-package 1.0"."""
+        return used((BENCHMARKS, self.recipe.benchmark), (SCORES, self.score.name))
 
     @classmethod
     def on(cls, ground: Ground, recipe: Recipe) -> Session:

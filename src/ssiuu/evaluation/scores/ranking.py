@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from ssiuu.analysis.scores.ranking import RankingColumns
 from ssiuu.evaluation.knowledge import LIKELY
 from ssiuu.evaluation.score import answered, score_facts
 from ssiuu.evaluation.scores.base import Score, Stop, chance
@@ -20,10 +21,8 @@ FREE_THRESHOLD = 0.05  # stop score where nothing can be ranked: share of free a
 SENTENCES = Sentences()
 
 
-class Ranking(Score):
+class Ranking(Score, RankingColumns):
     """Is the right answer ranked first among its options?"""
-
-    name = "ranking"
 
     def score(
         self,
