@@ -22,7 +22,7 @@ import torch
 from ssiuu.benchmarks import worldfacts
 from ssiuu.likelihood import Batch, Example, Prompt, answer_logprobs, collate
 from ssiuu.methods import Method, make
-from ssiuu.methods.projection import random_bases
+from ssiuu.methods.directions import random_bases
 from ssiuu.models.load import load
 from ssiuu.models.precision import keep_memory, resolve
 from ssiuu.training.prepare import Prepared
@@ -43,7 +43,11 @@ KINDS = {
 class NaiveStep(Step):
     """Takes the gradient of P by a forward and backward of its own, before the step's."""
 
-    def _weigh(self, second, view, loss):  # type: ignore[no-untyped-def]
+    def __init__(self, *args, **given):  # type: ignore[no-untyped-def]
+        super().__init__(*args, **given)
+        self.shaping.weigh = self._weigh
+
+    def _weigh(self, second, batch, view, loss):  # type: ignore[no-untyped-def]
         again = answer_logprobs(self.model, next(self.left))
         second.scale = None
         second.add(torch.autograd.grad(again.sum.exp().sum(), list(self.named.values())))
@@ -111,14 +115,15 @@ def main() -> None:
 
 def _prepared(model: object, method: Method) -> Prepared | None:
     """Return directions to project out; which ones they are costs nothing."""
-    if not method.projects:
-        return None
-    return Prepared(bases=random_bases(model, method.projection, method.projection_outputs))
+    kept = [part for part in method.transforms if part.name == "projection"]
+    return Prepared(parts={p.name: random_bases(model, p.projection, None) for p in kept})
 
 
 def _bytes(step: Step) -> float:
-    """Return the bytes a parameter that the regulariser keeps between steps."""
-    stored = step.regulariser.reference.values() if step.regulariser else []
+    """Return the bytes a parameter that the parts of a method keep between steps."""
+    stored = (
+        step.bound("ssiuu").regulariser.reference.values() if step.bound("ssiuu").regulariser else []
+    )
     total = sum(p.numel() for p in step.named.values())
     return sum(t.numel() * t.element_size() for t in stored) / total
 

@@ -443,7 +443,7 @@ def test_the_paper_recipes_hold_the_papers_settings(name: str, strength: float) 
     from ssiuu.experiment.recipe import resolve
 
     recipe = resolve(RECIPES / f"{name}.yaml", [])[0]
-    methods = {method.label: method.model_dump(by_alias=True) for method in recipe.made()}
+    methods = {method.label: method.options for method in recipe.made()}
     assert list(methods) == ["none", "ga", "gd", "dpo", "npo", "rmu", "klue", "ssiuu"]
     assert methods["ssiuu"]["lambda"] == strength
     assert recipe.protocol == "paper" and len(recipe.seeds) == 3

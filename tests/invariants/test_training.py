@@ -112,7 +112,7 @@ def run(
         name=method.name,
         origin=method.whose,
         description=method.description,
-        hyperparameters=method.model_dump(),
+        hyperparameters=method.options,
     )
     settings = Settings(
         learning_rate=1e-3,
@@ -133,7 +133,7 @@ def run(
             interrupt._asked.set()
 
     stop = StopRule("ranking", lambda: 1.0)
-    texts = [replace(e, id=f"text {e.id}") for e in rows[1]] if method.texts else []
+    texts = [replace(e, id=f"text {e.id}") for e in rows[1]] if method.options.get("texts", 0.0) else []
     return unlearn(model, method, info, *rows, settings, stop, PAD, state, progress, texts=texts)
 
 

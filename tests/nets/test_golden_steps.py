@@ -28,10 +28,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ssiuu.attacks.retrain import retrain
 from ssiuu.likelihood import Example, collate
 from ssiuu.methods import make
+from ssiuu.models.lora import Lora
 from ssiuu.records.schema import MethodInfo
 from ssiuu.training import interrupt
 from ssiuu.training.finetune import finetune
-from ssiuu.training.lora import Lora
 from ssiuu.training.prepare import prepare
 from ssiuu.training.step import Step
 from ssiuu.training.unlearn import Settings, StopRule, unlearn
@@ -184,7 +184,7 @@ def apart(spec: Any) -> str:
     method, model = make(spec), copy.deepcopy(fresh())
     made = prepare(model, method, FORGET, RETAIN, PAD, REFUSALS, (), TEXTS)
     step = Step(model, method, RATE, prepared=made, pad=PAD, together=False)
-    step.set_anchor([collate(FORGET, PAD)], 4)
+    step.start([collate(FORGET, PAD)], 4)
     told = []
     for turn in range(STEPS):
         cut = [[part[(turn + i) % len(part)] for i in range(3)] for part in (FORGET, RETAIN, TEXTS)]

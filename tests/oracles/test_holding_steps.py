@@ -27,10 +27,9 @@ from torch import Tensor
 
 import ssiuu.training.prepare as preparing
 from ssiuu.likelihood import Example
-from ssiuu.methods import make
-from ssiuu.methods.base import Method
+from ssiuu.methods import Method, make
+from ssiuu.models.lora import Lora, adapted, adapters
 from ssiuu.records.schema import MethodInfo
-from ssiuu.training.lora import Lora, adapted, adapters
 from ssiuu.training.prepare import Frozen, Prepared, prepare
 from ssiuu.training.step import Step
 from ssiuu.training.unlearn import Settings, StopRule, unlearn
@@ -105,10 +104,9 @@ class Rows:
         self.prepared = prepare(
             model, self.held, self.forget, self.retain, PAD, refusals, texts=self.texts
         )
-        for name, b in (self.prepared.bases or {}).items():
+        for name, b in self.prepared.parts.get("projection", {}).items():
             exact = {k: v.double() if isinstance(v, Tensor) else v for k, v in vars(b).items()}
-            assert self.prepared.bases is not None
-            self.prepared.bases[name] = type(b)(**exact)
+            self.prepared.parts["projection"][name] = type(b)(**exact)
 
     def step(self, method: Method, rate: float = 1e-3, **given: Any) -> tuple[Any, Step]:
         model = moved(self.before)
@@ -118,7 +116,7 @@ class Rows:
         rows = (self.forget[part], self.retain[part], self.texts[part])
         forget, retain, held = (batches_of(r, micro) for r in rows)
         assert step.method is not None
-        return step(forget, retain, held if step.method.texts else ())
+        return step(forget, retain, held if step.method.options.get("texts") else ())
 
 
 @pytest.fixture
@@ -239,8 +237,8 @@ def test_a_frozen_copy_in_place_of_kept_distributions(
     rows.take(step)
     monkeypatch.setattr(preparing, "CACHE_LIMIT", 0)
     asked = Rows(SPEC, rows.before, make_examples)
-    assert isinstance(asked.prepared.text_logits, Frozen)
-    assert isinstance(asked.prepared.forget_logits, Frozen)
+    assert isinstance(asked.prepared.distributions["texts"], Frozen)
+    assert isinstance(asked.prepared.distributions["forget"], Frozen)
     again, step = asked.step(asked.held)
     asked.take(step)
     agree(taken(again), taken(model), rtol=1e-9, atol=1e-12)
@@ -270,8 +268,8 @@ def test_what_is_done_to_the_forget_gradient_is_not_done_to_it(
     assert found[1]
     for weight, gradient in found[1].items():
         wanted = own[weight]
-        if rows.prepared.rows is not None:
-            wanted = wanted * rows.prepared.rows[weight].unsqueeze(1)
+        if "klue" in rows.prepared.parts:
+            wanted = wanted * rows.prepared.parts["klue"][weight].unsqueeze(1)
         difference = gradient - found[0].get(weight, torch.zeros_like(gradient))
         torch.testing.assert_close(difference, wanted, rtol=1e-6, atol=1e-9, msg=weight)
     assert max(float(own[n].abs().max()) for n in found[1]) > 1e-2
@@ -319,11 +317,11 @@ def run(model: Any, method: Method, rows: Rows, steps: int = 12) -> tuple[Any, l
         name=method.name,
         origin=method.whose,
         description=method.description,
-        hyperparameters=method.model_dump(mode="json"),
+        hyperparameters=method.options,
     )
     settings = Settings(1e-3, 4, None, steps, steps, -1.0, 0.0, 0, "fp32")
     stop, said = StopRule("ranking", lambda: 1.0), list[str]()
-    held = rows.texts if method.texts else ()
+    held = rows.texts if method.options.get("texts", 0.0) else ()
     record = unlearn(
         model, method, info, rows.forget, [], settings, stop, PAD, None, said.append, texts=held
     )

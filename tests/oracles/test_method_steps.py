@@ -20,7 +20,7 @@ from torch import Tensor
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Batch, Example, collate
 from ssiuu.methods import METHODS, make
-from ssiuu.methods.projection import Basis
+from ssiuu.methods.directions import Basis
 from ssiuu.records.schema import MethodInfo, Unlearning
 from ssiuu.training.batches import draw
 from ssiuu.training.prepare import Prepared, prepare
@@ -272,16 +272,16 @@ class Setting:
         chosen = make_examples(4, seed=2)
         self.refusals = [replace(e, answer=r.answer) for e, r in zip(self.forget, chosen, strict=True)]
         self.prepared = prepare(exact_model, self.method, self.forget, self.retain, PAD, self.refusals)
-        if self.prepared.bases is not None:
-            self.prepared.bases = {
-                n: Basis(b.inputs.double(), b.outputs.double()) for n, b in self.prepared.bases.items()
+        if bases := self.prepared.parts.get("projection"):
+            self.prepared.parts["projection"] = {
+                n: Basis(b.inputs.double(), b.outputs.double()) for n, b in bases.items()
             }
 
     def oracle(self) -> Oracle:
         made = Oracle(self.spec, self.before, {e.id: e for e in self.refusals})
-        if self.prepared.bases is not None:
-            made.bases = {n: (b.inputs, b.outputs) for n, b in self.prepared.bases.items()}
-        made.rows = self.prepared.rows
+        if bases := self.prepared.parts.get("projection"):
+            made.bases = {n: (b.inputs, b.outputs) for n, b in bases.items()}
+        made.rows = self.prepared.parts.get("klue")
         return made
 
     def step(self, rate: float = RATE, pad: int = PAD, **given: Any) -> tuple[Any, Step]:
@@ -460,12 +460,12 @@ def test_the_mask_follows_the_running_mean(setting: Setting) -> None:
         oracle.step(model, setting.forget[rows], setting.retain[rows])
         step(batches_of(setting.forget[rows]), batches_of(setting.retain[rows]))
     assert oracle.running is not None
-    agree(step.running, oracle.running)
-    differ = sum(int((step.running[n] * kept[n] < 0).sum()) for n in kept)
+    agree(step.bound("mask").mean, oracle.running)
+    differ = sum(int((step.bound("mask").mean[n] * kept[n] < 0).sum()) for n in kept)
     assert differ > 100
     for name, gradient in taken(model).items():
         forget = gradient - kept[name]
-        assert ((forget * step.running[name] > 0) | (forget.abs() < 1e-12)).all()
+        assert ((forget * step.bound("mask").mean[name] > 0) | (forget.abs() < 1e-12)).all()
 
 
 # --- CIR ----------------------------------------------------------------------------------------
@@ -513,15 +513,14 @@ def test_cir_takes_both_sides_from_explicit_second_moments(setting: Setting) -> 
         (a, v), (b, u) = torch.linalg.eigh(inputs), torch.linalg.eigh(outputs)
         assert a[-3] > 1.01 * a[-4] and b[-2] > 1.01 * b[-3]  # else the space is not determined
         bases[f"{path}.weight"] = (v[:, -3:], u[:, -2:])
-    assert setting.prepared.bases is not None
-    assert bases.keys() == setting.prepared.bases.keys()
+    assert bases.keys() == setting.prepared.parts["projection"].keys()
     for name, (v, u) in bases.items():  # those of the step are taken in fp32
-        found = setting.prepared.bases[name]
+        found = setting.prepared.parts["projection"][name]
         torch.testing.assert_close(found.inputs @ found.inputs.T, v @ v.T, rtol=0, atol=1e-4)
         torch.testing.assert_close(found.outputs @ found.outputs.T, u @ u.T, rtol=0, atol=1e-4)
     oracle = setting.oracle()
     oracle.bases = bases
-    setting.prepared.bases = {n: Basis(v, u) for n, (v, u) in bases.items()}
+    setting.prepared.parts["projection"] = {n: Basis(v, u) for n, (v, u) in bases.items()}
     model, step = setting.step()
     wanted = oracle.step(model, setting.forget, setting.retain)
     step(batches_of(setting.forget), batches_of(setting.retain))
@@ -567,10 +566,9 @@ def test_klue_marks_the_neurons_of_the_literal_scores(setting: Setting) -> None:
                 scores[path, i] = scores.get((path, i), 0.0) + score
     count = round(setting.spec["share"] * len(scores))
     leaders = set(sorted(scores, key=lambda key: scores[key], reverse=True)[:count])
-    assert setting.prepared.rows is not None
     found = {
         (name.removesuffix(".weight"), i)
-        for name, rows in setting.prepared.rows.items()
+        for name, rows in setting.prepared.parts["klue"].items()
         for i in rows.nonzero().view(-1).tolist()
     }
     assert found == leaders
@@ -580,7 +578,7 @@ def test_klue_draws_as_many_contexts_as_it_is_told(tiny_model: Any, make_example
     """One context or all: other neurons, the same ones at every call."""
     forget = make_examples(5)
     marked = [
-        prepare(tiny_model, make({"name": "klue", "contexts": n}), forget, [], PAD).rows
+        prepare(tiny_model, make({"name": "klue", "contexts": n}), forget, [], PAD).parts["klue"]
         for n in (1, 1, 4, 9)
     ]
     flat = [torch.cat(list(m.values())) for m in marked if m is not None]
@@ -595,9 +593,8 @@ def test_klue_moves_its_neurons_alone(setting: Setting) -> None:
     start = dict(copy.deepcopy(model).named_parameters())
     for _ in range(2):
         step(batches_of(setting.forget), batches_of(setting.retain))
-    assert setting.prepared.rows is not None
     for name, parameter in model.named_parameters():
-        rows = setting.prepared.rows.get(name)
+        rows = setting.prepared.parts["klue"].get(name)
         if rows is None:
             assert torch.equal(parameter, start[name]), name
             continue
@@ -667,7 +664,7 @@ def subtract(
         name=method.name,
         origin=method.whose,
         description=method.description,
-        hyperparameters=method.model_dump(),
+        hyperparameters=method.options,
     )
     settings = Settings(
         learning_rate=RATE,

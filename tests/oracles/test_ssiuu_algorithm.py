@@ -186,9 +186,9 @@ def test_influence_is_parameter_times_explicit_gradient(
     total = torch.stack(values)
     total = total.exp().sum() if target == "probability" else total.sum()
     wanted = torch.autograd.grad(total, list(exact_model.parameters()))
-    assert step.regulariser is not None
+    assert step.bound("ssiuu").regulariser is not None
     for (name, parameter), g in zip(exact_model.named_parameters(), wanted, strict=True):
-        found = step.regulariser.reference[name]
+        found = step.bound("ssiuu").regulariser.reference[name]
         torch.testing.assert_close(found, (parameter.detach() * g).view(-1), rtol=1e-9, atol=1e-12)
 
 
@@ -206,7 +206,7 @@ def test_penalty_is_the_gradient_with_g_for_the_derivative_of_a() -> None:
     (wanted,) = torch.autograd.grad(loss, phi)
     assert 5 < int(negative.sum()) < 35
     method = make({"name": "ssiuu", "lambda": 0.3})
-    regulariser = Regulariser(method, reference={"w": before.clone()})
+    regulariser = Regulariser(method.part("ssiuu"), reference={"w": before.clone()})
     found = torch.zeros_like(g)
     regulariser.apply("w", phi.detach(), g, found, 1.0, 0.3, Moved())
     torch.testing.assert_close(found, wanted)
@@ -215,7 +215,7 @@ def test_penalty_is_the_gradient_with_g_for_the_derivative_of_a() -> None:
 
 def test_share_and_count_by_hand() -> None:
     """phi = (1, -1, 2), g = 1 then (1, 2, -1): A goes from (1, -1, 2) to (1, -2, -2)."""
-    regulariser = Regulariser(make({"name": "ssiuu", "lambda": 0.5}))
+    regulariser = Regulariser(make({"name": "ssiuu", "lambda": 0.5}).part("ssiuu"))
     phi = torch.tensor([1.0, -1.0, 2.0])
     forget = torch.tensor([1.0, 1.0, 800.0])
     first, second = Moved(), Moved()
@@ -231,7 +231,7 @@ def test_share_and_count_by_hand() -> None:
 
 def test_tiny_penalties_are_measured() -> None:
     """P of a long answer is 1e-12 and the penalty's square underflows in fp32: still not 0."""
-    regulariser = Regulariser(make("ssiuu"))
+    regulariser = Regulariser(make("ssiuu").part("ssiuu"))
     phi, g = torch.tensor([-1.0]), torch.tensor([1e-12])
     regulariser.apply("w", phi, 0.5 * g, torch.zeros(1), 1.0, 1e-3, Moved())
     moved = Moved()

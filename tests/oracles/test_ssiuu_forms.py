@@ -24,7 +24,6 @@ from ssiuu.likelihood import Batch, Example, collate
 from ssiuu.methods import make
 from ssiuu.methods.regulariser import CHUNK, Moved, Regulariser
 from ssiuu.methods.regulariser import gate as gate_gradient
-from ssiuu.methods.ssiuu import BACKBONES
 from ssiuu.training.prepare import Prepared, prepare
 from ssiuu.training.step import Step
 
@@ -39,6 +38,7 @@ OPTIONS: dict[str, dict[str, float]] = {
     "dpo": {"beta": 0.5},
     "wga": {"beta": 0.4},
 }
+BACKBONES = list(OPTIONS)
 TARGETS = ("probability", "logprob")
 
 Numbers = dict[str, list[float]]
@@ -233,6 +233,11 @@ def ssiuu(**knobs: Any) -> dict[str, Any]:
     return {"name": "ssiuu", **knobs, "backbone_options": OPTIONS[backbone]}
 
 
+def form_of(**knobs: Any) -> Any:
+    """The penalty alone, by its knobs."""
+    return make({"name": "ssiuu", **knobs}).part("ssiuu")
+
+
 def taken(model: Any) -> Numbers:
     return {n: p.grad.reshape(-1).tolist() for n, p in model.named_parameters()}
 
@@ -268,10 +273,10 @@ def follow(setting: Setting, spec: dict[str, Any], but: Sequence[str] = (), step
     literal = Literal(spec, setting.prepared)
     if spec.get("anchor") == "initial":
         literal.hold(model, setting.forget, 3)
-    step.set_anchor(batches_of(setting.forget, 2), 3)
+    step.start(batches_of(setting.forget, 2), 3)
     for t in range(steps):
         forget, retain = setting.rows(t)
-        if step.method is not None and step.method.keeps == "none":
+        if step.method is not None and step.method.retain is None:
             retain = []
         fresh = literal.before is None
         wanted = literal.step(model, forget, retain)
@@ -310,10 +315,12 @@ def test_a_neuron_is_a_unit_of_a_block(setting: Setting) -> None:
     """q, k, v, o, gate, up and down of every block; a row of the output embedding is a word."""
     spec = ssiuu(level="neuron", target="logprob") | {"lambda": 0.5}
     _, step = setting.step(spec)
-    assert step.regulariser is not None
+    assert step.bound("ssiuu").regulariser is not None
     maps = {n for n, _ in setting.model.named_parameters() if n.endswith("_proj.weight")}
     assert len(maps) == 14
-    assert {n for n, _ in setting.model.named_parameters() if step.regulariser.covers(n)} == maps
+    assert {
+        n for n, _ in setting.model.named_parameters() if step.bound("ssiuu").regulariser.covers(n)
+    } == maps
 
 
 def test_a_neuron_holds_the_attribution_of_its_output(setting: Setting) -> None:
@@ -331,8 +338,8 @@ def test_a_neuron_holds_the_attribution_of_its_output(setting: Setting) -> None:
         (d,) = torch.autograd.grad(value, kept)
         wanted += (kept[0].detach() * d)[0].sum(0)
     step(batches_of(setting.forget, 2), [])
-    assert step.regulariser is not None
-    found = step.regulariser.reference[f"{path}.weight"]
+    assert step.bound("ssiuu").regulariser is not None
+    found = step.bound("ssiuu").regulariser.reference[f"{path}.weight"]
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
 
 
@@ -340,7 +347,7 @@ def test_a_neuron_holds_the_attribution_of_its_output(setting: Setting) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("backbone", list(BACKBONES))
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_influence_under_every_backbone(setting: Setting, backbone: str, target: str) -> None:
     """A_1 = phi g with g the sum of dP or dlogP over the batch, whatever the loss is."""
     model, step = setting.step(ssiuu(backbone=backbone, target=target))
@@ -350,8 +357,8 @@ def test_influence_under_every_backbone(setting: Setting, backbone: str, target:
         for n, parameter in model.named_parameters()
     }
     step(batches_of(setting.forget, 2), batches_of(setting.retain))
-    assert step.regulariser is not None
-    agree({n: a.tolist() for n, a in step.regulariser.reference.items()}, wanted)
+    assert step.bound("ssiuu").regulariser is not None
+    agree({n: a.tolist() for n, a in step.bound("ssiuu").regulariser.reference.items()}, wanted)
 
 
 @pytest.mark.parametrize("nats", [5, 12, 16, 19, 20, 22, 60])
@@ -375,8 +382,8 @@ def test_an_answer_long_forgotten_still_has_its_log_p(
     spec |= {"backbone_options": {"beta": 4.5}}
     step = Step(tiny_model, make(spec), RATE, prepared=Prepared({example.id: 0.0}))
     step([collate([example], PAD)], [])
-    assert step.regulariser is not None
-    for name, found in step.regulariser.reference.items():
+    assert step.bound("ssiuu").regulariser is not None
+    for name, found in step.bound("ssiuu").regulariser.reference.items():
         a = phis[name].view(-1) * torch.tensor(wanted[name])
         off = float((found.float() - a).norm() / a.norm())
         assert off < 0.01, name  # bf16 and fp32
@@ -420,7 +427,7 @@ def test_the_random_half_holds_both_signs_and_half_of_all() -> None:
     a = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
 
     def acts(name: str, phi: Tensor) -> Tensor:
-        form = make({"name": "ssiuu", "index": "random", "anchor": "initial"})
+        form = form_of(index="random", anchor="initial")
         regulariser = Regulariser(form, reference={name: torch.zeros(20_000)})
         found = torch.zeros(20_000)
         regulariser.apply(name, phi, torch.ones(20_000), found, 1.0, 1.0, Moved())
@@ -469,7 +476,7 @@ def test_rho_is_the_ratio_of_norms(setting: Setting, form: dict[str, Any], rho: 
 def test_rho_holds_in_other_forms(setting: Setting, knobs: dict[str, Any]) -> None:
     spec = ssiuu(**{"target": "logprob", **knobs}, rho=0.4)
     model, step = setting.step(spec)
-    step.set_anchor(batches_of(setting.forget), 3)
+    step.start(batches_of(setting.forget), 3)
     for t in range(2):
         forget, _ = setting.rows(t)
         plain = Literal(ssiuu(target="logprob") | {"lambda": 0.0}, setting.prepared)
@@ -483,7 +490,7 @@ def test_rho_holds_in_other_forms(setting: Setting, knobs: dict[str, Any]) -> No
 # --- the gate -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backbone", list(BACKBONES))
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_gate_zeroes_what_opposes_the_answer(setting: Setting, backbone: str) -> None:
     """Exactly where phi dlogP/dphi < 0, and nowhere else."""
     model, step = setting.step(ssiuu(gate=True, backbone=backbone, retain_weight=0))
@@ -533,7 +540,7 @@ def test_what_moved_is_estimated_in_whole_chunks_and_all_norms_are_exact() -> No
     assert float(told.parameters) == pytest.approx(int(shut.sum()), rel=0.05)
     assert float(told.parameters) != int(shut.sum())
 
-    regulariser, told = Regulariser(make({"name": "ssiuu", "target": "logprob"})), Moved()
+    regulariser, told = Regulariser(form_of(target="logprob")), Moved()
     regulariser.apply("w", phi, last, torch.zeros_like(phi), 1.0, 1.0, Moved())
     found = forget.clone()
     regulariser.apply("w", phi, g, found, 1.0, 0.01, told)
@@ -569,7 +576,7 @@ def test_the_penalty_is_a_finite_difference_with_g_held(level: str, penalty: str
                     total += 0.3 * ((x - was) ** 2 if penalty == "square" else abs(x - was))
         return total
 
-    form = make({"name": "ssiuu", "lambda": 0.3, "level": level, "penalty": penalty})
+    form = form_of(**{"lambda": 0.3}, level=level, penalty=penalty)
     regulariser = Regulariser(form, frozenset({"w"}), {"w": before.clone()})
     found = torch.zeros_like(phi)
     regulariser.apply("w", phi, g, found, 1.0, 0.3, Moved())
@@ -586,7 +593,7 @@ def test_the_penalty_is_a_finite_difference_with_g_held(level: str, penalty: str
 def test_an_influence_at_its_anchor_is_left_alone() -> None:
     phi, g = torch.tensor([-1.0, -2.0]), torch.tensor([3.0, 1.0])
     for knobs in ({}, {"penalty": "absolute"}, {"side": "growth"}, {"level": "neuron"}):
-        form = make({"name": "ssiuu", "lambda": 9.0, **knobs})
+        form = form_of(**{"lambda": 9.0}, **knobs)
         shape = (2, 1) if form.level == "neuron" else (2,)
         regulariser = Regulariser(form, frozenset({"w"}), {"w": phi * g})
         found = torch.zeros(shape)
@@ -598,9 +605,7 @@ def test_growth_leaves_a_shrinking_negative_influence_alone() -> None:
     """A of -1 from -3, -2 and 1: only the last has grown more negative."""
     phi, g = torch.full((3,), -1.0), torch.ones(3)
     for side, left in (("both", [4.0, 2.0, -4.0]), ("growth", [0.0, 0.0, -4.0])):
-        regulariser = Regulariser(
-            make({"name": "ssiuu", "side": side}), reference={"w": torch.tensor([-3.0, -2.0, 1.0])}
-        )
+        regulariser = Regulariser(form_of(side=side), reference={"w": torch.tensor([-3.0, -2.0, 1.0])})
         found = torch.zeros(3)
         regulariser.apply("w", phi, g, found, 1.0, 1.0, Moved())
         assert found.tolist() == left
@@ -609,7 +614,7 @@ def test_growth_leaves_a_shrinking_negative_influence_alone() -> None:
 # --- what must be the backbone, bitwise ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("backbone", list(BACKBONES))
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_lambda_0_is_the_backbone_bitwise(setting: Setting, backbone: str) -> None:
     one, a = setting.step(ssiuu(backbone=backbone) | {"lambda": 0})
     two, b = setting.step({"name": backbone, **OPTIONS[backbone]})
@@ -631,7 +636,7 @@ def test_an_empty_index_set_leaves_the_bits(knobs: dict[str, Any]) -> None:
     phi, forget = torch.randn((2, 4, 3), generator=generator)
     g = phi.sign() * torch.rand(4, 3, generator=generator)
     g[0] = 0.0
-    regulariser = Regulariser(make({"name": "ssiuu", **knobs}), frozenset({"w"}))
+    regulariser = Regulariser(form_of(**knobs), frozenset({"w"}))
     kept = forget.clone()
     for scale in (1.0, 2.0):
         told = Moved()
@@ -656,12 +661,12 @@ def test_without_an_anchor_taken_there_is_no_penalty(setting: Setting) -> None:
 
 def test_the_initial_anchor_stays_and_leaves_no_gradient(setting: Setting) -> None:
     model, step = setting.step(ssiuu(anchor="initial", target="logprob"))
-    step.set_anchor(batches_of(setting.forget, 2), 3)
+    step.start(batches_of(setting.forget, 2), 3)
     assert all(p.grad is None for p in model.parameters())
-    assert step.regulariser is not None
-    start = {n: a.clone() for n, a in step.regulariser.reference.items()}
+    assert step.bound("ssiuu").regulariser is not None
+    start = {n: a.clone() for n, a in step.bound("ssiuu").regulariser.reference.items()}
     step(*(batches_of(rows) for rows in setting.rows(0)))
-    assert all(torch.equal(a, start[n]) for n, a in step.regulariser.reference.items())
+    assert all(torch.equal(a, start[n]) for n, a in step.bound("ssiuu").regulariser.reference.items())
 
 
 # --- storage ------------------------------------------------------------------------------------
@@ -674,7 +679,7 @@ def test_bf16_storage_keeps_sign_zero_and_1_part_in_256(exponent: int) -> None:
     g[::7] = 0.0
     phi = torch.rand(5000, generator=generator) + 0.5
     for knobs in ({}, {"anchor": "initial"}):
-        regulariser = Regulariser(make({"name": "ssiuu", **knobs}))
+        regulariser = Regulariser(form_of(**knobs))
         if knobs:
             regulariser.anchor("w", phi, g, 1.0)
         else:
@@ -694,9 +699,9 @@ def test_bf16_storage_in_a_whole_step(tiny_model: Any, make_examples: Any) -> No
     g = target_gradient(exact, forget, "logprob")
     step = Step(tiny_model, make({"name": "ssiuu", "target": "logprob"}), RATE)
     step(batches_of(forget), [])
-    assert step.regulariser is not None
+    assert step.bound("ssiuu").regulariser is not None
     for name, parameter in exact.named_parameters():
-        found = step.regulariser.reference[name].float()
+        found = step.bound("ssiuu").regulariser.reference[name].float()
         a = parameter.detach().view(-1) * torch.tensor(g[name])
         loud = a.abs() > 1e-3 * a.abs().max()  # beyond fp32's own rounding of the sums
         assert torch.equal(found.sign()[loud], a.sign()[loud])
@@ -721,7 +726,8 @@ def test_bf16_storage_in_a_whole_step(tiny_model: Any, make_examples: Any) -> No
         ({"rho": 0}, r"ssiuu\.rho"),
         ({"rho": math.nan}, r"ssiuu\.rho"),
         ({"lambda": -1}, r"ssiuu\.lambda"),
-        ({"backbone": "rmu"}, r"ssiuu\.backbone"),
+        ({"backbone": "task-vector"}, r"ssiuu\.backbone"),
+        ({"backbone": "mru"}, r"ssiuu\.backbone: .*Did you mean 'rmu'"),
         ({"backbone": "npo", "backbone_options": {"beta": 0}}, "beta"),
         ({"backbone": "npo", "backbone_options": {"betta": 1}}, "betta"),
         ({"anchor": "last"}, r"ssiuu\.anchor"),

@@ -42,7 +42,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "cir": {"projection": 2, "projection_outputs": 2},
 }
 SPECS: list[dict[str, Any]] = [
-    *({"name": name, **SMALL.get(name, {})} for name, kind in METHODS.items() if kind.trains),
+    *({"name": name, **SMALL.get(name, {})} for name in METHODS if make(name).trains),
     {"name": "gd+projection", "projection": 2},
     {"name": "gd+projection+outputs", "projection": 2, "projection_outputs": 2},
     {"name": "ssiuu+projection+random", "projection": 2},

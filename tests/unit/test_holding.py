@@ -183,16 +183,25 @@ def test_a_reference_of_narrower_numbers_will_do() -> None:
 def test_names_come_back_in_one_order(name: str, label: str) -> None:
     method = make(name)
     assert (method.label, make(method.label)) == (label, method)
-    assert (method.texts, method.others) == (5.0 * ("texts" in name), 3.0 * ("others" in name))
+    assert (method.options.get("texts", 0.0), method.options.get("others", 0.0)) == (
+        5.0 * ("texts" in name),
+        3.0 * ("others" in name),
+    )
     assert method.whose == "ours"
     assert "this project's extension" in method.description
-    assert ("on other texts and questions" in method.description) == bool(method.texts)
-    assert ("over all other words" in method.description) == bool(method.others)
+    assert ("on other texts and questions" in method.description) == bool(
+        method.options.get("texts", 0.0)
+    )
+    assert ("over all other words" in method.description) == bool(method.options.get("others", 0.0))
 
 
 def test_a_weight_may_be_given_beside_the_name() -> None:
     method = make({"name": "npo+texts+others", "texts": 0.5, "others": 0})
-    assert (method.texts, method.others, method.label) == (0.5, 0.0, "npo+texts")
+    assert (method.options.get("texts", 0.0), method.options.get("others", 0.0), method.label) == (
+        0.5,
+        0.0,
+        "npo+texts",
+    )
     assert make({"name": "npo", "texts": 0.5}).label == "npo+texts"
     assert (make("npo").label, make("npo").whose) == ("npo", "literature")
     assert make("ssiuu+texts").whose == "ours"
@@ -223,10 +232,13 @@ def test_only_what_is_held_is_kept(tiny_model: Any, make_examples: Any) -> None:
     kept = {}
     for name in ("npo", "npo+texts", "npo+others"):
         kept[name] = prepare(tiny_model, make(name), forget, [], PAD, texts=plain)
-    sizes = {name: (len(made.text_logits), len(made.forget_logits)) for name, made in kept.items()}
+    sizes = {
+        name: tuple(len(made.distributions.get(rows, ())) for rows in ("texts", "forget"))
+        for name, made in kept.items()
+    }
     assert sizes == {"npo": (0, 0), "npo+texts": (2, 0), "npo+others": (0, 3)}
     for e in forget:
-        found = kept["npo+others"].forget_logits[e.id]
+        found = kept["npo+others"].distributions["forget"][e.id]
         assert found.shape[0] == len(e.answer)
         torch.testing.assert_close(found.exp().sum(-1), torch.ones(len(e.answer)))
 

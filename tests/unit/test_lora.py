@@ -16,15 +16,15 @@ from ssiuu.attacks.retrain import trained_maps
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Batch, Example, answer_logprobs, collate
 from ssiuu.methods import METHODS, make
+from ssiuu.models.lora import Lora, adapted, adapters
 from ssiuu.models.maps import adaptable, query_value
 from ssiuu.records.schema import MethodInfo, Unlearning
-from ssiuu.training.lora import Lora, adapted, adapters
 from ssiuu.training.prepare import prepare
 from ssiuu.training.step import Step
 from ssiuu.training.unlearn import Settings, StopRule, unlearn
 
 PAD = 1
-TRAINED = sorted(name for name, kind in METHODS.items() if kind.trains)
+TRAINED = sorted(name for name in METHODS if make(name).trains)
 SMALL = {
     "rmu": {"layer": 1, "update": [r"\.[01]\.mlp\.down_proj\.weight$"]},
     "cir": {"projection": 2, "projection_outputs": 2},
@@ -46,7 +46,7 @@ def run(model: Any, name: str, rows: Any, lora: Lora, **more: Any) -> Unlearning
         name=method.name,
         origin=method.whose,
         description=method.description,
-        hyperparameters=method.model_dump(mode="json"),
+        hyperparameters=method.options,
     )
     settings = Settings(1e-2, 3, None, 3, 3, -1.0, 0.0, 0, "fp32", lora)
     refusals = [Example(e.id, e.prompt, [5, 6]) for e in rows[0]]
@@ -151,9 +151,9 @@ def test_projection_leaves_nothing_along_the_shared_directions(tiny_model: Any, 
         for adapter in adapters(tiny_model):
             adapter.up.data.normal_()
         Step(tiny_model, method, 1e-3, prepared=made)([batch(rows[0])], [])
-        assert made.bases is not None
+        assert made.parts["projection"]
         for adapter in adapters(tiny_model):
-            basis = made.bases[adapter.name]
+            basis = made.parts["projection"][adapter.name]
             assert basis.inputs is not None and basis.outputs is not None
             assert float((adapter.down.grad @ basis.inputs).norm()) < 1e-4
             assert float((basis.outputs.T @ adapter.up.grad).norm()) < 1e-4

@@ -15,16 +15,16 @@ from ssiuu.errors import ConfigError
 from ssiuu.likelihood import AnswerLogprobs
 from ssiuu.methods import make
 from ssiuu.methods.base import View
-from ssiuu.methods.disruption import mask_disruption
-from ssiuu.methods.dpo import PAPER_REFUSAL, REFUSALS, dpo_loss
-from ssiuu.methods.ga import ga_loss
-from ssiuu.methods.klue import knowledge_scores, leading
-from ssiuu.methods.npo import npo_loss
+from ssiuu.methods.objectives.dpo import PAPER_REFUSAL, REFUSALS, dpo_loss
+from ssiuu.methods.objectives.ga import ga_loss
+from ssiuu.methods.objectives.npo import npo_loss
+from ssiuu.methods.objectives.rmu import direction, rmu_loss
+from ssiuu.methods.objectives.simnpo import simnpo_loss
+from ssiuu.methods.objectives.undial import undial_loss
+from ssiuu.methods.objectives.wga import wga_loss
 from ssiuu.methods.retain import kl_loss
-from ssiuu.methods.rmu import direction, rmu_loss
-from ssiuu.methods.simnpo import simnpo_loss
-from ssiuu.methods.undial import undial_loss
-from ssiuu.methods.wga import wga_loss
+from ssiuu.methods.transforms.klue import knowledge_scores, leading
+from ssiuu.methods.transforms.mask import mask_disruption
 
 LN2 = math.log(2)
 
@@ -107,9 +107,9 @@ def test_simnpo_stops_pushing_once_forgotten() -> None:
 
 def test_simnpo_is_weighted_by_forget_weight() -> None:
     view = View(answers([-1.0, -2.0]))
-    plain = make({"name": "simnpo", "forget_weight": 1}).forget_loss(view)
+    plain = make({"name": "simnpo", "forget_weight": 1}).objective.forget_loss(view)
     torch.testing.assert_close(
-        make({"name": "simnpo", "forget_weight": 0.25}).forget_loss(view), plain / 4
+        make({"name": "simnpo", "forget_weight": 0.25}).objective.forget_loss(view), plain / 4
     )
 
 
@@ -158,9 +158,9 @@ def test_dpo_begins_at_2_log_2_over_beta() -> None:
 
 def test_a_fact_keeps_its_refusal() -> None:
     paper, bank = make("dpo"), make({"name": "dpo", "refusals": "bank"})
-    drawn = [bank.refusal(f"fact {i}") for i in range(200)]
-    assert paper.refusal("fact 0") == PAPER_REFUSAL
-    assert drawn == [bank.refusal(f"fact {i}") for i in range(200)]
+    drawn = [bank.objective.refusal(f"fact {i}") for i in range(200)]
+    assert paper.objective.refusal("fact 0") == PAPER_REFUSAL
+    assert drawn == [bank.objective.refusal(f"fact {i}") for i in range(200)]
     assert set(drawn) == set(REFUSALS)
 
 
@@ -285,16 +285,18 @@ def test_rmu_steers_to_c_times_the_direction() -> None:
     target = 5 * direction(8, 2).double()
     mask = torch.ones(1, 3, dtype=torch.bool)
     at = View(answers([-1.0]), hidden=target.expand(1, 3, 8).clone(), hidden_mask=mask)
-    assert float(method.forget_loss(at)) == 0
+    assert float(method.objective.forget_loss(at)) == 0
     away = View(answers([-1.0]), hidden=(target + 2).expand(1, 3, 8).clone(), hidden_mask=mask)
-    assert float(method.forget_loss(away)) == pytest.approx(12)
+    assert float(method.objective.forget_loss(away)) == pytest.approx(12)
 
 
 def test_rmu_trains_what_its_patterns_fit() -> None:
     names = [f"model.layers.{i}.mlp.{m}_proj.weight" for i in range(9) for m in ("up", "down")]
-    assert make("rmu").updates(names) == {f"model.layers.{i}.mlp.down_proj.weight" for i in (5, 6, 7)}
+    assert make("rmu").objective.updates(names) == {
+        f"model.layers.{i}.mlp.down_proj.weight" for i in (5, 6, 7)
+    }
     with pytest.raises(ConfigError, match=r"rmu\.update: .*fits no parameter"):
-        make("rmu").updates(names[:4])
+        make("rmu").objective.updates(names[:4])
 
 
 # --- KLUE ---------------------------------------------------------------------------------------
@@ -453,9 +455,9 @@ def test_what_stands_at_a_masked_position_does_not_matter(loss: Callable[..., Te
 @pytest.mark.parametrize("missing", ["refusal", "reference", "reference_refusal"])
 def test_dpo_needs_refusals_and_references(missing: str) -> None:
     given = {"refusal": answers([-1.0]), "reference": real([-1.0]), "reference_refusal": real([-1.0])}
-    assert torch.isfinite(make("dpo").forget_loss(View(answers([-1.0]), **given))).all()
+    assert torch.isfinite(make("dpo").objective.forget_loss(View(answers([-1.0]), **given))).all()
     with pytest.raises(ValueError, match="DPO needs the refusals and the reference"):
-        make("dpo").forget_loss(View(answers([-1.0]), **{**given, missing: None}))
+        make("dpo").objective.forget_loss(View(answers([-1.0]), **{**given, missing: None}))
 
 
 @pytest.mark.parametrize("missing", ["logits", "reference_logits", "targets"])
@@ -465,15 +467,15 @@ def test_undial_needs_both_distributions(missing: str) -> None:
         "reference_logits": noise(1, 1, 4),
         "targets": torch.tensor([[2]]),
     }
-    assert torch.isfinite(make("undial").forget_loss(View(answers([-1.0]), **given))).all()
+    assert torch.isfinite(make("undial").objective.forget_loss(View(answers([-1.0]), **given))).all()
     with pytest.raises(ValueError, match="UNDIAL needs"):
-        make("undial").forget_loss(View(answers([-1.0]), **{**given, missing: None}))
+        make("undial").objective.forget_loss(View(answers([-1.0]), **{**given, missing: None}))
 
 
 @pytest.mark.parametrize("given", [{}, {"hidden": noise(1, 2, 4)}])
 def test_rmu_needs_hidden_states(given: dict[str, Tensor]) -> None:
     with pytest.raises(ValueError, match="RMU needs the hidden states"):
-        make("rmu").forget_loss(View(answers([-1.0]), **given))
+        make("rmu").objective.forget_loss(View(answers([-1.0]), **given))
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from ssiuu.methods import make
+from ssiuu.models.lora import Lora
 from ssiuu.records.schema import MethodInfo
 from ssiuu.training import prepare as preparing
-from ssiuu.training.lora import Lora
 from ssiuu.training.prepare import Frozen, prepare
 from ssiuu.training.unlearn import Settings, StopRule, unlearn
 
@@ -65,12 +65,18 @@ def test_the_copy_stays_as_the_model_was(
     cached = prepare(tiny_model, make(spec), rows, others, PAD)
     monkeypatch.setattr(preparing, "CACHE_LIMIT", 0)
     made = prepare(tiny_model, make(spec), rows, others, PAD)
-    forget, retain = made.forget_logits, made.retain_logits
-    assert isinstance(forget, Frozen) and isinstance(retain, Frozen) and forget.model is retain.model
+    forget, retain = made.distributions["forget"], made.distributions["retain"]
+    assert (
+        isinstance(forget, Frozen)
+        and isinstance(retain, Frozen)
+        and forget.ask.model is retain.ask.model
+    )
     assert list(forget) == [e.id for e in rows] and len(retain) == 3
     with torch.no_grad():
         for parameter in tiny_model.parameters():
             parameter.zero_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for id in forget:
-            torch.testing.assert_close(forget[id], cached.forget_logits[id], rtol=0, atol=1e-6)
+            torch.testing.assert_close(
+                forget[id], cached.distributions["forget"][id], rtol=0, atol=1e-6
+            )

@@ -12,7 +12,7 @@ from torch import Tensor
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Batch, Example, collate
 from ssiuu.methods import make
-from ssiuu.methods.projection import Basis, leading_directions, project_out, random_bases, retain_bases
+from ssiuu.methods.directions import Basis, leading_directions, project_out, random_bases, retain_bases
 from ssiuu.models.sites import find_sites
 from ssiuu.training.prepare import Prepared
 from ssiuu.training.step import Step
@@ -137,7 +137,7 @@ def test_a_step_moves_nothing_along_the_basis(tiny_model: Any, make_examples: An
     bases = retain_bases(tiny_model, batches_of(retain), K, None)
     start = {e.id: -3.0 for e in forget}
     method = make({**given, "retain_weight": 0, "projection": K})
-    step = Step(tiny_model, method, 1e-3, prepared=Prepared(logprob=start, bases=bases))
+    step = Step(tiny_model, method, 1e-3, prepared=Prepared(logprob=start, parts={"projection": bases}))
     for _ in range(2):
         outcome = step(batches_of(forget), batches_of(retain))
         assert outcome.retain_loss is None
@@ -159,9 +159,12 @@ def test_the_retain_gradient_is_left_whole(tiny_model: Any, make_examples: Any) 
     forget, retain = make_examples(4), make_examples(6, seed=1)
     bases = retain_bases(tiny_model, batches_of(retain), K, None)
     models = [copy.deepcopy(tiny_model) for _ in range(3)]
-    Step(models[0], make({"name": "gd", "projection": K}), 1e-3, prepared=Prepared(bases=bases))(
-        batches_of(forget), batches_of(retain)
-    )
+    Step(
+        models[0],
+        make({"name": "gd", "projection": K}),
+        1e-3,
+        prepared=Prepared(parts={"projection": bases}),
+    )(batches_of(forget), batches_of(retain))
     Step(models[1], make("ga"), 1e-3)(batches_of(forget), [])
     Step(models[2], None, 1e-3)([], batches_of(retain))
     for (name, both), ga, kept in zip(

@@ -22,7 +22,7 @@ from architectures import LAYOUTS, build_architecture
 from ssiuu.attribution.parameter import SecondGradient, SplitGradients
 from ssiuu.likelihood import Batch, Example, answer_logprobs, collate
 from ssiuu.methods import make
-from ssiuu.training.lora import Lora, adapted
+from ssiuu.models.lora import Lora, adapted
 from ssiuu.training.prepare import Prepared
 from ssiuu.training.step import Step
 
@@ -238,10 +238,10 @@ def test_a_step_reads_both_in_other_architectures(
     start = Prepared(logprob={i: v - 1.0 + 0.5 * n for n, (i, v) in enumerate(logs.items())})
     step = Step(model, make(spec), 1e-3, prepared=start)
     step(batches_of(examples, 3), batches_of(make_examples(2, seed=1), 2))
-    assert step.regulariser is not None
+    assert step.bound("ssiuu").regulariser is not None
     for name, parameter in exact.named_parameters():
         wanted = (parameter.detach() * g[name]).view(-1)
-        found = step.regulariser.reference[name]
+        found = step.bound("ssiuu").regulariser.reference[name]
         limit = max(tolerance, 1e-6) * float(wanted.abs().max())  # P above is rounded to fp32
         torch.testing.assert_close(found, wanted, rtol=0, atol=limit)
 
@@ -306,7 +306,7 @@ def test_no_hook_outlives_an_error_in_a_step(
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(step, "_shape", fail)
+        patch.setattr(step.shaping, "shape", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             step(batches, [])
     assert hooks(exact_model) == before
@@ -328,8 +328,8 @@ def test_a_step_after_an_error_counts_its_own_rows_alone(exact_model: Any, make_
                 step(batches, [])
             batches[1].input_ids[0, -1] = kept
         step(batches, [])
-        assert step.regulariser is not None
-        found.append(step.regulariser.reference)
+        assert step.bound("ssiuu").regulariser is not None
+        found.append(step.bound("ssiuu").regulariser.reference)
     close(found[1], found[0], 1e-9)
 
 
@@ -420,11 +420,11 @@ def test_a_step_reads_both_whatever_the_blocks_are_made_of(
     spec = {"name": "ssiuu", "backbone": "npo", "target": target}
     step = Step(model, make(spec), 1e-3, prepared=Prepared(logprob=logs))
     step(batches_of(examples, 3), batches_of(make_examples(2, seed=1), 2))
-    assert step.regulariser is not None
+    assert step.bound("ssiuu").regulariser is not None
     whole = max(float((p.detach() * g[n]).abs().max()) for n, p in exact.named_parameters())
     for name, parameter in exact.named_parameters():
         wanted = (parameter.detach() * g[name]).view(-1)
-        found = step.regulariser.reference[name]
+        found = step.bound("ssiuu").regulariser.reference[name]
         torch.testing.assert_close(found.float(), wanted, rtol=0.01, atol=1e-3 * whole, msg=name)
 
 
@@ -457,8 +457,8 @@ def test_both_gradients_under_autocast(layout: str, make_examples: Any) -> None:
         model = build_architecture(layout)
         step = Step(model, make("ssiuu"), 1e-3, precision)
         step([collate(make_examples(3, answer=(1, 2)), PAD)], [])
-        assert step.regulariser is not None
-        found.append(torch.cat([a.float() for a in step.regulariser.reference.values()]))
+        assert step.bound("ssiuu").regulariser is not None
+        found.append(torch.cat([a.float() for a in step.bound("ssiuu").regulariser.reference.values()]))
     alike = torch.nn.functional.cosine_similarity(found[0], found[1], dim=0)
     assert float(alike) > 0.98
 

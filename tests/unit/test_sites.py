@@ -14,7 +14,7 @@ from architectures import LAYOUTS, PARTLY, build_architecture
 from ssiuu.errors import ConfigError, ModelError
 from ssiuu.likelihood import Example, collate
 from ssiuu.methods import make
-from ssiuu.methods.projection import (
+from ssiuu.methods.directions import (
     Basis,
     check_directions,
     project_out,
@@ -22,8 +22,8 @@ from ssiuu.methods.projection import (
     retain_bases,
     untouched,
 )
+from ssiuu.methods.transforms.klue import feed_forward_sites, knowledge_neurons
 from ssiuu.models.sites import Site, coverage, final_norm, find_sites, known_sites, left_out
-from ssiuu.training.prepare import feed_forward_sites, knowledge_neurons
 from ssiuu.training.step import Step
 
 GATED = ["llama", "qwen3", "gemma2", "phi3", "stablelm"]
@@ -256,7 +256,7 @@ def test_a_transposed_gradient_is_projected_as_its_transpose() -> None:
 def test_klue_marks_a_share_of_the_feed_forward_rows(layout: str) -> None:
     model = build_architecture(layout)
     rows = [Example(f"{i}", [3 + i, 9, 4], [20 + i, 6]) for i in range(4)]
-    marked = knowledge_neurons(model, make("klue"), rows, 2)
+    marked = knowledge_neurons(model, make("klue").part("klue"), rows, 2)
     sites = [s for s in find_sites(model) if s.module in ("gate", "up", "down")]
     assert set(marked) == {f"{site.path}.weight" for site in sites}
     for name, mask in marked.items():
@@ -323,6 +323,6 @@ def test_more_directions_than_the_maps_have_are_refused() -> None:
 def test_rows_are_refused_where_weights_have_none() -> None:
     model = build_architecture("gpt2")
     with pytest.raises(ConfigError, match=r"klue: GPT2LMHeadModel stores its weights as \[in, out\]"):
-        knowledge_neurons(model, make("klue"), [Example("0", [3, 4], [5])], 2)
+        knowledge_neurons(model, make("klue").part("klue"), [Example("0", [3, 4], [5])], 2)
     with pytest.raises(ConfigError, match="ssiuu-neuron: GPT2LMHeadModel"):
         Step(model, make("ssiuu-neuron-logprob"), 1e-3, "fp32")

@@ -29,7 +29,7 @@ def test_draws_lie_in_the_space_and_are_log_uniform() -> None:
     logs = sorted(math.log10(rate) for rate in rates if rate)
     assert logs[200] == pytest.approx(-4, abs=0.15)  # the middle of the logarithms, not of the rates
     assert {values["beta"] for values, _ in drawn["npo"]} == {0.1, 0.3, 0.5}
-    counts = [method.projection for _, method in drawn["gd+projection"]]
+    counts = [method.options["projection"] for _, method in drawn["gd+projection"]]
     assert all(isinstance(n, int) and 8 <= n <= 128 for n in counts) and len(set(counts)) > 30
     assert all(method.label == "gd+projection" for _, method in drawn["gd+projection"])
 

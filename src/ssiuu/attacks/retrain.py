@@ -27,11 +27,11 @@ import torch
 from ssiuu.errors import ConfigError, DivergedError
 from ssiuu.evaluation.scores.ranking import read_facts
 from ssiuu.likelihood import Example, Prompt
+from ssiuu.models.lora import Lora, adapted
 from ssiuu.models.maps import Chosen, adaptable, query_value
 from ssiuu.records.schema import Attack, AttackRead, FactText, Reading, Space
 from ssiuu.training import interrupt
 from ssiuu.training.batches import draw, micro_batches
-from ssiuu.training.lora import Lora, adapted
 from ssiuu.training.state import SAVE_EVERY, load_state, save_state
 from ssiuu.training.step import Step
 

@@ -19,7 +19,6 @@ class What(StrEnum):
     methods = "methods"
     attacks = "attacks"
     benchmarks = "benchmarks"
-    scores = "scores"
     models = "models"
     sites = "sites"
 
@@ -28,7 +27,7 @@ def command(
     what: Annotated[What, typer.Argument(help="what to list")],
     model: Annotated[str, typer.Argument(help="of which model (sites only)")] = "",
 ) -> None:
-    """List methods, attacks, benchmarks, scores or models, or the sites of a model's neurons."""
+    """List methods, attacks, benchmarks or models, or the sites of a model's neurons."""
     if bool(model) != (what is What.sites):
         raise ConfigError(
             "list sites: which model? For example: ssiuu list sites smollm2-135m."
@@ -54,10 +53,6 @@ def _plain(what: What) -> dict[str, str]:
         from ssiuu.benchmarks import BENCHMARKS
 
         return {name: _said(BENCHMARKS, name) for name in BENCHMARKS}
-    if what is What.scores:
-        from ssiuu.analysis.scores import SCORES
-
-        return {name: _said(SCORES, name) for name in SCORES}
     from ssiuu.models.load import MODELS
 
     others = {"FOLDER": "any causal LM in the Hugging Face layout with safetensors weights"}
@@ -89,17 +84,38 @@ def _sites(name: str) -> None:
 
 
 def _methods() -> None:
-    from ssiuu.methods import FORMS, METHODS, SUFFIXES
-    from ssiuu.methods.base import Method
+    from ssiuu.methods import OBJECTIVES, RETAIN_TERMS, TRANSFORMS, known_methods, make
+    from ssiuu.methods.names import FORMS, SUFFIXES, Common
 
-    shared = Method.model_fields
-    for method in METHODS.values():
-        print(f"{method.name:11s} [{method.origin}] {method().description}")
-        for key, knob in method.model_fields.items():
-            if key not in shared or knob.default != shared[key].default:
-                print(f"              {knob.alias or key} = {knob.default}: {knob.description}")
+    for name in known_methods():
+        method = make(name)
+        print(f"{name:11s} [{method.whose}] {method.description}{_from(OBJECTIVES.plugin(name))}")
+        for part in method.all:
+            _knobs(part)
+    print("\nWhat goes on any of them that takes gradient steps, as in npo+sam or gd+projection+mask:")
+    parts: list[Any] = [
+        *TRANSFORMS,
+        *(name for name in RETAIN_TERMS if name not in ("nll", "activations")),
+    ]
+    for name in parts:
+        registry: Any = TRANSFORMS if name in TRANSFORMS else RETAIN_TERMS
+        kind = registry.get(name)
+        print(f"+{name:10s} [{kind.origin}] {kind.summary}{_from(registry.plugin(name))}")
+        _knobs(kind)
     print("\nOf every method:")
-    for key, knob in shared.items():
+    for key, knob in Common.model_fields.items():
         print(f"              {key} = {knob.default}: {knob.description}")
-    print(f"\nSuffixes, as in gd+projection: {', '.join(f'+{s}' for s in SUFFIXES)}.")
-    print(f"Forms of ssiuu, as in ssiuu-gate-npo: {', '.join(FORMS)}, rhoNUMBER.")
+    words = dict.fromkeys([*SUFFIXES, *parts])
+    print(f"\nSuffixes, as in gd+projection: {', '.join(f'+{word}' for word in words)}.")
+    print(f"Forms of ssiuu, as in ssiuu-gate-npo: {', '.join(FORMS)}, rhoNUMBER, or an objective.")
+
+
+def _knobs(part: Any) -> None:
+    kind = part if isinstance(part, type) else type(part)
+    for name, knob in kind.model_fields.items():  # type: ignore[attr-defined]
+        value = knob.default if part is kind else getattr(part, name)
+        print(f"              {knob.alias or name} = {value}: {knob.description}")
+
+
+def _from(plugin: object) -> str:
+    return "" if plugin is None else f" (from {plugin})"

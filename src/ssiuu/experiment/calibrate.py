@@ -34,6 +34,7 @@ from ssiuu.experiment.session import Session
 from ssiuu.likelihood import Prompt
 from ssiuu.methods import make
 from ssiuu.models.load import cache_folder, load, load_checkpoint_weights, restore, snapshot
+from ssiuu.models.lora import Lora
 from ssiuu.models.original import Original
 from ssiuu.models.sites import find_sites
 from ssiuu.records.files import dump_json, write_bytes
@@ -48,7 +49,6 @@ from ssiuu.records.schema import (
     Split,
     Verdict,
 )
-from ssiuu.training.lora import Lora
 from ssiuu.training.unlearn import unlearn
 
 Progress = Callable[[str], None]

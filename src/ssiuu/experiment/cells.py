@@ -24,7 +24,7 @@ from ssiuu.records.files import cell_folder, keyed
 from ssiuu.records.schema import MethodInfo, Split
 
 # Raised when a result under the same settings becomes another one, so that no older one is taken.
-REVISION: Final = 2
+REVISION: Final = 3
 DIAGNOSIS: Final = 2  # the same for what a diagnosis finds
 
 Kind = Literal["unlearn", "evaluate", "diagnose", "attack", "stability", "trial"]
@@ -83,7 +83,6 @@ class Keys:
             session.precision,
             session.benchmark.fingerprint,
             _told(session.split),
-            *session.plugins.values(),
         )
         # Where there is nothing to retain, a projection takes its directions from these.
         self.shared = [] if session.split.retain else [_row(e) for e in session.benign()]
@@ -91,8 +90,9 @@ class Keys:
     def unlearning(self, method: Method, seed: int) -> str:
         """Return the key of an unlearned model."""
         settings = asdict(settings_of(self.session, method, seed, self.threshold))
-        told = method.model_dump(mode="json", by_alias=True)
-        return digest(self.original, method.name, told, settings, self.stop.kind, self.shared)
+        parts = [[part.name, part.options] for part in method.all]
+        made = [parts, method.retain_weight, method.plugins()]
+        return digest(self.original, made, settings, self.stop.kind, self.shared)
 
     def model(self, info: MethodInfo, method: Method | None, seed: int) -> str:
         """Return the key of the model that a cell judges."""

@@ -7,16 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ssiuu.attribution.hidden import block
 from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
-from ssiuu.methods.klue import LocalisedUnlearning
-from ssiuu.methods.projection import check_directions
-from ssiuu.methods.rmu import Misdirection
+from ssiuu.models.lora import Lora, adapted
 from ssiuu.models.precision import release_memory
 from ssiuu.records.schema import FactText, MethodInfo, Unlearning
-from ssiuu.training.lora import Lora, adapted
-from ssiuu.training.prepare import feed_forward_sites
 from ssiuu.training.step import Step
 from ssiuu.training.unlearn import Settings, unlearn
 
@@ -28,7 +23,9 @@ def info_of(method: Method) -> MethodInfo:
         name=method.name,
         origin=method.whose,
         description=method.description,
-        hyperparameters=method.model_dump(mode="json", by_alias=True),
+        hyperparameters=method.options,
+        parts=[part.name for part in method.all],
+        plugins=method.plugins(),
     )
 
 
@@ -44,6 +41,10 @@ def settings_of(session: Session, method: Method, seed: int, threshold: float) -
         threshold=threshold,
         weight_decay=config.weight_decay,
         warmup=config.warmup,
+        schedule=config.schedule,
+        optimiser=config.optimiser,
+        max_grad_norm=config.max_grad_norm,
+        accumulate=config.accumulate,
         seed=seed,
         precision=session.precision,
         lora=None
@@ -66,13 +67,8 @@ def check_method(session: Session, method: Method) -> None:
     """
     if not method.has_gradient:
         return
-    base = method.base()
-    if isinstance(base, Misdirection):
-        block(session.model, base.layer, "rmu.layer")
-    if isinstance(method, LocalisedUnlearning):
-        feed_forward_sites(session.model)
-    if method.projects:
-        check_directions(session.model, method.projection, method.projection_outputs)
+    for part in method.all:
+        part.check(session.model)
     driven = settings_of(session, method, 0, 0.0)
     with adapted(session.model, driven.lora):
         Step(session.model, method, 1.0, weight_decay=driven.weight_decay).close()
@@ -119,7 +115,7 @@ def unlearn_here(
         shared=kept or session.benign(),
         refusals=session.refusals(method),
         adapter=adapter,
-        texts=session.anchors() if method.texts else (),
+        texts=session.anchors() if any(term.rows == "texts" for term in method.others) else (),
     )
     release_memory()  # the optimiser's, before the original weights are read beside the model's
     return record.model_copy(

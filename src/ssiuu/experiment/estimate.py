@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from ssiuu.benchmarks.base import Cost
 from ssiuu.experiment.attacking import Curve, plan
 from ssiuu.experiment.recipe import AttackConfig, Recipe
 from ssiuu.experiment.tuning import VALIDATION
@@ -24,8 +23,6 @@ READ = 4400  # of plain texts and instructions, once of the original,
 MOVED = 6000  # and of every model, with the head of the original besides
 SAMPLE = 6  # tokens of a sampled answer
 REACHED = 0.6  # of the steps allowed, before most methods reach the threshold
-TWICE = 1.6  # a step with a gradient of P beside the loss's
-PROJECTED = 1.25  # a step with a projection, its directions included
 SHARE = 0.6  # of the speed of one matrix product that a model reaches
 STEP = 0.025  # seconds a step takes whatever the model's size
 PROMPTS = 8  # ways to ask, or readings of about that cost
@@ -35,12 +32,10 @@ OVERHEAD = 1.2  # GB: the libraries, activations, logits
 
 def estimate(recipe: Recipe) -> str:
     """Return one sentence on time and memory; rough, within a factor of two."""
-    cost = recipe.opens.cost(recipe)
-    parameters = _parameters(cost)
+    parameters = _parameters(recipe)
     if parameters is None:
         return "estimate: the model is not on this machine yet, so its size is not known."
-    seconds = 2 * parameters * _tokens(recipe, cost) / (SHARE * _throughput())
-    seconds += STEP * _steps(recipe, cost)
+    seconds = 2 * parameters * _tokens(recipe) / (SHARE * _throughput()) + STEP * _steps(recipe)
     # Weights, AdamW's two moments, gradient; Ssiuu adds A_{t-1} in bf16.
     copies = 4.5 if any(m.name == "ssiuu" for m in recipe.made()) else 4
     memory = copies * 4 * parameters / 1e9 + OVERHEAD
@@ -48,22 +43,23 @@ def estimate(recipe: Recipe) -> str:
     return f"estimate: about {minutes} min and {memory:.1f} GB of memory here, if nothing else runs."
 
 
-def _tokens(recipe: Recipe, cost: Cost) -> float:
+def _tokens(recipe: Recipe) -> float:
     """Return the tokens of the whole recipe."""
     methods, seeds = [m for m in recipe.made() if m.trains], len(recipe.seeds)
+    cost = recipe.opens.cost(recipe)
     unlearned = sum(_unlearning(recipe, method, cost.tokens, cost.forget) for method in methods)
     validated = len(methods) * cost.tokens * VALIDATION * recipe.split.retain
     tuning = (recipe.tune.trials or 0) * (unlearned + validated)
-    judged, attacked = _models(recipe, cost)
+    judged, attacked = _models(recipe)
     looked = 3.0 * cost.tokens * cost.forget * (judged + 1) if recipe.diagnose else 0.0
     asked = sum(_attack_tokens(recipe, curve, cost.tokens, cost.forget) for curve in plan(recipe))
     scored = READ + (cost.score + MOVED) * (judged + 1)
     return cost.start + tuning + scored + seeds * unlearned + looked + attacked * asked
 
 
-def _models(recipe: Recipe, cost: Cost) -> tuple[int, int]:
+def _models(recipe: Recipe) -> tuple[int, int]:
     """Return how many models are scored beside the original, and how many are attacked."""
-    each = sum(m.trains for m in recipe.made()) + cost.twin
+    each = sum(m.trains for m in recipe.made()) + recipe.opens.cost(recipe).twin
     return each * len(recipe.seeds), (each + recipe.attacks.control) * len(recipe.seeds)
 
 
@@ -71,20 +67,17 @@ def _unlearning(recipe: Recipe, method: Method, tokens: float, forget: int) -> f
     """Return the tokens of one unlearning run with its readings of the score."""
     config = recipe.unlearn
     steps = REACHED * config.max_steps
-    step = 3.0 * tokens * 2 * config.batch_size
-    if getattr(method, "target", None) == "probability":
-        step *= TWICE
-    if method.projects:
-        step *= PROJECTED
+    cost = prod(part.cost for part in method.all)
+    step = 3.0 * tokens * 2 * config.batch_size * config.accumulate * cost
     return steps * step + tokens * forget * steps / config.check_every
 
 
-def _steps(recipe: Recipe, cost: Cost) -> float:
+def _steps(recipe: Recipe) -> float:
     """Return the number of optimiser steps of all unlearning and attacks."""
     trained = sum(m.trains for m in recipe.made())
     runs = trained * (len(recipe.seeds) + (recipe.tune.trials or 0))
     curves = [int(c.points[-1]) for c in plan(recipe) if c.learning_rate is not None]
-    return runs * REACHED * recipe.unlearn.max_steps + _models(recipe, cost)[1] * sum(curves)
+    return runs * REACHED * recipe.unlearn.max_steps + _models(recipe)[1] * sum(curves)
 
 
 def _attack_tokens(recipe: Recipe, curve: Curve, tokens: float, forget: int) -> float:
@@ -108,7 +101,8 @@ def _row(config: AttackConfig, curve: Curve, tokens: float) -> float:
     return rows.get(curve.kind, tokens)
 
 
-def _parameters(cost: Cost) -> int | None:
+def _parameters(recipe: Recipe) -> int | None:
+    cost = recipe.opens.cost(recipe)
     if cost.parameters is not None:
         return cost.parameters
     if cost.model == "smollm2-135m":

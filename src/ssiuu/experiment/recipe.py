@@ -20,6 +20,7 @@ from ssiuu.evaluation import utility
 from ssiuu.experiment.tuning import tried
 from ssiuu.methods import Method, make
 from ssiuu.records.schema import Space
+from ssiuu.training.optimiser import Optimiser, Schedule
 
 
 class LoraConfig(Section):
@@ -39,16 +40,30 @@ class LoraConfig(Section):
 class UnlearnConfig(Section):
     """How unlearning is driven, the same for every method unless it says otherwise."""
 
-    learning_rate: float = Field(default=1.5e-4, gt=0, le=1, description="AdamW's, constant")
+    learning_rate: float = Field(default=1.5e-4, gt=0, le=1, description="the optimiser's")
     batch_size: int = Field(default=4, ge=1, description="forget rows (and retain rows) a step")
-    micro_batch_size: int | None = Field(default=None, ge=1, description="rows in memory at once")
+    accumulate: int = Field(
+        default=1, ge=1, description="batches a step: their gradients are summed before it is taken"
+    )
+    micro_batch_size: int | None = Field(
+        default=None, ge=1, description="rows in memory at once; null: a batch"
+    )
     max_steps: int = Field(default=40, ge=1, description="steps at most")
     check_every: int = Field(default=4, ge=1, description="steps between two readings of the score")
     threshold: float | None = Field(
         default=None, ge=0, le=1, description="stop at or below this forget score; null for chance"
     )
-    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's")
+    optimiser: Optimiser = Field(default="adamw", description="torch's own")
+    weight_decay: float = Field(default=0.0, ge=0, description="the optimiser's")
+    schedule: Schedule = Field(
+        default="constant",
+        description="of the learning rate: constant, or falling towards 0 over max_steps, on a line or "
+        "a cosine",
+    )
     warmup: int = Field(default=0, ge=0, description="steps until the learning rate is reached")
+    max_grad_norm: float | None = Field(
+        default=None, gt=0, description="the gradient is scaled down to this L2 norm; null: never"
+    )
     max_kl: float = Field(
         default=0.1,
         gt=0,

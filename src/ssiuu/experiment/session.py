@@ -9,25 +9,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from ssiuu.analysis.scores import SCORES
-from ssiuu.benchmarks import BENCHMARKS, instructions, texts
+from ssiuu.benchmarks import instructions, texts
 from ssiuu.benchmarks.base import Given, Ground
 from ssiuu.data.read import read_instructions
 from ssiuu.evaluation import utility
 from ssiuu.evaluation.divergence import Divergences
-from ssiuu.evaluation.reach import lead, within_reach
-from ssiuu.evaluation.scores.ranking import answered_freely
+from ssiuu.evaluation.scores.ranking import answered_share
 from ssiuu.experiment.anchors import anchors
 from ssiuu.experiment.before import ask_first
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.likelihood import Example
-from ssiuu.methods.base import Method
-from ssiuu.methods.dpo import DirectPreference
+from ssiuu.methods import Method
 from ssiuu.models.load import restore, snapshot
 from ssiuu.models.precision import resolve as resolve_precision
-from ssiuu.plugins import used
 from ssiuu.records.files import read_record, write_record
-from ssiuu.records.schema import Evaluation, Split
+from ssiuu.records.schema import Evaluation, FactText, Knowledge, Split
 from ssiuu.training.unlearn import StopRule
 
 Progress = Callable[[str], None]
@@ -46,11 +42,6 @@ class Session(Ground):
     recipe: Recipe
     precision: Literal["bf16", "fp32"]
     lost: Callable[[], str] | None = None
-
-    @property
-    def plugins(self) -> dict[str, str]:
-        """What of it comes from other packages: "benchmark muse" is of "my-package 1.0"."""
-        return used((BENCHMARKS, self.recipe.benchmark), (SCORES, self.score.name))
 
     @classmethod
     def on(cls, ground: Ground, recipe: Recipe) -> Session:
@@ -96,10 +87,10 @@ class Session(Ground):
 
     def refusals(self, method: Method) -> list[Example]:
         """Tokenise the forget questions with the refusals that a method prefers, if it does."""
-        base = method.base()
-        if not isinstance(base, DirectPreference):
+        if "refusal" not in method.objective.needs:
             return []
-        told = [f.model_copy(update={"answer": base.refusal(f.id)}) for f in self.split.unlearned]
+        refusal = method.objective.refusal
+        told = [f.model_copy(update={"answer": refusal(f.id)}) for f in self.split.unlearned]
         return self.rows(told)
 
     def forget_rows(self, method: Method) -> list[Example]:
@@ -110,15 +101,14 @@ class Session(Ground):
         prefers a refusal has none to put in their place.
         """
         facts, known = self.split.unlearned, self.knowledge.get("forget", {})
-        if "refusal" in method.base().needs:
+        if "refusal" in method.objective.needs:
             return self.rows(facts)
         made = []
         for fact in facts:
-            asked = known.get(fact.id)
-            words = lead(fact.answer, asked.says, asked.holds) if asked else None
-            if not words:
+            lead = _lead(fact, known.get(fact.id))
+            if not lead:
                 continue
-            joint = self.prompt.joint(fact.question, [fact.answer], begun=words)
+            joint = self.prompt.joint(fact.question, [fact.answer], begun=lead)
             if len(joint.prompt) + len(joint.answers[0]) <= self.context:
                 made.append(Example(f"{fact.id} as said", joint.prompt, joint.answers[0]))
         return [*self.rows(facts), *made]
@@ -148,17 +138,12 @@ class Session(Ground):
         stop = self.score.stop(self.model, self.prompt, self.split.forget, self.split.seed)
         given, forced = self.recipe.unlearn.threshold, self.recipe.force
         free = self.answered if self.unscreened and not stop.free else None
-        read = self.answered if self.unscreened and stop.free else stop.read
-        rule = StopRule(stop.kind, read, forced, free, self.lost)
+        rule = StopRule(stop.kind, stop.read, forced, free, self.lost)
         return rule, stop.threshold if given is None else given
 
     def answered(self) -> float:
-        """Return the share of the facts to forget that are answered freely, or are within reach."""
-        facts, known = self.split.forget, self.knowledge.get("forget", {})
-        found = answered_freely(self.model, self.prompt, facts)
-        left = [fact for fact in facts if fact.id not in found]
-        found |= within_reach(self.model, self.prompt, left, known, self.context)
-        return len(found) / len(facts)
+        """Return the share of the facts to forget that are answered freely, in either form."""
+        return answered_share(self.model, self.prompt, self.split.forget)
 
 
 def open_session(
@@ -192,3 +177,11 @@ def opened(recipe: Recipe, progress: Progress, given: Given) -> Session:
         InputError: Model or data cannot be used.
     """
     return Session.on(recipe.opens.open(recipe, given, progress), recipe)
+
+
+def _lead(fact: FactText, known: Knowledge | None) -> str:
+    """Return what a model said before the right answer; nothing where it said that at once."""
+    if known is None or not known.holds or known.says is None:
+        return ""
+    place = known.says.casefold().find(fact.answer.casefold())
+    return known.says[: max(place, 0)].rstrip(" ")

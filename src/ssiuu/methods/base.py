@@ -1,32 +1,42 @@
-"""What every method is: a frozen set of hyper-parameters and a forget loss per example.
+"""What a method is made of: an objective, retain terms and transforms, each with its own settings.
 
-The loop (ssiuu.training) computes the forget gradient and the retain gradient apart, and lets a
-method change the forget gradient in between. A method file holds one equation.
+An `Objective` is a forget loss per example. A `RetainTerm` is another loss per example, beside it. A
+`Transform` changes the gradient of the forget loss, or what is done with it. An `Edit` takes the place
+of an objective where there is no gradient step. All are frozen; what one of them remembers while a run
+lasts is in its `Bound`. The loop (ssiuu.training) knows these five and none of their names.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple
 
+import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from ssiuu.likelihood import AnswerLogprobs
+from ssiuu.likelihood import AnswerLogprobs, Batch, Example, collate, length_sorted
+from ssiuu.models.lora import Adapter
 
 Origin = Literal["paper", "literature", "ours", "control", "given"]
-Retain = Literal["none", "nll", "kl", "activations"]
-Need = Literal["logprob", "distribution", "refusal"]
+Need = Literal["logprob", "distribution", "refusal", "hidden"]
 Normaliser = Literal["tokens", "examples", "positions"]
 Through = Literal["constant", "answer", "other"]
+Target = Literal["probability", "logprob"]
+Rows = Literal["forget", "retain", "texts"]
+
+BATCH = 16  # rows in memory at once while the model before is asked
 
 
 @dataclass(frozen=True)
 class View:
-    """What a forget loss is computed from: one micro-batch under the model in training.
+    """What a loss is computed from: one micro-batch under the model in training.
 
-    Log-probabilities are nats. A field that the method does not ask for is None.
+    Log-probabilities are nats. A field that the loss does not ask for is None; `reference...` is what
+    the model before the first step said of the same rows.
     """
 
     logprobs: AnswerLogprobs
@@ -38,17 +48,156 @@ class View:
     reference: Float[Tensor, " B"] | None = None
     reference_refusal: Float[Tensor, " B"] | None = None
     reference_logits: Float[Tensor, "B A V"] | None = None
+    reference_hidden: Float[Tensor, "B T d"] | None = None
 
 
-class Method(BaseModel):
-    """Base of every method; the fields are its hyper-parameters and their help.
+@dataclass(frozen=True)
+class Ask:
+    """The model before it changes, and the rows of a run, for what a part needs to know of them.
 
-    `normaliser` says what a batch's forget losses are divided by: "tokens" (its answer tokens, the
-    field's token-mean cross-entropy), "examples" or "positions" (all tokens it is fed). `needs` says
-    what the reference model is asked for, once, before the first step. `through` says how the loss
-    depends on the answer: "constant" (a constant times log P of every answer), "answer" (a function
-    of each answer's log P) or "other"; the first two let Ssiuu read a second gradient from the same
-    backward pass.
+    `shared`: what directions are read off; the retain rows unless others were given.
+    """
+
+    model: Any
+    label: str
+    pad: int
+    rows: Mapping[Rows, Sequence[Example]]
+    shared: Sequence[Example]
+    progress: Callable[[str], None] = lambda _: None
+
+    def batches(self, examples: Sequence[Example]) -> list[Batch]:
+        """Return rows as batches of similar lengths, on the model's device."""
+        device = next(self.model.parameters()).device
+        lengths = [len(e.prompt) + len(e.answer) for e in examples]
+        return [
+            collate([examples[i] for i in rows], self.pad).to(device)
+            for rows in length_sorted(lengths, BATCH)
+        ]
+
+
+@dataclass
+class Training:
+    """What is trained: the model, its parameters by name, and how.
+
+    `effective`: adapters whose W + s B A is taken for the features, by the weight's name; else empty.
+    """
+
+    model: Any
+    named: dict[str, Tensor]
+    effective: dict[str, Adapter] = field(default_factory=dict)
+    weight_decay: float = 0.0
+
+
+class Slope(NamedTuple):
+    """One parameter's forget gradient, and the second gradient that was asked for, times 1/scale.
+
+    `second` may be `forget` itself; it is None where no part of the method asks for one.
+    """
+
+    name: str
+    parameter: Tensor
+    forget: Tensor
+    second: Tensor | None = None
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The losses of one step, means as their normalisers say; None where there was none."""
+
+    forget: float
+    retain: float | None
+    texts: float | None
+
+
+class Bound:
+    """What a part does while one run lasts, and what it remembers from step to step.
+
+    Nothing is done here; a part overrides what it needs. In the order of a step: `begin`, `retained`,
+    `elsewhere`, `survey`, `shape` (or `reshape`), `weigh`, `finish`, `after`.
+
+    Attributes:
+        wants: The second gradient that `shape` looks at, summed over the forget batch.
+        shapes: Whether `shape` does something.
+        surveys: Whether all forget gradients must be there before the first is shaped.
+        retain_first: Whether the retain gradient comes first and is shown (`retained`).
+        perturbs: Whether the forget gradient is taken `elsewhere`.
+        starts: The gradient over the whole forget set that `start` is shown before the first step.
+        maps: Modules whose weight's second gradient is wanted in place of the parameters'.
+    """
+
+    wants: Target | None = None
+    shapes: bool = False
+    surveys: bool = False
+    retain_first: bool = False
+    perturbs: bool = False
+    starts: Target | None = None
+    maps: Mapping[str, torch.nn.Module] = {}
+
+    @property
+    def alone(self) -> bool:
+        """Whether forget and retain rows must have passes of their own."""
+        return self.surveys or self.retain_first or self.perturbs or bool(self.maps)
+
+    def attach(self, training: Training) -> None:
+        """Be told what is trained, once, before the first step.
+
+        Raises:
+            ConfigError: It cannot be done there.
+        """
+
+    def start(self, name: str, parameter: Tensor, gradient: Tensor, share: float) -> None:
+        """Be shown a gradient over the whole forget set; times `share` it is of a batch's size."""
+
+    def begin(self) -> None:
+        """Begin a step."""
+
+    def retained(self, name: str, gradient: Tensor) -> None:
+        """Be shown one parameter's retain gradient, before the forget gradient is taken."""
+
+    def elsewhere(self, named: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """Move the parameters to where the forget gradient is to be taken, and back on leaving.
+
+        `.grad` holds the forget gradient here.
+        """
+        raise NotImplementedError
+
+    def survey(self, slopes: Iterable[Slope]) -> None:
+        """Be shown every forget gradient before the first is shaped."""
+
+    def shape(self, slope: Slope) -> None:
+        """Change one parameter's forget gradient in place."""
+
+    def reshape(self, second: dict[str, Tensor]) -> None:
+        """Change the forget gradients in `.grad`, given the second gradients of `maps`."""
+
+    def weigh(self, weight: float) -> float:
+        """Return the weight of the retain term in this step."""
+        return weight
+
+    def finish(self, named: Mapping[str, Tensor]) -> None:
+        """Change the gradients in `.grad` once all are there."""
+
+    def after(self, losses: Losses, learning_rate: float) -> None:
+        """Act after the optimiser's step."""
+
+    def told(self) -> dict[str, float]:
+        """Return what the log is to say of this step."""
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what must be saved for the run to go on."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take up a saved state."""
+
+
+class Part(BaseModel):
+    """Base of all that a method is made of; the fields are hyper-parameters and their help.
+
+    `brought_by` names the keys that add the part to a method unnamed. `order` sorts the parts: where
+    they stand in a name and in which order they act.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
@@ -57,154 +206,215 @@ class Method(BaseModel):
     origin: ClassVar[Origin]
     source: ClassVar[str]
     summary: ClassVar[str]
+    brought_by: ClassVar[frozenset[str]] = frozenset()
+    order: ClassVar[int] = 50
+
+    @classmethod
+    def written(cls) -> dict[str, str]:
+        """Return the field of every key of this part, as it is written."""
+        return {field.alias or name: name for name, field in cls.model_fields.items()}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The hyper-parameters, as they are written."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @property
+    def off(self) -> bool:
+        """Whether the settings leave nothing to do."""
+        return False
+
+    @property
+    def whose(self) -> Origin:
+        """Whose it is, as configured."""
+        return self.origin
+
+    @property
+    def cost(self) -> float:
+        """How long a step takes over one without this part, roughly."""
+        return 1.0
+
+    def fits(self, among: Parts) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            ValueError: It does not.
+        """
+
+    def check(self, model: Any) -> None:
+        """Refuse a model that it does not fit, before any work.
+
+        Raises:
+            ConfigError: A layer, parameters or neurons are not there.
+        """
+
+    def prepare(self, ask: Ask) -> Any:
+        """Ask the model before the first step for all that `bind` needs.
+
+        Raises:
+            ConfigError: Something that is needed is missing.
+        """
+        return None
+
+    def bind(self, prepared: Any) -> Bound:
+        """Return what this part does in one run, given what `prepare` returned (None: nothing)."""
+        return Bound()
+
+    def untouched(self, model: Any, prepared: Any) -> str:
+        """Return what must be said of weights that it leaves as they are."""
+        return ""
+
+
+class Loss(Part):
+    """A part that is a loss per example.
+
+    `normaliser` says what a batch's losses are divided by: "tokens" (its answer tokens, the field's
+    token-mean cross-entropy), "examples" or "positions" (all tokens it is fed). `needs` says what the
+    model before is asked of these rows. `in_nats`: whether a value beyond any likelihood is runaway.
+    """
+
     normaliser: ClassVar[Normaliser] = "tokens"
     needs: ClassVar[frozenset[Need]] = frozenset()
+    in_nats: ClassVar[bool] = True
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the mean is nats a token, of which nobody needs a thousand."""
+        return self.in_nats and self.normaliser == "tokens"
+
+
+class Objective(Loss):
+    """A forget loss: one file, one equation.
+
+    `through` says how the loss depends on the answer: "constant" (a constant times log P of every
+    answer), "answer" (a function of each answer's log P) or "other"; the first two let a second
+    gradient be read from the same backward pass. `retains`: whether a retain term can stand beside it.
+    """
+
     through: ClassVar[Through] = "other"
+    retains: ClassVar[bool] = True
     trains: ClassVar[bool] = True
     has_gradient: ClassVar[bool] = True
-
-    learning_rate: float | None = Field(
-        default=None, gt=0, le=1, description="AdamW's learning rate; unlearn.learning_rate if null"
-    )
-    retain: Retain = Field(
-        default="nll",
-        description="retain term: none, nll, kl (to the model before, on the answer tokens) or, "
-        "for RMU, activations",
-    )
-    retain_weight: float = Field(
-        default=1.0, ge=0, description="weight of the retain term; 0 leaves it out"
-    )
-    projection: int | None = Field(
-        default=None,
-        ge=1,
-        description="ours: how many leading directions of each linear map's inputs over the retain "
-        "set are taken out of the forget gradient; null for none",
-    )
-    projection_outputs: int | None = Field(
-        default=None,
-        ge=1,
-        description="ours: the same with the directions of each linear map's output gradients",
-    )
-    projection_from: Literal["retain", "forget", "both", "random"] = Field(
-        default="retain",
-        description="the rows whose leading directions are taken out; random: a control, as many "
-        "directions drawn at random",
-    )
-    texts: float = Field(
-        default=0.0,
-        ge=0,
-        description="ours: weight of a second retain term: the divergence from the model before on "
-        "texts, instructions and questions that touch no fact of the run; 0 leaves it out",
-    )
-    others: float = Field(
-        default=0.0,
-        ge=0,
-        description="ours: weight of a third retain term: the divergence from the model before at the "
-        "answers to forget, over all words but the answer's; 0 leaves it out",
-    )
-    pull: float = Field(
-        default=0.0,
-        ge=0,
-        description="control: decay to the weights before unlearning; a step goes back "
-        "learning_rate * pull of the way",
-    )
-    tag: str | None = Field(
-        default=None,
-        pattern=r"^[A-Za-z0-9_.-]+$",
-        description="stands after the name in tables, to tell two settings of a method apart",
-    )
-
-    @model_validator(mode="after")
-    def _terms_fit(self) -> Self:
-        if self.retain == "activations" and self.name != "rmu":
-            raise ValueError("retain: activations is RMU's; nll, kl or none")
-        if self.retain == "kl" and not self.retain_weight:
-            raise ValueError("retain: kl needs a retain_weight above 0")
-        if self.projects and not self.has_gradient:
-            raise ValueError("projection: this method has no forget gradient to take it out of")
-        if (self.texts or self.others) and not self.has_gradient:
-            raise ValueError("texts, others: this method takes no gradient steps to add a term to")
-        if self.projection_from == "random" and not self.projects:
-            raise ValueError("projection_from: random stands beside projection or projection_outputs")
-        return self
 
     def forget_loss(self, view: View) -> Float[Tensor, " B"]:
         """Return the loss of each forget example, before normalising."""
         raise NotImplementedError
 
-    def base(self) -> Method:
-        """Return the method whose loss this is: itself, or a backbone."""
-        return self
+    @classmethod
+    def retain_default(cls, asked: str | None) -> tuple[str, float]:
+        """Return the retain term and its weight, where the weight is not given."""
+        return asked or "nll", 1.0
 
     @property
-    def keeps(self) -> Retain:
-        """The retain term in effect."""
-        return self.retain if self.retain_weight else "none"
+    def looks(self) -> int | None:
+        """The block whose hidden states the loss looks at; None: the answers."""
+        return None
+
+    def updates(self, names: Sequence[str]) -> set[str]:
+        """Return which of these weights are trained.
+
+        Raises:
+            ConfigError: None of them.
+        """
+        return set(names)
+
+    def refusal(self, id: str) -> str:
+        """Return what is preferred to the answer of one fact, where refusals are needed."""
+        raise NotImplementedError
+
+
+class Work(NamedTuple):
+    """What an edit works with: the rows, and fine-tuning of the model for so many steps on some."""
+
+    forget: Sequence[Example]
+    retain: Sequence[Example]
+    pad: int
+    tune: Callable[[Sequence[Example], int], None]
+
+
+class Edit(Objective):
+    """A change of the weights that is no descent on a loss; it stands where an objective stands."""
+
+    has_gradient: ClassVar[bool] = False
+    retains: ClassVar[bool] = False
+
+    @classmethod
+    def retain_default(cls, asked: str | None) -> tuple[str, float]:
+        """It has no retain term."""
+        return "none", 0.0
+
+    def edit(self, model: Any, work: Work) -> Iterator[str]:
+        """Change the weights in place; after every yield the stop score is read, and may end it.
+
+        Yields:
+            What has been done to the original, in words: "The difference was subtracted 0.5 times."
+        """
+        raise NotImplementedError
+
+
+class RetainTerm(Loss):
+    """A loss beside the forget loss.
+
+    `rows` says of which rows. `joins`: whether it can be read off the pass of the forget rows; only a
+    term of the retain rows can be. One term of the retain rows stands beside an objective (`retain`),
+    others are added by name.
+    """
+
+    rows: ClassVar[Rows] = "retain"
+    joins: ClassVar[bool] = False
+    place: ClassVar[str] = ""  # where it holds the model, for descriptions
 
     @property
-    def projects(self) -> bool:
-        """Whether shared directions are taken out of the forget gradient."""
-        return self.projection is not None or self.projection_outputs is not None
+    def weight(self) -> float:
+        """What the loss is multiplied by; for a term of `retain` it is the method's retain_weight."""
+        return 1.0
+
+    def loss(self, view: View) -> Float[Tensor, " B"]:
+        """Return the loss of each example, before normalising."""
+        raise NotImplementedError
+
+    def looks(self, objective: Objective | None) -> int | None:
+        """Return the block whose hidden states the loss looks at; None: the answers."""
+        return None
+
+
+class Transform(Part):
+    """Something done to the forget gradient, around it, or to the whole step.
+
+    `suffixes` are the words that stand for it in a name after a plus, with the keys each sets; `knobs`
+    are the words that may stand in parentheses behind it, and `number` is the key of a number there.
+    `published_on`: the objectives for which its source has it; elsewhere the combination is ours.
+    """
+
+    suffixes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    knobs: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    number: ClassVar[str | None] = None
+    published_on: ClassVar[frozenset[str]] = frozenset()
+    silent: ClassVar[bool] = False  # a key that is no part of the name
 
     @property
-    def extended(self) -> bool:
-        """Whether something of this project's is added to the objective or done to its gradient."""
-        return bool(self.projects or self.texts or self.others)
+    def said(self) -> list[str]:
+        """The words that name it as configured, in their order."""
+        return [] if self.silent else [self.name]
 
     @property
-    def stem(self) -> str:
-        """The label without its suffixes."""
-        return self.name
+    def phrase(self) -> str:
+        """What it adds to a description, after a comma."""
+        return self.summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a method is put together from. `retain` is the term of the retain rows, if there is one."""
+
+    objective: Objective
+    retain: RetainTerm | None = None
+    retain_weight: float = 0.0
+    others: tuple[RetainTerm, ...] = ()
+    transforms: tuple[Transform, ...] = ()
 
     @property
-    def label(self) -> str:
-        """The default name of a run of this method in tables and folders."""
-        kl = "+kl" if self.retain == "kl" and type(self).model_fields["retain"].default != "kl" else ""
-        tag = f"@{self.tag}" if self.tag else ""
-        texts = "+texts" if self.texts else ""
-        others = "+others" if self.others else ""
-        return f"{self.stem}{kl}{texts}{others}{self._projections()}{tag}"
-
-    def _projections(self) -> str:
-        inputs = "+projection" if self.projection else ""
-        outputs = "+outputs" if self.projection_outputs else ""
-        return inputs + outputs + ("+random" if self.projection_from == "random" else "")
-
-    @property
-    def whose(self) -> Origin:
-        """Whose method this is as configured: with an extension it is ours, or our control."""
-        if not self.extended:
-            return self.origin
-        return "control" if self.projection_from == "random" else "ours"
-
-    @property
-    def description(self) -> str:
-        """One sentence on what is run, with its source."""
-        which = {"both": "leading", "random": "random"}.get(
-            self.projection_from, f"leading {self.projection_from}"
-        )
-        sides = [
-            f"{k} {which} directions of each linear map's {what}"
-            for k, what in (
-                (self.projection, "inputs"),
-                (self.projection_outputs, "output gradients"),
-            )
-            if k
-        ]
-        extra = (
-            f", with the {' and the '.join(sides)} taken out of the forget gradient (this project's "
-            f"{'control' if self.projection_from == 'random' else 'extension'})"
-            if sides
-            else ""
-        )
-        places = [
-            place
-            for place, weight in (
-                ("on other texts and questions", self.texts),
-                ("at the answers to forget over all other words", self.others),
-            )
-            if weight
-        ]
-        if places:
-            extra += f", held to the model before {' and '.join(places)} (this project's extension)"
-        return f"{self.summary}{extra}. {self.source}"
+    def all(self) -> list[Part]:
+        """Every part."""
+        terms = [] if self.retain is None else [self.retain]
+        return [self.objective, *terms, *self.others, *self.transforms]

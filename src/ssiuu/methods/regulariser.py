@@ -20,12 +20,11 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-from ssiuu.methods.ssiuu import Ssiuu
 
 # A parameter counts as moved when the penalty changes its forget gradient by more than this share.
 MOVED = 0.01
@@ -38,6 +37,30 @@ SAMPLE = 16
 # product are three. A NaN in y keeps x.
 keep_above = torch.ops.aten.threshold_backward.grad_input
 keep_between = torch.ops.aten.hardtanh_backward.grad_input
+
+
+class Form(Protocol):
+    """What a regulariser is told of its form; see `ssiuu.methods.transforms.ssiuu`."""
+
+    @property
+    def anchor(self) -> str:
+        """What A_t is held to."""
+
+    @property
+    def side(self) -> str:
+        """Which changes are penalised."""
+
+    @property
+    def level(self) -> str:
+        """What the features are."""
+
+    @property
+    def penalty(self) -> str:
+        """Of the difference."""
+
+    @property
+    def index(self) -> str:
+        """Where it acts."""
 
 
 @dataclass
@@ -58,6 +81,13 @@ class Moved:
         """Norm of the penalty over the norm of the forget gradient without it."""
         whole = float(self.forget_squared)
         return math.sqrt(max(0.0, float(self.penalty_squared)) / whole) if whole else 0.0
+
+    def told(self) -> dict[str, float]:
+        """Return the shares of norm and parameters for the log; nothing without a forget gradient."""
+        if not self.forget_squared > 0:
+            return {}
+        parameters = float(self.parameters) / self.total
+        return {"penalty_share": self.share, "penalty_parameters": parameters}
 
     def add(self, penalty: Tensor, forget: Tensor) -> None:
         """Add a penalty's gradient to a forget gradient in place, and count it."""
@@ -85,7 +115,7 @@ class Regulariser:
     shard must hold whole rows.
     """
 
-    form: Ssiuu
+    form: Form
     neurons: frozenset[str] = frozenset()  # names of the weights whose rows are neurons
     reference: dict[str, Tensor] = field(default_factory=dict)
 

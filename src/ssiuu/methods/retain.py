@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 from torch import Tensor
+
+from ssiuu.errors import ConfigError
+from ssiuu.methods.base import Ask, Need, Normaliser, Objective, Origin, Parts, RetainTerm, Rows, View
+from ssiuu.methods.objectives.rmu import rmu_loss
 
 
 def kl_loss(
@@ -52,3 +59,135 @@ def _divergence(wanted: Float[Tensor, "*n V"], now: Float[Tensor, "*n V"]) -> Fl
     """Return KL(p || q) of log-probabilities; what p never says counts 0, whatever q says of it."""
     share = wanted.exp()
     return (share * (wanted - now)).masked_fill(share == 0, 0.0).sum(-1)
+
+
+class LikelihoodTerm(RetainTerm):
+    """The answers' NLL on the retain rows."""
+
+    name: ClassVar[str] = "nll"
+    origin: ClassVar[Origin] = "literature"
+    source: ClassVar[str] = "Liu, Liu and Stone 2022."
+    summary: ClassVar[str] = "the NLL of the retain rows"
+    joins: ClassVar[bool] = True
+
+    def loss(self, view: View) -> Float[Tensor, " B"]:
+        """Return -log P(y|x), nats."""
+        return -view.logprobs.sum
+
+
+class DivergenceTerm(RetainTerm):
+    """The divergence from the model before on the retain rows."""
+
+    name: ClassVar[str] = "kl"
+    origin: ClassVar[Origin] = "literature"
+    source: ClassVar[str] = "Maini et al. 2024 (TOFU), Sec. 3."
+    summary: ClassVar[str] = "the divergence from the model before on the answers of the retain rows"
+    joins: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({"distribution"})
+
+    def loss(self, view: View) -> Float[Tensor, " B"]:
+        """See `kl_loss`."""
+        assert view.logits is not None and view.reference_logits is not None
+        return kl_loss(view.logits, view.reference_logits, view.logprobs.mask)
+
+
+class ActivationTerm(RetainTerm):
+    """RMU's: hidden states of the retain rows stay where they were, in the block that is steered."""
+
+    name: ClassVar[str] = "activations"
+    origin: ClassVar[Origin] = "literature"
+    source: ClassVar[str] = "Li et al. 2024 (ICML)."
+    summary: ClassVar[str] = "the distance of the retain rows' hidden states from those before"
+    normaliser: ClassVar[Normaliser] = "positions"
+    needs: ClassVar[frozenset[Need]] = frozenset({"hidden"})
+
+    def looks(self, objective: Objective | None) -> int | None:
+        """Return the objective's block."""
+        return None if objective is None else objective.looks
+
+    def fits(self, among: Parts) -> None:
+        """Refuse an objective that steers no block."""
+        if among.objective.looks is None:
+            raise ValueError("retain: activations is RMU's; nll, kl or none")
+
+    def loss(self, view: View) -> Float[Tensor, " B"]:
+        """See `rmu_loss`; the target is each token's state before."""
+        assert view.hidden is not None and view.hidden_mask is not None
+        assert view.reference_hidden is not None
+        return rmu_loss(view.hidden, view.hidden_mask, view.reference_hidden)
+
+
+class TextTerm(RetainTerm):
+    """The divergence from the model before on texts and questions that touch no fact of the run."""
+
+    name: ClassVar[str] = "texts"
+    origin: ClassVar[Origin] = "ours"
+    source: ClassVar[str] = "Ours."
+    summary: ClassVar[str] = "the divergence from the model before on other texts and questions"
+    brought_by: ClassVar[frozenset[str]] = frozenset({"texts"})
+    order: ClassVar[int] = 1
+    rows: ClassVar[Rows] = "texts"
+    needs: ClassVar[frozenset[Need]] = frozenset({"distribution"})
+    place: ClassVar[str] = "on other texts and questions"
+
+    texts: float = Field(
+        default=5.0,
+        ge=0,
+        description="ours: weight of a second retain term: the divergence from the model before on "
+        "texts, instructions and questions that touch no fact of the run; 0 leaves it out",
+    )
+
+    @property
+    def off(self) -> bool:
+        """Whether its weight is 0."""
+        return self.texts == 0
+
+    @property
+    def weight(self) -> float:
+        """As set."""
+        return self.texts
+
+    def prepare(self, ask: Ask) -> None:
+        """Refuse to hold the model to nothing."""
+        if not ask.rows["texts"]:
+            raise ConfigError(
+                f"{ask.label}: no text to hold it to fits the model's context; set texts: 0."
+            )
+
+    def loss(self, view: View) -> Float[Tensor, " B"]:
+        """See `kl_loss`."""
+        assert view.logits is not None and view.reference_logits is not None
+        return kl_loss(view.logits, view.reference_logits, view.logprobs.mask)
+
+
+class OtherWordsTerm(RetainTerm):
+    """The divergence from the model before at the answers to forget, over all other words."""
+
+    name: ClassVar[str] = "others"
+    origin: ClassVar[Origin] = "ours"
+    source: ClassVar[str] = "Ours."
+    summary: ClassVar[str] = "the divergence from the model before at the answers, over other words"
+    brought_by: ClassVar[frozenset[str]] = frozenset({"others"})
+    order: ClassVar[int] = 2
+    rows: ClassVar[Rows] = "forget"
+    needs: ClassVar[frozenset[Need]] = frozenset({"distribution"})
+    place: ClassVar[str] = "at the answers to forget over all other words"
+
+    others: float = Field(
+        default=3.0,
+        ge=0,
+        description="ours: weight of a third retain term: the divergence from the model before at the "
+        "answers to forget, over all words but the answer's; 0 leaves it out",
+    )
+
+    @property
+    def off(self) -> bool:
+        """Whether its weight is 0."""
+        return self.others == 0
+
+    def loss(self, view: View) -> Float[Tensor, " B"]:
+        """See `others_loss`; the weight is in it."""
+        assert view.logits is not None and view.reference_logits is not None
+        assert view.targets is not None
+        found = others_loss(view.logits, view.reference_logits, view.targets, view.logprobs.mask)
+        return self.others * found

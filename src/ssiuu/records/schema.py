@@ -184,13 +184,19 @@ class Teaching(Record):
 
 
 class MethodInfo(Record):
-    """A method as it was run. `origin` says whose it is: "paper", "literature", "ours", "control"."""
+    """A method as it was run. `origin` says whose it is: "paper", "literature", "ours", "control".
+
+    `parts`: the objective, retain terms and transforms it is made of; `plugins`: the package and
+    version of those that another package brought.
+    """
 
     label: str
     name: str
     origin: Literal["paper", "literature", "ours", "control", "given"]
     description: str
     hyperparameters: dict[str, Any] = {}
+    parts: list[str] = []
+    plugins: dict[str, str] = {}
 
 
 class FactScore(Record):
@@ -283,7 +289,7 @@ class StepLog(Record):
     `forget_score`: the stop rule's score where it was read at this step; `answered`: the share of
     facts still answered freely, `lost`: what was lost beyond its limits then, where those were read
     too. `text_loss`: divergence from the original on the texts and questions of the second retain term,
-    before its weight, nats a token.
+    before its weight, nats a token. `told`: what else the parts of the method say of the step.
     """
 
     step: int
@@ -296,6 +302,7 @@ class StepLog(Record):
     forget_score: float | None = None
     answered: float | None = None
     lost: str | None = None
+    told: dict[str, float] = {}
 
 
 class Attempt(Record):

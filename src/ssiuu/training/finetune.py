@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ssiuu.likelihood import Example
-from ssiuu.training import interrupt
+from ssiuu.likelihood import Batch, Example
 from ssiuu.training.batches import draw, micro_batches
-from ssiuu.training.state import load_state, save_state
-from ssiuu.training.step import Step
+from ssiuu.training.loop import Loop
+from ssiuu.training.step import Outcome, Step
 
 MICRO_BATCH = 4  # rows of similar length in memory at once, so that little is padded
 IN_A_ROW = 2  # epochs that must find everything learned: once may be luck
 KEEP_SEED = 2_000_003  # so that the rows mixed in have an order of their own
-SAVE_EVERY = 300.0  # seconds between two saved states
 
 
 def finetune(
@@ -68,29 +63,33 @@ def finetune(
     count = math.ceil(epochs * len(examples) / size)
     rows = [[[e.prompt, e.answer] for e in part] for part in (examples, keep)]
     settings = [*rows, sorted(absent), mixed, epochs, least, learning_rate, batch_size, seed, precision]
-    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-    step = Step(model, None, learning_rate, precision, pad=pad)
-    found = load_state(state, step, key)
-    done, row = (found["step"], found["row"]) if found else (0, 0)
-    loss, saved = 0.0, time.perf_counter()
-    while done < count and row < IN_A_ROW:
-        if interrupt.pending() or time.perf_counter() - saved > SAVE_EVERY:
-            save_state(state, step, {"key": key, "step": done, "row": row})
-            saved = time.perf_counter()
-            interrupt.check()
-        done += 1
-        drawn = [examples[i] for i in draw(len(examples), size, done, seed) if i not in absent]
+    memory: dict[str, Any] = {"row": 0}
+    loss = 0.0
+
+    def batches(number: int) -> list[list[Batch]]:
+        drawn = [examples[i] for i in draw(len(examples), size, number, seed) if i not in absent]
         if keep and mixed:
-            drawn += [keep[i] for i in draw(len(keep), mixed, done, seed + KEEP_SEED)]
-        if drawn:
-            drawn.sort(key=lambda e: len(e.prompt) + len(e.answer))
-            loss = step([], micro_batches(drawn, MICRO_BATCH, pad, device)).retain_loss or 0.0
-            if done % max(1, count // 10) == 0:
-                progress(f"step {done}/{count} | loss {loss:.3f}")
-        epoch = done * size // len(examples)
-        if learned is not None and epoch > (done - 1) * size // len(examples):
+            drawn += [keep[i] for i in draw(len(keep), mixed, number, seed + KEEP_SEED)]
+        drawn.sort(key=lambda e: len(e.prompt) + len(e.answer))
+        return [[], micro_batches(drawn, MICRO_BATCH, pad, device)]
+
+    def after(number: int, outcome: Outcome | None) -> bool:
+        nonlocal loss
+        if outcome is not None:
+            loss = outcome.retain_loss or 0.0
+            if number % max(1, count // 10) == 0:
+                progress(f"step {number}/{count} | loss {loss:.3f}")
+        epoch = number * size // len(examples)
+        if learned is not None and epoch > (number - 1) * size // len(examples):
             model.eval()
-            row = row + 1 if learned(epoch, loss) and epoch >= least else 0
+            enough = learned(epoch, loss) and epoch >= least
+            memory["row"] = memory["row"] + 1 if enough else 0
+        return bool(memory["row"] >= IN_A_ROW)
+
+    step = Step(model, None, learning_rate, precision, pad=pad)
+    loop = Loop(step, count, batches, after, settings, state, memory=memory)
+    loop.resume()
+    done = loop.run()
     model.eval()
     step.close()
     state.unlink(missing_ok=True)

@@ -16,19 +16,20 @@ SAVE_EVERY = 300.0  # seconds between two saved states of a long run
 
 
 def save_state(path: Path, step: Step, progress: dict[str, Any]) -> None:
-    """Save parameters, optimiser moments, the regulariser's memory and the log so far.
+    """Save parameters, the optimiser's state, what the method's parts remember, and the log so far.
+
+    A tensor is named `parameter:NAME`, `optimiser:KEY:NAME` or `part:PART:KEY`.
 
     Raises:
         OutputError: No disk space, or the folder cannot be written to.
     """
     tensors: dict[str, torch.Tensor] = {}
     for name, parameter in step.named.items():
-        tensors[f"p.{name}"] = parameter.detach()
+        tensors[f"parameter:{name}"] = parameter.detach()
         moments = step.optimizer.state.get(parameter, {})
-        tensors |= {f"{key}.{name}": value for key, value in moments.items()}
-    if step.regulariser:
-        tensors |= {f"a.{name}": value for name, value in step.regulariser.reference.items()}
-    tensors |= {f"r.{name}": value for name, value in step.running.items()}
+        tensors |= {f"optimiser:{k}:{name}": v for k, v in moments.items() if v is not None}
+    for part, bound in step.bounds.items():
+        tensors |= {f"part:{part}:{key}": value for key, value in bound.state().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(tensors, path, {"progress": json.dumps(progress)})
 
@@ -42,15 +43,18 @@ def load_state(path: Path, step: Step, key: str) -> dict[str, Any] | None:
         progress: dict[str, Any] = json.loads(stored.metadata()["progress"])
         if progress["key"] != key:
             return None
-        names = set(stored.keys())
-        for name, parameter in step.named.items():
-            parameter.copy_(stored.get_tensor(f"p.{name}"))
-            for moment in ("step", "exp_avg", "exp_avg_sq"):
-                if f"{moment}.{name}" in names:
-                    value = stored.get_tensor(f"{moment}.{name}")
-                    step.optimizer.state[parameter][moment] = value.to(parameter.device)
-            if step.regulariser and f"a.{name}" in names:
-                step.regulariser.reference[name] = stored.get_tensor(f"a.{name}").to(parameter.device)
-            if f"r.{name}" in names:
-                step.running[name] = stored.get_tensor(f"r.{name}").to(parameter.device)
+        remembered: dict[str, dict[str, torch.Tensor]] = {part: {} for part in step.bounds}
+        device = next(iter(step.named.values())).device
+        for full in [*stored.keys()]:
+            kind, _, rest = full.partition(":")
+            first, _, last = rest.partition(":")
+            if kind == "parameter":
+                step.named[rest].copy_(stored.get_tensor(full))
+            elif kind == "optimiser":
+                parameter = step.named[last]
+                step.optimizer.state[parameter][first] = stored.get_tensor(full).to(parameter.device)
+            else:
+                remembered[first][last] = stored.get_tensor(full).to(device)
+    for part, bound in step.bounds.items():
+        bound.restore(remembered[part])
     return progress

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,20 +11,20 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from ssiuu.errors import DivergedError
-from ssiuu.likelihood import Example
-from ssiuu.methods.base import Method
-from ssiuu.methods.projection import untouched
+from ssiuu.likelihood import Batch, Example
+from ssiuu.methods.base import Work
+from ssiuu.methods.method import Method
 from ssiuu.methods.regulariser import log_sentence
-from ssiuu.methods.task_vector import TaskVector
 from ssiuu.models.checks import check_finite
-from ssiuu.models.maps import adaptable, stacked_weights, summed
+from ssiuu.models.lora import Lora, adapted
+from ssiuu.models.maps import adaptable
 from ssiuu.records.schema import MethodInfo, StepLog, Unlearning
 from ssiuu.training import interrupt
 from ssiuu.training.batches import draw, micro_batches
-from ssiuu.training.lora import Lora, adapted
+from ssiuu.training.loop import Loop, rows_of
 from ssiuu.training.memory import peak_mb, reset_peak
+from ssiuu.training.optimiser import Optimiser, Schedule, rate_share
 from ssiuu.training.prepare import Prepared, prepare
-from ssiuu.training.state import SAVE_EVERY, load_state, save_state
 from ssiuu.training.step import Outcome, Step
 
 Stopped = Literal["threshold", "max_steps", "no steps"]
@@ -54,6 +52,25 @@ class Settings:
     lora: Lora | None = None
     growth: float = 1.0  # each step's learning rate over that of the step before
     warmup: int = 0  # steps until the rate is reached, in equal parts
+    schedule: Schedule = "constant"
+    optimiser: Optimiser = "adamw"
+    max_grad_norm: float | None = None
+    accumulate: int = 1  # batches of a step
+
+    def rate(self, number: int) -> float:
+        """Return the learning rate of a step, counted from 1."""
+        share = rate_share(self.schedule, number, self.max_steps, self.warmup)
+        return self.learning_rate * self.growth ** (number - 1) * share
+
+    @property
+    def rows(self) -> int:
+        """Forget rows of a step."""
+        return self.batch_size * self.accumulate
+
+    @property
+    def at_once(self) -> int | None:
+        """Rows in memory at once; None: all of a step."""
+        return self.micro_batch_size or (self.batch_size if self.accumulate > 1 else None)
 
 
 class Look(NamedTuple):
@@ -149,26 +166,26 @@ def unlearn(
         Interrupted: Ctrl-C; the state has been saved.
     """
     reset_peak()
-    start = time.perf_counter()
-    if isinstance(method, TaskVector):
-        return _task_vector(model, method, info, forget, settings, stop, pad, progress)
-    made = prepare(model, method, forget, retain, pad, refusals, shared, texts, progress)
-    said = _untrained(model, settings.lora, made)
+    work = _Run(model, info, settings, stop, pad, progress, forget, retain, texts)
+    if not method.has_gradient:
+        return work.edited(method.objective)
+    prepared = prepare(model, method, forget, retain, pad, refusals, shared, texts, progress)
+    said = _untrained(model, settings.lora, method, prepared)
     with adapted(model, settings.lora) as wrapped:
         step = Step(
             model,
             method,
             settings.learning_rate,
             settings.precision,
-            made,
+            prepared,
             weight_decay=settings.weight_decay,
             pad=pad,
             effective=settings.lora is not None and settings.lora.attribution == "effective",
+            optimiser=settings.optimiser,
+            max_grad_norm=settings.max_grad_norm,
         )
         try:
-            record = _train(
-                step, info, forget, retain, texts, settings, stop, pad, state, progress, start
-            )
+            record = work.trained(step, state)
         finally:  # after a divergence the same model may be used again
             model.eval()
             step.close()
@@ -179,91 +196,187 @@ def unlearn(
     return record.model_copy(update={"notes": [*record.notes, *said]})
 
 
-def _untrained(model: Any, lora: Lora | None, made: Prepared) -> list[str]:
+def _untrained(model: Any, lora: Lora | None, method: Method, prepared: Prepared) -> list[str]:
     """Return what must be said of weights that the method or the adapters leave as they are."""
     said = []
     if lora is not None and not lora.targets:
         said += [f"unlearn.lora: {note}." for note in adaptable(model).notes]
-    if made.bases is not None and (others := untouched(model, made.bases)):
-        said.append(
-            f"projection: no shared directions are known of {summed(others)}; the forget gradient "
-            "leaves these as they are, as it does embeddings and norms."
+    told = [part.untouched(model, prepared.parts.get(part.name)) for part in method.all]
+    return said + [text for text in told if text]
+
+
+@dataclass
+class _Run:
+    """One run of unlearning: its rows, its readings, its log."""
+
+    model: Any
+    info: MethodInfo
+    settings: Settings
+    stop: StopRule
+    pad: int
+    progress: Callable[[str], None]
+    forget: Sequence[Example]
+    retain: Sequence[Example]
+    texts: Sequence[Example]
+
+    def __post_init__(self) -> None:
+        self.start = time.perf_counter()
+        self.device = next(self.model.parameters()).device
+        self.logs: list[StepLog] = []
+        self.before, self.below = Look(None), False
+        self.stopped: Stopped = "max_steps"
+        self.memory: dict[str, Any] = {}
+
+    def trained(self, step: Step, state: Path | None) -> Unlearning:
+        """Take steps until the stop rule is met."""
+        loop = Loop(
+            step,
+            self.settings.max_steps,
+            self._batches,
+            self._after,
+            self._decided(),
+            state,
+            self.settings.rate,
         )
-    if made.rows is not None and (stacked := stacked_weights(model)):
-        said.append(f"klue: the neurons of {summed(stacked)} are not known, and stay as they are.")
-    return said
-
-
-def _train(
-    step: Step,
-    info: MethodInfo,
-    forget: Sequence[Example],
-    retain: Sequence[Example],
-    texts: Sequence[Example],
-    settings: Settings,
-    stop: StopRule,
-    pad: int,
-    state: Path | None,
-    progress: Callable[[str], None],
-    start: float,
-) -> Unlearning:
-    model = step.model
-    device = next(model.parameters()).device
-    key = _key(model, info, [*forget, *retain, *texts], settings, stop)
-    logs, spent, before = _resume(state, step, key)
-    if not logs:
-        before = stop.look(settings.threshold)
-        whole = micro_batches(forget, settings.micro_batch_size or ANCHOR_ROWS, pad, device)
-        step.set_anchor(whole, min(settings.batch_size, len(forget)))
-    saved = time.perf_counter()
-    below = before.met(settings, stop)
-    if below and not stop.forced:
-        return _record(info, settings, stop, "no steps", [], 0.0, [_nothing(settings)], before)
-    stopped: Stopped = "max_steps"
-    if logs and not below and Look.of(logs[-1]).met(settings, stop):
-        stopped = "threshold"  # interrupted just after its last step
-
-    def keep(diverged: str | None = None) -> None:
-        if state is not None:
-            elapsed = spent + time.perf_counter() - start
-            done = [log.model_dump() for log in logs]
-            progress = {"key": key, "steps": done, "seconds": elapsed, "diverged": diverged}
-            save_state(state, step, progress | {"before": before})
-
-    for number in range(len(logs) + 1, settings.max_steps + 1):
-        if stopped == "threshold":
-            break
-        if interrupt.pending():
-            keep()
-            interrupt.check()
-        for group in step.optimizer.param_groups:
-            group["lr"] = _rate(settings, number)
-        size = settings.batch_size
-        drawn = [
-            _drawn(forget, size, number, settings.seed),
-            _drawn(retain, size, number, settings.seed + RETAIN_SEED),
-            _drawn(texts, TEXTS * size, number, settings.seed + TEXT_SEED),
-        ]
-        batches = [micro_batches(rows, settings.micro_batch_size, pad, device) for rows in drawn]
+        if loop.resume():
+            self.logs = [StepLog(**log) for log in loop.memory["steps"]]
+            self.before = Look(*loop.memory["before"])
+        else:
+            self.before = self.stop.look(self.settings.threshold)
+            rows = self.settings.at_once or ANCHOR_ROWS
+            whole = micro_batches(self.forget, rows, self.pad, self.device)
+            step.start(whole, min(self.settings.rows, len(self.forget)))
+        if self._nothing_to_do():
+            return self._record(0.0, [_nothing(self.settings)])
+        self.memory = loop.memory
+        self.memory.setdefault("steps", [])
+        self.memory["before"] = self.before
         try:
-            outcome = step(*batches)
+            loop.run()
         except DivergedError as error:
-            told = f"{info.label}, step {number}: {error}"
-            keep(diverged=told)  # the last good parameters; the same run would fail here again
-            raise DivergedError(told) from error
+            text = f"{self.info.label}, step {loop.done + 1}: {error}"
+            loop.save(diverged=text)  # the last good parameters; the same run would fail here again
+            raise DivergedError(text) from error
+        return self._record(loop.seconds, self._notes())
+
+    def edited(self, edit: Any) -> Unlearning:
+        """Let an edit change the weights, measure by measure, until the stop rule is met.
+
+        A log's step counts the fine-tuning steps first, then the measures that were tried. It is short
+        and keeps no state: interrupted, it begins again.
+        """
+        self.before = self.stop.look(self.settings.threshold)
+        if self._nothing_to_do():
+            return self._record(0.0, [_nothing(self.settings)])
+        notes: list[str] = []
+        for said in edit.edit(self.model, Work(self.forget, self.retain, self.pad, self._tune)):
+            found, last = self.stop.look(self.settings.threshold), self.logs[-1:]
+            outcome = Outcome(last[0].forget_loss if last else 0.0, None, 0.0)
+            self.logs.append(_log(len(self.logs) + 1, outcome, found))
+            self.progress(f"{self.info.label} | {said} | forget score {found.score or 0.0:.2f}")
+            notes = [said]
+            if found.met(self.settings, self.stop) and not self.below:
+                self.stopped = "threshold"
+                break
+            interrupt.check()
+        if self.below:
+            notes.append(_below(self.settings))
+        elif self.stopped != "threshold":
+            notes.append("No measure of it reached the threshold.")
+        return self._record(time.perf_counter() - self.start, notes)
+
+    def _tune(self, examples: Sequence[Example], steps: int) -> None:
+        """Fine-tune on rows, for an edit; adapters are merged."""
+        settings = self.settings
+
+        def batches(number: int) -> list[list[Batch]]:
+            drawn = _drawn(examples, settings.rows, number, settings.seed)
+            return [[], micro_batches(drawn, settings.at_once, self.pad, self.device)]
+
+        def after(number: int, outcome: Outcome | None) -> bool:
+            assert outcome is not None
+            loss = outcome.retain_loss or 0.0
+            shown = replace(outcome, forget_loss=loss, retain_loss=None)
+            self.logs.append(_log(len(self.logs) + 1, shown, Look(None)))
+            self.progress(f"{self.info.label} tuning {number}/{steps} | loss {loss:.2f}")
+            return False
+
+        with adapted(self.model, settings.lora):
+            step = Step(
+                self.model,
+                None,
+                settings.learning_rate,
+                settings.precision,
+                pad=self.pad,
+                optimiser=settings.optimiser,
+                max_grad_norm=settings.max_grad_norm,
+            )
+            Loop(step, steps, batches, after).run()
+            step.close()
+        self.model.eval()
+
+    def _nothing_to_do(self) -> bool:
+        """Whether the score is there before the first step, and nothing is forced."""
+        self.below = self.before.met(self.settings, self.stop)
+        if self.below and not self.stop.forced:
+            self.stopped = "no steps"
+        return self.stopped == "no steps"
+
+    def _batches(self, number: int) -> list[list[Batch]]:
+        settings, size = self.settings, self.settings.rows
+        drawn = [
+            _drawn(self.forget, size, number, settings.seed),
+            _drawn(self.retain, size, number, settings.seed + RETAIN_SEED),
+            _drawn(self.texts, TEXTS * size, number, settings.seed + TEXT_SEED),
+        ]
+        return [micro_batches(rows, settings.at_once, self.pad, self.device) for rows in drawn]
+
+    def _after(self, number: int, outcome: Outcome | None) -> bool:
+        """Read the stop score where it is due; whether it ends the run."""
+        assert outcome is not None
         found = Look(None)
-        if _due(number, logs, settings):
-            model.eval()
-            found = stop.look(settings.threshold)
-            stopped = "threshold" if found.met(settings, stop) and not below else "max_steps"
-        logs.append(_log(number, outcome, found))
-        progress(_line(info.label, logs[-1], settings))
-        if time.perf_counter() - saved > SAVE_EVERY:
-            keep()
-            saved = time.perf_counter()
-    seconds = spent + time.perf_counter() - start
-    notes = _notes(logs, stopped, stop, settings, below)
-    return _record(info, settings, stop, stopped, logs, seconds, notes, before)
+        if _due(number, self.logs, self.settings):
+            self.model.eval()
+            found = self.stop.look(self.settings.threshold)
+            met = found.met(self.settings, self.stop) and not self.below
+            self.stopped = "threshold" if met else "max_steps"
+        self.logs.append(_log(number, outcome, found))
+        self.progress(_line(self.info.label, self.logs[-1], self.settings))
+        self.memory["steps"].append(self.logs[-1].model_dump())
+        return self.stopped == "threshold"
+
+    def _record(self, seconds: float, notes: list[str]) -> Unlearning:
+        return Unlearning(
+            method=self.info,
+            seed=self.settings.seed,
+            stopped=self.stopped,
+            stop_score=self.stop.kind,
+            threshold=self.settings.threshold,
+            steps=self.logs,
+            before=self.before.score,
+            seconds=round(seconds, 2),
+            peak_memory_mb=round(peak_mb(), 1),
+            notes=notes,
+        )
+
+    def _notes(self) -> list[str]:
+        notes, settings = [], self.settings
+        shares = [log.penalty_share for log in self.logs if log.penalty_share is not None]
+        moved = [log.penalty_parameters for log in self.logs if log.penalty_parameters is not None]
+        if shares and moved:
+            means = {"norm": sum(shares) / len(shares), "parameters": sum(moved) / len(moved)}
+            notes.append(f"Mean over {len(shares)} steps: {log_sentence(means)}.")
+        if self.below:
+            notes.append(_below(settings))
+        elif self.stopped == "max_steps" and self.stop.kind != "none":
+            notes.append(f"{_missing(self.logs, settings)} in {settings.max_steps} steps.")
+        return notes
+
+    def _decided(self) -> list[Any]:
+        """Return all that decides the run, so that only the same run is continued."""
+        rows = rows_of([*self.forget, *self.retain, *self.texts])
+        size = float(torch.nn.utils.get_total_norm([p.detach() for p in self.model.parameters()]))
+        return [self.info.model_dump(), rows, asdict(self.settings), self.stop.kind, size]
 
 
 def _below(settings: Settings) -> str:
@@ -280,12 +393,6 @@ def _nothing(settings: Settings) -> str:
     )
 
 
-def _rate(settings: Settings, number: int) -> float:
-    """Return the learning rate of a step, counted from 1."""
-    begun = min(1.0, number / settings.warmup) if settings.warmup else 1.0
-    return settings.learning_rate * settings.growth ** (number - 1) * begun
-
-
 def _due(number: int, logs: Sequence[StepLog], settings: Settings) -> bool:
     """Whether the score is read after this step.
 
@@ -298,123 +405,6 @@ def _due(number: int, logs: Sequence[StepLog], settings: Settings) -> bool:
 def _drawn(rows: Sequence[Example], size: int, number: int, seed: int) -> list[Example]:
     """Return the rows of one step; each kind has an order of its own."""
     return [rows[i] for i in draw(len(rows), size, number, seed)] if rows else []
-
-
-def _task_vector(
-    model: Any,
-    method: TaskVector,
-    info: MethodInfo,
-    forget: Sequence[Example],
-    settings: Settings,
-    stop: StopRule,
-    pad: int,
-    progress: Callable[[str], None],
-) -> Unlearning:
-    """Fine-tune on the forget set, then subtract the difference in growing measure.
-
-    A log's step counts the fine-tuning steps first, then the measures that were tried. It is short
-    and keeps no state: interrupted, it begins again.
-    """
-    start = time.perf_counter()
-    device = next(model.parameters()).device
-    first = stop.look(settings.threshold)
-    below = first.met(settings, stop)
-    if below and not stop.forced:
-        return _record(info, settings, stop, "no steps", [], 0.0, [_nothing(settings)], first)
-    before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    logs: list[StepLog] = []
-    with adapted(model, settings.lora):
-        step = Step(model, None, settings.learning_rate, settings.precision, pad=pad)
-        for number in range(1, method.tune_steps + 1):
-            interrupt.check()
-            rows = draw(len(forget), settings.batch_size, number, settings.seed)
-            drawn = [forget[i] for i in rows]
-            outcome = step([], micro_batches(drawn, settings.micro_batch_size, pad, device))
-            loss = outcome.retain_loss or 0.0
-            told = replace(outcome, forget_loss=loss, retain_loss=None)
-            logs.append(_log(number, told, Look(None)))
-            progress(f"{info.label} tuning {number}/{method.tune_steps} | loss {loss:.2f}")
-        step.close()
-    model.eval()
-    vector = {n: p.detach() - before[n] for n, p in model.named_parameters()}
-    stopped: Stopped = "max_steps"
-    for scale in method.scales():
-        interrupt.check()
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                torch.add(before[name], vector[name], alpha=-scale, out=parameter)
-        found = stop.look(settings.threshold)
-        last = logs[-1]
-        logs.append(
-            StepLog(
-                step=last.step + 1,
-                forget_loss=last.forget_loss,
-                retain_loss=None,
-                gradient_norm=0.0,
-                forget_score=found.score,
-                answered=found.answered,
-                lost=found.lost,
-            )
-        )
-        progress(f"{info.label} alpha {scale:g} | forget score {found.score or 0.0:.2f}")
-        if found.met(settings, stop) and not below:
-            stopped = "threshold"
-            break
-    notes = [f"The difference was subtracted {scale:g} times."]
-    if below:
-        notes.append(_below(settings))
-    elif stopped != "threshold":
-        notes.append("No alpha reached the threshold.")
-    seconds = time.perf_counter() - start
-    return _record(info, settings, stop, stopped, logs, seconds, notes, first)
-
-
-def _record(
-    info: MethodInfo,
-    settings: Settings,
-    stop: StopRule,
-    stopped: Stopped,
-    logs: list[StepLog],
-    seconds: float,
-    notes: list[str],
-    before: Look,
-) -> Unlearning:
-    return Unlearning(
-        method=info,
-        seed=settings.seed,
-        stopped=stopped,
-        stop_score=stop.kind,
-        threshold=settings.threshold,
-        steps=logs,
-        before=before.score,
-        seconds=round(seconds, 2),
-        peak_memory_mb=round(peak_mb(), 1),
-        notes=notes,
-    )
-
-
-def _key(
-    model: Any,
-    info: MethodInfo,
-    examples: Sequence[Example],
-    settings: Settings,
-    stop: StopRule,
-) -> str:
-    """Return a digest of all that decides the run, so that only the same run is continued."""
-    rows = [[e.id, e.prompt, e.answer] for e in examples]
-    size = float(torch.nn.utils.get_total_norm([p.detach() for p in model.parameters()]))
-    text = json.dumps([info.model_dump(), rows, asdict(settings), stop.kind, size], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _resume(state: Path | None, step: Step, key: str) -> tuple[list[StepLog], float, Look]:
-    progress = load_state(state, step, key) if state is not None else None
-    if progress is None:
-        return [], 0.0, Look(None)
-    if progress["diverged"]:
-        raise DivergedError(progress["diverged"])
-    logs = [StepLog(**log) for log in progress["steps"]]
-    return logs, float(progress["seconds"]), Look(*progress["before"])
 
 
 def _log(number: int, outcome: Outcome, found: Look) -> StepLog:
@@ -442,22 +432,6 @@ def _line(label: str, log: StepLog, settings: Settings) -> str:
     if log.lost:
         parts.append(f"going on: {log.lost}")
     return " | ".join(parts)
-
-
-def _notes(
-    logs: list[StepLog], stopped: str, stop: StopRule, settings: Settings, below: bool
-) -> list[str]:
-    notes = []
-    shares = [log.penalty_share for log in logs if log.penalty_share is not None]
-    moved = [log.penalty_parameters for log in logs if log.penalty_parameters is not None]
-    if shares and moved:
-        means = {"norm": sum(shares) / len(shares), "parameters": sum(moved) / len(moved)}
-        notes.append(f"Mean over {len(shares)} steps: {log_sentence(means)}.")
-    if below:
-        notes.append(_below(settings))
-    elif stopped == "max_steps" and stop.kind != "none":
-        notes.append(f"{_missing(logs, settings)} in {settings.max_steps} steps.")
-    return notes
 
 
 def _missing(logs: Sequence[StepLog], settings: Settings) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from ssiuu.likelihood import AnswerLogprobs
-from ssiuu.methods.base import Method, Need, Normaliser, Origin, Through, View
+from ssiuu.methods.base import Need, Normaliser, Objective, Origin, Through, View
 
 PAPER_REFUSAL = "I can't answer the question."
 REFUSALS = (
@@ -60,7 +60,7 @@ def dpo_loss(
     return 2 / beta * softplus(-beta * margin)
 
 
-class DirectPreference(Method):
+class DirectPreference(Objective):
     """DPO: prefer a refusal to the true answer."""
 
     name: ClassVar[str] = "dpo"

@@ -7,11 +7,11 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from ssiuu.methods.base import Method, Origin, Through, View
-from ssiuu.methods.ga import ga_loss
+from ssiuu.methods.base import Objective, Origin, Through, View
+from ssiuu.methods.objectives.ga import ga_loss
 
 
-class GradientDifference(Method):
+class GradientDifference(Objective):
     """GD: L = -NLL(forget) + retain_weight * NLL(retain)."""
 
     name: ClassVar[str] = "gd"

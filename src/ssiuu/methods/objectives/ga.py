@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from ssiuu.likelihood import AnswerLogprobs
-from ssiuu.methods.base import Method, Origin, Retain, Through, View
+from ssiuu.methods.base import Objective, Origin, Through, View
 
 
 def ga_loss(logprobs: AnswerLogprobs) -> Float[Tensor, " B"]:
@@ -23,7 +22,7 @@ def ga_loss(logprobs: AnswerLogprobs) -> Float[Tensor, " B"]:
     return logprobs.sum
 
 
-class GradientAscent(Method):
+class GradientAscent(Objective):
     """GA: ascend the NLL of the forget set, nothing else."""
 
     name: ClassVar[str] = "ga"
@@ -32,9 +31,12 @@ class GradientAscent(Method):
     summary: ClassVar[str] = "GA: gradient ascent on the NLL of the forget set"
 
     through: ClassVar[Through] = "constant"
+    retains: ClassVar[bool] = False
 
-    retain: Retain = Field(default="none", description="retain term; GA has none of its own")
-    retain_weight: float = Field(default=0.0, ge=0, le=0, description="GA has no retain term")
+    @classmethod
+    def retain_default(cls, asked: str | None) -> tuple[str, float]:
+        """GA has no retain term."""
+        return "none", 0.0
 
     def forget_loss(self, view: View) -> Float[Tensor, " B"]:
         """See `ga_loss`."""

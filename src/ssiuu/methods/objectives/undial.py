@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from ssiuu.methods.base import Method, Need, Origin, View
+from ssiuu.methods.base import Need, Objective, Origin, View
 
 
 def undial_loss(
@@ -33,7 +33,7 @@ def undial_loss(
     return entropy.masked_fill(~mask, 0.0).sum(1)
 
 
-class SelfDistillation(Method):
+class SelfDistillation(Objective):
     """UNDIAL: learn the reference's own distribution with the answer's logit lowered."""
 
     name: ClassVar[str] = "undial"
@@ -43,15 +43,11 @@ class SelfDistillation(Method):
     needs: ClassVar[frozenset[Need]] = frozenset({"distribution"})
 
     beta: float = Field(default=10.0, gt=0, description="how far the answer's logit is lowered")
-    retain_weight: float = Field(
-        default=0.0, ge=0, description="weight of the retain term; the source has none"
-    )
 
-    @model_validator(mode="before")
     @classmethod
-    def _asked_for(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """A retain term that is asked for counts."""
-        return {"retain_weight": 1.0, **given} if given.get("retain") == "kl" else given
+    def retain_default(cls, asked: str | None) -> tuple[str, float]:
+        """The source has no retain term; one that is asked for by another name than nll counts."""
+        return asked or "nll", float(asked not in (None, "none", "nll"))
 
     def forget_loss(self, view: View) -> Float[Tensor, " B"]:
         """See `undial_loss`."""

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
+from ssiuu.attribution.hidden import block
 from ssiuu.errors import ConfigError
-from ssiuu.methods.base import Method, Normaliser, Origin, Retain, View
+from ssiuu.methods.base import Normaliser, Objective, Origin, View
 
 
 def rmu_loss(
@@ -41,7 +42,7 @@ def direction(width: int, seed: int) -> Float[Tensor, " d"]:
     return drawn.div(torch.linalg.vector_norm(drawn))
 
 
-class Misdirection(Method):
+class Misdirection(Objective):
     """RMU: steer a layer's hidden states of forget texts to noise, keep those of retain texts."""
 
     name: ClassVar[str] = "rmu"
@@ -50,8 +51,6 @@ class Misdirection(Method):
     summary: ClassVar[str] = "RMU: steer a hidden layer of forget texts to a random direction"
     normaliser: ClassVar[Normaliser] = "positions"
 
-    retain: Retain = Field(default="activations", description="retain term")
-    retain_weight: float = Field(default=100.0, ge=0, description="weight of the retain term (alpha)")
     layer: int = Field(default=7, ge=0, description="block whose output is steered, from 0")
     steering: float = Field(default=20.0, gt=0, description="length of the target (c)")
     update: list[str] = Field(
@@ -60,12 +59,19 @@ class Misdirection(Method):
     )
     direction_seed: int = Field(default=0, ge=0, description="decides the random direction")
 
-    @model_validator(mode="before")
     @classmethod
-    def _another_term(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def retain_default(cls, asked: str | None) -> tuple[str, float]:
         """Alpha is for activations; another retain term counts once."""
-        other = given.get("retain", "activations") != "activations"
-        return {"retain_weight": 1.0, **given} if other else given
+        return (asked, 1.0) if asked not in (None, "activations") else ("activations", 100.0)
+
+    @property
+    def looks(self) -> int:
+        """The block that is steered."""
+        return self.layer
+
+    def check(self, model: Any) -> None:
+        """Refuse a model without that block."""
+        block(model, self.layer, "rmu.layer")
 
     def updates(self, names: Sequence[str]) -> set[str]:
         """Return which parameters are trained.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Self
+from collections.abc import Iterator
+from typing import Any, ClassVar, Self
 
+import torch
 from pydantic import Field, model_validator
 
-from ssiuu.methods.base import Method, Origin, Retain
+from ssiuu.methods.base import Edit, Origin, Work
 
 
-class TaskVector(Method):
+class TaskVector(Edit):
     """theta = theta_0 - alpha (theta_tuned - theta_0), with theta_tuned fine-tuned on the forget set.
 
     alpha grows by `scale_step` until the forget score reaches its threshold or alpha `scale_limit`.
@@ -24,10 +26,6 @@ class TaskVector(Method):
     source: ClassVar[str] = "Ilharco et al. 2023 (ICLR)."
     summary: ClassVar[str] = "Task vector: fine-tune on the forget set and subtract the difference"
 
-    has_gradient: ClassVar[bool] = False
-
-    retain: Retain = Field(default="none", description="it has no retain term")
-    retain_weight: float = Field(default=0.0, ge=0, le=0, description="it has no retain term")
     tune_steps: int = Field(default=12, ge=1, description="fine-tuning steps on the forget set")
     scale_step: float = Field(default=0.5, gt=0, description="how much alpha grows at a time")
     scale_limit: float = Field(default=6.0, gt=0, description="largest alpha")
@@ -42,3 +40,14 @@ class TaskVector(Method):
         """Return every alpha that may be tried, ascending."""
         count = math.floor(self.scale_limit / self.scale_step + 1e-9)
         return [n * self.scale_step for n in range(1, count + 1)]
+
+    def edit(self, model: Any, work: Work) -> Iterator[str]:
+        """Fine-tune on the forget set, then subtract the difference in growing measure."""
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        work.tune(work.forget, self.tune_steps)
+        vector = {n: p.detach() - before[n] for n, p in model.named_parameters()}
+        for scale in self.scales():
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    torch.add(before[name], vector[name], alpha=-scale, out=parameter)
+            yield f"The difference was subtracted {scale:g} times."

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ssiuu.methods.base import Method, Origin
+from ssiuu.methods.base import Edit, Origin
 
 
-class NoUnlearning(Method):
+class NoUnlearning(Edit):
     """The original model, judged and attacked like every other."""
 
     name: ClassVar[str] = "none"
@@ -15,4 +15,3 @@ class NoUnlearning(Method):
     source: ClassVar[str] = "Control."
     summary: ClassVar[str] = "No unlearning: the original model"
     trains: ClassVar[bool] = False
-    has_gradient: ClassVar[bool] = False

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from ssiuu.likelihood import AnswerLogprobs
-from ssiuu.methods.base import Method, Normaliser, Origin, Through, View
+from ssiuu.methods.base import Normaliser, Objective, Origin, Through, View
 
 
 def simnpo_loss(logprobs: AnswerLogprobs, beta: float, delta: float) -> Float[Tensor, " B"]:
@@ -29,7 +29,7 @@ def simnpo_loss(logprobs: AnswerLogprobs, beta: float, delta: float) -> Float[Te
     return 2 / beta * softplus(beta * mean + delta)
 
 
-class SimpleNegativePreference(Method):
+class SimpleNegativePreference(Objective):
     """SimNPO: length-normalised NPO without a reference."""
 
     name: ClassVar[str] = "simnpo"

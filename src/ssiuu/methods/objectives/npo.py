@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from ssiuu.likelihood import AnswerLogprobs
-from ssiuu.methods.base import Method, Need, Normaliser, Origin, Through, View
+from ssiuu.methods.base import Need, Normaliser, Objective, Origin, Through, View
 
 
 def npo_loss(
@@ -29,7 +29,7 @@ def npo_loss(
     return 2 / beta * softplus(beta * (logprobs.sum - reference))
 
 
-class NegativePreference(Method):
+class NegativePreference(Objective):
     """NPO with a retain term, as the paper runs it."""
 
     name: ClassVar[str] = "npo"

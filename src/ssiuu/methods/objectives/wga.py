@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ssiuu.likelihood import AnswerLogprobs
-from ssiuu.methods.base import Method, Origin, View
+from ssiuu.methods.base import Objective, Origin, View
 
 
 def wga_loss(logprobs: AnswerLogprobs, beta: float) -> Float[Tensor, " B"]:
@@ -26,7 +26,7 @@ def wga_loss(logprobs: AnswerLogprobs, beta: float) -> Float[Tensor, " B"]:
     return (weights * logprobs.tokens).sum(1)
 
 
-class WeightedGradientAscent(Method):
+class WeightedGradientAscent(Objective):
     """WGA: gradient ascent weighted by each token's probability, with a retain term."""
 
     name: ClassVar[str] = "wga"

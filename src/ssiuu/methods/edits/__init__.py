@@ -1,0 +1,1 @@
+"""Changes of the weights that are no descent on a loss."""

@@ -1,0 +1,544 @@
+"""From a name to a method: `loss+transform(knob,knob)+term`, names of the literature, forms of Ssiuu.
+
+    method  = head { "+" part }
+    head    = an objective | an alias | "ssiuu" { "-" form }
+    part    = word [ "(" knob { "," knob } ")" ]         word: a transform, a suffix or a retain term
+    knob    = a word of the part | a number | key "=" value
+
+A mapping says the rest, with flat keys: each goes to the part that declares it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ssiuu.errors import ConfigError, unknown
+from ssiuu.methods.base import Objective, Part, RetainTerm, Transform
+from ssiuu.methods.edits.none import NoUnlearning
+from ssiuu.methods.edits.task_vector import TaskVector
+from ssiuu.methods.method import FAMILY, Alias, Method
+from ssiuu.methods.objectives.dpo import DirectPreference
+from ssiuu.methods.objectives.ga import GradientAscent
+from ssiuu.methods.objectives.gd import GradientDifference
+from ssiuu.methods.objectives.npo import NegativePreference
+from ssiuu.methods.objectives.rmu import Misdirection
+from ssiuu.methods.objectives.simnpo import SimpleNegativePreference
+from ssiuu.methods.objectives.undial import SelfDistillation
+from ssiuu.methods.objectives.wga import WeightedGradientAscent
+from ssiuu.methods.retain import (
+    ActivationTerm,
+    DivergenceTerm,
+    LikelihoodTerm,
+    OtherWordsTerm,
+    TextTerm,
+)
+from ssiuu.methods.transforms.gate import Gate
+from ssiuu.methods.transforms.klue import Localised
+from ssiuu.methods.transforms.mask import DisruptionMask
+from ssiuu.methods.transforms.projection import Projection
+from ssiuu.methods.transforms.pull import Pull
+from ssiuu.methods.transforms.sam import SharpnessAware
+from ssiuu.methods.transforms.ssiuu import Ssiuu
+from ssiuu.plugins import Registry
+
+OBJECTIVES: Registry[Objective] = Registry(
+    "objective",
+    "ssiuu.objectives",
+    Objective,
+    {
+        kind.name: kind
+        for kind in (
+            NoUnlearning,
+            GradientAscent,
+            GradientDifference,
+            DirectPreference,
+            NegativePreference,
+            Misdirection,
+            SimpleNegativePreference,
+            SelfDistillation,
+            WeightedGradientAscent,
+            TaskVector,
+        )
+    },
+)
+TRANSFORMS: Registry[Transform] = Registry(
+    "transform",
+    "ssiuu.transforms",
+    Transform,
+    {
+        kind.name: kind
+        for kind in (Ssiuu, Gate, Projection, DisruptionMask, Localised, SharpnessAware, Pull)
+    },
+)
+RETAIN_TERMS: Registry[RetainTerm] = Registry(
+    "retain term",
+    "ssiuu.retain_terms",
+    RetainTerm,
+    {
+        kind.name: kind
+        for kind in (LikelihoodTerm, DivergenceTerm, ActivationTerm, TextTerm, OtherWordsTerm)
+    },
+)
+REGISTRIES: tuple[Registry[Any], ...] = (OBJECTIVES, TRANSFORMS, RETAIN_TERMS)
+
+ALIASES = {
+    alias.name: alias
+    for alias in (
+        Alias(
+            "klue",
+            "gd+klue",
+            "literature",
+            Localised.source,
+            "KLUE: GD on the feed-forward neurons that attribution marks",
+        ),
+        Alias(
+            "npo-sam",
+            "npo+sam",
+            "literature",
+            SharpnessAware.source,
+            "NPO+SAM: NPO whose forget gradient is taken at the worst point nearby",
+        ),
+        Alias(
+            "masked",
+            "gd+mask",
+            "literature",
+            DisruptionMask.source,
+            "GD whose forget gradient is masked where it would disrupt retain",
+        ),
+        # The directions are the retain texts', taken once; RepSelect takes the forget texts' own and
+        # renews them every epoch. Every linear map is trained, not the feed-forward ones alone. GD's
+        # loss instead of the authors'; no per-token mask, no LoRA adversary.
+        Alias(
+            "cir",
+            "gd+projection+outputs",
+            "literature",
+            "Sondej and Yang 2025 (CIR) and RepSelect (2026), the projections alone.",
+            "CIR: GD without the shared directions of inputs and output gradients",
+        ),
+    )
+}
+# Every built-in name that stands for a method by itself, in the order of lists.
+METHODS = (
+    *("none", "ga", "gd", "dpo", "npo", "klue", "rmu", "ssiuu", "simnpo", "undial", "wga"),
+    *("npo-sam", "task-vector", "masked", "cir"),
+)
+# The words after a plus that are no transform's own name, with the transform and what each sets.
+SUFFIXES: dict[str, tuple[str, Mapping[str, Any]]] = {
+    word: (kind.name, keys)
+    for kind in TRANSFORMS.built_in.values()
+    for word, keys in kind.suffixes.items()
+}
+# What a form of Ssiuu's penalty may say in a name, and for which objectives it may stand.
+FORMS = ("gate", *Ssiuu.knobs)
+
+_PART = re.compile(r"([^()+]*)(?:\(([^()]*)\))?")
+
+
+class Common(BaseModel):
+    """What every method has, whatever it is made of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    learning_rate: float | None = Field(
+        default=None, gt=0, le=1, description="the optimiser's rate; unlearn.learning_rate if null"
+    )
+    retain: str | None = Field(
+        default=None,
+        description="retain term: none, nll, kl (to the model before, on the answer tokens) or, "
+        "for RMU, activations; null for the objective's own",
+    )
+    retain_weight: float | None = Field(
+        default=None,
+        ge=0,
+        description="weight of the retain term; 0 leaves it out, null for the objective's own",
+    )
+    tag: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_.-]+$",
+        description="stands after the name in tables, to tell two settings of a method apart",
+    )
+
+
+@dataclass
+class Draft:
+    """A method while its name and its keys are read."""
+
+    where: str
+    objective: str = ""
+    alias: Alias | None = None
+    parts: dict[str, type[Part]] = field(default_factory=dict)
+    keys: dict[str, dict[str, Any]] = field(default_factory=dict)  # by part, as a name sets them
+    free: set[tuple[str, str]] = field(default_factory=set)  # set by a suffix, for a key to change
+
+    def add(self, kind: type[Part]) -> None:
+        """Add a part."""
+        self.parts[kind.name] = kind
+
+    def set(self, part: str, key: str, value: Any, word: str, free: bool = False) -> None:
+        """Set a key of a part, as a word of the name says.
+
+        Raises:
+            ConfigError: Another word says otherwise.
+        """
+        there = self.keys.setdefault(part, {})
+        if key in there and there[key] != value and (part, key) not in self.free:
+            raise ConfigError(f"{self.where}: {word!r} sets {key}, which is {there[key]!r} already.")
+        there[key] = value
+        if free:
+            self.free.add((part, key))
+        else:
+            self.free.discard((part, key))
+
+
+def known_methods() -> list[str]:
+    """Return every name that stands for a method by itself: built in, of a package, registered."""
+    return [*dict.fromkeys([*METHODS, *OBJECTIVES])]
+
+
+def make(spec: str | Mapping[str, Any], where: str = "methods") -> Method:
+    """Return a method from its name, or from a mapping with its name and hyper-parameters.
+
+    Args:
+        spec: "gd", "npo+sam", "ssiuu+projection", or {"name": "ssiuu", "lambda": 1e-4}.
+        where: The key it stands under, for messages.
+
+    Raises:
+        ConfigError: Unknown name or hyper-parameter, or a value out of range.
+    """
+    values: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
+    draft = Draft(where)
+    head, *words = _split(str(values.pop("name", "")), where)
+    _head(draft, head, values)
+    for word in words:
+        _suffix(draft, word)
+    _bring(draft, values)
+    return _assembled(draft, values)
+
+
+def _split(name: str, where: str) -> list[tuple[str, list[str]]]:
+    """Return the words of a name with the knobs in parentheses behind each."""
+    found = []
+    for part in re.split(r"\+(?![^(]*\))", name):
+        match = _PART.fullmatch(part.strip())
+        if match is None:
+            raise ConfigError(
+                f"{where}: {name!r} cannot be read: parentheses come in pairs behind a word, as in "
+                '"gd+ssiuu(logprob,growth)". In a list such a name needs quotation marks.'
+            )
+        knobs = [knob.strip() for knob in (match[2] or "").split(",")] if match[2] else []
+        found.append((match[1].strip(), knobs))
+    return found
+
+
+# --- the head -----------------------------------------------------------------------------------
+
+
+def _head(draft: Draft, word: tuple[str, list[str]], values: dict[str, Any]) -> None:
+    """Read what a name begins with."""
+    name, knobs = word
+    if name == FAMILY or name.startswith(f"{FAMILY}-"):
+        _family(draft, name.split("-")[1:], values)
+    elif name in ALIASES:
+        draft.alias = ALIASES[name]
+        (inner, _), *words = _split(draft.alias.spelled, draft.where)
+        draft.objective = inner
+        for part in words:
+            _suffix(draft, part)
+    elif name in OBJECTIVES:
+        draft.objective = name
+    else:
+        raise ConfigError(unknown("method", name, known_methods(), draft.where))
+    draft.add(OBJECTIVES.get(draft.objective, draft.where))
+    for knob in knobs:
+        _knob(draft, draft.parts[draft.objective], knob)
+
+
+def _family(draft: Draft, forms: list[str], values: dict[str, Any]) -> None:
+    """Read a form of Ssiuu: "ssiuu-gate-npo"; also the keys that were its own."""
+    objective = [form for form in forms if form in OBJECTIVES and form not in FORMS]
+    given = values.pop("backbone", None)
+    if len({*objective, *([given] if given else [])}) > 1:
+        raise ConfigError(f"{draft.where}: a method has one objective, got {objective} and {given}.")
+    draft.objective = str(given) if given else (objective or ["gd"])[0]
+    gated = bool(values.pop("gate", False)) or "gate" in forms
+    draft.add(Gate if gated else Ssiuu)
+    for form in forms:
+        if form not in ("gate", *objective):
+            _form(draft, form, gated)
+    if draft.objective not in OBJECTIVES:
+        known = [name for name in OBJECTIVES if OBJECTIVES.get(name).has_gradient]
+        raise ConfigError(
+            unknown("objective", draft.objective, known, f"{draft.where}: ssiuu.backbone")
+        )
+    if not OBJECTIVES.get(draft.objective, draft.where).has_gradient:
+        raise ConfigError(
+            f"{draft.where}: ssiuu.backbone: {draft.objective} has no forget gradient to act on."
+        )
+    for key, value in dict(values.pop("backbone_options", None) or {}).items():
+        if key in Common.model_fields:
+            raise ConfigError(
+                f"{draft.where}: backbone_options: {key} is set beside the backbone, not in it."
+            )
+        draft.set(draft.objective, key, value, "backbone_options")
+    if gated:
+        _gated(draft, values)
+
+
+def _form(draft: Draft, form: str, gated: bool) -> None:
+    """Read one word of a form."""
+    if form in Ssiuu.knobs:
+        keys: Mapping[str, Any] = Ssiuu.knobs[form]
+    elif (number := _number(form.removeprefix("rho"))) is not None and form.startswith("rho"):
+        keys = {"rho": number}
+    else:
+        known = [*FORMS, *(name for name in OBJECTIVES if name not in ("none", "task-vector"))]
+        raise ConfigError(unknown("form of ssiuu", form, known, draft.where))
+    for key, value in keys.items():
+        draft.set("gate" if gated else FAMILY, key, value, form)
+
+
+def _gated(draft: Draft, values: dict[str, Any]) -> None:
+    """Refuse knobs of a penalty beside a gate, which takes its place; those at rest are dropped."""
+    given = draft.keys.pop("gate", {}) | {k: values.pop(k) for k in Ssiuu.written() if k in values}
+    if given.pop("target", "logprob") != "logprob":
+        raise ConfigError(f"{draft.where}: ssiuu: gate looks at log P: leave target out.")
+    fields = {key: Ssiuu.model_fields[name].default for key, name in Ssiuu.written().items()}
+    for key in sorted(given):
+        if given[key] not in (0, fields[key]):
+            raise ConfigError(
+                f"{draft.where}: ssiuu: gate takes the place of the penalty: leave {key} out."
+            )
+
+
+# --- the words after a plus ---------------------------------------------------------------------
+
+
+def _suffix(draft: Draft, word: tuple[str, list[str]]) -> None:
+    """Read one word after a plus."""
+    name, knobs = word
+    owner, keys = SUFFIXES.get(name, (name, {}))
+    kind: type[Part]
+    if owner in TRANSFORMS:
+        kind = TRANSFORMS.get(owner, draft.where)
+    elif name in RETAIN_TERMS and name not in ("nll", "activations"):
+        kind = RETAIN_TERMS.get(name, draft.where)
+        if not kind.brought_by and issubclass(kind, RetainTerm) and kind.rows == "retain":
+            draft.set("", "retain", name, name)
+            return
+    else:
+        words = [*SUFFIXES, *TRANSFORMS, *(n for n in RETAIN_TERMS if n not in ("nll", "activations"))]
+        raise ConfigError(unknown("suffix of a method", name, dict.fromkeys(words), draft.where))
+    draft.add(kind)
+    for key, value in keys.items():
+        draft.set(owner, key, value, name, free=not isinstance(value, str))
+    for knob in knobs:
+        _knob(draft, kind, knob, next(iter(keys), None))
+
+
+def _knob(draft: Draft, kind: type[Part], knob: str, key: str | None = None) -> None:
+    """Read one knob in parentheses; a bare number is the one its word sets."""
+    words = getattr(kind, "knobs", {})
+    name, said, text = knob.partition("=")
+    number = _number(text if said else knob)
+    key = key or getattr(kind, "number", None)
+    if said and name.strip() in kind.written():
+        draft.set(kind.name, name.strip(), text.strip() if number is None else number, knob)
+    elif knob in words:
+        for field_, value in words[knob].items():
+            draft.set(kind.name, field_, value, knob)
+    elif number is not None and key is not None:
+        draft.set(kind.name, key, number, knob)
+    elif (rho := _number(knob.removeprefix("rho"))) is not None and "rho" in kind.written():
+        draft.set(kind.name, "rho", rho, knob)
+    else:
+        raise ConfigError(unknown(f"knob of {kind.name}", knob, [*words, *kind.written()], draft.where))
+
+
+def _number(text: str) -> float | int | None:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return None
+
+
+# --- the keys -----------------------------------------------------------------------------------
+
+
+def _bring(draft: Draft, values: dict[str, Any]) -> None:
+    """Add the parts that a key adds unnamed; what is null of an absent one is as good as left out."""
+    every: list[type[Part]] = [*TRANSFORMS.built_in.values(), *RETAIN_TERMS.built_in.values()]
+    for kind in every:
+        if kind.name in draft.parts:
+            continue
+        given = [key for key in kind.brought_by if key in values]
+        if any(values[key] is not None for key in given):
+            draft.add(kind)
+        else:
+            for key in given:
+                del values[key]
+
+
+def _routed(draft: Draft, values: dict[str, Any], label: str) -> tuple[dict[str, Any], list[str]]:
+    """Hand every key to the part that declares it; return those that every method has, and problems."""
+    common: dict[str, Any] = dict(draft.keys.pop("", {}))
+    problems = []
+    for key, value in values.items():
+        part, dot, inner = key.rpartition(".")
+        owners = [n for n, kind in draft.parts.items() if (inner if dot else key) in _keys(kind)]
+        owners = [n for n in owners if n == part] if dot else owners
+        if key in Common.model_fields:
+            if key in common and common[key] != value:
+                word = common[key]
+                text = f"{word!r} sets {key}, which is {value!r} already."
+                raise ConfigError(f"{draft.where}: {text}")
+            common[key] = value
+        elif len(owners) == 1:
+            _given(draft, owners[0], inner if dot else key, value)
+        elif owners:
+            written = " or ".join(f"{owner}.{key}" for owner in owners)
+            problems.append(
+                f"{draft.where}: {label}.{key}: {' and '.join(owners)} both have it; write {written}."
+            )
+        else:
+            known = [*Common.model_fields, *(k for kind in draft.parts.values() for k in _keys(kind))]
+            problems.append(unknown(f"hyper-parameter of {label}", key, known, draft.where))
+    return common, problems
+
+
+def _keys(kind: type[Part]) -> set[str]:
+    """Return how the keys of a part may be written."""
+    return {*kind.written(), *kind.written().values()}
+
+
+def _given(draft: Draft, part: str, key: str, value: Any) -> None:
+    """Set a key that was given beside the name; only where a word says a number it gives way."""
+    there = draft.keys.setdefault(part, {})
+    if key in there and there[key] != value and (part, key) not in draft.free:
+        word = next((w for w, (owner, keys) in SUFFIXES.items() if key in keys and owner == part), part)
+        raise ConfigError(f"{draft.where}: {word!r} sets {key}, which is {value!r} already.")
+    there[key] = value
+
+
+# --- putting together ---------------------------------------------------------------------------
+
+
+def _assembled(draft: Draft, values: dict[str, Any]) -> Method:
+    head = any(name in (FAMILY, "gate") for name in draft.parts)
+    label = FAMILY if head else draft.alias.name if draft.alias else draft.objective
+    common, problems = _routed(draft, values, label)
+    made: list[Part] = []
+    for name, kind in draft.parts.items():
+        try:
+            made.append(kind(**draft.keys.pop(name, {})))
+        except ValidationError as error:
+            problems += [_sentence(label, problem, draft.where) for problem in error.errors()]
+    try:
+        checked = Common(**common)
+    except ValidationError as error:
+        problems += [_sentence(label, problem, draft.where) for problem in error.errors()]
+        raise ConfigError(problems) from error
+    objective: Any = draft.parts[draft.objective]
+    term, weight = _retained(objective, checked, label, draft.where)
+    if problems:
+        raise ConfigError(problems)
+    others = sorted((p for p in made if isinstance(p, RetainTerm) and not p.off), key=_place)
+    transforms = sorted((p for p in made if isinstance(p, Transform) and not p.off), key=_place)
+    method = Method(
+        objective=next(p for p in made if isinstance(p, Objective)),
+        retain=RETAIN_TERMS.get(term, draft.where)() if term != "none" and weight else None,
+        retain_weight=weight,
+        others=tuple(others),
+        transforms=tuple(transforms),
+        learning_rate=checked.learning_rate,
+        tag=checked.tag,
+        alias=None if head else draft.alias,
+        own=_owned(draft) if not head else frozenset(),
+        retain_term=term,
+        clashing=_clashing(made),
+    )
+    _fitting(method, label, draft.where)
+    return _with_packages(method)
+
+
+def _place(part: Part) -> tuple[int, str]:
+    return part.order, part.name
+
+
+def _owned(draft: Draft) -> frozenset[str]:
+    """Return the transforms that an alias stands for."""
+    words = _split(draft.alias.spelled, draft.where)[1:] if draft.alias else []
+    return frozenset(SUFFIXES.get(word, (word, {}))[0] for word, _ in words)
+
+
+def _clashing(parts: list[Part]) -> frozenset[str]:
+    """Return the keys that two parts have."""
+    keys = [key for part in parts for key in part.written()]
+    return frozenset(key for key in keys if keys.count(key) > 1)
+
+
+def _retained(objective: Any, common: Common, label: str, where: str) -> tuple[str, float]:
+    """Return the retain term and its weight."""
+    term, weight = objective.retain_default(common.retain)
+    if common.retain not in (None, "none") and common.retain not in RETAIN_TERMS:
+        known = unknown("retain term", str(common.retain), ["none", *RETAIN_TERMS])
+        raise ConfigError(f"{where}: {label}.retain: {known[:-1]}, got {common.retain!r}.")
+    weight = weight if common.retain_weight is None else common.retain_weight
+    if not objective.retains and common.retain not in (None, "none", "nll"):
+        raise ConfigError(f"{where}: {label}: retain: {objective.name} has no retain term.")
+    if not objective.retains and weight:
+        raise ConfigError(
+            f"{where}: {label}.retain_weight: {objective.name} has no retain term, so it must be 0, "
+            f"got {weight!r}."
+        )
+    if common.retain not in (None, "none", "nll") and not weight:
+        raise ConfigError(f"{where}: {label}: retain: {term} needs a retain_weight above 0.")
+    return term, weight
+
+
+def _fitting(method: Method, label: str, where: str) -> None:
+    """Refuse parts that do not go together."""
+    problems = []
+    if not method.has_gradient:
+        if method.others:
+            names = ", ".join(RETAIN_TERMS.built_in[n].name for n in ("texts", "others"))
+            problems.append(f"{names}: this method takes no gradient steps to add a term to")
+        if method.transforms:
+            names = ", ".join(part.name for part in method.transforms)
+            problems.append(f"{names}: this method has no forget gradient to act on")
+    for part in method.all:
+        try:
+            part.fits(method)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError([f"{where}: {label}: {problem}." for problem in problems])
+
+
+def _with_packages(method: Method) -> Method:
+    """Add which packages the parts come from."""
+
+    def found() -> Iterator[tuple[str, str]]:
+        for part in method.all:
+            for registry in REGISTRIES:
+                if isinstance(part, registry.base) and (plugin := registry.plugin(part.name)):
+                    yield f"{registry.kind} {part.name}", str(plugin)
+
+    packages = tuple(found())
+    return replace(method, packages=packages) if packages else method
+
+
+def _sentence(label: str, problem: Any, where: str) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "value_error":  # of one value or of several together
+        at = f"{label}.{key}" if key else label
+        return f"{where}: {at}: {problem['msg'].removeprefix('Value error, ')}."
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: {label}.{key}: no such hyper-parameter, got {problem['input']!r}."
+    return f"{where}: {label}.{key}: {problem['msg']}, got {problem['input']!r}."

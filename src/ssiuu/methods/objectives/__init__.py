@@ -1,0 +1,1 @@
+"""Forget losses: one a file."""

@@ -1,0 +1,1 @@
+"""What is done to a forget gradient: one a file."""

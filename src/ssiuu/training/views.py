@@ -1,0 +1,92 @@
+"""What a loss is shown of a micro-batch: a forward pass, and what the model before said of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ssiuu.attribution.hidden import hidden_states
+from ssiuu.attribution.parameter import SecondGradient
+from ssiuu.likelihood import AnswerLogprobs, Batch, answer_logits, answer_logprobs, collate
+from ssiuu.methods.base import Loss, Rows, View
+from ssiuu.models.precision import autocast
+from ssiuu.training.prepare import Prepared, aligned
+
+
+@dataclass
+class Views:
+    """Makes views of rows for the losses of one method."""
+
+    model: Any
+    prepared: Prepared
+    precision: Literal["bf16", "fp32"]
+    pad: int
+
+    def casting(self, batch: Batch) -> AbstractContextManager[object]:
+        """Return the context of a forward pass."""
+        return autocast(self.precision, batch.input_ids.device.type)
+
+    def of(
+        self,
+        loss: Loss,
+        rows: Rows,
+        batch: Batch,
+        layer: int | None = None,
+        second: SecondGradient | None = None,
+    ) -> View:
+        """Run the model forward as far as a loss looks: to a block, or to the answers."""
+        device = batch.input_ids.device
+        with self.casting(batch):
+            if layer is not None:
+                return self._hidden(loss, batch, layer)
+            with second.listening() if second is not None else nullcontext():
+                logits = answer_logits(self.model, batch)
+            view = self.answers(batch, logits)
+            if "refusal" in loss.needs:
+                told = [self.prepared.refusals[i] for i in batch.ids]
+                refusal = answer_logprobs(self.model, collate(told, self.pad).to(device))
+                reference = _values(self.prepared.refusal_logprob, batch.ids, device)
+                view = replace(view, refusal=refusal, reference_refusal=reference)
+        return self.referred(loss, rows, view, batch.ids)
+
+    def answers(self, batch: Batch, logits: Tensor) -> View:
+        """Return the view of answers whose logits are known."""
+        logprobs = answer_logprobs(self.model, batch, logits)
+        return View(logprobs, targets=batch.targets, logits=logits)
+
+    def referred(self, loss: Loss, rows: Rows, view: View, ids: Sequence[str]) -> View:
+        """Add what the model before said of these rows."""
+        if "logprob" in loss.needs:
+            values = _values(self.prepared.logprob, ids, view.logprobs.mask.device)
+            view = replace(view, reference=values)
+        if "distribution" in loss.needs:
+            before = [self.prepared.distributions[rows][i] for i in ids]
+            view = replace(view, reference_logits=aligned(before, view.logprobs.mask))
+        return view
+
+    def _hidden(self, loss: Loss, batch: Batch, layer: int) -> View:
+        hidden, mask = hidden_states(self.model, batch, layer), batch.attention_mask.bool()
+        view = View(
+            AnswerLogprobs(torch.empty(0, device=hidden.device), batch.answer_mask),
+            hidden=hidden.float() if hidden.dtype != torch.float64 else hidden,
+            hidden_mask=mask,
+        )
+        if "hidden" not in loss.needs:
+            return view
+        before = aligned([self.prepared.hidden[i] for i in batch.ids], mask)
+        return replace(view, reference_hidden=before)
+
+
+def part(view: View, rows: slice) -> View:
+    """Return the view of some rows of a batch whose answers are looked at."""
+    assert view.targets is not None and view.logits is not None
+    return View(view.logprobs[rows], targets=view.targets[rows], logits=view.logits[rows])
+
+
+def _values(found: dict[str, float], ids: Sequence[str], device: torch.device) -> Tensor:
+    return torch.tensor([found[i] for i in ids], device=device)
