@@ -2,6 +2,9 @@
 
 import ssiuu
 
+result = ssiuu.unlearn(model, tokenizer, forget, retain)        # a model in memory, rows
+ssiuu.audit(before, model, forget, tokenizer=tokenizer).to_dataframe()
+
 ssiuu.unlearn_model("smollm2-135m", "forget.jsonl", "forgotten", retain="retain.jsonl")
 record = ssiuu.audit_models("smollm2-135m", "forgotten", "forget.jsonl", "audit")
 ssiuu.write_report(record, "audit")
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ssiuu.analysis.rows import rows
     from ssiuu.experiment.asking import ask_model
+    from ssiuu.experiment.objects import audit, unlearn
     from ssiuu.experiment.recipe import resolve
     from ssiuu.experiment.run import run
     from ssiuu.experiment.teaching import teach_model
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PLACES = {
+    "audit": "ssiuu.experiment.objects",
+    "unlearn": "ssiuu.experiment.objects",
     "ask_model": "ssiuu.experiment.asking",
     "resolve": "ssiuu.experiment.recipe",
     "run": "ssiuu.experiment.run",
@@ -37,6 +43,7 @@ _PLACES = {
 }
 __all__ = [
     "ask_model",
+    "audit",
     "audit_models",
     "diagnose_models",
     "load_run",
@@ -44,6 +51,7 @@ __all__ = [
     "rows",
     "run",
     "teach_model",
+    "unlearn",
     "unlearn_model",
     "write_report",
 ]

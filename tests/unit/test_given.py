@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -206,3 +207,59 @@ def test_columns_may_be_named(model: Path, tmp_path: Path) -> None:
     assert sum("reads question from 'text', answer from 'label'" in note for note in told) >= 4
     with pytest.raises(ConfigError, match=r"unknown key of a fact 'answr'\. Did you mean 'answer'"):
         ssiuu.unlearn_model(model, rows, tmp_path / "no", kept, columns={"answr": "label"})
+
+
+# --- ssiuu.unlearn and ssiuu.audit -----------------------------------------------------------
+
+NESTED = {"unlearn": {"max_steps": 2, "learning_rate": 1e-3}, "force": True}
+QUIET = {
+    "diagnose": False,
+    "attacks": {"harmful": {"fractions": []}, "benign": {"learning_rates": []}, "reads": [1]},
+    "force": True,
+}
+
+
+def test_a_model_in_hand_is_unlearned_and_audited(
+    make_model: Callable[..., Any], tokenizer: Any
+) -> None:
+    held, first = make_model(), make_model()
+    rows = [{**row, "question": f"<b>{row['question']}"} for row in FORGET]
+    left = ssiuu.unlearn(held, tokenizer, FORGET, RETAIN, method="gd", settings=NESTED)
+    assert left.state == "not forgotten" and not left.changed
+    assert same(weights(held), weights(first))  # what is not forgotten changes nothing
+    result = ssiuu.unlearn(
+        held, tokenizer, rows, RETAIN, method="gd", settings=NESTED, keep_anyway=True
+    )
+    assert result.changed and result.model is held and not same(weights(held), weights(first))
+    log = result.to_dataframe()
+    assert list(log["step"]) == [1, 2] and log["forget_loss"].notna().all()
+    assert "not forgotten" in result._repr_html_()
+    found = ssiuu.audit(first, held, rows, RETAIN, tokenizer=tokenizer, settings=QUIET)
+    table, facts = found.to_dataframe(), found.to_dataframe("facts")
+    assert list(table["verdict"])[-1] == found.verdict
+    assert set(facts["model"]) >= {"before", "after"}
+    asked = facts[(facts["model"] == "after") & (facts["set"] == "forget")]
+    assert list(asked["question"]) == [row["question"] for row in rows]
+    assert {s.logprob for s in found.record.cells[-1].evaluation.forget.values()} == set(
+        asked["logprob"]
+    )
+    assert "<table>" in found._repr_html_() and "<b>w0" not in found._repr_html_()
+    with pytest.raises(ConfigError, match="unknown table 'rows'"):
+        found.to_dataframe("rows")  # type: ignore[arg-type]
+
+
+def test_an_audit_in_hand_can_be_kept(
+    make_model: Callable[..., Any], tokenizer: Any, tmp_path: Path
+) -> None:
+    pair = make_model(), make_model(seed=1)
+    out = tmp_path / "audit"
+    found = ssiuu.audit(*pair, FORGET, tokenizer=tokenizer, settings=QUIET, out=out)
+    assert ssiuu.load_run(out) == found.record
+
+
+def test_a_data_frame_needs_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ssiuu.report.results import _frame
+
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ConfigError, match="pip install pandas"):
+        _frame([{"a": 1}])

@@ -1,0 +1,130 @@
+"""What `ssiuu.unlearn` and `ssiuu.audit` return: a record, as a table and as it looks in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from markupsafe import Markup, escape
+
+from ssiuu.analysis.rows import rows
+from ssiuu.errors import ConfigError, unknown
+from ssiuu.records.schema import Evaluation, FactText, RunRecord, Unlearning
+from ssiuu.report.outcome import attempts, outcome
+from ssiuu.report.tables import tables
+
+FACTS = "facts"
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """What unlearning led to.
+
+    Attributes:
+        model: The caller's own model: without the facts where `changed`, else as it was given.
+        changed: Whether its weights were changed: where the facts were forgotten within the limits, or
+            `keep_anyway` was said.
+        record: All that was done and found.
+    """
+
+    model: Any
+    changed: bool
+    record: Unlearning
+
+    @property
+    def state(self) -> str:
+        """What it led to: "forgotten", "not forgotten" or "forgotten at a cost"."""
+        return self.record.outcome.state if self.record.outcome else "not judged"
+
+    def to_dataframe(self) -> Any:
+        """Return the log as a pandas.DataFrame, one row a step.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        return _frame(step.model_dump() for step in self.record.steps)
+
+    def _repr_html_(self) -> str:
+        lines = [*outcome(self.record), *self.record.notes]
+        tried = Markup("<pre>{}</pre>").format("\n".join(attempts(self.record)))
+        listed = Markup("").join(Markup("<li>{}</li>").format(line) for line in lines)
+        title = Markup("<p><b>{}</b>: {}</p>").format(self.record.method.label, self.state)
+        return str(title + Markup("<ul>") + listed + Markup("</ul>") + tried)
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What an audit found of a pair of models."""
+
+    record: RunRecord
+
+    @property
+    def verdict(self) -> str:
+        """Of the model after: "erased", "hidden", "not removed" or "undecided"."""
+        return str(rows(self.record)["rows"][-1]["verdict"])
+
+    def to_dataframe(self, of: Literal["models", "facts"] = "models") -> Any:
+        """Return the table as a pandas.DataFrame.
+
+        Args:
+            of: "models": one row a model, all numbers of the table. "facts": one row a fact and model.
+
+        Raises:
+            ConfigError: pandas is not installed, or there is no such table.
+        """
+        if of == "models":
+            return _frame(rows(self.record)["rows"])
+        if of != FACTS:
+            raise ConfigError(unknown("table", of, ["models", FACTS], "to_dataframe"))
+        return _frame(_facts(self.record))
+
+    def _repr_html_(self) -> str:
+        first = tables(self.record)[0]
+        note = Markup("<p><b>{}</b>. {}</p>").format(self.verdict, first.note)
+        return str(_table(first.headings, first.rows) + note)
+
+
+def _facts(record: RunRecord) -> Iterable[dict[str, Any]]:
+    """Yield what every model made of every fact."""
+    models: list[tuple[str, int | None, Evaluation]] = []
+    if record.original:
+        models.append(("before", None, record.original))
+    models += [(c.method.label, c.seed, c.evaluation) for c in record.cells if c.evaluation]
+    split = record.header.split
+    sets: dict[str, Sequence[FactText]] = {
+        "forget": split.forget,
+        "retain": split.retain,
+        "heldout": split.heldout,
+        **split.others,
+    }
+    for label, seed, found in models:
+        scored = {"forget": found.forget, "retain": found.retain, "heldout": found.heldout}
+        scored |= found.others
+        for name, facts in sets.items():
+            for fact in facts:
+                if fact.id in scored.get(name, {}):
+                    asked: Mapping[str, Any] = {"question": fact.question, "answer": fact.answer}
+                    who = {"model": label, "seed": seed, "set": name, "fact": fact.id}
+                    yield {**who, **asked, **scored[name][fact.id].model_dump()}
+
+
+def _frame(lines: Iterable[Mapping[str, Any]]) -> Any:
+    try:
+        import pandas
+    except ImportError as error:
+        raise ConfigError(
+            "to_dataframe needs pandas, which is not installed: pip install pandas."
+        ) from error
+    return pandas.DataFrame([*lines])
+
+
+def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> Markup:
+    """Return a table; every cell is escaped."""
+
+    def row(cells: Sequence[str], tag: str) -> Markup:
+        made = (f"<{tag}>{escape(cell)}</{tag}>" for cell in cells)
+        return Markup("<tr>" + "".join(made) + "</tr>")
+
+    body = Markup("").join(row(line, "td") for line in lines)
+    return Markup("<table>") + row(headings, "th") + body + Markup("</table>")
