@@ -148,5 +148,11 @@ class Registry(Generic[T]):
         return checked
 
 
+def used(*names: tuple[Registry[Any], str]) -> dict[str, str]:
+    """Return which of these names are of other packages: package and version, by kind and name."""
+    plugins = {f"{registry.kind} {name}": registry.plugin(name) for registry, name in names}
+    return {name: str(plugin) for name, plugin in plugins.items() if plugin is not None}
+
+
 def _package(point: EntryPoint) -> str:
     return point.dist.name if point.dist is not None else point.value

@@ -145,7 +145,8 @@ def test_auc_of_nothing_is_not_scored() -> None:
 
 def answer(logprobs: list[float], mean: list[float], std: list[float]) -> SequenceScore:
     kept = torch.zeros(len(logprobs), dtype=torch.bool)
-    return SequenceScore(torch.tensor(logprobs), kept, torch.tensor(mean), torch.tensor(std))
+    highest = torch.tensor(logprobs)
+    return SequenceScore(torch.tensor(logprobs), kept, highest, torch.tensor(mean), torch.tensor(std))
 
 
 def test_membership_scores_by_hand() -> None:

@@ -88,7 +88,8 @@ def test_equals_a_forward_for_every_token(
 def test_extraction_strength_and_exact_memorisation_by_hand(
     hits: str, strength: float, exact: float
 ) -> None:
-    found = SequenceScore(torch.zeros(len(hits)), torch.tensor([h == "1" for h in hits]))
+    none = torch.zeros(len(hits))
+    found = SequenceScore(none, torch.tensor([h == "1" for h in hits]), none)
     assert found.extraction_strength == strength
     assert found.exact_memorisation == exact
     smallest = min(k for k in range(len(hits) + 1) if "0" not in hits[k:])  # the definition

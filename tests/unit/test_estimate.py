@@ -7,13 +7,21 @@ import pytest
 from ssiuu.benchmarks.base import TOKENS
 from ssiuu.experiment import estimate
 from ssiuu.experiment.attacking import plan
-from ssiuu.experiment.recipe import resolve
+from ssiuu.experiment.recipe import Recipe, resolve
 
 # Seconds of the default run's stages on two cores in fp32, means over methods where they do the same.
 EVALUATE, DIAGNOSE, HARMFUL, BENIGN = 24.0, 8.6, 8.6, 14.0
 UNLEARN = {"gd": 57.4, "npo": 42.2, "ssiuu": 80.1, "ssiuu+projection": 93.1}
 WHOLE = 660.0  # screening included
 SPEED = 300  # tokens a second of SmolLM2-135M there: 81e9 operations
+
+
+def tokens(recipe: Recipe) -> float:
+    return estimate._tokens(recipe, recipe.opens.cost(recipe))
+
+
+def models(recipe: Recipe) -> tuple[int, int]:
+    return estimate._models(recipe, recipe.opens.cost(recipe))
 
 
 def seconds(tokens: float) -> float:
@@ -30,19 +38,19 @@ def test_the_stages_of_the_default_run_fit_within_30_per_cent() -> None:
         found = seconds(estimate._attack_tokens(recipe, curve, TOKENS, 48))
         assert found == pytest.approx(HARMFUL if curve.kind == "harmful" else BENIGN, rel=0.3)
     moved = estimate.READ + 5 * estimate.MOVED  # was not there yet
-    assert seconds(estimate._tokens(recipe) - moved) == pytest.approx(WHOLE, rel=0.3)
+    assert seconds(tokens(recipe) - moved) == pytest.approx(WHOLE, rel=0.3)
 
 
 def test_what_is_not_done_costs_nothing() -> None:
     """Without diagnosis and one attack fewer, exactly their tokens are gone: 4 methods, 1 original."""
     recipe, _ = resolve(None, [])
-    whole = estimate._tokens(recipe)
+    whole = tokens(recipe)
     blind, _ = resolve(None, ["diagnose=false"])
-    looked = whole - estimate._tokens(blind)
+    looked = whole - tokens(blind)
     assert looked == pytest.approx(5 * 3 * TOKENS * 48)
     assert seconds(looked) / 5 == pytest.approx(DIAGNOSE, rel=0.3)
     kind, _ = resolve(None, ["attacks.benign.learning_rates=[]"])
-    assert seconds(whole - estimate._tokens(kind)) / 4 == pytest.approx(BENIGN, rel=0.3)
+    assert seconds(whole - tokens(kind)) / 4 == pytest.approx(BENIGN, rel=0.3)
 
 
 def test_the_score_of_a_model_and_the_twin() -> None:
@@ -51,11 +59,11 @@ def test_the_score_of_a_model_and_the_twin() -> None:
     bare, _ = resolve(
         None, ["diagnose=false", "attacks={harmful: {fractions: []}, benign: {learning_rates: []}}"]
     )
-    assert estimate._models(recipe) == (4, 4)
-    assert estimate._models(resolve(None, ["benchmark=fictional", "attacks.control=true"])[0]) == (5, 6)
+    assert models(recipe) == (4, 4)
+    assert models(resolve(None, ["benchmark=fictional", "attacks.control=true"])[0]) == (5, 6)
     more = bare.model_copy(update={"seeds": [0, 1]})
     unlearned = sum(estimate._unlearning(bare, m, TOKENS, 48) for m in bare.made() if m.trains)
-    scored = (estimate._tokens(more) - estimate._tokens(bare) - unlearned) / 4
+    scored = (tokens(more) - tokens(bare) - unlearned) / 4
     assert seconds(scored - estimate.MOVED) == pytest.approx(EVALUATE, rel=0.3)
 
 

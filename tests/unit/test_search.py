@@ -148,9 +148,11 @@ def test_the_search_ends_at_the_first_rate_that_passes(
         recipe=recipe,
         loaded=SimpleNamespace(info=SimpleNamespace(fingerprint="f")),
         original=SimpleNamespace(restore=lambda: None),
+        model=None,
     )
     judged = judge()
     monkeypatch.setattr(searching, "unlearn_here", run)
+    monkeypatch.setattr(searching, "save_weights", lambda model, path: None)
     monkeypatch.setattr(Judge, "check_every", 1)
     judged.attempt, judged.lost = made, lambda: ""  # type: ignore[method-assign]
     judged.settle = lambda record, rounds: record  # type: ignore[method-assign]
@@ -165,6 +167,43 @@ def test_the_search_ends_at_the_first_rate_that_passes(
     first = next(rate for rate in rates if rate > 1e-4)
     assert [a.learning_rate for a in attempts[1:]] == rates[: rates.index(first) + 1]
     assert asked == [FIRST, rates[0], rates[1], *rates[1 : rates.index(first) + 1]]
+
+
+def test_no_higher_rate_is_tried_where_the_last_one_only_cost_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    """The nearest attempt is the result, from its weights and not run again."""
+    kept = iter([1.0, 0.5, 0.4])  # of the range test, then rate by rate
+    weights: list[str] = []
+    recipe = SimpleNamespace(
+        unlearn=SimpleNamespace(max_steps=40), model_dump=lambda mode: {"methods": ["npo"]}
+    )
+    session: Any = SimpleNamespace(
+        split=Split(seed=0, forget=[], retain=[], heldout=[], asked=0, known=0),
+        recipe=recipe,
+        loaded=SimpleNamespace(info=SimpleNamespace(fingerprint="f")),
+        original=SimpleNamespace(restore=lambda: None),
+        model=None,
+    )
+    judged = judge()
+    monkeypatch.setattr(Judge, "check_every", 1)
+    judged.attempt = lambda record, rate, growing, seconds: tried(  # type: ignore[method-assign]
+        learning_rate=rate, growing=growing, steps=8, kept=next(kept)
+    )
+    judged.settle, judged.lost = lambda record, rounds: record, lambda: ""  # type: ignore[method-assign]
+
+    def run(*given: Any, change: Any) -> Any:
+        rate = change["learning_rate"]
+        return SimpleNamespace(model_copy=lambda update: (rate, update["attempts"]))
+
+    monkeypatch.setattr(searching, "unlearn_here", run)
+    monkeypatch.setattr(searching, "save_weights", lambda model, path: weights.append("saved"))
+    monkeypatch.setattr(searching, "load_weights", lambda model, path: weights.append("loaded"))
+    found: Any = searching.search(session, object(), 0, tmp_path, print, judged)  # type: ignore[arg-type]
+    rate, attempts = found
+    first, second = candidates(attempts[0], 40)[:2]
+    assert [a.learning_rate for a in attempts[1:]] == [first, second]
+    assert rate == first and weights == ["saved", "loaded"]
 
 
 def fact(name: str) -> FactText:

@@ -19,6 +19,7 @@ class What(StrEnum):
     methods = "methods"
     attacks = "attacks"
     benchmarks = "benchmarks"
+    scores = "scores"
     models = "models"
     sites = "sites"
 
@@ -27,7 +28,7 @@ def command(
     what: Annotated[What, typer.Argument(help="what to list")],
     model: Annotated[str, typer.Argument(help="of which model (sites only)")] = "",
 ) -> None:
-    """List methods, attacks, benchmarks or models, or the sites of a model's neurons."""
+    """List methods, attacks, benchmarks, scores or models, or the sites of a model's neurons."""
     if bool(model) != (what is What.sites):
         raise ConfigError(
             "list sites: which model? For example: ssiuu list sites smollm2-135m."
@@ -53,6 +54,10 @@ def _plain(what: What) -> dict[str, str]:
         from ssiuu.benchmarks import BENCHMARKS
 
         return {name: _said(BENCHMARKS, name) for name in BENCHMARKS}
+    if what is What.scores:
+        from ssiuu.analysis.scores import SCORES
+
+        return {name: _said(SCORES, name) for name in SCORES}
     from ssiuu.models.load import MODELS
 
     others = {"FOLDER": "any causal LM in the Hugging Face layout with safetensors weights"}

@@ -25,12 +25,14 @@ from ssiuu.likelihood import Example
 class SequenceScore:
     """What a model makes of one answer, token by token, on the CPU.
 
-    `logprobs`: log p(y_t | x, y_<t), nats. `hits`: is y_t the likeliest token. `mean` and `std`: of
-    log p(z | x, y_<t) over tokens z drawn from the model itself (for Min-K++), where asked for.
+    `logprobs`: log p(y_t | x, y_<t), nats. `hits`: is y_t the likeliest token. `highest`: log p of the
+    likeliest token. `mean` and `std`: of log p(z | x, y_<t) over tokens z drawn from the model itself
+    (for Min-K++), where asked for.
     """
 
     logprobs: Float[Tensor, " A"]
     hits: Bool[Tensor, " A"]
+    highest: Float[Tensor, " A"]
     mean: Float[Tensor, " A"] | None = None
     std: Float[Tensor, " A"] | None = None
 
@@ -38,7 +40,7 @@ class SequenceScore:
         """Return the score of the answer less its last tokens: no earlier one depends on them."""
         count = self.tokens - last
         moments = (None if m is None else m[:count] for m in (self.mean, self.std))
-        return SequenceScore(self.logprobs[:count], self.hits[:count], *moments)
+        return SequenceScore(self.logprobs[:count], self.hits[:count], self.highest[:count], *moments)
 
     @property
     def tokens(self) -> int:
@@ -54,6 +56,14 @@ class SequenceScore:
     def per_token(self) -> float:
         """Log P(y|x) / |y|, nats."""
         return self.logprob / self.tokens
+
+    @property
+    def gap(self) -> float:
+        """How much likelier another token is where the answer is least likely to be gone on with, nats.
+
+        0 where every token is the likeliest: greedy decoding writes the answer.
+        """
+        return float((self.highest - self.logprobs).max())
 
     @property
     def extraction_strength(self) -> float:
@@ -85,13 +95,14 @@ def score_sequences(
     found: dict[int, SequenceScore] = {}
     for tree, indices, paths in grown(model, [(e.prompt, e.answer) for e in examples]):
         tree.read()
-        best = tree.logprobs.argmax(-1)
+        highest, best = tree.logprobs.max(-1)
         spread = _moments(tree.logprobs) if moments else ()
         for i, path in zip(indices, paths, strict=True):
             rows, answer = tree.rows(path.predictors), torch.tensor(examples[i].answer)
             logprobs = tree.logprobs[rows, answer].cpu()
             hits = best[rows].cpu() == answer
-            found[i] = SequenceScore(logprobs, hits, *(column[rows].cpu() for column in spread))
+            columns = (column[rows].cpu() for column in (highest, *spread))
+            found[i] = SequenceScore(logprobs, hits, *columns)
     return [found[i] for i in range(len(examples))]
 
 

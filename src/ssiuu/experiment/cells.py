@@ -83,6 +83,7 @@ class Keys:
             session.precision,
             session.benchmark.fingerprint,
             _told(session.split),
+            *session.plugins.values(),
         )
         # Where there is nothing to retain, a projection takes its directions from these.
         self.shared = [] if session.split.retain else [_row(e) for e in session.benign()]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from ssiuu.benchmarks.base import Cost
 from ssiuu.experiment.attacking import Curve, plan
 from ssiuu.experiment.recipe import AttackConfig, Recipe
 from ssiuu.experiment.tuning import VALIDATION
@@ -32,10 +33,12 @@ OVERHEAD = 1.2  # GB: the libraries, activations, logits
 
 def estimate(recipe: Recipe) -> str:
     """Return one sentence on time and memory; rough, within a factor of two."""
-    parameters = _parameters(recipe)
+    cost = recipe.opens.cost(recipe)
+    parameters = _parameters(cost)
     if parameters is None:
         return "estimate: the model is not on this machine yet, so its size is not known."
-    seconds = 2 * parameters * _tokens(recipe) / (SHARE * _throughput()) + STEP * _steps(recipe)
+    seconds = 2 * parameters * _tokens(recipe, cost) / (SHARE * _throughput())
+    seconds += STEP * _steps(recipe, cost)
     # Weights, AdamW's two moments, gradient; Ssiuu adds A_{t-1} in bf16.
     copies = 4.5 if any(m.name == "ssiuu" for m in recipe.made()) else 4
     memory = copies * 4 * parameters / 1e9 + OVERHEAD
@@ -43,23 +46,22 @@ def estimate(recipe: Recipe) -> str:
     return f"estimate: about {minutes} min and {memory:.1f} GB of memory here, if nothing else runs."
 
 
-def _tokens(recipe: Recipe) -> float:
+def _tokens(recipe: Recipe, cost: Cost) -> float:
     """Return the tokens of the whole recipe."""
     methods, seeds = [m for m in recipe.made() if m.trains], len(recipe.seeds)
-    cost = recipe.opens.cost(recipe)
     unlearned = sum(_unlearning(recipe, method, cost.tokens, cost.forget) for method in methods)
     validated = len(methods) * cost.tokens * VALIDATION * recipe.split.retain
     tuning = (recipe.tune.trials or 0) * (unlearned + validated)
-    judged, attacked = _models(recipe)
+    judged, attacked = _models(recipe, cost)
     looked = 3.0 * cost.tokens * cost.forget * (judged + 1) if recipe.diagnose else 0.0
     asked = sum(_attack_tokens(recipe, curve, cost.tokens, cost.forget) for curve in plan(recipe))
     scored = READ + (cost.score + MOVED) * (judged + 1)
     return cost.start + tuning + scored + seeds * unlearned + looked + attacked * asked
 
 
-def _models(recipe: Recipe) -> tuple[int, int]:
+def _models(recipe: Recipe, cost: Cost) -> tuple[int, int]:
     """Return how many models are scored beside the original, and how many are attacked."""
-    each = sum(m.trains for m in recipe.made()) + recipe.opens.cost(recipe).twin
+    each = sum(m.trains for m in recipe.made()) + cost.twin
     return each * len(recipe.seeds), (each + recipe.attacks.control) * len(recipe.seeds)
 
 
@@ -72,12 +74,12 @@ def _unlearning(recipe: Recipe, method: Method, tokens: float, forget: int) -> f
     return steps * step + tokens * forget * steps / config.check_every
 
 
-def _steps(recipe: Recipe) -> float:
+def _steps(recipe: Recipe, cost: Cost) -> float:
     """Return the number of optimiser steps of all unlearning and attacks."""
     trained = sum(m.trains for m in recipe.made())
     runs = trained * (len(recipe.seeds) + (recipe.tune.trials or 0))
     curves = [int(c.points[-1]) for c in plan(recipe) if c.learning_rate is not None]
-    return runs * REACHED * recipe.unlearn.max_steps + _models(recipe)[1] * sum(curves)
+    return runs * REACHED * recipe.unlearn.max_steps + _models(recipe, cost)[1] * sum(curves)
 
 
 def _attack_tokens(recipe: Recipe, curve: Curve, tokens: float, forget: int) -> float:
@@ -101,8 +103,7 @@ def _row(config: AttackConfig, curve: Curve, tokens: float) -> float:
     return rows.get(curve.kind, tokens)
 
 
-def _parameters(recipe: Recipe) -> int | None:
-    cost = recipe.opens.cost(recipe)
+def _parameters(cost: Cost) -> int | None:
     if cost.parameters is not None:
         return cost.parameters
     if cost.model == "smollm2-135m":

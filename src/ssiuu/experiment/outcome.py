@@ -25,6 +25,7 @@ from ssiuu.training.unlearn import ANSWERED
 
 ASKED = 48  # facts to keep that are read, those set aside first
 SAID = 0.5  # of what was answered freely, at least
+NOT_FORGOTTEN = 10.0  # distance from passing, from here on
 
 
 class Judge:
@@ -100,9 +101,9 @@ class Judge:
         return self.distance(made) == 0
 
     def distance(self, made: Attempt) -> float:
-        """Return how far an attempt is from passing: 0 where it passes, from 10 on not forgotten."""
+        """Return how far an attempt is from passing: 0 where it passes."""
         if not made.reached or made.answered is None or made.answered > ANSWERED:
-            return 10 + (made.forget if made.forget is not None else 1.0)
+            return NOT_FORGOTTEN + (made.forget if made.forget is not None else 1.0)
         most = max(made.kl or 0.0, made.kl_instructions or 0.0, self.max_kl)
         beyond = math.log(most / self.max_kl) if self.speaks else 0.0
         return beyond + self._short(made.kept, made.said)

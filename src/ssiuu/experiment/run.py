@@ -246,6 +246,7 @@ def _header(
         prompt=session.prompt.description,
         other_prompt=session.prompt.other().description,
         score=session.score.name,
+        plugins=session.plugins,
         methods=[info for info, _ in methods],
         seeds=recipe.seeds,
         stages=stages,

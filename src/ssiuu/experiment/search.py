@@ -7,21 +7,23 @@ rate range test of Smith 2017, ended by the forget score). What Adam does in a s
 its rate, so the sum of those rates, spread over the steps that are allowed, is the lowest rate worth
 trying. From there upwards each rate is tried from the original weights, in memory, until one reaches
 the threshold, stays within the allowed divergence on texts, and holds the facts to keep. The weights
-of that attempt are the result: nothing is run again.
+of that attempt are the result: nothing is run again. Where a rate forgets at a cost and the next one
+costs more, no higher one is tried.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ssiuu.errors import DivergedError
 from ssiuu.experiment.cells import digest
 from ssiuu.experiment.drive import unlearn_here
-from ssiuu.experiment.outcome import Judge
+from ssiuu.experiment.outcome import NOT_FORGOTTEN, Judge
 from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
+from ssiuu.models.load import load_weights, save_weights
 from ssiuu.records.files import read_record, write_record
 from ssiuu.records.schema import Attempt, Attempts, Unlearning
 from ssiuu.report.outcome import told
@@ -59,7 +61,7 @@ def search(
         adapter: Folder for the adapter, where one is trained.
 
     Returns:
-        The record of the attempt that passed, or of the one that came nearest, run again.
+        The record of the attempt that passed, or of the one that came nearest.
     """
     key = digest(
         session.loaded.info.fingerprint,
@@ -107,20 +109,35 @@ def search(
         keep(ranged.model_copy(update={"growing": True, "learning_rate": last}))
     session.lost = judge.lost
     rates = candidates(attempts[0], session.recipe.unlearn.max_steps)
-    record = None
+    nearest: tuple[Attempt, Unlearning] | None = None
+    weights = work / "nearest.safetensors"
     for rate in rates[len(attempts) - 1 :]:
         record, made = attempt(rate)
         keep(made)
         if record is not None and judge.passes(made):
             return record.model_copy(update={"attempts": attempts})
-    nearest = min(attempts[1:], key=judge.distance)
-    if record is not None and nearest is attempts[-1]:
-        return record.model_copy(update={"attempts": attempts})
-    progress(f"no rate passed; {nearest.learning_rate:.1e} came nearest")
-    record, made = attempt(nearest.learning_rate)
+        if record is not None and made is min(attempts[1:], key=judge.distance):
+            nearest = made, record
+            if adapter is None:
+                save_weights(session.model, weights)
+        if _costs_more(attempts[1:], judge):
+            break
+    best = min(attempts[1:], key=judge.distance)
+    progress(f"no rate passed; {best.learning_rate:.1e} came nearest")
+    if nearest is not None and nearest[0] is best and (best is attempts[-1] or adapter is None):
+        if best is not attempts[-1]:
+            load_weights(session.model, weights)
+        return nearest[1].model_copy(update={"attempts": attempts})
+    record, made = attempt(best.learning_rate)
     if record is None:
         raise DivergedError(f"every learning rate diverged: {made.note}")
     return record.model_copy(update={"attempts": [*attempts, made]})
+
+
+def _costs_more(tried: Sequence[Attempt], judge: Judge) -> bool:
+    """Whether the last two attempts forgot at a cost and the higher rate cost more."""
+    costs = [judge.distance(made) for made in tried[-2:]]
+    return len(costs) == 2 and max(costs) < NOT_FORGOTTEN and costs[1] >= costs[0]
 
 
 def candidates(ranged: Attempt, max_steps: int) -> list[float]:

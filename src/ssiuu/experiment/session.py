@@ -9,12 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from ssiuu.benchmarks import instructions, texts
+from ssiuu.analysis.scores import SCORES
+from ssiuu.benchmarks import BENCHMARKS, instructions, texts
 from ssiuu.benchmarks.base import Given, Ground
 from ssiuu.data.read import read_instructions
 from ssiuu.evaluation import utility
 from ssiuu.evaluation.divergence import Divergences
-from ssiuu.evaluation.scores.ranking import answered_share
+from ssiuu.evaluation.reach import lead, within_reach
+from ssiuu.evaluation.scores.ranking import answered_freely
 from ssiuu.experiment.anchors import anchors
 from ssiuu.experiment.before import ask_first
 from ssiuu.experiment.recipe import Recipe
@@ -22,8 +24,9 @@ from ssiuu.likelihood import Example
 from ssiuu.methods import Method
 from ssiuu.models.load import restore, snapshot
 from ssiuu.models.precision import resolve as resolve_precision
+from ssiuu.plugins import used
 from ssiuu.records.files import read_record, write_record
-from ssiuu.records.schema import Evaluation, FactText, Knowledge, Split
+from ssiuu.records.schema import Evaluation, Split
 from ssiuu.training.unlearn import StopRule
 
 Progress = Callable[[str], None]
@@ -42,6 +45,11 @@ class Session(Ground):
     recipe: Recipe
     precision: Literal["bf16", "fp32"]
     lost: Callable[[], str] | None = None
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """What of it comes from other packages: "benchmark muse" is of "my-package 1.0"."""
+        return used((BENCHMARKS, self.recipe.benchmark), (SCORES, self.score.name))
 
     @classmethod
     def on(cls, ground: Ground, recipe: Recipe) -> Session:
@@ -105,10 +113,11 @@ class Session(Ground):
             return self.rows(facts)
         made = []
         for fact in facts:
-            lead = _lead(fact, known.get(fact.id))
-            if not lead:
+            asked = known.get(fact.id)
+            words = lead(fact.answer, asked.says, asked.holds) if asked else None
+            if not words:
                 continue
-            joint = self.prompt.joint(fact.question, [fact.answer], begun=lead)
+            joint = self.prompt.joint(fact.question, [fact.answer], begun=words)
             if len(joint.prompt) + len(joint.answers[0]) <= self.context:
                 made.append(Example(f"{fact.id} as said", joint.prompt, joint.answers[0]))
         return [*self.rows(facts), *made]
@@ -138,12 +147,17 @@ class Session(Ground):
         stop = self.score.stop(self.model, self.prompt, self.split.forget, self.split.seed)
         given, forced = self.recipe.unlearn.threshold, self.recipe.force
         free = self.answered if self.unscreened and not stop.free else None
-        rule = StopRule(stop.kind, stop.read, forced, free, self.lost)
+        read = self.answered if self.unscreened and stop.free else stop.read
+        rule = StopRule(stop.kind, read, forced, free, self.lost)
         return rule, stop.threshold if given is None else given
 
     def answered(self) -> float:
-        """Return the share of the facts to forget that are answered freely, in either form."""
-        return answered_share(self.model, self.prompt, self.split.forget)
+        """Return the share of the facts to forget that are answered freely, or are within reach."""
+        facts, known = self.split.forget, self.knowledge.get("forget", {})
+        found = answered_freely(self.model, self.prompt, facts)
+        left = [fact for fact in facts if fact.id not in found]
+        found |= within_reach(self.model, self.prompt, left, known, self.context)
+        return len(found) / len(facts)
 
 
 def open_session(
@@ -177,11 +191,3 @@ def opened(recipe: Recipe, progress: Progress, given: Given) -> Session:
         InputError: Model or data cannot be used.
     """
     return Session.on(recipe.opens.open(recipe, given, progress), recipe)
-
-
-def _lead(fact: FactText, known: Knowledge | None) -> str:
-    """Return what a model said before the right answer; nothing where it said that at once."""
-    if known is None or not known.holds or known.says is None:
-        return ""
-    place = known.says.casefold().find(fact.answer.casefold())
-    return known.says[: max(place, 0)].rstrip(" ")

@@ -1,4 +1,4 @@
-"""One model and the user's own facts: unlearn them; audit or diagnose a pair, also on TOFU's."""
+"""One model and the user's own facts: unlearn them; audit or diagnose a pair, also on a benchmark's."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def audit_models(
             Models in memory are left as they are.
         after: Folder of the model after unlearning, of the same architecture, or the model.
         forget: The facts that should be gone: a file, a hub name, or rows (a list of dicts, a
-            datasets.Dataset, a data frame); None where `sets` say benchmark=tofu.
+            datasets.Dataset, a data frame); None where `sets` name a benchmark with its own.
         out: Folder for the record.
         retain: Facts that should still be there, likewise.
         sets: Further settings, "key=value" as in a recipe.
@@ -211,7 +211,7 @@ def diagnose_models(
             Models in memory are left as they are.
         after: Folder of the model after unlearning, of the same architecture, or the model.
         forget: The facts that should be gone: a file, a hub name, or rows (a list of dicts, a
-            datasets.Dataset, a data frame); None where `sets` say benchmark=tofu.
+            datasets.Dataset, a data frame); None where `sets` name a benchmark with its own.
         out: Folder for the record.
         retain: Facts that should still be there, likewise; means and probes are fitted on them.
         attacked: Folder of the model after an attack on `after`, or the model, for the stability of
@@ -260,10 +260,9 @@ def _judged(
     name = chosen[-1] if chosen else "own"
     benchmark = BENCHMARKS.get(name, "--set benchmark")
     if benchmark.before is None:
-        others = [n for n in BENCHMARKS if (kind := BENCHMARKS.get(n)).before and not kind.yours]
         raise ConfigError(
             f"--set benchmark={name}: a pair of checkpoints is judged on your own facts (--forget) or "
-            f"on those of {listed(others)} (--set benchmark=NAME)."
+            f"on those of {listed(_judging())} (--set benchmark=NAME)."
         )
     if not benchmark.yours:
         if forget is not None or retain is not None:
@@ -277,7 +276,13 @@ def _judged(
         return [setting(key, str(value)) for key, value in named.items()], Given()
     if forget is None:
         raise ConfigError(
-            "--forget is missing: the file of the facts that should be gone. For TOFU's own give "
-            "--set benchmark=tofu --set tofu.path=FOLDER."
+            "--forget is missing: the file of the facts that should be gone. For a benchmark's own "
+            f"(NAME: {listed(_judging())}) give --set benchmark=NAME --set NAME.path=FOLDER."
         )
     return settings(before, forget, retain, columns, tokenizer, base)
+
+
+def _judging() -> list[str]:
+    """Return the benchmarks that a pair of checkpoints is judged on by facts of their own."""
+    kinds = {name: BENCHMARKS.get(name) for name in BENCHMARKS}
+    return [name for name, kind in kinds.items() if kind.before and not kind.yours]

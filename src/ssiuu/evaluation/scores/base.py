@@ -1,4 +1,17 @@
-"""What a score is: how facts are read, also during an attack, and when they are gone."""
+"""What a score is: how facts are read, also during an attack, and when they are gone.
+
+    class Rude(Score):
+        name, summary = "rude", "share of rude answers"
+
+        def score(self, model, prompt, facts, ...): ...
+
+        def read(self, model, prompt, facts): ...
+
+        def stop(self, model, prompt, facts, seed): ...
+
+It has columns too, which reports show wherever the record names it (`ssiuu.analysis.score`); there a
+package adds its own, by the entry-point group `ssiuu.scores`.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +19,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
+from ssiuu.analysis.score import ScoreColumns
 from ssiuu.likelihood import Prompt
 from ssiuu.records.schema import Evaluation, FactScore, FactText, Reading, Split
 
@@ -27,14 +41,8 @@ class Stop:
     free: bool = False
 
 
-class Score(ABC):
-    """How models are scored on the facts of a benchmark.
-
-    Attributes:
-        name: As it stands in the record, which tells reports what to show.
-    """
-
-    name: ClassVar[str]
+class Score(ScoreColumns, ABC):
+    """How models are scored on the facts of a benchmark, and what reports show of it."""
 
     @abstractmethod
     def score(

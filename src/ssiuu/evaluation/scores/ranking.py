@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from ssiuu.analysis.scores.ranking import RankingColumns
 from ssiuu.evaluation.knowledge import LIKELY
 from ssiuu.evaluation.score import answered, score_facts
 from ssiuu.evaluation.scores.base import Score, Stop, chance
@@ -20,10 +21,8 @@ FREE_THRESHOLD = 0.05  # stop score where nothing can be ranked: share of free a
 SENTENCES = Sentences()
 
 
-class Ranking(Score):
+class Ranking(Score, RankingColumns):
     """Is the right answer ranked first among its options?"""
-
-    name = "ranking"
 
     def score(
         self,
@@ -74,15 +73,22 @@ def read_facts(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> dict[st
 
 
 def answered_share(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> float:
-    """Return the share of facts that are answered freely, in the prompt's form or another one.
+    """Return the share of facts that are answered freely; see `answered_freely`."""
+    return len(answered_freely(model, prompt, facts)) / len(facts)
+
+
+def answered_freely(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> set[str]:
+    """Return the ids of facts that are answered freely, in the prompt's form or another one.
 
     Where a fact has nothing to be ranked against, it also counts while its tokens are likely: the
     greedy answer alone changes long before the answer is gone.
     """
     scores = score_facts(model, prompt, facts, paraphrases=False, other=prompt.other())
-    return sum(
-        answered(s) or (s.correct is None and s.logprob / s.tokens >= LIKELY) for s in scores.values()
-    ) / len(facts)
+    return {
+        i
+        for i, s in scores.items()
+        if answered(s) or (s.correct is None and s.logprob / s.tokens >= LIKELY)
+    }
 
 
 def _by_form(facts: Sequence[FactText]) -> tuple[list[FactText], list[FactText]]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from ssiuu.analysis.scores.rouge import RougeColumns
 from ssiuu.evaluation.scores.ranking import Ranking
 
 
-class Rouge(Ranking):
+class Rouge(RougeColumns, Ranking):
     """Scored as in ranking; reports take the ROUGE-L recalls of all sets from the written answers."""
-
-    name = "rouge"

@@ -12,6 +12,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from ssiuu.analysis.scores.sentences import SentenceColumns
 from ssiuu.errors import DataError
 from ssiuu.evaluation.ask import write
 from ssiuu.evaluation.match import holds
@@ -31,10 +32,8 @@ ROTATIONS = 10  # wrong partners of each answer behind the stop threshold
 MARGIN = 32  # tokens an answer may be longer than the right one: a name may come within a sentence
 
 
-class Sentences(Score):
+class Sentences(Score, SentenceColumns):
     """TOFU's scores of whole sentences, among wrong sentences of the same form."""
-
-    name = "sentences"
 
     def score(
         self,
