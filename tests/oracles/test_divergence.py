@@ -55,6 +55,16 @@ def mean_and_error(rows: list[list[float]]) -> tuple[float, float]:
     return mean, math.sqrt(len(rows) / (len(rows) - 1) * spread) / total
 
 
+def perplexity(model: Any, rows: Sequence[tuple[list[int], int]]) -> float:
+    with torch.no_grad():
+        surprise = [
+            float(-model(torch.tensor([ids])).logits[0].double().log_softmax(-1)[t, ids[t + 1]])
+            for ids, start in rows
+            for t in range(start - 1, len(ids) - 1)
+        ]
+    return math.exp(sum(surprise) / len(surprise))
+
+
 def encoded(prompt: Prompt) -> tuple[list[tuple[list[int], int]], list[tuple[list[int], int]]]:
     plain = [(prompt.sentence(text)[: divergence.TOKENS + 1], 1) for text in TEXTS]
     joints = [prompt.joint(question, [answer]) for question, answer in ASKED]
@@ -75,13 +85,8 @@ def test_it_is_the_definition(layout: str, tokenizer: PreTrainedTokenizerFast) -
     told, error = mean_and_error(slow(before, now, asked))
     assert found.instructions == pytest.approx(told, rel=1e-4)
     assert found.instructions_se == pytest.approx(error, rel=1e-4)
-    surprise = [
-        float(-now(torch.tensor([ids])).logits[0].double().log_softmax(-1)[t, ids[t + 1]])
-        for ids, _ in plain
-        for t in range(len(ids) - 1)
-    ]
-    assert found.perplexity == pytest.approx(math.exp(sum(surprise) / len(surprise)), rel=1e-4)
-    assert (found.rows, found.tokens) == (len(TEXTS), len(surprise))
+    assert found.perplexity == pytest.approx(perplexity(now, plain), rel=1e-4)
+    assert (found.rows, found.tokens) == (len(TEXTS), sum(len(ids) - 1 for ids, _ in plain))
     assert (found.instruction_rows, found.text_version) == (len(ASKED), "v")
 
 
@@ -89,6 +94,9 @@ def test_it_is_the_definition(layout: str, tokenizer: PreTrainedTokenizerFast) -
 def test_the_original_has_not_moved(layout: str, tokenizer: PreTrainedTokenizerFast) -> None:
     model = build_architecture(layout)
     divergences = Divergences(model, Prompt(tokenizer, "qa"), TEXTS, ASKED, "v")
+    plain, asked = encoded(Prompt(tokenizer, "qa"))
+    for known, rows in zip(divergences.perplexities(model), (plain, asked), strict=True):
+        assert known == pytest.approx(perplexity(model, rows), rel=1e-4)
     for quick in (False, True):
         found = divergences.measure(model, quick)
         assert abs(found.plain) < 1e-6 and abs(found.instructions or 0.0) < 1e-6

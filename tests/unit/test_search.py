@@ -12,7 +12,7 @@ import pytest
 from ssiuu.experiment import search as searching
 from ssiuu.experiment.outcome import Judge
 from ssiuu.experiment.search import FIRST, GROWTH, candidates
-from ssiuu.records.schema import Attempt, Divergence, FactScore, FactText, Split, StepLog
+from ssiuu.records.schema import Attempt, FactScore, FactText, Split, StepLog
 from ssiuu.training.unlearn import Look, Settings, StopRule, _due
 
 
@@ -21,9 +21,9 @@ def tried(**values: Any) -> Attempt:
     return Attempt(**(given | {"kept": 1.0, "kl": 0.01, "seconds": 1.0} | values))
 
 
-def judge(max_kl: float = 0.1, min_retain: float = 0.8, speaks: bool = True) -> Judge:
+def judge(speaks: bool = True, answers: bool = True) -> Judge:
     made = object.__new__(Judge)
-    made.max_kl, made.min_retain, made.speaks = max_kl, min_retain, speaks
+    made.max_kl, made.min_retain, made.speaks, made.answers = 0.1, 0.8, speaks, answers
     return made
 
 
@@ -72,7 +72,13 @@ def test_forgetting_counts_before_what_is_lost() -> None:
 
 
 def test_a_model_that_never_predicted_text_is_not_judged_on_it() -> None:
-    assert judge(speaks=False).passes(tried(kl=3.0, kl_instructions=3.0))
+    assert judge(speaks=False, answers=False).passes(tried(kl=3.0, kl_instructions=3.0))
+
+
+def test_texts_and_instructions_count_each_by_its_own_perplexity() -> None:
+    texts, asked = tried(kl=3.0, kl_instructions=0.01), tried(kl=0.01, kl_instructions=3.0)
+    assert judge(speaks=False).passes(texts) and not judge(speaks=False).passes(asked)
+    assert judge(answers=False).passes(asked) and not judge(answers=False).passes(texts)
 
 
 def settings(**values: Any) -> Settings:
@@ -232,20 +238,9 @@ def test_what_was_said_freely_must_still_be_said(monkeypatch: pytest.MonkeyPatch
         },
     ]
     monkeypatch.setattr(Judge, "_read", lambda self, asked: reads.pop(0))
-    moved = Divergence(
-        plain=0.0,
-        plain_se=0.0,
-        instructions=0.0,
-        instructions_se=0.0,
-        perplexity=20.0,
-        rows=1,
-        tokens=1,
-        instruction_rows=1,
-        text_version="1",
-    )
-    monkeypatch.setattr(Judge, "_moved", lambda self, quick=False: moved)
     config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=100))
     session: Any = SimpleNamespace(
+        divergences=SimpleNamespace(perplexities=lambda model: (20.0, None)),
         recipe=SimpleNamespace(unlearn=SimpleNamespace(max_kl=0.1, min_retain=0.8)),
         split=SimpleNamespace(heldout=[], retain=facts, seed=0),
         model=SimpleNamespace(config=config),
@@ -253,7 +248,7 @@ def test_what_was_said_freely_must_still_be_said(monkeypatch: pytest.MonkeyPatch
     judged = Judge(session)
     kept, said = judged.kept()  # c was not known; a and b by their rank, d as a free answer
     assert (kept, said) == (1.0, 0.5)
-    assert judged.speaks and judged.passes(tried(kept=kept, said=said))
+    assert judged.speaks and not judged.answers and judged.passes(tried(kept=kept, said=said))
     assert math.isclose(judged.distance(tried(kept=1.0, said=0.4)), 0.1)
 
 

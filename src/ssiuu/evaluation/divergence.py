@@ -119,6 +119,19 @@ class Divergences:
         """
         return self._measured(model, self.plain, self.asked, read=False)
 
+    def perplexities(self, model: Any) -> tuple[float, float | None]:
+        """Return the original's perplexity on a part of the texts, and on the answers to instructions.
+
+        Args:
+            model: The original, or any model of its architecture.
+
+        Returns:
+            The second is None where no instruction fits the model.
+        """
+        texts = self._moved(model, _some(self.plain, QUICK), read=False)
+        told = self._moved(model, _some(self.asked, QUICK // 4), read=False)
+        return _perplexity(texts), _perplexity(told) if self.asked else None
+
     def _measured(self, model: Any, plain: Known, asked: Known, read: bool = True) -> Divergence:
         texts, told = (self._moved(model, rows, read) for rows in (plain, asked))
         level, error = clustered(texts.kl, texts.row)
@@ -128,7 +141,7 @@ class Divergences:
             plain_se=error,
             instructions=answers[0],
             instructions_se=answers[1],
-            perplexity=math.exp(min(float(texts.surprise.mean()), LARGEST)),
+            perplexity=_perplexity(texts),
             rows=len(plain),
             tokens=len(texts.kl),
             instruction_rows=len(asked),
@@ -168,6 +181,10 @@ class Divergences:
         """Return the logits of these states under a head, in fp32."""
         logits: Tensor = head(states.float())
         return logits if self._direct else _finished(model, logits).float()
+
+
+def _perplexity(moved: Moved) -> float:
+    return math.exp(min(float(moved.surprise.mean()), LARGEST))
 
 
 def clustered(values: Float[Tensor, " N"], row: Int[Tensor, " N"]) -> tuple[float, float]:

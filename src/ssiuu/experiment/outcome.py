@@ -6,9 +6,10 @@ before (as a free answer or first among its options), the share it still knows. 
 can be met by a broken model: one that ranks a hundred facts rightly and writes nonsense or nothing, or
 one that writes as before and has lost what resembles the facts to forget.
 
-A model that predicts plain text worse than a uniform guess over its words has nothing to lose there:
-its divergence is shown and does not count. And since a model that ends every answer at once still
-ranks, at least half of what it answered freely must still be answered freely.
+A model that predicts plain text, or the answers to instructions, worse than a uniform guess over its
+words has nothing to lose there: that divergence is shown and does not count. And since a model that
+ends every answer at once still ranks, at least half of what it answered freely must still be answered
+freely.
 """
 
 from __future__ import annotations
@@ -40,8 +41,11 @@ class Judge:
         room = max(ASKED - len(aside), 0)
         trained = random.Random(session.split.seed).sample(trained, min(room, len(trained)))
         self.facts: Sequence[FactText] = [*aside, *trained]
-        before = self._moved(quick=True).perplexity
-        self.speaks = before < session.model.config.get_text_config().vocab_size
+        words = session.model.config.get_text_config().vocab_size
+        self.speaks, self.answers = (
+            known is not None and known < words
+            for known in session.divergences.perplexities(session.model)
+        )
         scores = self._read(self.facts)
         counted = {fact.id for fact in aside or trained}
         self._known = {i for i in counted if answered(scores[i]) or scores[i].correct}
@@ -104,9 +108,8 @@ class Judge:
         """Return how far an attempt is from passing: 0 where it passes."""
         if not made.reached or made.answered is None or made.answered > ANSWERED:
             return NOT_FORGOTTEN + (made.forget if made.forget is not None else 1.0)
-        most = max(made.kl or 0.0, made.kl_instructions or 0.0, self.max_kl)
-        beyond = math.log(most / self.max_kl) if self.speaks else 0.0
-        return beyond + self._short(made.kept, made.said)
+        most = max(*self._counted(made.kl, made.kl_instructions).values(), self.max_kl)
+        return math.log(most / self.max_kl) + self._short(made.kept, made.said)
 
     def outcome(self, record: Unlearning) -> Outcome:
         """Return what the run led to, read over all texts and facts."""
@@ -148,6 +151,7 @@ class Judge:
             kl=divergence.plain,
             kl_instructions=divergence.instructions,
             kl_counts=self.speaks,
+            kl_instructions_counts=self.answers,
             max_kl=self.max_kl,
             min_retain=self.min_retain,
         )
@@ -188,14 +192,21 @@ class Judge:
                 f"of the {len(self._said)} facts to keep that it answered freely it still answers "
                 f"{said:.0%}, fewer than {SAID:.0%}"
             )
-        plain, asked = (None, None) if moved is None else (moved.plain, moved.instructions)
-        for where, nats in (("plain text", plain), ("instructions", asked)):
-            if self.speaks and nats is not None and nats > self.max_kl:
+        counted = {} if moved is None else self._counted(moved.plain, moved.instructions)
+        for where, nats in counted.items():
+            if nats > self.max_kl:
                 cost.append(
                     f"the model moved {nats:.3f} nats a token on {where}, more than {self.max_kl:g} "
                     "(--max-kl)"
                 )
         return cost
+
+    def _counted(self, plain: float | None, asked: float | None) -> dict[str, float]:
+        """Return the divergences that count, by what they are read on."""
+        return {
+            "plain text": plain if self.speaks and plain is not None else 0.0,
+            "instructions": asked if self.answers and asked is not None else 0.0,
+        }
 
     def _short(self, kept: float | None, said: float | None) -> float:
         """Return by how much too little is kept; 0 where enough is."""

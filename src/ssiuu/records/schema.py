@@ -347,7 +347,8 @@ class Outcome(Record):
     `reasons` say. `kept` is over `kept_of` facts that were known before (as a free answer or first
     among their options), `said` over `said_of` that were answered freely; they were `set_aside` (never
     trained on) or trained on. `kl_counts`: the model before predicts plain text better than a uniform
-    guess, so that its divergence there says something.
+    guess, so that its divergence there says something; `kl_instructions_counts`: the same of answers to
+    instructions.
     """
 
     state: Literal["forgotten", "not forgotten", "forgotten at a cost"]
@@ -364,6 +365,7 @@ class Outcome(Record):
     kl: float | None
     kl_instructions: float | None
     kl_counts: bool = True
+    kl_instructions_counts: bool = True
     max_kl: float
     min_retain: float
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ssiuu.records.schema import Attempt, Unlearning
 
+_UNCOUNTED = " (not counted: before, it predicted this worse than a uniform guess)"
 RANGE = "range test: the rate grows until the threshold"
 HEADINGS = (
     *("rate", "steps", "forget", "answered", "kept", "said", "KL text", "KL instr.", "seconds"),
@@ -50,11 +51,10 @@ def outcome(record: Unlearning) -> list[str]:
             f"still answers {found.said:.0%} of {found.said_of} facts to keep that it answered freely"
         )
     if found.kl is not None:
-        moved = f"moved {found.kl:.3f} nats a token on plain text"
+        moved = f"moved {found.kl:.3f} nats a token on plain text{_UNCOUNTED * (not found.kl_counts)}"
         if found.kl_instructions is not None:
-            moved += f", {found.kl_instructions:.3f} on instructions"
-        if not found.kl_counts:
-            moved += " (not counted: before, it predicted plain text worse than a uniform guess)"
+            uncounted = _UNCOUNTED * (not found.kl_instructions_counts)
+            moved += f", {found.kl_instructions:.3f} on instructions{uncounted}"
         lines.append(moved)
     return lines
 
