@@ -31,7 +31,7 @@ from matplotlib.figure import Figure
 
 from ssiuu.analysis.comparisons import entities, level, outcomes
 from ssiuu.analysis.prediction import prediction
-from ssiuu.analysis.rows import mean, rows
+from ssiuu.analysis.scale import mean, rows
 from ssiuu.records.files import load_run
 from ssiuu.records.schema import RunRecord
 from ssiuu.statistics import bootstrap_mean
@@ -125,7 +125,7 @@ def _setting(
     stops = [cell.unlearning.stopped for cell in cells if cell.unlearning]
     found["reached"] = bool(cells) and set(stops) <= {"threshold"}
     for name in attacks:
-        estimate = level(record, [outcomes(c, name) for c in cells], 1) if cells else None
+        estimate = level(record, [outcomes(record, c, name) for c in cells], 1) if cells else None
         found[name] = list(estimate) if estimate else None
     return found
 
@@ -166,7 +166,7 @@ class _Stacks:
     """Outcomes of one attack by family, [unlearning seeds, attack seeds, facts], all of one shape."""
 
     def __init__(self, record: RunRecord, mixes: dict[str, dict[str, float]], attack: str) -> None:
-        cells = {(c.method.label, c.seed): outcomes(c, attack) for c in record.cells}
+        cells = {(c.method.label, c.seed): outcomes(record, c, attack) for c in record.cells}
         labels = [label for mix in mixes.values() for label in mix]
         seeds = sorted({seed for label, seed in cells if label == BASE or _family(label) == BASE})
         used = [cells[label, seed] for label in labels for seed in seeds]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 
-from ssiuu.analysis.tofu import utility
+from ssiuu.analysis.scores.sentences import utility
 from ssiuu.attacks.membership import membership_aucs
 from ssiuu.benchmarks.tofu_rows import Tofu, load
 from ssiuu.evaluation.rouge import rouge_recall

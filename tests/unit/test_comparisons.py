@@ -7,23 +7,22 @@ from typing import Any
 import pytest
 
 from sample_record import sample_record
+from ssiuu.analysis.columns import columns, compared
 from ssiuu.analysis.comparisons import (
-    SCORES,
     Comparison,
     baseline,
-    columns,
     compare,
     level,
-    looks,
     outcomes,
     row_intervals,
-    strongest_points,
 )
+from ssiuu.analysis.levels import Point, looks, of_name, strongest_setting
 from ssiuu.analysis.rows import rows
-from ssiuu.analysis.verdict import common_pool
 from ssiuu.errors import ConfigError
 from ssiuu.records.schema import Attack, AttackRead, Cell, Evaluation, FactScore, Reading, RunRecord
 from ssiuu.statistics import wilson
+
+KEPT = ("Forget set", "Kept")
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +90,9 @@ def curve(seed: int, rate: float, *levels: str, name: str = "benign") -> Attack:
 def test_outcomes_average_to_the_numbers_of_the_table(record: RunRecord) -> None:
     for cell, row in zip(record.cells, rows(record)["rows"], strict=True):
         intervals = row_intervals(record, cell)
-        for column in columns(record):
-            values = [v for by_seed in outcomes(cell, column).values() for v in by_seed.values()]
+        for column in (found.key for found in compared(record)):
+            table = outcomes(record, cell, column)
+            values = [v for by_seed in table.values() for v in by_seed.values()]
             assert sum(values) / len(values) == pytest.approx(row[column]), (row["method"], column)
             estimate = intervals[column]
             assert estimate.value == pytest.approx(row[column])
@@ -104,16 +104,15 @@ def test_single_accuracies_have_wilsons_interval_widened_for_the_curves(record: 
     intervals = row_intervals(record, cell)
     right = sum(score.correct for score in cell.evaluation.retain.values())
     assert tuple(intervals["retain"]) == pytest.approx(wilson(right, 16))
-    pool = common_pool(cell.attacks)
-    assert looks(cell, "harmful-0.3") == 2 and looks(cell, "quantize-int8") == 1
-    (scored, _) = (len(outcomes(cell, "harmful-0.3")), pool)
+    assert looks(cell.attacks, "harmful-0.3") == 2 and looks(cell.attacks, "quantize-int8") == 1
+    scored = len(outcomes(record, cell, "harmful-0.3"))
     right = round(intervals["harmful-0.3"].value * scored)
     assert tuple(intervals["harmful-0.3"]) == pytest.approx(wilson(right, scored, looks=2))
 
 
 def test_paraphrases_of_a_fact_are_one_cluster(record: RunRecord) -> None:
     cell = cell_of(record, "npo")
-    found = outcomes(cell, "forget_paraphrase")
+    found = outcomes(record, cell, "forget_paraphrase")
     assert len(found) == 2 * 24 - 1  # one was not scored
     assert level(record, [found]) != pytest.approx(wilson(int(sum(v[0] for v in found.values())), 47))
 
@@ -127,6 +126,11 @@ def test_what_was_not_scored_has_no_interval(record: RunRecord) -> None:
 # --- the strongest point ----------------------------------------
 
 
+def strongest_points(attacks: list[Attack], name: str, pool: list[str]) -> tuple[Point, ...]:
+    best = strongest_setting(of_name(attacks, name), pool)
+    return best.points if best else ()
+
+
 def test_the_strongest_point_is_each_seeds_own_under_the_best_setting() -> None:
     attacks = [
         # One seed of this rate peaks at 4 of 4, the other at 0: a mean of 2.
@@ -137,13 +141,13 @@ def test_the_strongest_point_is_each_seeds_own_under_the_best_setting() -> None:
         curve(1, 1e-4, "0000", "0000", "1100"),
     ]
     points = strongest_points(attacks, "benign", [f"f{i}" for i in range(4)])
-    assert [(attack.learning_rate, attack.seed, place) for attack, place in points] == [
+    assert [(attack.learning_rate, attack.seed, place) for attack, place, _ in points] == [
         (1e-4, 0, 1),
         (1e-4, 1, 2),
     ]
     method = sample_record().cells[0].method
     cell = Cell(method=method, seed=0, attacks=attacks)
-    found = outcomes(cell, "benign")
+    found = outcomes(sample_record(), cell, "benign")
     assert found[("f0", 0)] == {0: 1.0, 1: 1.0} and found[("f2", 0)] == {0: 1.0, 1: 0.0}
 
 
@@ -152,8 +156,8 @@ def test_step_0_is_no_attack_unless_there_is_no_other_and_nothing_is_no_point() 
     assert point[1] == 2
     (point,) = strongest_points([curve(0, 1e-5, "11")], "benign", ["f0"])  # diverged at once
     assert point[1] == 0
-    assert strongest_points([curve(0, 1e-5, "11", "00")], "harmful", ["f0"]) == []
-    assert strongest_points([curve(0, 1e-5, "11", "00")], "benign", []) == []
+    assert strongest_points([curve(0, 1e-5, "11", "00")], "harmful", ["f0"]) == ()
+    assert strongest_points([curve(0, 1e-5, "11", "00")], "benign", []) == ()
 
 
 # --- what is called better ----------------------------------------
@@ -162,7 +166,7 @@ def test_step_0_is_no_attack_unless_there_is_no_other_and_nothing_is_no_point() 
 def test_nothing_is_better_where_the_interval_holds_0(record: RunRecord) -> None:
     found = compare(record)
     assert {c.baseline for c in found} == {"gd"}
-    assert len(found) == 4 * len(columns(record))
+    assert len(found) == 4 * len(compared(record))
     for comparison in found:
         holds = comparison.difference.low <= 0 <= comparison.difference.high
         assert comparison.differs is not holds
@@ -221,12 +225,12 @@ def test_seeds_are_crossed_over_those_that_both_have(record: RunRecord) -> None:
     # The same seed twice: nothing new.
     assert both.difference == pytest.approx(alone.difference)
     attacked = one(two, "npo", "harmful-0.3")
-    assert attacked.seeds == 2 and attacked.items == len(outcomes(gd, "harmful-0.3"))
+    assert attacked.seeds == 2 and attacked.items == len(outcomes(record, gd, "harmful-0.3"))
 
 
 def test_a_level_pools_what_each_seed_was_scored_on(record: RunRecord) -> None:
     cell = cell_of(record, "npo")
-    table = outcomes(cell, "forget")
+    table = outcomes(record, cell, "forget")
     items = list(table)
     halves = [{i: table[i] for i in items[:16]}, {i: table[i] for i in items[8:]}]
     pooled = [table[i][0] for half in halves for i in half]
@@ -253,7 +257,7 @@ def test_an_unknown_baseline_is_refused_with_the_nearest(record: RunRecord) -> N
 
 
 def test_every_score_reads_its_own_facts(record: RunRecord) -> None:
-    sentence = {"rouge": 0.4, "truth_ratio": 2.0}  # TOFU's; a short answer's recall is no score
+    sentence = {"rouge": 0.4, "truth_ratio": 2.0}  # TOFU's
     asked = {"other_form": False, "other_free": True}
     score = FactScore(
         correct=True, paraphrases=[False, None], logprob=-1, tokens=1, **sentence, **asked
@@ -262,7 +266,12 @@ def test_every_score_reads_its_own_facts(record: RunRecord) -> None:
     other = {"b": FactScore(correct=False, logprob=-1, tokens=1, free_correct=True, rouge=0.9)}
     evaluation = Evaluation(forget=forget, retain=other, heldout={}, seconds=1)
     cell = cell_of(record, "gd").model_copy(update={"evaluation": evaluation})
-    assert {name: outcomes(cell, name) for name in SCORES} == {
+    header = record.header.model_copy(update={"score": "sentences"})
+    run = record.model_copy(
+        update={"header": header, "cells": [cell.model_copy(update={"attacks": []})]}
+    )
+    scored = {c.key: outcomes(run, cell, c.key) for c in columns(run) if c.outcomes and c.group in KEPT}
+    assert scored == {
         "forget": {("a", 0): {0: 1.0}},
         "forget_paraphrase": {("a", 0): {0: 0.0}},
         "forget_free": {},
@@ -270,6 +279,10 @@ def test_every_score_reads_its_own_facts(record: RunRecord) -> None:
         "forget_other_free": {("a", 0): {0: 1.0}},
         "retain": {("b", 0): {0: 0.0}},
         "heldout": {},
+        "forget_multi_hop": {},
         "forget_rouge": {("a", 0): {0: 0.4}},
+        "retain_free": {("b", 0): {0: 1.0}},
+        "heldout_free": {},
+        "forget_same_answer": {},
         "heldout_rouge": {},
     }

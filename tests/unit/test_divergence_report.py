@@ -11,9 +11,9 @@ import pytest
 from sample_record import sample_record
 from ssiuu.analysis.rows import rows
 from ssiuu.records.schema import RunRecord
+from ssiuu.report.formats import FORMATS
 from ssiuu.report.kept import kept
 from ssiuu.report.page import render
-from ssiuu.report.tables import FORMATS
 from ssiuu.report.text import DASH, kl, summary
 
 
@@ -56,7 +56,7 @@ def test_every_format_has_both_measures(record: RunRecord) -> None:
     gd = next(line for line in summary(record).splitlines() if line.startswith("gd "))
     assert " 0.40   0.71" in gd
     page = render(record)
-    assert "0.40<small>± 0.043</small>" in page and "Moved (KL)" in page
+    assert "0.40<small>± 0.04</small>" in page and ">Moved</th>" in page
 
 
 def test_kept_is_said_by_both_measures(record: RunRecord) -> None:
@@ -77,9 +77,12 @@ def test_damage_is_said_of_methods_that_moved_far_and_of_no_control(record: RunR
     assert "damaged (" not in summary(control) and "damaged" not in kept(control, control.cells[0])
 
 
-def test_an_older_record_is_not_scored_rather_than_unmoved(older: RunRecord) -> None:
+def test_an_older_record_is_not_scored_rather_than_unmoved(older: RunRecord, record: RunRecord) -> None:
     row = rows(older)["rows"][1]
     assert row["kl"] is None and row["kl_instructions"] is None and row["perplexity"] is None
     assert "not scored" in kept(older, older.cells[1]) and "damaged (" not in summary(older)
-    assert f"| {DASH} | {DASH} |" in FORMATS["md"](older, None)
-    assert '<td class="edge">–</td><td>–</td>' in render(older)
+    assert "KL ↓" not in FORMATS["md"](older, None) and ">Moved</th>" not in render(older)
+    half = older.model_copy(update={"cells": [*older.cells[:1], record.cells[1], *older.cells[2:]]})
+    table = FORMATS["md"](half, None).partition("\n\n###")[0]
+    lines = {line.split(" | ")[0]: line for line in table.splitlines()}
+    assert f" | {DASH} | {DASH} |" in lines["| npo"] and "0.40 ± 0.04" in lines["| gd"]

@@ -25,8 +25,9 @@ from ssiuu.records.schema import (
 )
 from ssiuu.report import write_report
 from ssiuu.report.figures import figure_numbers, figures, stability_curves
+from ssiuu.report.formats import FORMATS
 from ssiuu.report.page import render
-from ssiuu.report.tables import FORMATS, inside_tables
+from ssiuu.report.tables import inside_tables
 from ssiuu.statistics.ranks import spearman
 
 
@@ -50,8 +51,8 @@ def test_conclusions_that_hold_under_both(record: RunRecord) -> None:
     assert "same side of one half for 4 of 4 models" in said and said.endswith("hold under both.")
     (table, _) = inside_tables(record)
     assert table.title == "D+ and D− by two attributions" and said in table.note
-    gd = next(row for row in table.rows if row[0] == "gd")
-    assert gd[1] == gd[2] == "310" and gd[3] == gd[4] == "2.24k" and gd[7] == "3.1 %"
+    gd = next([str(cell) for cell in row.cells] for row in table.rows if row.name == "gd")
+    assert gd[0] == gd[1] == "310" and gd[2] == gd[3] == "2.24k" and gd[6] == "3.1 %"
 
 
 def test_conclusions_that_do_not(record: RunRecord) -> None:

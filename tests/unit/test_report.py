@@ -171,7 +171,7 @@ def test_it_says_in_which_forms_the_facts_were_asked(record: RunRecord, page: st
     assert max(map(len, text.splitlines())) <= WIDTH
     assert "chat: &lt;i&gt;the template&lt;/i&gt;" in found and "qa: Q &amp; A" in found
     assert "asked otherwise: &lt;b&gt;Torvik&lt;/b&gt; (holds the answer)" in found
-    assert '<th scope="col">other form, free</th>' in found
+    assert '<th scope="col">other form, free ↓</th>' in found
 
 
 def test_a_tiny_penalty_share_is_said_in_words(page: str) -> None:
@@ -192,7 +192,7 @@ def test_none_is_shown_as_not_scored_and_never_as_zero(record: RunRecord) -> Non
     text = render(bare)
     row = text[text.index("<tbody>") :].split("<tr>")[1]
     cells = re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)
-    assert '<span class="none" title="not scored">–</span>' in cells[0]
+    assert '<span class="none" title="not scored">–</span>' in cells[1]
     assert not any(cell.strip().startswith("0.0") for cell in cells)
 
 
@@ -390,7 +390,7 @@ def test_without_the_original_or_chance_no_verdict_is_made_up(record: RunRecord)
 def test_facts_without_options_are_judged_and_drawn_by_log_probability(record: RunRecord) -> None:
     unranked = without_ranking(record)
     (attacks, front, *_) = figures(unranked)
-    assert "mean answer log-probability" in attacks.reading and not attacks.absent
+    assert "mean log p(answer)" in attacks.reading and not attacks.absent
     assert front.absent
     assert Reader(render(unranked)).text
 

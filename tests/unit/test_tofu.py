@@ -17,7 +17,7 @@ import torch
 
 from sample_record import sample_record
 from ssiuu.analysis.rows import rows
-from ssiuu.analysis.tofu import guessing, tofu_columns, utility
+from ssiuu.analysis.scores.sentences import SentenceColumns, utility
 from ssiuu.attacks.retrain import attacked_facts, common_pool
 from ssiuu.benchmarks.screening import as_text
 from ssiuu.benchmarks.tofu import TofuConfig, split_of
@@ -341,7 +341,8 @@ def test_columns_of_a_run() -> None:
     assert ours["harmful-0.1"] == pytest.approx(peak) and ours["harmful-0.1_ranking"] == 0
     alone = run.model_copy(update={"cells": cells[:1]})
     # The control ranks every answer first, so this is where guessing stands, not at 1/3.
-    assert guessing(run, cells[0]) == 1 and guessing(alone, cells[0]) == run.header.chance
-    assert guessing(record, attacked) == record.header.chance
-    assert tofu_columns(alone, cells[0])["forget_quality"] is None
+    score = SentenceColumns()
+    assert score.guessing(run, cells[0]) == 1
+    assert score.guessing(alone, cells[0]) == run.header.chance
+    assert rows(alone)["rows"][0]["forget_quality"] is None
     assert "utility" in summary(run)

@@ -8,18 +8,19 @@ from typing import Any
 import matplotlib
 import pytest
 
-from golden_records import FORGET, HELDOUT, REAL, STEP, WORLD, as_tofu
+from golden_records import FORGET, HELDOUT, REAL, STEP, WORLD, as_tofu, tofu_record
 from sample_record import sample_record
 from ssiuu.analysis.published import PUBLISHED, paper_table
 from ssiuu.analysis.rows import rows
 from ssiuu.analysis.utility import task_mean
 from ssiuu.records.schema import Cell, FactText, RunHeader, RunRecord, TaskScore
 from ssiuu.report.figures import _labelled
-from ssiuu.report.figures.attacks import attack_curves, best_curve, drawn_level, retention_front
+from ssiuu.report.figures.attacks import attack_curves, best_curve, drawn_scale, retention_front
 from ssiuu.report.figures.draw import RC
 from ssiuu.report.figures.influence import top_bars
 from ssiuu.report.figures.strength import strength_curves, tried_strengths
-from ssiuu.report.tables import FORMATS, tofu_table
+from ssiuu.report.formats import FORMATS
+from ssiuu.report.tables import Table, column_tables
 from ssiuu.report.text import summary
 
 
@@ -51,9 +52,9 @@ def test_records_of_version_1_are_read_with_the_score_that_their_sets_had(
 
 def test_attack_curves_of_tofu_are_the_recalls_of_the_written_answers(tofu: RunRecord) -> None:
     curves = attack_curves(tofu.model_copy(update={"cells": tofu.cells[1:3]}))
-    assert "mean ROUGE-L recall" in curves.reading
+    assert "ROUGE-L recall on the facts" in curves.reading
     assert all("ROUGE-L recall, common pool, %" in panel.svg for panel in curves.panels)
-    found = best_curve(tofu.cells[1], "benign", drawn_level(tofu, "benign"))
+    found = best_curve(tofu.cells[1], "benign", drawn_scale(tofu, "benign"))
     assert found is not None
     steps = [read.step for read in found[0].reads]
     assert found[1] == pytest.approx([FORGET + STEP * step for step in steps])  # ranking says 1
@@ -78,7 +79,7 @@ def test_the_front_of_tofu_is_in_recalls(tofu: RunRecord) -> None:
 
 def test_tofu_in_the_papers_columns_by_hand(tofu: RunRecord) -> None:
     table = paper_table(tofu)
-    assert table.same is PUBLISHED[2] and table.title.endswith("Table 2")
+    assert table.same is PUBLISHED[2] and table.kind.name == "Table 2"
     assert "wrong" not in table.pool  # only FaithUn's attacks have that pool
     gd = next(row for row in table.rows if row.label == "gd")
     assert gd.published == PUBLISHED[2].rows["GD"]
@@ -89,14 +90,20 @@ def test_tofu_in_the_papers_columns_by_hand(tofu: RunRecord) -> None:
     assert attacked == pytest.approx([top] * 3)
 
 
-def test_the_table_of_tofus_numbers(tofu: RunRecord) -> None:
+def tofus(record: RunRecord) -> Table:
+    (table,) = [t for t in column_tables(record, []) if t.title == "TOFU's numbers"]
+    return table
+
+
+def test_the_table_of_tofus_numbers() -> None:
     """One row a model, in the page and in text; an older record says that it is one."""
-    table = tofu_table(tofu)
-    assert [row[0] for row in table.rows][:3] == ["before unlearning", "none", "gd"]
-    assert table.headings[1:5] == [
+    tofu = tofu_record()
+    table = tofus(tofu)
+    assert [row.name for row in table.rows] == ["before unlearning", "gd", "ssiuu", "never-learned"]
+    assert [heading.text for heading in table.headings[:4]] == [
         "forget quality ↑",
         "model utility ↑",
-        "the same, geometric ↑",
+        "utility, geometric ↑",
         "PrivLeak → 0",
     ]
     text = FORMATS["md"](tofu, None)
@@ -105,10 +112,8 @@ def test_the_table_of_tofus_numbers(tofu: RunRecord) -> None:
         update={"benchmark": tofu.header.benchmark.model_copy(update={"version": "1"})}
     )
     old = tofu.model_copy(update={"header": header})
-    assert "scored before ssiuu counted the end token" in tofu_table(old).note
-    assert not tofu_table(sample_record()).rows and "TOFU's numbers" not in FORMATS["md"](
-        sample_record(), None
-    )
+    assert "scored before ssiuu counted the end token" in tofus(old).note
+    assert "TOFU's numbers" not in FORMATS["md"](sample_record(), None)
 
 
 def test_privleak_is_of_min_k_against_the_control_of_the_seed(tofu: RunRecord) -> None:
@@ -161,7 +166,7 @@ def test_utility_stands_in_every_table_and_is_never_zero_where_it_was_not_measur
     assert none["utility"] is None and none["utility_mmlu"] is None
     assert gd["utility"] == pytest.approx(0.3) and gd["utility_gsm8k"] == 0.1
     text = FORMATS["md"](run, None)
-    assert "### Utility" in text and "| gd | 50.0 (46–54) | 10.0 (8–13) | 30.0" in text
+    assert "### Utility" in text and "| gd | 30.0 (27–33) | 50.0 (46–54) | 10.0 (8–13) |" in text
     assert "utility" in summary(run)
     ours = {row.label: row.ours[2] for row in paper_table(run).rows}
     assert ours["none"] is None and ours["gd"] is not None and ours["gd"].value == pytest.approx(0.3)

@@ -26,6 +26,7 @@ Form = Literal[
     "divergence",  # nats a token
     "number",  # of any size
     "ratio",
+    "rate",  # a learning rate
     "signed",
     "whole",
     "gigabytes",  # from megabytes
@@ -82,7 +83,6 @@ class Column:
         error: Key of the column that holds the standard error.
         beside: Key of the column below whose value the page shows this one, small.
         shown: Whether it stands in the tables; else in the rows, in CSV and JSON alone.
-        narrow: The heading in two short lines; empty: made of the heading.
     """
 
     key: str
@@ -98,7 +98,6 @@ class Column:
     error: str = ""
     beside: str = ""
     shown: bool = True
-    narrow: tuple[str, str] = ("", "")
 
     @property
     def title(self) -> str:

@@ -16,17 +16,16 @@ settings it was picked from. That of a difference is not: both sides were picked
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ssiuu.analysis.rows import attack_names
-from ssiuu.analysis.tofu import is_tofu
-from ssiuu.analysis.verdict import common_pool, ranking
+from ssiuu.analysis.column import Column, Direction, Item, Model, Outcomes
+from ssiuu.analysis.columns import columns, compared
+from ssiuu.analysis.levels import looks
 from ssiuu.errors import ConfigError, unknown
-from ssiuu.records.schema import Attack, Cell, Evaluation, FactScore, Reading, RunRecord
+from ssiuu.records.schema import Cell, RunRecord
 from ssiuu.statistics import (
     Estimate,
     Interval,
@@ -35,42 +34,6 @@ from ssiuu.statistics import (
     differs,
     wilson,
 )
-
-# One answer to one fact: its id and the number of the paraphrase (0 where there is but one).
-Item = tuple[str, int]
-# What was scored of a cell: by item, then by attack seed (0 where nothing attacks), a number.
-Outcomes = Mapping[Item, Mapping[int, float]]
-Wanted = Literal["lower", "higher"]
-
-
-class Score(NamedTuple):
-    """A column of the table: the facts it is over, how one is scored, and which way is wanted.
-
-    `ranked`: guessing scores the run's chance, so that less than that is no merit.
-    """
-
-    facts: Callable[[Evaluation], Mapping[str, FactScore]]
-    read: Callable[[FactScore], Sequence[float | None]]
-    wanted: Wanted
-    ranked: bool = True
-
-
-SCORES: dict[str, Score] = {
-    "forget": Score(lambda e: e.forget, lambda s: [s.correct], "lower"),
-    "forget_paraphrase": Score(lambda e: e.forget, lambda s: s.paraphrases, "lower"),
-    "forget_free": Score(lambda e: e.forget, lambda s: [s.free_correct], "lower", ranked=False),
-    "forget_other": Score(lambda e: e.forget, lambda s: [s.other_form], "lower"),
-    "forget_other_free": Score(lambda e: e.forget, lambda s: [s.other_free], "lower", ranked=False),
-    "retain": Score(lambda e: e.retain, lambda s: [s.correct], "higher"),
-    "heldout": Score(lambda e: e.heldout, lambda s: [s.correct], "higher"),
-    "forget_rouge": Score(lambda e: e.forget, lambda s: _tofu_rouge(s), "lower", ranked=False),
-    "heldout_rouge": Score(lambda e: e.heldout, lambda s: _tofu_rouge(s), "higher", ranked=False),
-}
-
-
-def _tofu_rouge(score: FactScore) -> list[float | None]:
-    """Return the ROUGE-L recall of a sentence; short answers are scored by what they hold."""
-    return [score.rouge] if score.truth_ratio is not None else []
 
 
 @dataclass(frozen=True)
@@ -91,97 +54,24 @@ class Comparison:
     better: bool | None
 
     @property
-    def direction(self) -> Literal["lower", "higher"] | None:
+    def direction(self) -> Direction | None:
         """Which way the method differs from the baseline; None where it does not."""
         if not self.differs:
             return None
         return "higher" if self.difference.value > 0 else "lower"
 
 
-def columns(record: RunRecord) -> list[str]:
-    """Return the columns that have intervals in this run, in the order of the table."""
-    scored = [name for name in SCORES if any(outcomes(cell, name) for cell in record.cells)]
-    return [*scored, *attack_names(record)]
-
-
-# --- from a record to outcomes ----------------------------------------
-
-
-def outcomes(cell: Cell, column: str, pool: Collection[str] | None = None) -> Outcomes:
+def outcomes(record: RunRecord, cell: Cell, key: str, pool: Collection[str] | None = None) -> Outcomes:
     """Return what one cell scored on each item of a column; empty where nothing was scored.
 
     Args:
+        record: The run.
         cell: One method and seed.
-        column: A key of `SCORES`, or the name of an attack.
+        key: Of a column with outcomes.
         pool: Facts to look at; None: all, and for an attack the common pool.
     """
-    if column in SCORES:
-        return _evaluated(cell.evaluation, SCORES[column], pool)
-    return _attacked(cell.attacks, column, common_pool(cell.attacks) if pool is None else pool)
-
-
-def _evaluated(evaluation: Evaluation | None, score: Score, pool: Collection[str] | None) -> Outcomes:
-    if evaluation is None:
-        return {}
-    return {
-        (fact, index): {0: float(value)}
-        for fact, scored in score.facts(evaluation).items()
-        if pool is None or fact in pool
-        for index, value in enumerate(score.read(scored))
-        if value is not None
-    }
-
-
-def _attacked(attacks: Iterable[Attack], name: str, pool: Collection[str]) -> Outcomes:
-    points = strongest_points(attacks, name, pool)
-    found: dict[Item, dict[int, float]] = {}
-    for attack, place in points:
-        for fact, value in _values(attack, place, pool).items():
-            found.setdefault((fact, 0), {})[attack.seed] = value
-    return {item: values for item, values in found.items() if len(values) == len(points)}
-
-
-def reading_score(reading: Reading) -> float | None:
-    """Return what a fact scores during an attack: ROUGE-L recall (TOFU), else ranked first or not."""
-    if reading.rouge is not None:
-        return reading.rouge
-    return None if reading.correct is None else float(reading.correct)
-
-
-def _values(attack: Attack, place: int, pool: Collection[str]) -> dict[str, float]:
-    facts = attack.reads[place].facts
-    found = {fact: reading_score(facts[fact]) for fact in pool if fact in facts}
-    return {fact: value for fact, value in found.items() if value is not None}
-
-
-def strongest_points(
-    attacks: Iterable[Attack], name: str, pool: Collection[str]
-) -> list[tuple[Attack, int]]:
-    """Return the curves of an attack's best setting, one a seed, each with its strongest reading."""
-    found = [[_top(attack, pool) for attack in curves] for curves in _settings(attacks, name)]
-    scored = [[top for top in tops if top is not None] for tops in found]
-    best = max(
-        scored, key=lambda tops: sum(top[0] for top in tops) / len(tops) if tops else -1.0, default=[]
-    )
-    return [(attack, place) for _, attack, place in best]
-
-
-def _top(attack: Attack, pool: Collection[str]) -> tuple[float, Attack, int] | None:
-    """Return the highest score of a curve and its place; that of step 0 only where nothing follows."""
-    places = range(1, len(attack.reads)) or range(len(attack.reads))
-    values = {place: list(_values(attack, place, pool).values()) for place in places}
-    levels = [(sum(found) / len(found), -place) for place, found in values.items() if found]
-    return (max(levels)[0], attack, -max(levels)[1]) if levels else None
-
-
-def _settings(attacks: Iterable[Attack], name: str) -> list[list[Attack]]:
-    """Group the curves of an attack that differ by their seed."""
-    groups: dict[str, list[Attack]] = {}
-    for attack in attacks:
-        if attack.name == name:
-            setting = attack.model_dump_json(include={"learning_rate", "space"})
-            groups.setdefault(setting, []).append(attack)
-    return list(groups.values())
+    column = next((c for c in columns(record) if c.key == key), None)
+    return column.outcomes(Model(record, cell), pool) if column and column.outcomes else {}
 
 
 def entities(record: RunRecord) -> dict[str, str]:
@@ -196,17 +86,19 @@ def entities(record: RunRecord) -> dict[str, str]:
 
 
 def row_intervals(record: RunRecord, cell: Cell) -> dict[str, Estimate]:
-    """Return the interval of each score of one row of the table; what was not scored is left out."""
-    found = {
-        column: level(record, [outcomes(cell, column)], looks(cell, column))
-        for column in columns(record)
-    }
-    return {column: estimate for column, estimate in found.items() if estimate is not None}
+    """Return the interval of each score of one row, by key; what was not scored is left out."""
+    model = Model(record, cell)
+    found = {column.key: interval(model, column) for column in columns(record)}
+    return {key: estimate for key, estimate in found.items() if estimate is not None}
 
 
-def looks(cell: Cell, column: str) -> int:
-    """Return the number of settings the strongest points of an attack were picked from, at least 1."""
-    return len(_settings(cell.attacks, column)) or 1
+def interval(model: Model, column: Column) -> Estimate | None:
+    """Return a value with its 95 % interval; None where the column has none or nothing was scored."""
+    if column.interval is not None:
+        return column.interval(model)
+    if column.outcomes is None or not column.shown:
+        return None
+    return level(model.record, [column.outcomes(model, None)], looks(model.cell.attacks, column.key))
 
 
 def level(record: RunRecord, tables: Sequence[Outcomes], looks: int = 1) -> Estimate | None:
@@ -300,16 +192,17 @@ def compare(record: RunRecord, against: str | None = None) -> list[Comparison]:
         _compare(record, cells[label], cells[base], column)
         for label in cells
         if label != base
-        for column in columns(record)
+        for column in compared(record)
     ]
     return [comparison for comparison in found if comparison is not None]
 
 
 def _compare(
-    record: RunRecord, method: Mapping[int, Cell], base: Mapping[int, Cell], column: str
+    record: RunRecord, method: Mapping[int, Cell], base: Mapping[int, Cell], column: Column
 ) -> Comparison | None:
+    assert column.outcomes is not None
     pairs = [
-        (outcomes(method[seed], column), outcomes(base[seed], column))
+        [column.outcomes(Model(record, cells[seed]), None) for cells in (method, base)]
         for seed in sorted(set(method) & set(base))
     ]
     tables = [table for pair in pairs if all(pair) for table in pair]
@@ -322,25 +215,22 @@ def _compare(
     first, second = stacked[::2], stacked[1::2]
     difference = bootstrap_difference(first, second, names)
     label, against = (next(iter(cells.values())).method.label for cells in (method, base))
+    chance = record.header.chance if column.chance else None
     return Comparison(
         label=label,
         baseline=against,
-        column=column,
+        column=column.key,
         difference=difference,
         items=len(items),
         seeds=len(first),
         differs=differs(difference),
-        better=_better(record, column, difference, max(first.mean(), second.mean())),
+        better=_better(column, difference, max(first.mean(), second.mean()), chance),
     )
 
 
-def _better(record: RunRecord, column: str, difference: Estimate, higher: float) -> bool | None:
-    score = SCORES.get(column)
-    wanted: Wanted = score.wanted if score else "lower"
-    attacks = [a for cell in record.cells for a in cell.attacks if a.name == column]
-    scaled = score.ranked if score else bool(ranking(attacks)) and not is_tofu(record)
-    chance = record.header.chance if scaled else None
-    guessing = wanted == "lower" and chance is not None and higher <= chance
-    if not differs(difference) or guessing:
+def _better(column: Column, difference: Estimate, higher: float, chance: float | None) -> bool | None:
+    """Say whether a difference is for the better; None where both are at guessing or below."""
+    guessing = column.direction == "lower" and chance is not None and higher <= chance
+    if column.direction is None or not differs(difference) or guessing:
         return None
-    return (difference.value < 0) == (wanted == "lower")
+    return (difference.value < 0) == (column.direction == "lower")

@@ -1,26 +1,14 @@
-"""How far a model moved beside the facts: its columns, and where that is damage."""
+"""How far a model moved beside the facts: where that is damage."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Final
 
-from ssiuu.records.schema import Cell, Evaluation
+from ssiuu.records.schema import Cell
 
 DAMAGED: Final = 0.1  # nats a token on plain text: above it is said that the model is damaged
 WORDS: Final = "general language ability damaged"
-
-
-def divergence_columns(evaluation: Evaluation | None) -> dict[str, float | None]:
-    """Return KL from the original on plain text and instructions with their errors, and perplexity."""
-    found = evaluation.divergence if evaluation else None
-    return {
-        "kl": found.plain if found else None,
-        "kl_se": found.plain_se if found else None,
-        "kl_instructions": found.instructions if found else None,
-        "kl_instructions_se": found.instructions_se if found else None,
-        "perplexity": found.perplexity if found else None,
-    }
 
 
 def damaged(cell: Cell) -> bool:

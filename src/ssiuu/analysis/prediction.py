@@ -11,13 +11,15 @@ its seeds. Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from ssiuu.analysis.rows import mean, strongest_setting
-from ssiuu.analysis.tofu import attack_rouge, is_tofu
-from ssiuu.analysis.verdict import attack_accuracy, common_pool
-from ssiuu.records.schema import Cell, Evidence, RunRecord
+from ssiuu.analysis.column import Column, Model
+from ssiuu.analysis.levels import of_name, strongest_attacker
+from ssiuu.analysis.scale import level
+from ssiuu.analysis.scores import score_of
+from ssiuu.analysis.standard import answers, inside
+from ssiuu.records.schema import Cell, RunRecord
 from ssiuu.statistics import Estimate, differs
 from ssiuu.statistics.ranks import spearman
 
@@ -50,16 +52,16 @@ def prediction(records: Iterable[RunRecord]) -> list[Prediction]:
     Args:
         records: Of one or several runs.
     """
-    cells = [
-        _Point(cell, outcome, _stratum(record))
+    points = [
+        _Point(Model(record, cell), outcome, _stratum(record))
         for record in records
         for cell in record.cells
         if cell.method.name not in CONTROLS and (outcome := outcomes(record, cell))
     ]
     return [
-        _correlate(name, measure, outcome, cells)
+        _correlate(measure, outcome, points)
         for outcome in ("recovery", "level")
-        for name, measure in MEASURES.items()
+        for measure in MEASURES
     ]
 
 
@@ -69,18 +71,16 @@ def outcomes(record: RunRecord, cell: Cell) -> dict[str, float] | None:
     `level`: as in the table of the run; `recovery`: level less what the same attack reads before it
     begins.
     """
-    level = attack_rouge if is_tofu(record) else attack_accuracy
-    pool = common_pool(cell.attacks)
-    best = strongest_setting(cell, level)
+    model, scale = Model(record, cell), score_of(record).scale
+    best = strongest_attacker(model, scale)
     if best is None:
         return None
-    attack = next(a for a in cell.attacks if a.name == best.name)
-    before = level(attack, 0, pool)
+    before = level(of_name(cell.attacks, best.name)[0], 0, model.pool, scale)
     return None if before is None else {"recovery": best.level - before, "level": best.level}
 
 
 class _Point(NamedTuple):
-    cell: Cell
+    model: Model
     outcome: dict[str, float]
     stratum: str
 
@@ -90,11 +90,9 @@ def _stratum(record: RunRecord) -> str:
     return f"{header.model.fingerprint} {header.benchmark.fingerprint} {header.protocol}"
 
 
-def _correlate(
-    name: str, measure: Callable[[Cell], float | None], outcome: str, points: list[_Point]
-) -> Prediction:
-    scored = [(value, p) for p in points if (value := measure(p.cell)) is not None]
-    methods = [f"{p.stratum} {p.cell.method.label}" for _, p in scored]
+def _correlate(measure: Column, outcome: str, points: list[_Point]) -> Prediction:
+    scored = [(value, p) for p in points if (value := measure.read(p.model)) is not None]
+    methods = [f"{p.stratum} {p.model.cell.method.label}" for _, p in scored]
     found = None
     if len(scored) >= CELLS:
         found = spearman(
@@ -103,60 +101,13 @@ def _correlate(
             methods,
             [p.stratum for _, p in scored],
         )
-    return Prediction(name, outcome, len(scored), len(set(methods)), found)
+    return Prediction(measure.heading, outcome, len(scored), len(set(methods)), found)
 
 
-# --- the measures ----------------------------------------
+def _measures() -> list[Column]:
+    keys = ("d_minus_100", "d_plus_100", "hide_ratio", "lens", "depth_score", "causal_share", "probe")
+    found = {column.key: column for column in [*inside(), *answers()]}
+    return [found[key] for key in (*keys, "forget_logprob")]
 
 
-def _influence(field: str) -> Callable[[Cell], float | None]:
-    def read(cell: Cell) -> float | None:
-        found = cell.diagnosis.influence.get("logprob") if cell.diagnosis else None
-        value: float | None = getattr(found, field) if found else None
-        return value
-
-    return read
-
-
-def _evidence(cell: Cell) -> Evidence | None:
-    return cell.diagnosis.evidence if cell.diagnosis else None
-
-
-def _lens(cell: Cell) -> float | None:
-    lens = cell.diagnosis.lens_after if cell.diagnosis else None
-    return mean(lens.accuracy) if lens else None
-
-
-def _depth(cell: Cell) -> float | None:
-    evidence = _evidence(cell)
-    score = evidence.depth.score if evidence and evidence.depth else None
-    return score.value if score else None
-
-
-def _causal(cell: Cell) -> float | None:
-    evidence = _evidence(cell)
-    share = evidence.causal.share if evidence and evidence.causal else None
-    return share.value if share else None
-
-
-def _probe(cell: Cell) -> float | None:
-    evidence = _evidence(cell)
-    probe = evidence.probe_after if evidence else None
-    return mean([layer.value for layer in probe.selectivity]) if probe else None
-
-
-def _logprob(cell: Cell) -> float | None:
-    scores = cell.evaluation.forget.values() if cell.evaluation else ()
-    return mean([score.logprob for score in scores])
-
-
-MEASURES: Mapping[str, Callable[[Cell], float | None]] = {
-    "D− top 100": _influence("d_minus_100"),
-    "D+ top 100": _influence("d_plus_100"),
-    "hide ratio": _influence("hide_ratio"),
-    "logit lens, mean over layers": _lens,
-    "depth score": _depth,
-    "causal share": _causal,
-    "linear probe, mean over layers": _probe,
-    "log p of the answer": _logprob,
-}
+MEASURES = _measures()

@@ -7,8 +7,7 @@
 A published number stands beside ours only where the cell is the same: benchmark, model, score and
 protocol. Everything else the paper reports is returned by `others` and belongs apart.
 
-Source: Yang et al. 2026 (ICLR), "Erase or Hide? Suppressing Spurious Unlearning Neurons for Robust
-Unlearning", arXiv 2509.22263: FaithUn on two models, TOFU (forget01) on one.
+Source: published.json beside this file, a source a row: FaithUn on two models, TOFU (forget01) on one.
 
 Departures: the paper's models write the option's word; here the options are ranked. US is there where a
 run measured it: the public tasks (`evaluate.utility`), and in TOFU always.
@@ -16,81 +15,69 @@ run measured it: the public tasks (`evaluate.utility`), and in TOFU always.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from importlib.resources import files
+from typing import Any, Final, NamedTuple
 
-from ssiuu.analysis.comparisons import Outcomes, level, looks, outcomes
-from ssiuu.analysis.rows import ORIGINAL, wrong_only
-from ssiuu.analysis.tofu import is_tofu
-from ssiuu.analysis.utility import task_mean, world_recalls
-from ssiuu.records.schema import Attack, Cell, MethodInfo, RunRecord
+from ssiuu.analysis.column import ORIGINAL, Column, Direction, Model, Outcomes
+from ssiuu.analysis.columns import columns, original
+from ssiuu.analysis.comparisons import level
+from ssiuu.analysis.levels import looks
+from ssiuu.analysis.scores import score_of
+from ssiuu.analysis.utility import task_mean, tasks
+from ssiuu.records.schema import RunRecord
 from ssiuu.statistics import Estimate
 
-COLUMNS = ("FS", "RS", "US", "harmful 0.1", "harmful 0.3", "benign")
-ARROWS = ("↓", "↑", "↑", "↓", "↓", "↓")
-Numbers = tuple[float | None, float | None, float | None, float | None, float | None, float | None]
+_DATA: Final[Mapping[str, Any]] = json.loads(
+    files("ssiuu.analysis").joinpath("published.json").read_text(encoding="utf-8")
+)
+Numbers = tuple[float | None, ...]
+
+
+class PaperColumn(NamedTuple):
+    """A column of the paper's tables; `attack`: kind and fraction of the one it is the level of."""
+
+    heading: str
+    direction: Direction
+    attack: Mapping[str, Any] | None = None
+
+
+class Kind(NamedTuple):
+    """What one of the paper's tables holds: for which scores, in which unit, what US is and over which
+    sets, and whether attacks are scored on facts the unlearned model got wrong.
+    """
+
+    name: str
+    scores: Sequence[str]
+    unit: str
+    utility: str
+    utility_sets: Sequence[str]
+    wrong_only: bool
 
 
 class Published(NamedTuple):
-    """One block of the paper's tables: per cent, by method, in the order of `COLUMNS`."""
+    """One block of the paper's tables: per cent, by method, in the order of `COLUMNS`.
+
+    `same_settings`: dotted keys of a run's settings that are to be as they are there.
+    """
 
     table: str
     benchmark: str
     model: str
     score: str
+    same_settings: Mapping[str, Any]
     rows: Mapping[str, Numbers]
 
 
-PUBLISHED = (
-    Published(
-        "Table 1",
-        "FaithUn",
-        "Llama-3.2-3B",
-        "accuracy",
-        {
-            "default": (91.9, 89.2, 57.4, None, None, None),
-            "GA": (0.0, 58.4, 54.0, 68.4, 73.3, 16.7),
-            "GD": (0.0, 81.0, 55.8, 48.1, 54.8, 33.3),
-            "DPO": (0.0, 81.5, 56.9, 31.6, 46.7, 15.3),
-            "NPO": (0.0, 77.6, 59.5, 18.3, 18.8, 18.6),
-            "RMU": (0.0, 77.8, 56.3, 52.6, 75.5, 14.3),
-            "KLUE": (0.0, 81.7, 56.7, 57.1, 63.0, 28.3),
-            "Ssiuu": (0.0, 84.7, 56.3, 14.8, 14.3, 13.3),
-        },
-    ),
-    Published(
-        "Table 1",
-        "FaithUn",
-        "Qwen-2.5-3B",
-        "accuracy",
-        {
-            "default": (78.8, 74.8, 55.5, None, None, None),
-            "GA": (0.0, 36.2, 53.6, 52.6, 66.7, 63.6),
-            "GD": (0.0, 62.1, 57.9, 27.8, 42.9, 23.3),
-            "DPO": (0.0, 60.8, 53.0, 47.6, 58.8, 36.4),
-            "NPO": (0.0, 72.6, 56.7, 23.3, 47.9, 18.2),
-            "RMU": (0.0, 66.0, 50.0, 42.1, 46.7, 23.8),
-            "KLUE": (0.0, 62.5, 56.9, 33.3, 47.9, 22.7),
-            "Ssiuu": (0.0, 75.9, 60.0, 4.8, 29.4, 13.0),
-        },
-    ),
-    Published(
-        "Table 2",
-        "TOFU",
-        "Llama-3.2-3B",
-        "ROUGE-L recall",
-        {
-            "default": (90.4, 93.5, 91.5, None, None, None),
-            "GA": (19.5, 87.5, 91.9, 48.7, 54.2, 23.4),
-            "GD": (19.3, 89.4, 92.9, 45.4, 51.7, 21.0),
-            "DPO": (19.6, 92.3, 92.0, 87.4, 88.7, 26.6),
-            "RMU": (14.0, 93.7, 91.7, 88.0, 91.0, 20.3),
-            "KLUE": (18.7, 86.9, 92.8, 43.7, 49.4, 22.2),
-            "Ssiuu": (17.8, 92.7, 91.7, 31.8, 37.5, 21.1),
-        },
-    ),
-)
+def _block(rows: Sequence[Mapping[str, Any]], **told: Any) -> Published:
+    return Published(**told, rows={row["method"]: tuple(row["numbers"]) for row in rows})
+
+
+COLUMNS: Final = tuple(PaperColumn(**column) for column in _DATA["columns"])
+KINDS: Final = tuple(Kind(**table) for table in _DATA["tables"])
+PUBLISHED: Final = tuple(_block(**block) for block in _DATA["blocks"])
 
 
 @dataclass(frozen=True)
@@ -106,13 +93,10 @@ class PaperRow:
 class PaperTable:
     """The paper's table from a run; `same` is the paper's block for the same cells, if any.
 
-    `title` names the paper's table, `score` what is in it, `utility` what US is, `pool` the facts the
-    attacks are scored on.
+    `kind` says what is in it, `pool` the facts the attacks are scored on.
     """
 
-    title: str
-    score: str
-    utility: str
+    kind: Kind
     rows: list[PaperRow]
     same: Published | None
     pool: str
@@ -120,46 +104,49 @@ class PaperTable:
 
 def paper_table(record: RunRecord) -> PaperTable:
     """Return a run's numbers in the columns of the paper's main tables, means over seeds."""
+    kind = _kind(record)
     same = next((block for block in PUBLISHED if same_cells(record, block)), None)
-    # The paper's TOFU has no pool of its own.
-    wrong = record.header.protocol == "paper" and not is_tofu(record)
-    groups: dict[str, list[Cell]] = {}
-    if record.original is not None:
-        method = MethodInfo(label=ORIGINAL, name="none", origin="control", description="")
-        groups[ORIGINAL] = [Cell(method=method, seed=0, evaluation=record.original)]
+    wrong = record.header.protocol == "paper" and kind.wrong_only
+    groups: dict[str, list[Model]] = {}
+    if before := original(record):
+        groups[ORIGINAL] = [before]
     for cell in record.cells:
         if cell.evaluation is not None:
-            groups.setdefault(cell.method.label, []).append(cell)
+            groups.setdefault(cell.method.label, []).append(Model(record, cell))
     return PaperTable(
-        title=f"As the paper's Table {2 if is_tofu(record) else 1}",
-        score="mean ROUGE-L recall" if is_tofu(record) else "accuracy",
-        utility="Real Authors and World Facts" if is_tofu(record) else "utility (five public tasks)",
+        kind=kind,
         rows=[
-            PaperRow(label, _ours(record, cells, wrong), _beside(same, label))
-            for label, cells in groups.items()
+            PaperRow(label, _ours(record, models, kind, wrong), _beside(same, label))
+            for label, models in groups.items()
         ],
         same=same,
         pool="facts no attack trained on" + (" that the unlearned model got wrong" if wrong else ""),
     )
 
 
+def _kind(record: RunRecord) -> Kind:
+    """Return the table of the paper that is in the run's score; its first for scores it has not."""
+    return next((kind for kind in KINDS if record.header.score in kind.scores), KINDS[0])
+
+
 def same_cells(record: RunRecord, block: Published) -> bool:
     """Say whether a run has the benchmark, model, score and protocol of a published block."""
-    header = record.header
-    scored = _whole(record) if is_tofu(record) else header.chance is not None
+    header, kind = record.header, _kind(record)
     return (
         header.protocol == "paper"
-        and scored
-        and (block.score == "accuracy") != is_tofu(record)
+        and block.table == kind.name
+        and (header.chance is not None or not score_of(record).scale.chance)
+        and all(_setting(header.config, key) == value for key, value in block.same_settings.items())
         and header.benchmark.name.lower() == block.benchmark.lower()
         and _plain(block.model) in _plain(header.model.name)
     )
 
 
-def _whole(record: RunRecord) -> bool:
-    """Whether a TOFU run is of the paper's cell: forget01, after fine-tuning on all questions."""
-    config = record.header.config.get("tofu") or {}
-    return config.get("split") == "forget01" and config.get("retain") is None
+def _setting(config: Mapping[str, Any], key: str) -> Any:
+    found: Any = config
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
 
 
 def others(record: RunRecord) -> list[Published]:
@@ -181,41 +168,46 @@ def _beside(same: Published | None, label: str) -> Numbers | None:
     return next((numbers for name, numbers in same.rows.items() if name.lower() == label), None)
 
 
-def _ours(record: RunRecord, cells: list[Cell], wrong: bool) -> tuple[Estimate | None, ...]:
-    written = "_rouge" if is_tofu(record) else ""
-    attacks = [attack for cell in cells for attack in cell.attacks]
-    named = [
-        _named(attacks, "harmful", 0.1),
-        _named(attacks, "harmful", 0.3),
-        _named(attacks, "benign"),
-    ]
+def _ours(
+    record: RunRecord, models: Sequence[Model], kind: Kind, wrong: bool
+) -> tuple[Estimate | None, ...]:
+    score, by_key = score_of(record), {column.key: column for column in columns(record)}
     return (
-        level(record, [outcomes(cell, f"forget{written}") for cell in cells]),
-        level(record, [outcomes(cell, f"heldout{written}") for cell in cells]),
-        _utility(record, cells),
-        *(_attacked(record, cells, name, wrong) for name in named),
+        _level(record, models, by_key[score.forget]),
+        _level(record, models, by_key[score.kept]),
+        _utility(record, models, kind),
+        *(
+            _level(record, models, by_key.get(_named(record, column.attack)), wrong)
+            for column in COLUMNS
+            if column.attack
+        ),
     )
 
 
-def _utility(record: RunRecord, cells: Sequence[Cell]) -> Estimate | None:
-    found = [cell.evaluation for cell in cells if cell.evaluation is not None]
-    if not is_tofu(record):
-        return task_mean([evaluation.utility for evaluation in found])
-    tables: list[Outcomes] = [
-        {(fact, 0): {0: recall} for fact, recall in world_recalls(evaluation).items()}
-        for evaluation in found
-    ]
+def _level(
+    record: RunRecord, models: Sequence[Model], column: Column | None, wrong: bool = False
+) -> Estimate | None:
+    """Return the mean of a column over models, on the facts they got wrong if `wrong`."""
+    if column is None or column.outcomes is None:
+        return None
+    tables = [column.outcomes(model, model.wrong if wrong else None) for model in models]
+    return level(record, tables, max(looks(model.cell.attacks, column.key) for model in models))
+
+
+def _utility(record: RunRecord, models: Sequence[Model], kind: Kind) -> Estimate | None:
+    if not kind.utility_sets:
+        return task_mean([tasks(model) for model in models])
+    read = score_of(record).scale.before
+    tables: list[Outcomes] = []
+    for model in models:
+        sets = model.cell.evaluation.others if model.cell.evaluation else {}
+        scored = {fact: read(s) for name in kind.utility_sets for fact, s in sets.get(name, {}).items()}
+        tables.append({(fact, 0): {0: value} for fact, value in scored.items() if value is not None})
     return level(record, tables)
 
 
-def _named(attacks: list[Attack], kind: str, fraction: float | None = None) -> str | None:
-    names = (a.name for a in attacks if a.kind == kind and a.fraction == fraction)
-    return next(names, None)
-
-
-def _attacked(record: RunRecord, cells: list[Cell], name: str | None, wrong: bool) -> Estimate | None:
-    if name is None:
-        return None
-    pools: list[Any] = [wrong_only(cell) if wrong else None for cell in cells]
-    tables = [outcomes(cell, name, pool) for cell, pool in zip(cells, pools, strict=True)]
-    return level(record, tables, max(looks(cell, name) for cell in cells))
+def _named(record: RunRecord, wanted: Mapping[str, Any]) -> str:
+    """Return the name of the run's attack of a kind and fraction; empty where there is none."""
+    attacks = (attack for cell in record.cells for attack in cell.attacks)
+    same = (a.name for a in attacks if {"kind": a.kind, "fraction": a.fraction} == wanted)
+    return next(same, "")

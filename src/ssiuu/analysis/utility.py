@@ -1,17 +1,13 @@
-"""Utility in a report: the public tasks of lm-eval, and in TOFU real authors and world facts.
-
-The paper's US is the mean over five public tasks, and for TOFU the ROUGE-L recall on Real Authors and
-World Facts.
-"""
+"""The public tasks of lm-eval: accuracies with intervals, and their mean (the paper's US)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
 
-from ssiuu.analysis.tofu import UTILITY
-from ssiuu.records.schema import Cell, Evaluation, RunRecord, TaskScore
-from ssiuu.statistics import Estimate
+from ssiuu.analysis.column import Model
+from ssiuu.records.schema import RunRecord, TaskScore
+from ssiuu.statistics import Estimate, wilson
 
 Z = 1.96
 
@@ -22,16 +18,21 @@ def task_names(record: RunRecord) -> list[str]:
     return list(dict.fromkeys(name for scores in found if scores for name in scores.utility))
 
 
-def utility_columns(record: RunRecord, cell: Cell) -> dict[str, float | None]:
-    """Return `utility`, the mean over the tasks, and `utility_<task>`; nothing where a run has none."""
-    names = task_names(record)
-    scores = cell.evaluation.utility if cell.evaluation else {}
-    found = {f"utility_{name}": scores[name].accuracy if name in scores else None for name in names}
-    mean = task_mean([scores]) if scores else None
-    return {"utility": mean.value if mean else None, **found} if names else {}
+def tasks(model: Model) -> Mapping[str, TaskScore]:
+    """Return the scores of a model on the public tasks; empty where it was not asked."""
+    return model.cell.evaluation.utility if model.cell.evaluation else {}
 
 
-def task_mean(models: Sequence[dict[str, TaskScore]]) -> Estimate | None:
+def task_interval(model: Model, name: str) -> Estimate | None:
+    """Return the accuracy on a task with Wilson's 95 % interval; None where it was not asked."""
+    score = tasks(model).get(name)
+    if score is None:
+        return None
+    found = wilson(round(score.accuracy * score.items), score.items)
+    return Estimate(score.accuracy, found.low, found.high)
+
+
+def task_mean(models: Sequence[Mapping[str, TaskScore]]) -> Estimate | None:
     """Return the mean over tasks and models, with a 95 % interval over the tasks' items.
 
         mean_t p_t ± 1.96 sqrt(Σ_t p_t (1 - p_t) / n_t) / T
@@ -47,13 +48,3 @@ def task_mean(models: Sequence[dict[str, TaskScore]]) -> Estimate | None:
     variance = sum(p * (1 - p) / models[0][name].items for name, p in shares.items())
     value, half = sum(shares.values()) / len(shares), Z * sqrt(variance) / len(shares)
     return Estimate(value, max(0.0, value - half), min(1.0, value + half))
-
-
-def world_recalls(evaluation: Evaluation) -> dict[str, float]:
-    """Return TOFU's ROUGE-L recalls on Real Authors and World Facts, by fact."""
-    return {
-        fact: score.rouge
-        for name in UTILITY[1:]
-        for fact, score in evaluation.others.get(name, {}).items()
-        if score.rouge is not None
-    }

@@ -33,7 +33,7 @@ def command(
 
     Exits with 3 where they are still there (verdict "not removed").
     """
-    from ssiuu.analysis.rows import verdict
+    from ssiuu.analysis.columns import verdict
     from ssiuu.cli.main import finish, forcing, prepare
     from ssiuu.experiment.unlearn import audit_models
 

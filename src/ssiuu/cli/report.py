@@ -35,7 +35,7 @@ def command(
     """Write report.html, or print the tables; needs no model and no torch."""
     from ssiuu.records.files import load_run
     from ssiuu.report import write_report
-    from ssiuu.report.tables import FORMATS
+    from ssiuu.report.formats import FORMATS
 
     record = load_run(folder)
     chosen = Format.json if json else format

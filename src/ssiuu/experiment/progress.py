@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ssiuu.analysis.rows import mean
+from ssiuu.analysis.scale import mean
 from ssiuu.analysis.verdict import accuracy, attack_accuracy
 from ssiuu.experiment.cells import CellPlan, Stage
 from ssiuu.records.schema import Attack, Diagnosis, Evaluation, Stability, Unlearning

@@ -82,7 +82,7 @@ class Audited:
     def _repr_html_(self) -> str:
         first = tables(self.record)[0]
         note = Markup("<p><b>{}</b>. {}</p>").format(self.verdict, first.note)
-        return str(_table(first.headings, first.rows) + note)
+        return str(_table(*first.lines) + note)
 
 
 def _facts(record: RunRecord) -> Iterable[dict[str, Any]]:
@@ -119,7 +119,7 @@ def _frame(lines: Iterable[Mapping[str, Any]]) -> Any:
     return pandas.DataFrame([*lines])
 
 
-def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> Markup:
+def _table(headings: Sequence[str], *lines: Sequence[str]) -> Markup:
     """Return a table; every cell is escaped."""
 
     def row(cells: Sequence[str], tag: str) -> Markup:

@@ -12,11 +12,13 @@ import textwrap
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ssiuu.analysis.column import Column, Form, Model
+from ssiuu.analysis.columns import attack_scales, models, shown
 from ssiuu.analysis.divergence import DAMAGED, WORDS, damaged_labels
-from ssiuu.analysis.rows import ORIGINAL, asked_otherwise, attack_names, rows
-from ssiuu.analysis.tofu import is_tofu, rouge_sets
-from ssiuu.analysis.utility import task_names
-from ssiuu.records.schema import Cell, MethodInfo, RunRecord
+from ssiuu.analysis.levels import attack_names
+from ssiuu.analysis.scores import score_of
+from ssiuu.analysis.standard import seconds
+from ssiuu.records.schema import RunRecord
 from ssiuu.report.knowledge import sentences
 
 DASH = "–"
@@ -24,11 +26,12 @@ WIDTH = 110
 Z = 1.96  # standard errors on either side of an estimate, in 95 %
 # Longer method labels are cut, so that one label cannot push the numbers off the screen.
 LABEL = 18
+SHORT, LINE = 7, 12  # characters of a heading that stay on one line, and that fit on one
 
 
 def percent(share: float | None, digits: int = 1) -> str:
     """Return a share in [0, 1] as a number of per cent, without the sign."""
-    return _number(share, lambda value: f"{100 * value:.{digits}f}")
+    return _number(share, lambda value: f"{100 * value:.{digits}f}".replace("-", "−"))
 
 
 def span(low: float, high: float) -> str:
@@ -99,22 +102,51 @@ def _short(value: float) -> str:
     return f"{value:.3g}".replace("-", "−")
 
 
-def before_row(record: RunRecord) -> dict[str, Any] | None:
-    """Return the table row of the model before unlearning; None if it was not evaluated."""
-    if record.original is None:
-        return None
-    method = MethodInfo(label=ORIGINAL, name="none", origin="control", description="")
-    cell = Cell(method=method, seed=record.header.split.seed, evaluation=record.original)
-    row: dict[str, Any] = rows(record.model_copy(update={"cells": [cell]}))["rows"][0]
-    return row
+def ratio(value: float | None) -> str:
+    """Return a number with two decimals."""
+    return _number(value, "{:.2f}".format)
 
 
-class Column(NamedTuple):
-    """One column of the text table: a heading of two lines and how to fill it from a row."""
+def signed(value: float | None) -> str:
+    """Return a number with one decimal and a true minus sign."""
+    return _number(value, lambda number: f"{number:.1f}".replace("-", "−"))
 
-    top: str
-    below: str
-    fill: Callable[[dict[str, Any]], str]
+
+FORMS: dict[Form, Callable[[Any], str]] = {
+    "share": percent,
+    "nats": nats,
+    "divergence": kl,
+    "number": short,
+    "ratio": ratio,
+    "rate": lambda value: DASH if value is None else rate(value),
+    "signed": signed,
+    "whole": lambda value: _number(value, "{:.0f}".format),
+    "gigabytes": lambda value: _number(value, lambda megabytes: f"{megabytes / 1000:.1f}"),
+    "words": lambda value: DASH if value is None else plain(value),
+}
+
+
+def written(column: Column, model: Model) -> str:
+    """Return a model's value in a column; a dash where it was not measured."""
+    return FORMS[column.form](column.read(model))
+
+
+def named(model: Model) -> str:
+    """Return what a model is called in a table: its method, and its seed where a run has several."""
+    several = len({cell.seed for cell in model.record.cells}) > 1 and not model.before
+    return f"{model.cell.method.label}, seed {model.cell.seed}" if several else model.cell.method.label
+
+
+class _Column(NamedTuple):
+    """One column of the text table: a heading of two lines, and what stands below it."""
+
+    heading: tuple[str, str]
+    cells: list[str]
+    words: bool
+
+    @property
+    def width(self) -> int:
+        return max(6, *map(len, self.heading), *map(len, self.cells))
 
 
 def summary(record: RunRecord) -> str:
@@ -122,12 +154,17 @@ def summary(record: RunRecord) -> str:
 
     Columns that do not fit stand in a second table below the first; each starts with the method.
     """
-    table = rows(record)["rows"]
-    before = before_row(record)
+    run = models(record)
+    methods = _Column(("method", ""), [_label(model) for model in run], True)
+    found = [
+        _Column(
+            _two_lines(plain(column.heading)), [written(column, m) for m in run], column.form == "words"
+        )
+        for column in shown(record)
+    ]
     lines = [_headline(record), ""]
-    for block in _blocks(_columns(record), table):
-        lines += _table(block, [before, *table] if before else table)
-        lines.append("")
+    for block in _blocks(methods, found) if found else []:
+        lines += [*_table(block), ""]
     return "\n".join([*lines, *_footnotes(record)]) + "\n"
 
 
@@ -144,143 +181,86 @@ def _headline(record: RunRecord) -> str:
     return plain("Erased or hidden?  " + " · ".join(parts))[:WIDTH]
 
 
-def _columns(record: RunRecord) -> list[Column]:
-    several = len({cell.seed for cell in record.cells}) > 1
-    first = [
-        Column("method", "", lambda row: _label(row, several)),
-        Column("verdict", "", lambda row: "" if row["method"] == ORIGINAL else row["verdict"]),
-    ]
-    shares = {
-        "forget": ("forget", "base"),
-        "forget_paraphrase": ("forget", "para"),
-        "forget_free": ("forget", "free"),
-        "retain": ("retain", ""),
-        "heldout": ("held-", "out"),
-    }
-    middle = [_share(key, *heading) for key, heading in shares.items()]
-    if asked_otherwise(record):
-        middle[3:3] = [
-            _share("forget_other", "other", "form"),
-            _share("forget_other_free", "other", "free"),
-        ]
-    if any(fact.multi_hop or fact.same_answer for fact in record.header.split.forget):
-        middle += [_share("forget_multi_hop", "multi-", "hop")]
-        middle += [_share("forget_same_answer", "same", "answer")]
-    for name in rouge_sets(record):
-        heading = (name, "ROUGE") if name in shares else _two_lines(plain(name.replace("_", "-")))
-        middle.append(_share(f"{name}_rouge", *heading))
-    if is_tofu(record):
-        middle += [
-            Column("forget", "quality", lambda row: short(row.get("forget_quality"))),
-            _share("model_utility", "model", "utility"),
-            _share("forget_rouge", "forget", "ROUGE"),
-            _share("forget_truth_ratio", "forget", "truth"),
-            _share("extraction_strength", "extr.", "strength"),
-        ]
-    if task_names(record):
-        middle.append(_share("utility", "utility", "tasks"))
-    moved = [
-        Column("KL", "text", lambda row: kl(row.get("kl"))),
-        Column("KL", "instr.", lambda row: kl(row.get("kl_instructions"))),
-    ]
-    attacks = [_share(name, *_two_lines(plain(name))) for name in attack_names(record)]
-    last = [
-        Column("log p", "forget", lambda row: nats(row.get("forget_logprob"))),
-        Column("log p", "held", lambda row: nats(row.get("heldout_logprob"))),
-        Column("D+", "top100", lambda row: short(row["d_plus_100"])),
-        Column("D−", "top100", lambda row: short(row["d_minus_100"])),
-        Column("hide", "ratio", lambda row: _number(row["hide_ratio"], "{:.2f}".format)),
-        Column("steps", "", lambda row: DASH if row["steps"] is None else str(row["steps"])),
-        Column("secs", "", lambda row: f"{row['seconds']:.0f}"),
-        Column("peak", "GB", lambda row: _number(row["peak_memory_mb"], _gigabytes)),
-    ]
-    return [*first, *middle, *moved, *attacks, *last]
+def _two_lines(heading: str) -> tuple[str, str]:
+    """Break a heading where its halves are most alike, at a space or after a hyphen."""
+    places = [place + 1 for place, char in enumerate(heading) if char in " -"]
+    if len(heading) <= SHORT or not places:
+        return heading[:LINE], ""
+    at = min(places, key=lambda place: max(place, len(heading) - place))
+    return heading[:at].rstrip()[:LINE], heading[at:][:LINE]
 
 
-def _gigabytes(megabytes: float) -> str:
-    return f"{megabytes / 1000:.1f}"
+def _label(model: Model) -> str:
+    """Return the method's label, cut, with its seed whole."""
+    method, name = plain(model.cell.method.label), plain(named(model))
+    seed = name.removeprefix(method).replace(", seed ", " s")
+    room = LABEL - len(seed)
+    return (method if len(method) <= room else method[: room - 1] + "…") + seed
 
 
-def _share(key: str, top: str, below: str) -> Column:
-    return Column(top, below, lambda row: percent(row.get(key)))
-
-
-def _two_lines(name: str) -> tuple[str, str]:
-    top, _, below = name.partition("-")
-    return top[:12], below[:12]
-
-
-def _label(row: dict[str, Any], several: bool) -> str:
-    seed = f" s{row['seed']}" if several and row["method"] != ORIGINAL else ""
-    name, room = plain(row["method"]), LABEL - len(seed)
-    return (name if len(name) <= room else name[: room - 1] + "…") + seed
-
-
-def _width(column: Column, table: list[dict[str, Any]]) -> int:
-    if column.top == "method":
-        return LABEL
-    if column.top == "verdict":
-        return len("not removed")
-    return max(6, len(column.top), len(column.below))
-
-
-def _blocks(columns: list[Column], table: list[dict[str, Any]]) -> list[list[Column]]:
+def _blocks(methods: _Column, found: list[_Column]) -> list[list[_Column]]:
     """Split the columns so that each block, with the method in front, fits the width."""
-    method, rest = columns[0], columns[1:]
-    blocks, used = [[method]], LABEL
-    for column in rest:
-        width = 1 + _width(column, table)
-        if used + width > WIDTH:
-            blocks.append([method])
-            used = LABEL
+    blocks, used = [[methods]], methods.width
+    for column in found:
+        if used + 1 + column.width > WIDTH:
+            blocks.append([methods])
+            used = methods.width
         blocks[-1].append(column)
-        used += width
+        used += 1 + column.width
     return blocks
 
 
-def _table(columns: list[Column], table: list[dict[str, Any]]) -> list[str]:
-    widths = [_width(column, table) for column in columns]
-    lines = [
-        _line([column.top for column in columns], widths),
-        _line([column.below for column in columns], widths),
-        "-" * (sum(widths) + len(widths) - 1),
-    ]
-    return lines + [_line([column.fill(row) for column in columns], widths) for row in table]
+def _table(block: list[_Column]) -> list[str]:
+    headings = [_line(block, [column.heading[line] for column in block]) for line in (0, 1)]
+    rule = "-" * (sum(column.width for column in block) + len(block) - 1)
+    rows = zip(*(column.cells for column in block), strict=True)
+    return [*headings, rule, *(_line(block, list(row)) for row in rows)]
 
 
-def _line(values: list[str], widths: list[int]) -> str:
+def _line(block: list[_Column], values: list[str]) -> str:
     # Words (method, verdict) stand left, numbers right.
     cells = [
-        value.ljust(width) if width >= len("not removed") and index < 2 else value.rjust(width)
-        for index, (value, width) in enumerate(zip(values, widths, strict=True))
+        value.ljust(column.width) if column.words else value.rjust(column.width)
+        for column, value in zip(block, values, strict=True)
     ]
     return " ".join(cells).rstrip()
 
 
+def attack_units(record: RunRecord) -> str:
+    """Say in which unit the attack columns are, attack by attack where they differ."""
+    names: dict[str, list[str]] = {}
+    for name, scale in attack_scales(record).items():
+        names.setdefault(scale.unit, []).append(name)
+    if len(names) < 2:
+        return next(iter(names), score_of(record).scale.unit)
+    return "; ".join(f"{unit} ({', '.join(found)})" for unit, found in names.items())
+
+
 def _footnotes(record: RunRecord) -> list[str]:
     header = record.header
+    scored = {column.key for column in shown(record)}
     forms = [f"Asked in {header.prompt}"] if header.prompt else []
-    forms += [f"Other form: {header.other_prompt}"] if asked_otherwise(record) else []
+    forms += [f"Other form: {header.other_prompt}"] if "forget_other" in scored else []
     notes = [
         *(plain(form)[:WIDTH] for form in forms),
-        "Accuracies in %; a dash is 'not scored'. Attack columns: the highest accuracy along the",
-        "curves of all learning rates, over the facts no attack trained on. 'Erased' means that",
-        "these attacks did not bring it back: evidence, not proof. D+, D−: target log-probability.",
-        "log p: mean log-probability of an answer, nats. Peak: memory while unlearning.",
-        "KL: from the original's predictions, nats a token, on plain text and on instructions.",
     ]
-    for sentence in sentences(record.header.knowledge):
-        notes += textwrap.wrap(plain(sentence), WIDTH)
-    if labels := damaged_labels(record.cells):
-        said = f"{WORDS[0].upper()}{WORDS[1:]} (KL on plain text above {DAMAGED:g})"
-        notes += textwrap.wrap(plain(f"{said}: {', '.join(labels)}."), WIDTH)
-    if is_tofu(record):
-        notes.append(
-            "TOFU: attack columns hold the mean ROUGE-L recall of the written answers, those of"
+    said = [
+        "Shares in %; a dash is 'not scored'. log p: mean log-probability of an answer, nats. D+, D−: "
+        "target log-probability. KL: from the original's predictions, nats a token. Peak: memory while "
+        "unlearning.",
+        *sentences(header.knowledge),
+    ]
+    if attack_names(record):
+        said.append(
+            f"Attack columns: the highest {attack_units(record)} along the curves of all learning "
+            "rates, over the facts no attack trained on. 'Erased' means that these attacks did not "
+            "bring it back: evidence, not proof."
         )
-        notes.append("prompts, few-shot and sampled the accuracy.")
-    if rouge_sets(record):
-        notes.append("ROUGE and the sets after it: mean ROUGE-L recall of the written answers.")
-    if any(row["seconds"] == 0 for row in rows(record)["rows"]):
+    if labels := damaged_labels(record.cells):
+        damage = f"{WORDS[0].upper()}{WORDS[1:]} (KL on plain text above {DAMAGED:g})"
+        said.append(f"{damage}: {', '.join(labels)}.")
+    for sentence in said:
+        notes += textwrap.wrap(plain(sentence), WIDTH, break_on_hyphens=False)
+    if any(seconds(cell) == 0 for cell in record.cells):
         notes.append("Some cells have not run yet.")
     return notes

@@ -22,8 +22,7 @@ from ssiuu.statistics.tofu import (
 )
 
 GROUP = "TOFU's numbers"
-WORLD = ("real_authors", "world_facts")  # the sets that nothing was to change
-UTILITY = ("retain", *WORLD)  # the sets model utility is taken over
+UTILITY = ("retain", "real_authors", "world_facts")  # the sets model utility is taken over
 PRIVLEAK = "min-k 40%"  # the membership score that PrivLeak is taken of
 NOTE = (
     "In %, but for forget quality: the p-value of a test against the never-learned control (above "
@@ -145,16 +144,6 @@ def utility(evaluation: Evaluation, geometric: bool = False) -> float | None:
             return None
         scores += [probability, rouge, kept_truth_ratio(ratios)]
     return model_utility(scores)
-
-
-def world_recalls(evaluation: Evaluation) -> dict[str, float]:
-    """Return the ROUGE-L recalls on real authors and world facts, by fact."""
-    return {
-        fact: score.rouge
-        for name in WORLD
-        for fact, score in evaluation.others.get(name, {}).items()
-        if score.rouge is not None
-    }
 
 
 # --- the columns ----------------------------------------

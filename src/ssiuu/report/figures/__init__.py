@@ -16,7 +16,7 @@ from dataclasses import replace
 import matplotlib
 
 from ssiuu.records.schema import RunRecord
-from ssiuu.report.figures.attacks import attack_curves, best_curve, drawn_level, retention_front
+from ssiuu.report.figures.attacks import attack_curves, best_curve, drawn_scale, retention_front
 from ssiuu.report.figures.draw import RC, Key, Number, Panel, Plot, Style, styles
 from ssiuu.report.figures.evidence import evidence_curves
 from ssiuu.report.figures.influence import cumulative_curves, heat_maps, top_bars
@@ -25,7 +25,7 @@ from ssiuu.report.figures.stability import stability_curves
 from ssiuu.report.figures.strength import strength_curves, tried_strengths
 from ssiuu.report.figures.svg import inline_svg
 from ssiuu.report.figures.training import training_curves
-from ssiuu.report.tables import csv_text
+from ssiuu.report.formats import csv_text
 
 __all__ = [
     "Key",
@@ -35,7 +35,7 @@ __all__ = [
     "attack_curves",
     "best_curve",
     "cumulative_curves",
-    "drawn_level",
+    "drawn_scale",
     "evidence_curves",
     "figure_numbers",
     "figures",

@@ -1,27 +1,25 @@
 """What attacks bring back: curves over their steps, and against what was kept.
 
-A curve is drawn in the score its benchmark is judged by: the accuracy of ranking, in TOFU the ROUGE-L
-recall of the written answers, and the answers' log-probability where nothing is ranked.
+A curve is drawn on the scale that the run's score gives its attack, and as the answers' log-probability
+where nothing is ranked.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from ssiuu.analysis.comparisons import level, looks, outcomes
-from ssiuu.analysis.rows import Level, attack_names, level_of, mean, scored_of
-from ssiuu.analysis.tofu import attack_rouge, is_tofu
-from ssiuu.analysis.verdict import (
-    accuracy,
-    common_pool,
-    level_interval,
-    strongest,
-)
-from ssiuu.records.schema import Attack, Cell, MethodInfo, RunRecord
+from ssiuu.analysis.column import Model
+from ssiuu.analysis.columns import attack_scales, columns, original
+from ssiuu.analysis.comparisons import interval, level
+from ssiuu.analysis.levels import attacked, looks
+from ssiuu.analysis.scale import DEPTH, FREE, Scale, mean
+from ssiuu.analysis.scale import level as reading_level
+from ssiuu.analysis.scores import score_of
+from ssiuu.analysis.verdict import common_pool, level_interval, strongest
+from ssiuu.records.schema import Attack, Cell, RunRecord
 from ssiuu.report.figures.draw import (
     FAINT,
     INK,
@@ -38,28 +36,24 @@ from ssiuu.report.figures.draw import (
     styled,
 )
 from ssiuu.report.text import percent, plain, rate, short
-from ssiuu.statistics import Estimate, Interval, wilson
+from ssiuu.statistics import Estimate, Interval
 
 NAMED = 5  # at most so many names fit on an axis
 
 
 def attack_curves(record: RunRecord) -> Plot:
     """Draw the score on the common pool over the steps of each attack."""
-    panels = [_attack_panel(record, name) for name in attack_names(record)]
-    what = "mean answer log-probability"
-    if any(strongest(cell) for cell in record.cells):
-        what = "accuracy on the facts no attack trained on"
-    if is_tofu(record):
-        what = (
-            "mean ROUGE-L recall of the written answers on the facts no attack trained on (accuracy "
-            "where an attack writes none)"
-        )
+    scales = {name: drawn_scale(record, name) for name in attack_scales(record)}
+    panels = [_attack_panel(record, name, scale) for name, scale in scales.items()]
+    units = dict.fromkeys(scale.unit for scale in scales.values() if scale is not FREE)
+    what = " or ".join(units) or "score"
     return plot(
         "attacks",
         "What each attack brings back",
-        f"How to read it: {what}, over the optimiser steps of the attack, or over what else it "
-        "varies (0 is the unlearned model). Sampled answers: the share of facts that one of k answers "
-        "gives away. A line that climbs means that the knowledge was still there. For each method the "
+        f"How to read it: {what} on the facts no attack trained on, over the optimiser steps of the "
+        "attack, or over what else it varies (0 is the unlearned model). Sampled answers: the share of "
+        "facts that one of k answers gives away. A line that climbs means that the knowledge was still "
+        "there. For each method the "
         "curve with the highest level is drawn. Grey dashes: the original model on the "
         "same facts; dots: guessing. No attribution is involved.",
         panels,
@@ -68,12 +62,12 @@ def attack_curves(record: RunRecord) -> Plot:
     )
 
 
-def _attack_panel(record: RunRecord, name: str) -> Panel:
+def _attack_panel(record: RunRecord, name: str, scale: Scale) -> Panel:
     curves: list[tuple[Style, Attack, list[float | None]]] = []
     rates: dict[str, list[str]] = {}
     drawn: list[Number] = []
     for cell, style in styled(record):
-        chosen = best_curve(cell, name, drawn_level(record, name))
+        chosen = best_curve(cell, name, scale)
         if chosen is not None:
             curves.append((style, *chosen))
             drawn += numbers(cell, [read.label or read.step for read in chosen[0].reads], chosen[1])
@@ -91,7 +85,7 @@ def _attack_panel(record: RunRecord, name: str) -> Panel:
                 line(axes, list(range(len(levels))), levels, style._replace(dash="none"))
             else:
                 line(axes, [read.step for read in attack.reads], levels, style)
-        _attack_axes(axes, record, steps, name)
+        _attack_axes(axes, record, steps, name, scale)
         if labels:
             _name_places(axes, labels)
         elif not rates and steps == [0, 1]:
@@ -118,64 +112,52 @@ def _name_places(axes: Axes, labels: list[str]) -> None:
     axes.set_xticks(range(len(labels)), list(shown))
 
 
-def drawn_level(record: RunRecord, name: str) -> Level:
-    """Return how a reading of this attack is drawn: see `level_of`; log p where nothing is ranked."""
+def drawn_scale(record: RunRecord, name: str) -> Scale:
+    """Return the scale an attack is drawn on: log p in the ranking's place where there is none."""
+    scale = attack_scales(record)[name]
     ranked = any(strongest(cell) for cell in record.cells)
-    score = level_of(record, name)
-    return score if ranked or score is attack_rouge or scored_of(record, name) == "free" else _depth
+    return DEPTH if scale.chance and not ranked else scale
 
 
-def _depth(attack: Attack, read: int, pool: Iterable[str]) -> float | None:
-    facts = attack.reads[read].facts
-    return mean([facts[fact].logprob for fact in pool if fact in facts])
-
-
-def best_curve(cell: Cell, name: str, score: Level) -> tuple[Attack, list[float | None]] | None:
+def best_curve(cell: Cell, name: str, scale: Scale) -> tuple[Attack, list[float | None]] | None:
     """Return the curve of this attack that reaches the highest level, and its levels.
 
     Args:
         cell: One method and seed.
         name: The attack's name; its learning rates compete.
-        score: How a reading is scored over the common pool.
+        scale: What a reading is worth.
     """
     pool = sorted(common_pool(cell.attacks))
     best = None
     for attack in (attack for attack in cell.attacks if attack.name == name):
-        levels = [score(attack, read, pool) for read in range(len(attack.reads))]
-        top = max((level for level in levels[1:] if level is not None), default=-math.inf)
+        levels = [reading_level(attack, read, pool, scale) for read in range(len(attack.reads))]
+        top = max((found for found in levels[1:] if found is not None), default=-math.inf)
         if best is None or top > best[0]:
             best = (top, attack, levels)
     return None if best is None else best[1:]
 
 
-def _attack_axes(axes: Axes, record: RunRecord, steps: list[int], name: str) -> None:
-    score = drawn_level(record, name)
+def _attack_axes(axes: Axes, record: RunRecord, steps: list[int], name: str, scale: Scale) -> None:
     # Steps double, and 0 must be on the axis: linear up to 1, logarithmic after.
     axes.set_xscale("symlog", linthresh=1, base=2)
     axes.xaxis.set_major_locator(FixedLocator(_thin(steps)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    label, scored = next(
-        (attack.axis_label, attack.scored)
-        for cell in record.cells
-        for attack in cell.attacks
-        if attack.name == name
-    )
-    axes.set_xlabel(label)
-    if scored == "free":  # neither guessing nor the original's ranking is on this scale
+    labels = (a.axis_label for cell in record.cells for a in cell.attacks if a.name == name)
+    axes.set_xlabel(next(labels, ""))
+    axes.set_ylabel(f"{scale.unit}, common pool, %" if scale.share else scale.unit)
+    if scale.share:
         percent_axis(axes)
-        axes.set_ylabel("facts that leaked, common pool, %")
-        return
-    if score is _depth:
-        axes.set_ylabel("mean log p(answer), nats")
-        return
-    percent_axis(axes)
-    written = score is attack_rouge
-    axes.set_ylabel("ROUGE-L recall, common pool, %" if written else "accuracy, common pool, %")
-    before = _original_level(record, written)
+    if scale.share and scale is not FREE:
+        _reference_lines(axes, record, scale)
+
+
+def _reference_lines(axes: Axes, record: RunRecord, scale: Scale) -> None:
+    """Draw what the original model scores, and guessing where that is on this scale."""
+    before = _original_level(record, scale)
     if before is not None:
         axes.axhline(before, color=FAINT, linestyle=(0, (6, 3)), linewidth=1.1, zorder=1)
-    if record.header.chance is not None and not written:  # guessing is a matter of ranking
+    if record.header.chance is not None and scale.chance:
         axes.axhline(record.header.chance, color=INK, linestyle=(0, (1, 2)), linewidth=1.2, zorder=1)
 
 
@@ -185,26 +167,22 @@ def _thin(steps: list[int]) -> list[int]:
     return sorted({*steps[::-1][::every], *steps[:1]})
 
 
-def _original_level(record: RunRecord, written: bool) -> float | None:
+def _original_level(record: RunRecord, scale: Scale) -> float | None:
     if record.original is None:
         return None
     pool = set().union(*(common_pool(cell.attacks) for cell in record.cells))
-    scores = [score for fact, score in record.original.forget.items() if fact in pool]
-    if written:
-        return mean([score.rouge for score in scores if score.rouge is not None])
-    return accuracy(scores)
+    return mean(scale.before(score) for fact, score in record.original.forget.items() if fact in pool)
 
 
 def retention_front(record: RunRecord) -> Plot:
     """Draw what was kept (the held-out score) against what an attack brings back."""
-    written = is_tofu(record)
+    scale = score_of(record).scale
     points = [
         (cell, style, kept, back)
         for cell, style in styled(record)
-        if (kept := _kept(record, cell)) is not None and (back := _back(record, cell)) is not None
+        if (kept := _kept(Model(record, cell))) is not None
+        and (back := _back(Model(record, cell))) is not None
     ]
-    bars = "bootstrap intervals over authors" if written else "Wilson intervals"
-
     drawn = [Number(cell.method.label, cell.seed, kept[0], *back) for cell, _, kept, back in points]
 
     def draw(axes: Axes) -> None:
@@ -219,8 +197,7 @@ def retention_front(record: RunRecord) -> Plot:
         "same form are kept), low is better (the strongest attack brings little back), so the lower "
         "right corner is where to be; compare levels only at equal retention, and see in the table "
         "how far each moved on plain text (KL): the one does not tell the other. "
-        f"{'Both are mean ROUGE-L recalls of the written answers. ' if written else ''}"
-        f"Bars: 95\u00a0% {bars}, "
+        f"Both in {scale.unit}. Bars: 95\u00a0% intervals, "
         "the upright ones widened for the number of attack curves. Star: the original model; "
         "dots: guessing. "
         "No attribution is involved.",
@@ -233,22 +210,20 @@ def retention_front(record: RunRecord) -> Plot:
     )
 
 
-def _kept(record: RunRecord, cell: Cell) -> Interval | Estimate | None:
-    if is_tofu(record):
-        return level(record, [outcomes(cell, "heldout_rouge")])
-    scores = cell.evaluation.heldout.values() if cell.evaluation else ()
-    right = [s.correct for s in scores if s.correct is not None]
-    return wilson(sum(right), len(right)) if right else None
+def _kept(model: Model) -> Estimate | None:
+    key = score_of(model.record).kept
+    return next(interval(model, column) for column in columns(model.record) if column.key == key)
 
 
-def _back(record: RunRecord, cell: Cell) -> Interval | Estimate | None:
+def _back(model: Model) -> Interval | Estimate | None:
     """Return the highest level after an attack, its interval widened for the number of settings."""
-    if not is_tofu(record):
-        return level_interval(cell)
-    names = [name for name in attack_names(record) if scored_of(record, name) == "written"]
-    tried = sum(looks(cell, name) for name in names)
-    found = [level(record, [outcomes(cell, name)], tried) for name in names]
-    return max((back for back in found if back is not None), key=lambda e: e.value, default=None)
+    record, scale = model.record, score_of(model.record).scale
+    if scale.chance:
+        return level_interval(model.cell)
+    names = [name for name, found in attack_scales(record).items() if found is scale]
+    tried = sum(looks(model.cell.attacks, name) for name in names)
+    levels = [level(record, [attacked(model, name, scale)], tried) for name in names]
+    return max((back for back in levels if back is not None), key=lambda e: e.value, default=None)
 
 
 def _cross(axes: Axes, style: Style, kept: Interval | Estimate, back: Interval | Estimate) -> None:
@@ -262,14 +237,12 @@ def _front_axes(axes: Axes, record: RunRecord) -> None:
     percent_axis(axes)
     axes.set_xlim(-0.02, 1.04)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value, 0)))
-    written = is_tofu(record)
-    what = "ROUGE-L recall" if written else "accuracy"
-    axes.set_xlabel(f"held-out {what}, %  (right: more kept)")
+    scale = score_of(record).scale
+    axes.set_xlabel(f"held-out {scale.unit}, %  (right: more kept)")
     axes.set_ylabel("highest after attack, %  (low: gone)")
-    if record.header.chance is not None and not written:
+    if record.header.chance is not None and scale.chance:
         axes.axhline(record.header.chance, color=INK, linestyle=(0, (1, 2)), linewidth=1.2, zorder=1)
-    nothing = MethodInfo(label="", name="none", origin="control", description="")
-    kept = _kept(record, Cell(method=nothing, seed=0, evaluation=record.original))
-    before = _original_level(record, written)
+    first, before = original(record), _original_level(record, scale)
+    kept = _kept(first) if first else None
     if kept is not None and before is not None:
         axes.plot([kept[0]], [before], "*", color=FAINT, markersize=12, zorder=1)

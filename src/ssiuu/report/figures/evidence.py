@@ -7,7 +7,7 @@ from collections.abc import Callable
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from ssiuu.analysis.rows import ORIGINAL
+from ssiuu.analysis.column import ORIGINAL
 from ssiuu.records.schema import CausalCurve, Cell, Evidence, RunRecord
 from ssiuu.report.figures.draw import (
     FAINT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ssiuu.analysis.rows import ORIGINAL
+from ssiuu.analysis.column import ORIGINAL
 from ssiuu.records.schema import RunRecord
 from ssiuu.report.figures.draw import (
     FAINT,

@@ -8,8 +8,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from ssiuu.analysis.rows import mean, rows
-from ssiuu.analysis.tofu import is_tofu
+from ssiuu.analysis.rows import rows
+from ssiuu.analysis.scale import mean
+from ssiuu.analysis.scores import score_of
 from ssiuu.records.schema import Cell, RunRecord
 from ssiuu.report.figures.draw import Key, Plot, Style, legend, line, panel, percent_axis, plot, styled
 from ssiuu.report.text import short
@@ -19,11 +20,10 @@ Series = tuple[Style, dict[float, list[dict[str, Any]]]]
 
 def strength_curves(record: RunRecord) -> Plot:
     """Draw forget score, held-out score and level after attack over λ, a line a method."""
-    found, written = tried_strengths(record), "_rouge" if is_tofu(record) else ""
-    what = "mean ROUGE-L recall" if written else "accuracy"
+    found, score = tried_strengths(record), score_of(record)
     measures = {
-        f"forget{written}": f"forget {what}, %",
-        f"heldout{written}": f"held-out {what}, %",
+        score.forget: f"forget {score.scale.unit}, %",
+        score.kept: f"held-out {score.scale.unit}, %",
         "strongest_level": "highest after attack, %",
     }
     panels = [
@@ -68,10 +68,7 @@ def _draw(found: list[Series], key: str, title: str) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         for style, tried in found:
             strengths = sorted(tried)
-            levels = [
-                mean([row[key] for row in tried[strength] if row[key] is not None])
-                for strength in strengths
-            ]
+            levels = [mean(row[key] for row in tried[strength]) for strength in strengths]
             line(axes, strengths, levels, style)
         smallest = min((s for _, tried in found for s in tried if s > 0), default=1.0)
         axes.set_xscale("symlog", linthresh=smallest)  # 0 is the backbone alone

@@ -1,0 +1,318 @@
+"""The one list of columns: terminal, page, Markdown, LaTeX, CSV, JSON and docs draw from it.
+
+    for column in shown(record):
+        print(column.title, [column.read(model) for model in models(record)])
+
+Every run has those of `ssiuu.analysis.standard`; a score adds its own (`ssiuu.analysis.scores`), and so
+does, by its name, every attack, public task and membership score of a run. They stand by group, in the
+order of `TABLES`; one that no model of a run has a value of is left out of its tables, and stays in the
+rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ssiuu.analysis.column import ORIGINAL, Column, Form, Model
+from ssiuu.analysis.levels import (
+    Setting,
+    attack_names,
+    attacked,
+    of_name,
+    over_control,
+    peak,
+    share_back,
+    strongest_attacker,
+)
+from ssiuu.analysis.scale import FREE, RANKING, Scale
+from ssiuu.analysis.scores import score_of
+from ssiuu.analysis.standard import answers, cost, inside, moved
+from ssiuu.analysis.utility import task_interval, task_mean, task_names, tasks
+from ssiuu.analysis.verdict import cell_verdict, reference_level
+from ssiuu.records.schema import Cell, MethodInfo, RunRecord, Verdict
+from ssiuu.statistics import Estimate
+
+# The table that each group of columns stands in, in their order; a group of a score's own is a table of
+# its own name, after the first.
+MAIN, INSIDE = "All numbers", "Inside and cost"
+TABLES = {
+    "Verdict": MAIN,
+    "Forget set": MAIN,
+    "Kept": MAIN,
+    "Moved": MAIN,
+    "After attack": MAIN,
+    "Utility": "Utility",
+    "The strongest attacker": "The strongest attacker",
+    "Membership inference": "Membership inference",
+    "Inside": INSIDE,
+    "Cost": INSIDE,
+}
+
+
+def columns(record: RunRecord) -> list[Column]:
+    """Return every column of a run, in its order."""
+    score, scales = score_of(record), attack_scales(record)
+    return ordered(
+        [
+            *_verdict(),
+            *answers(),
+            *score.columns(list(record.header.split.others)),
+            *moved(),
+            *(column for name, scale in scales.items() for column in attack_columns(name, scale)),
+            *_pools(),
+            *utility_columns(task_names(record)),
+            *strongest_columns(score.scale),
+            *membership_columns(auc_names(record)),
+            *inside(),
+            *cost(),
+        ]
+    )
+
+
+def attack_scales(record: RunRecord) -> dict[str, Scale]:
+    """Return the scale that the levels of each of a run's attacks are on."""
+    score, attacks = score_of(record), [attack for cell in record.cells for attack in cell.attacks]
+    return {name: score.scale_of(of_name(attacks, name)[0]) for name in attack_names(record)}
+
+
+def ordered(found: Iterable[Column]) -> list[Column]:
+    """Return columns by group, in the order of `TABLES`; a score's own after the main table."""
+    order = [*TABLES]
+    own = order.index("Utility") - 0.5
+
+    def place(column: Column) -> float:
+        return order.index(column.group) if column.group in order else own
+
+    return sorted(found, key=place)
+
+
+def shown(record: RunRecord) -> list[Column]:
+    """Return the columns of the tables: those that some model of the run has a value of."""
+    run = models(record)
+    return [
+        column
+        for column in columns(record)
+        if column.shown and any(column.read(model) is not None for model in run)
+    ]
+
+
+def compared(record: RunRecord) -> list[Column]:
+    """Return the columns that models are compared in: those with outcomes of single facts."""
+    return [
+        column
+        for column in columns(record)
+        if column.shown
+        and column.outcomes
+        and any(column.outcomes(Model(record, cell), None) for cell in record.cells)
+    ]
+
+
+def models(record: RunRecord) -> list[Model]:
+    """Return the models of a run: the one before unlearning, where it was scored, and every cell's."""
+    before = original(record)
+    return [*([before] if before else []), *(Model(record, cell) for cell in record.cells)]
+
+
+def original(record: RunRecord) -> Model | None:
+    """Return the model before unlearning; None where it was not scored."""
+    if record.original is None:
+        return None
+    method = MethodInfo(label=ORIGINAL, name="none", origin="control", description="")
+    # Its seed says which never-learned control it is held against.
+    seed = record.cells[0].seed if record.cells else record.header.split.seed
+    return Model(record, Cell(method=method, seed=seed, evaluation=record.original))
+
+
+def auc_names(record: RunRecord) -> list[str]:
+    """Return the membership scores of a run in their order."""
+    attacks = [attack for cell in record.cells for attack in cell.attacks]
+    return list(dict.fromkeys(name for attack in attacks for name in attack.values))
+
+
+def verdict(record: RunRecord, cell: Cell) -> Verdict:
+    """Judge a cell against chance, or against the never-learned control where the run has one."""
+    reference = reference_level(record.cells, cell.seed)
+    if cell.method.name == "never-learned":
+        reference = None
+    return cell_verdict(record.original, cell, score_of(record).guessing(record, cell), reference)
+
+
+def _verdict() -> list[Column]:
+    def read(model: Model) -> Verdict | None:
+        return None if model.before else verdict(model.record, model.cell)
+
+    return [Column("verdict", "verdict", "Verdict", "words", read, "What all of this says together.")]
+
+
+# --- of attacks ----------------------------------------
+
+
+def attack_columns(name: str, scale: Scale) -> list[Column]:
+    """Return the level of an attack, and that level held against what it may be held against."""
+    form: Form = "share" if scale.share else "number"
+
+    def beside(
+        tail: str, read: Callable[[Model], float | None], meaning: str, below: str = ""
+    ) -> Column:
+        heading = f"{name}, {tail.replace('_', ' ')}"
+        return Column(
+            f"{name}_{tail}", heading, "After attack", form, read, meaning, beside=below, shown=False
+        )
+
+    level = Column(
+        name,
+        name,
+        "After attack",
+        form,
+        lambda model: peak(model, name, scale),
+        f"Highest {scale.unit} along the attack's curves, over the facts that no attack trained on: "
+        "of its best setting, a mean over its seeds.",
+        "lower",
+        lambda model, pool: attacked(model, name, scale, pool),
+        chance=scale.chance,
+    )
+    found = [
+        level,
+        beside(
+            "wrong_only",
+            lambda model: peak(model, name, scale, model.wrong),
+            "The same over those that the unlearned model got wrong (the paper's pool).",
+            name,
+        ),
+        beside(
+            "way_back",
+            lambda model: share_back(model, name, scale),
+            "(level − unlearned) / (original − unlearned), on the attack's own scale.",
+        ),
+        beside(
+            "over_control",
+            lambda model: over_control(model, name, scale),
+            "Level less the never-learned control's under the same attack, or less chance without one.",
+        ),
+    ]
+    if scale not in (RANKING, FREE):
+        found.append(
+            beside("ranking", lambda model: peak(model, name, RANKING), "The accuracy along it.")
+        )
+    return found
+
+
+def _pools() -> list[Column]:
+    def wrong(model: Model) -> int | None:
+        return len(model.wrong) if model.cell.attacks else None
+
+    return [
+        Column(
+            "pool",
+            "pool",
+            "After attack",
+            "whole",
+            lambda model: len(model.pool) or None,
+            "Number of facts that every attack is scored on and none trained on.",
+        ),
+        Column(
+            "pool_wrong_only",
+            "pool, wrong only",
+            "After attack",
+            "whole",
+            wrong,
+            "Number of those that the unlearned model got wrong.",
+            beside="pool",
+            shown=False,
+        ),
+    ]
+
+
+def strongest_columns(scale: Scale) -> list[Column]:
+    """Return what the strongest attacker is: attack, what it trains, learning rate, and its level."""
+
+    def column(
+        tail: str, heading: str, form: Form, read: Callable[[Model, Setting], Any], meaning: str
+    ) -> Column:
+        def value(model: Model) -> Any:
+            best = strongest_attacker(model, scale)
+            return read(model, best) if best else None
+
+        key = f"strongest_{tail}" if tail else "strongest"
+        return Column(key, heading, "The strongest attacker", form, value, meaning)
+
+    share: Form = "share" if scale.share else "number"
+    return [
+        column(
+            "", "strongest", "words", lambda _, best: best.name, "The attack with the highest level."
+        ),
+        column(
+            "space",
+            "trained",
+            "words",
+            lambda _, best: None if best.learning_rate is None else best.space,
+            "What of the model it trains.",
+        ),
+        column(
+            "learning_rate", "rate", "rate", lambda _, best: best.learning_rate, "Its learning rate."
+        ),
+        column("level", "level", share, lambda _, best: best.level, f"Its level, {scale.unit}."),
+        column(
+            "way_back",
+            "way back",
+            share,
+            lambda model, best: share_back(model, best.name, scale),
+            "How far it gets from the unlearned model to the original.",
+        ),
+        column(
+            "over_control",
+            "over control",
+            share,
+            lambda model, best: over_control(model, best.name, scale),
+            "Level less the never-learned control's under the same attack, or less chance without one.",
+        ),
+    ]
+
+
+def membership_columns(names: Sequence[str]) -> list[Column]:
+    """Return the AUC of every score of membership inference."""
+
+    def column(name: str) -> Column:
+        def read(model: Model) -> float | None:
+            values = {
+                key: value for attack in model.cell.attacks for key, value in attack.values.items()
+            }
+            return values.get(name)
+
+        meaning = f"AUC of {name} in telling facts to forget from others; 0.5: not told apart."
+        return Column(f"auc_{name}", f"AUC {name}", "Membership inference", "ratio", read, meaning)
+
+    return [column(name) for name in names]
+
+
+# --- of public tasks ----------------------------------------
+
+
+def utility_columns(names: Sequence[str]) -> list[Column]:
+    """Return the accuracies on the public tasks and their mean; none where none were asked."""
+    if not names:
+        return []
+    mean = _estimated(
+        "utility", "utility", lambda model: task_mean([tasks(model)]), "Mean over the tasks."
+    )
+    return [mean, *map(_task, names)]
+
+
+def _task(name: str) -> Column:
+    return _estimated(
+        f"utility_{name}",
+        name,
+        lambda model: task_interval(model, name),
+        f"Accuracy on {name}, by lm-eval.",
+    )
+
+
+def _estimated(
+    key: str, heading: str, interval: Callable[[Model], Estimate | None], meaning: str
+) -> Column:
+    def read(model: Model) -> float | None:
+        found = interval(model)
+        return found.value if found else None
+
+    return Column(key, heading, "Utility", "share", read, meaning, "higher", interval=interval)

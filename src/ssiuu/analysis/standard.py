@@ -1,0 +1,283 @@
+"""The columns that every run has: answers, how far a model moved, what changed inside, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from ssiuu.analysis.column import Column, Direction, Item, Model, Outcomes, of_facts
+from ssiuu.analysis.scale import mean
+from ssiuu.records.schema import Cell, Estimate, FactScore
+from ssiuu.statistics import Estimate as Interval
+
+Read = Callable[[FactScore], Sequence[bool | None]]
+NAMES = {"forget": "facts to forget", "retain": "facts to retain", "heldout": "facts held out"}
+ELSE = "asked in another form than they were unlearned in"
+
+
+def answers() -> list[Column]:
+    """Return how the facts to forget, to retain and held out are answered."""
+    return [
+        _ranked("forget", "forget"),
+        _ranked("forget_paraphrase", "paraphrase", lambda s: s.paraphrases, "asked in other words"),
+        _written("forget_free", "free"),
+        _ranked("forget_other", "other form", lambda s: [s.other_form], ELSE),
+        _written("forget_other_free", "other form, free", lambda s: [s.other_free], ELSE),
+        _probe("multi_hop", "multi-hop", "questions that need a fact to forget", "lower"),
+        _ranked("retain", "retain"),
+        _ranked("heldout", "held-out"),
+        _written("retain_free", "retain, free", shown=False),
+        _written("heldout_free", "held-out, free", shown=False),
+        _probe(
+            "same_answer", "same answer", "questions about something else, of the same answer", "higher"
+        ),
+        _logprob("forget", "log p forget"),
+        _logprob("retain", "log p retain"),
+        _logprob("heldout", "log p held-out"),
+    ]
+
+
+def _ranked(
+    key: str, heading: str, read: Read = lambda s: [s.correct], asked: str = "", **more: Any
+) -> Column:
+    return _answered(key, heading, read, "answer is ranked first among its options", asked, chance=True)
+
+
+def _written(
+    key: str, heading: str, read: Read = lambda s: [s.free_correct], asked: str = "", **more: Any
+) -> Column:
+    return _answered(key, heading, read, "freely written answer holds the right one", asked, **more)
+
+
+def _answered(key: str, heading: str, read: Read, what: str, asked: str, **more: Any) -> Column:
+    of = key.partition("_")[0]
+    forget = of == "forget"
+    return of_facts(
+        key,
+        heading,
+        "Forget set" if forget else "Kept",
+        lambda evaluation: getattr(evaluation, of),
+        read,
+        f"Share of the {NAMES[of]} whose {what}{f', {asked}' if asked else ''}.",
+        direction="lower" if forget else "higher",
+        **more,
+    )
+
+
+def known_probes(model: Model, kind: str) -> dict[Item, bool]:
+    """Return how the forget set's probes of a kind are answered that the original model got right.
+
+    Args:
+        model: The model asked.
+        kind: "multi_hop" or "same_answer".
+    """
+    original = model.record.original
+    before, after = original.forget if original else {}, model.scores("forget")
+    return {
+        (fact, place): bool(now)
+        for fact in before.keys() & after.keys()
+        for place, (was, now) in enumerate(
+            zip(getattr(before[fact], kind), getattr(after[fact], kind), strict=True)
+        )
+        if was
+    }
+
+
+def _probe(kind: str, heading: str, what: str, direction: Direction) -> Column:
+    def outcomes(model: Model, pool: Collection[str] | None) -> Outcomes:
+        found = known_probes(model, kind)
+        return {i: {0: float(right)} for i, right in found.items() if pool is None or i[0] in pool}
+
+    return Column(
+        f"forget_{kind}",
+        heading,
+        "Forget set" if direction == "lower" else "Kept",
+        "share",
+        lambda model: mean(known_probes(model, kind).values()),
+        f"Share of the {what}, that the original model got right, that are still right.",
+        direction,
+        outcomes,
+        chance=direction == "lower",
+    )
+
+
+def _logprob(of: str, heading: str) -> Column:
+    return Column(
+        f"{of}_logprob",
+        heading,
+        "Inside",
+        "nats",
+        lambda model: mean(score.logprob for score in model.scores(of).values()),
+        f"Mean log-probability of the answers to the {NAMES[of]}, nats: a sum over tokens.",
+        beside=of,
+    )
+
+
+def moved() -> list[Column]:
+    """Return how far a model is from the original on text that asks for no fact of the run."""
+    return [
+        *_divergence("kl", "KL", "plain", "plain text"),
+        *_divergence("kl_instructions", "KL instr.", "instructions", "answers to instructions"),
+        Column(
+            "perplexity",
+            "perplexity",
+            "Moved",
+            "number",
+            lambda model: _moved(model, "perplexity"),
+            "Perplexity of this model on the plain text.",
+            shown=False,
+        ),
+    ]
+
+
+def _divergence(key: str, heading: str, field: str, text: str) -> list[Column]:
+    return [
+        Column(
+            key,
+            heading,
+            "Moved",
+            "divergence",
+            lambda model: _moved(model, field),
+            f"KL from the original's predictions to this model's on {text}, nats a token.",
+            "lower",
+            error=f"{key}_se",
+        ),
+        Column(
+            f"{key}_se",
+            f"{heading}, error",
+            "Moved",
+            "divergence",
+            lambda model: _moved(model, f"{field}_se"),
+            f"Standard error of `{key}`, over texts.",
+            shown=False,
+        ),
+    ]
+
+
+def _moved(model: Model, field: str) -> float | None:
+    found: float | None = getattr(getattr(model.cell.evaluation, "divergence", None), field, None)
+    return found
+
+
+def inside() -> list[Column]:
+    """Return what changed inside: influence, what tests of it show, and how far the weights went."""
+    top = "summed over the 100 neurons with the largest change; target log-probability."
+    return [
+        _influence("d_plus_100", "D+ top 100", "number", f"Positive influence taken away, {top}"),
+        _influence("d_minus_100", "D− top 100", "number", f"Negative influence added, {top}"),
+        _influence(
+            "hide_ratio",
+            "hide ratio",
+            "ratio",
+            "D− / (D+ + D−) over all neurons: the higher, the more of the change is added inhibition.",
+        ),
+        _part(
+            "lens",
+            "logit lens",
+            _lens,
+            "Accuracy of the logit lens after unlearning, mean over layers.",
+        ),
+        _part("probe", "linear probe", _probed, "Selectivity of a linear probe, mean over layers."),
+        _evidence(
+            "causal_share",
+            "causal share",
+            "causal",
+            "share",
+            "Part of the lost log-probability that comes back without the top 100 neurons of D−.",
+        ),
+        _evidence(
+            "depth_score",
+            "depth score",
+            "depth",
+            "score",
+            "Unlearning depth: 0 the knowledge is as in the original, 1 as if never learned.",
+        ),
+        Column(
+            "penalty_share",
+            "penalty share",
+            "Inside",
+            "number",
+            _penalty_share,
+            "Norm of the regulariser's gradient over that of the forget gradient, mean over steps.",
+        ),
+        Column(
+            "distance",
+            "distance",
+            "Inside",
+            "number",
+            lambda model: model.cell.unlearning.distance if model.cell.unlearning else None,
+            "How far the weights went, as a share of the norm of all weights before.",
+        ),
+    ]
+
+
+def _influence(key: str, heading: str, form: Any, meaning: str) -> Column:
+    def read(model: Model) -> float | None:
+        found = model.cell.diagnosis.influence.get("logprob") if model.cell.diagnosis else None
+        return getattr(found, key) if found else None
+
+    return Column(key, heading, "Inside", form, read, meaning)
+
+
+def _part(key: str, heading: str, read: Callable[[Model], float | None], meaning: str) -> Column:
+    return Column(key, heading, "Inside", "ratio", read, meaning)
+
+
+def _lens(model: Model) -> float | None:
+    lens = model.cell.diagnosis.lens_after if model.cell.diagnosis else None
+    return mean(lens.accuracy) if lens else None
+
+
+def _probed(model: Model) -> float | None:
+    evidence = model.cell.diagnosis.evidence if model.cell.diagnosis else None
+    probe = evidence.probe_after if evidence else None
+    return mean(layer.value for layer in probe.selectivity) if probe else None
+
+
+def _evidence(key: str, heading: str, part: str, field: str, meaning: str) -> Column:
+    def interval(model: Model) -> Interval | None:
+        evidence = model.cell.diagnosis.evidence if model.cell.diagnosis else None
+        found: Estimate | None = getattr(getattr(evidence, part, None), field, None)
+        return Interval(found.value, found.low, found.high) if found else None
+
+    def read(model: Model) -> float | None:
+        found = interval(model)
+        return found.value if found else None
+
+    return Column(key, heading, "Inside", "ratio", read, meaning, interval=interval)
+
+
+def _penalty_share(model: Model) -> float | None:
+    steps = model.cell.unlearning.steps if model.cell.unlearning else []
+    return mean(step.penalty_share for step in steps)
+
+
+def cost() -> list[Column]:
+    """Return what a model cost."""
+
+    def steps(model: Model) -> int | None:
+        return len(model.cell.unlearning.steps) if model.cell.unlearning else None
+
+    def memory(model: Model) -> float | None:
+        return model.cell.unlearning.peak_memory_mb if model.cell.unlearning else None
+
+    return [
+        Column("steps", "steps", "Cost", "whole", steps, "Optimiser steps of unlearning."),
+        Column(
+            "seconds", "seconds", "Cost", "whole", lambda m: seconds(m.cell), "Wall time of all stages."
+        ),
+        Column(
+            "peak_memory_mb",
+            "peak GB",
+            "Cost",
+            "gigabytes",
+            memory,
+            "Memory while unlearning, in the data as MB.",
+        ),
+    ]
+
+
+def seconds(cell: Cell) -> float:
+    """Return the wall time of all stages of a cell."""
+    stages = [cell.unlearning, cell.evaluation, cell.diagnosis, *cell.attacks]
+    return round(sum(stage.seconds for stage in stages if stage is not None), 2)

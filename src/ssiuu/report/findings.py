@@ -1,0 +1,214 @@
+"""What is said of each model in words: the verdict, the numbers that made it, what to mind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ssiuu.analysis.column import Model
+from ssiuu.analysis.columns import columns, original, verdict
+from ssiuu.analysis.divergence import damaged
+from ssiuu.analysis.scale import mean
+from ssiuu.analysis.scores.rouge import GROUP as WRITTEN
+from ssiuu.analysis.standard import known_probes
+from ssiuu.analysis.verdict import (
+    accuracy,
+    common_pool,
+    fact_verdicts,
+    level_interval,
+    still_known,
+    strongest,
+)
+from ssiuu.records.schema import Attack, Cell, FactScore, RunRecord, Verdict
+from ssiuu.report.kept import kept
+from ssiuu.report.text import named, percent, rate
+from ssiuu.statistics import Interval, wilson
+
+# Below this share of the gradient the page says that the regulariser hardly acted.
+TINY = 0.01
+VERDICTS: tuple[Verdict, ...] = ("erased", "hidden", "not removed", "undecided")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the page says about one method and seed.
+
+    `decided` says which numbers made the verdict; `remarks` what a careful reader must know. The
+    shares (`before`, `after`, `level`) are accuracies on the forget facts; `level` is the highest
+    after an attack, over the common pool of `pool` facts, and `by` names that attack. `kept` says
+    what became of the rest, by both measures, `damaged` whether that is a warning.
+    """
+
+    label: str
+    name: str
+    origin: str
+    description: str
+    verdict: Verdict
+    sentence: str
+    decided: str
+    kept: str
+    damaged: bool
+    remarks: list[str]
+    before: float | None
+    after: float | None
+    level: Interval | None
+    by: str
+    pool: int
+    curves: int
+    logprob_before: float | None
+    logprob_after: float | None
+    facts: dict[Verdict, int]
+
+
+SENTENCES: Mapping[Verdict, str] = {
+    "erased": "The facts are gone, and none of these attacks brought them back.",
+    "hidden": "The facts were hidden, not erased: an attack brings them back.",
+    "not removed": "The facts were not removed: the model still answers too many of them.",
+    "undecided": "Undecided: these measurements do not tell erased from hidden.",
+}
+
+
+def finding(record: RunRecord, cell: Cell) -> Finding:
+    """Put the verdict of one method and seed into words, with the numbers that made it."""
+    judged = verdict(record, cell)
+    before = accuracy(record.original.forget.values()) if record.original else None
+    after = accuracy(cell.evaluation.forget.values()) if cell.evaluation else None
+    best = strongest(cell)
+    facts = Counter(verdicts_by_fact(record, cell).values())
+    return Finding(
+        label=cell.method.label,
+        name=named(Model(record, cell)),
+        origin=cell.method.origin,
+        description=cell.method.description,
+        verdict=judged,
+        sentence=SENTENCES[judged],
+        decided=_decided(record, cell, judged, before, after),
+        kept=kept(record, cell),
+        damaged=damaged(cell),
+        remarks=_remarks(record, cell),
+        before=before,
+        after=after,
+        level=level_interval(cell),
+        by=attack_name(best[0], best[0].reads[best[1]].step) if best else "",
+        pool=len(common_pool(cell.attacks)),
+        curves=len(cell.attacks),
+        logprob_before=_depth(record.original.forget) if record.original else None,
+        logprob_after=_depth(cell.evaluation.forget) if cell.evaluation else None,
+        facts={name: facts[name] for name in VERDICTS if facts[name]},
+    )
+
+
+def _depth(scores: Mapping[str, FactScore]) -> float | None:
+    return mean(score.logprob for score in scores.values())
+
+
+def verdicts_by_fact(record: RunRecord, cell: Cell) -> Mapping[str, Verdict]:
+    """Return the verdict on each fact to forget; empty where the original was not scored."""
+    return fact_verdicts(record.original, cell) if record.original else {}
+
+
+def attack_name(attack: Attack, step: int) -> str:
+    """Return what a reading of an attack is called: its name, learning rate and place."""
+    speed = f", learning rate {rate(attack.learning_rate)}" if attack.learning_rate else ""
+    return f"{attack.name}{speed}, step {step}"
+
+
+def _decided(
+    record: RunRecord, cell: Cell, verdict: Verdict, before: float | None, after: float | None
+) -> str:
+    """Return the sentence that compares the deciding numbers (rules M1-M4 in docs/verdict.md)."""
+    if record.original is None:
+        return "The model before unlearning has not been evaluated."
+    if cell.evaluation is None:
+        return "The unlearned model has not been evaluated yet."
+    chance = record.header.chance
+    if before is None or after is None or chance is None:
+        return "Ranking is not scored here: the verdict is that of more than half of the facts."
+    half = f"{_share((before + chance) / 2)}, half way from guessing to the original score"
+    if verdict == "not removed":
+        low = _share(still_known(cell.evaluation).low)
+        return f"What decided: the low end of {_share(after)}'s interval, {low}, is above guessing."
+    interval = level_interval(cell)
+    if interval is None:
+        return "No attack has been scored, and without one erased and hidden look the same."
+    return _compared(verdict, interval, _share(chance), half)
+
+
+def _compared(verdict: Verdict, interval: Interval, chance: str, half: str) -> str:
+    low, high = _share(interval.low), _share(interval.high)
+    if verdict == "hidden":
+        return f"What decided: the low end of the interval, {low}, is above guessing ({chance})."
+    if verdict == "erased":
+        return (
+            f"What decided: the interval reaches down to guessing ({chance}), and its high end, "
+            f"{high}, stays below {half}."
+        )
+    return (
+        f"What decided: the interval, {low} to {high}, holds both guessing ({chance}) and {half}. "
+        "More facts or fewer attack curves would narrow it."
+    )
+
+
+def _remarks(record: RunRecord, cell: Cell) -> list[str]:
+    notes = [*_below_chance(record, cell), *_probes(record, cell), *_written(record, cell)]
+    unlearning = cell.unlearning
+    if unlearning is None:
+        return notes
+    share = mean(step.penalty_share for step in unlearning.steps)
+    if share is not None and share < TINY:
+        notes.append(
+            f"The regulariser moved {_tiny(share)}\u00a0% of the gradient (penalty share "
+            f"{rate(share)}): this run hardly differs from one without it."
+        )
+    if unlearning.stopped == "max_steps":
+        notes.append("Unlearning was stopped by its limit of steps, not by its threshold.")
+    return notes + unlearning.notes
+
+
+def _probes(record: RunRecord, cell: Cell) -> list[str]:
+    """Say how the probes are answered that the original model got right."""
+    kinds = {"multi_hop": "Multi-hop questions", "same_answer": "Other facts with the same answer"}
+    return [
+        f"{words}: {sum(found)} of the {len(found)} that the original model knew are still right."
+        for kind, words in kinds.items()
+        if (found := known_probes(Model(record, cell), kind).values())
+    ]
+
+
+def _written(record: RunRecord, cell: Cell) -> list[str]:
+    """Say how the written answers changed, set by set, where a run has further sets of them."""
+    first, now = original(record), Model(record, cell)
+    if first is None or cell.evaluation is None:
+        return []
+    parts = [
+        f"{column.heading} {percent(column.read(first))} → {percent(column.read(now))} %"
+        for column in columns(record)
+        if column.group == WRITTEN
+    ]
+    return [f"Mean ROUGE-L recall of the written answers: {', '.join(parts)}."] if parts else []
+
+
+def _below_chance(record: RunRecord, cell: Cell) -> list[str]:
+    """Flag a forget score below chance, and say whether it is more than noise."""
+    chance = record.header.chance
+    scores = cell.evaluation.forget.values() if cell.evaluation else []
+    right = [score.correct for score in scores if score.correct is not None]
+    if chance is None or not right:
+        return []
+    after = wilson(sum(right), len(right))
+    if after.share >= chance - 1e-9:  # a third of the facts is not a third of one
+        return []
+    seen = f"Over-unlearning: {_share(after.share, 1)} is below guessing ({_share(chance, 1)})"
+    if after.high < chance:
+        return [f"{seen}, so the answer is avoided rather than unknown."]
+    return [f"{seen}, though by less than {len(right)} facts can tell apart."]
+
+
+def _share(value: float, digits: int = 0) -> str:
+    # A no-break space keeps a number and its sign on one line.
+    return f"{percent(value, digits)}\u00a0%"
+
+
+def _tiny(share: float) -> str:
+    return f"{100 * share:.1g}" if share >= 1e-7 else "under 0.00001"

@@ -1,0 +1,187 @@
+"""The numbers of a run outside the page: Markdown, LaTeX, CSV, JSON. The same numbers as there.
+
+    print(FORMATS["md"](record, "gd"))
+
+Text that comes from a run (labels, names) is escaped for each format: Markdown's marks, LaTeX's
+special characters, and in CSV a leading = + - @ that a spreadsheet would run as a formula.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ssiuu.analysis.columns import columns, compared
+from ssiuu.analysis.comparisons import baseline, compare, row_intervals
+from ssiuu.analysis.prediction import prediction
+from ssiuu.analysis.rows import rows
+from ssiuu.records.files import dump_json
+from ssiuu.records.schema import RunRecord
+from ssiuu.report.tables import Table, tables
+from ssiuu.report.text import plain
+
+
+def data(record: RunRecord, against: str | None = None) -> dict[str, Any]:
+    """Return the table as plain data, with intervals and comparisons (shares in [0, 1]).
+
+    Raises:
+        ConfigError: The run has no method with the label `against`.
+    """
+    base = baseline(record, against)
+    table = rows(record)
+    for row, cell in zip(table["rows"], record.cells, strict=True):
+        intervals = row_intervals(record, cell)
+        row["intervals"] = {name: [found.low, found.high] for name, found in intervals.items()}
+    comparisons = [
+        {
+            "method": found.label,
+            "score": found.column,
+            "difference": found.difference.value,
+            "low": found.difference.low,
+            "high": found.difference.high,
+            "items": found.items,
+            "seeds": found.seeds,
+            "differs": found.differs,
+            "better": found.better,
+        }
+        for found in compare(record, base)
+    ]
+    predictions = [
+        found._asdict() | {"correlation": found.correlation and found.correlation._asdict()}
+        for found in prediction([record])
+    ]
+    described = {
+        column.key: {"heading": column.heading, "form": column.form, "wanted": column.direction}
+        for column in columns(record)
+    }
+    more = {"comparisons": comparisons, "prediction": predictions, "columns": described}
+    return {**table, "baseline": base, **more}
+
+
+def markdown(record: RunRecord, against: str | None = None) -> str:
+    """Return all tables as Markdown."""
+    return "\n".join(_markdown(table) for table in tables(record, against))
+
+
+def _markdown(table: Table) -> str:
+    lines = table.lines
+    body = [f"| {' | '.join(escape_markdown(cell) for cell in line)} |" for line in lines]
+    rule = "|".join(["", ":--", *["--:"] * len(table.headings), ""])
+    return "\n".join(
+        [
+            f"### {escape_markdown(table.title)}",
+            "",
+            body[0],
+            rule,
+            *body[1:],
+            "",
+            escape_markdown(table.note),
+            "",
+        ]
+    )
+
+
+def escape_markdown(text: str) -> str:
+    """Return the text so that Markdown shows it as it is, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|#~&$])", r"\\\1", plain(text))
+
+
+def latex(record: RunRecord, against: str | None = None) -> str:
+    """Return all tables as LaTeX for booktabs."""
+    head = "% \\usepackage{booktabs}\n"
+    return head + "\n".join(_latex(table) for table in tables(record, against))
+
+
+def _latex(table: Table) -> str:
+    heading, *lines = [
+        f"{' & '.join(escape_latex(cell) for cell in line)} \\\\" for line in table.lines
+    ]
+    return "\n".join(
+        [
+            "\\begin{table}",
+            "\\centering\\footnotesize",
+            f"\\caption{{{escape_latex(table.title)}. {escape_latex(table.note)}}}",
+            f"\\begin{{tabular}}{{l{'r' * len(table.headings)}}}",
+            "\\toprule",
+            heading,
+            "\\midrule",
+            *lines,
+            "\\bottomrule",
+            "\\end{tabular}",
+            "\\end{table}",
+            "",
+        ]
+    )
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "–": "--",
+    "−": "$-$",
+    "∞": r"$\infty$",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+} | {char: f"\\{char}" for char in "{}$&#_%"}
+
+
+def escape_latex(text: str) -> str:
+    """Return the text so that LaTeX prints it as it is."""
+    return "".join(LATEX.get(char, char) for char in plain(text))
+
+
+def comma_separated(record: RunRecord, against: str | None = None) -> str:
+    """Return the rows as CSV, shares in [0, 1]; an empty field was not measured.
+
+    Beside a score: `_low`, `_high` of its interval, `_difference` to the baseline with its own
+    `_difference_low`, `_difference_high`.
+    """
+    found, every = data(record, against), columns(record)
+    ended = [c.key for c in every if c.interval or (c.outcomes and c.shown)]
+    against_base = {column.key for column in compared(record)}
+    differences = {(c["method"], c["score"]): c for c in found["comparisons"]}
+    lines = []
+    for row in found["rows"]:
+        intervals = row.pop("intervals")
+        line = {**row}
+        for key in ended:
+            line[f"{key}_low"], line[f"{key}_high"] = intervals.get(key, (None, None))
+            if key in against_base:
+                comparison = differences.get((row["method"], key), {})
+                line[f"{key}_difference"] = comparison.get("difference")
+                line[f"{key}_difference_low"] = comparison.get("low")
+                line[f"{key}_difference_high"] = comparison.get("high")
+        lines.append(line)
+    return csv_text(list(lines[0]) if lines else [], (list(line.values()) for line in lines))
+
+
+def csv_text(heading: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """Return CSV whose texts no spreadsheet takes for formulas."""
+    target = io.StringIO()
+    writer = csv.writer(target, lineterminator="\n")
+    writer.writerow([escape_csv(name) for name in heading])
+    writer.writerows([escape_csv(value) for value in line] for line in lines)
+    return target.getvalue()
+
+
+def escape_csv(value: Any) -> Any:
+    """Return text so that no spreadsheet takes it for a formula; numbers stay as they are."""
+    if isinstance(value, str):
+        text = plain(value)
+        return f"'{text}" if text[:1] in {"=", "+", "-", "@"} else text
+    return value
+
+
+FORMATS: dict[str, Callable[[RunRecord, str | None], str]] = {
+    "md": markdown,
+    "csv": comma_separated,
+    "latex": latex,
+    "json": lambda record, against: dump_json(data(record, against)) + "\n",
+}
