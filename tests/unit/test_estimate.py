@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from ssiuu.benchmarks.base import TOKENS
+from people_files import write_faithun, write_rwku
+from ssiuu.benchmarks.base import TOKENS, Cost
 from ssiuu.experiment import estimate
 from ssiuu.experiment.attacking import plan
 from ssiuu.experiment.recipe import Recipe, resolve
+from tofu_folder import write_tofu
 
 # Seconds of the default run's stages on two cores in fp32, means over methods where they do the same.
 EVALUATE, DIAGNOSE, HARMFUL, BENIGN = 24.0, 8.6, 8.6, 14.0
@@ -72,3 +76,30 @@ def test_rows_of_other_lengths_cost_what_they_hold() -> None:
     recipes = [resolve(None, [f"attacks.benign.tokens={n}"])[0] for n in (8, 64)]
     short, long = (estimate._attack_tokens(r, plan(r)[-1], TOKENS, 48) for r in recipes)
     assert long - short == pytest.approx(3 * (64 - 8) * 4 * 6)
+
+
+def cost(*sets: str) -> Cost:
+    recipe, _ = resolve(None, list(sets))
+    return recipe.opens.cost(recipe)
+
+
+def test_what_a_benchmark_costs_is_read_from_its_files(tmp_path: Path) -> None:
+    """5 + 3 + 2 clusters; 12 questions on two people, with four further sets of at most 4; 40 + 60."""
+    faithun = f"faithun={{path: {write_faithun(tmp_path / 'faithun')}, heldout: 2}}"
+    found = cost("benchmark=faithun", faithun)
+    assert (found.forget, found.start) == (5, 4 * TOKENS * (5 + 3 + 2))
+    rwku = f"rwku={{path: {write_rwku(tmp_path / 'rwku')}, subjects: [Person 2, Person 0], items: 4}}"
+    found = cost("benchmark=rwku", rwku, "split={retain: 6, heldout: 5}")
+    assert (found.forget, found.start) == (12, 4 * TOKENS * (12 + 6 + 5 + 4 * 4))
+    path = f"tofu.path={write_tofu(tmp_path / 'tofu')}"
+    found = cost("benchmark=tofu", path, "tofu.epochs=2")
+    assert (found.forget, found.start) == (40, 3 * found.tokens * 2 * (40 + 2 * 60))
+    assert found.twin and found.model == "smollm2-135m"
+    given = cost("benchmark=tofu", path, "tofu.model=there")
+    assert (given.start, given.twin, given.model) == (0, False, "there")
+
+
+def test_without_its_files_a_benchmark_costs_what_is_published(tmp_path: Path) -> None:
+    assert cost("benchmark=tofu", "tofu.split=forget05").forget == 200
+    assert cost("benchmark=faithun", f"faithun.path={tmp_path / 'none.json'}").forget == 33
+    assert cost("benchmark=rwku", "rwku.subjects=3").forget == 3 * 14
