@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 
 from ssiuu.experiment import search as searching
 from ssiuu.experiment.outcome import Judge
-from ssiuu.experiment.search import FIRST, GROWTH, candidates
+from ssiuu.experiment.search import FIRST, GROWTH, LEAST, _crossing, following
 from ssiuu.records.schema import Attempt, FactScore, FactText, Split, StepLog
 from ssiuu.training.unlearn import Look, Settings, StopRule, _due
 
@@ -27,22 +27,68 @@ def judge(speaks: bool = True, answers: bool = True) -> Judge:
     return made
 
 
-def test_the_lowest_rate_goes_the_way_of_the_range_test_in_its_steps() -> None:
-    ranged = tried(growing=True, steps=8)
-    way = sum(FIRST * GROWTH**step for step in range(8))
-    rates = candidates(ranged, max_steps=40)
-    assert rates == sorted(rates)
-    assert rates[0] == pytest.approx(way / (0.75 * 40), rel=0.05)
-    assert all(high == pytest.approx(2 * low, rel=0.06) for low, high in itertools.pairwise(rates))
-    assert rates[-1] <= way  # one step at most
+RANGED = 8  # steps of the range test
+
+
+def ranged(**values: Any) -> Attempt:
+    return tried(growing=True, **({"steps": RANGED} | values))
+
+
+def test_the_first_rate_goes_the_way_of_the_range_test_in_its_steps() -> None:
+    rate = following([ranged()], 40, judge())
+    assert rate == pytest.approx(sum(FIRST * GROWTH**step for step in range(RANGED)) / 30, rel=0.05)
 
 
 def test_no_rate_is_too_low_to_tell() -> None:
-    assert candidates(tried(growing=True, steps=1), max_steps=40) == [1e-6, 2e-6]
+    assert following([ranged(steps=1)], 40, judge()) == LEAST
+
+
+COSTS = {"kept": 0.5}
+LITTLE = {"reached": False, "forget": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        ([(1e-5, LITTLE)], 2e-5),
+        ([(1e-5, LITTLE), (2e-5, LITTLE)], 4e-5),
+        ([(9e-5, COSTS)], 3e-5),
+        ([(9e-5, {"reached": False, "note": "diverged"})], 3e-5),
+        ([(9e-5, COSTS), (3e-5, {"kept": 0.7})], 1e-5),
+        ([(9e-5, COSTS), (3e-5, {"kept": 0.5})], None),  # lower costs as much
+        ([(9e-5, COSTS), (3e-5, LITTLE)], 5.2e-5),  # between the two
+        ([(1e-5, LITTLE), (2e-5, COSTS)], None),  # nothing is left between them
+        ([(1e-5, COSTS), (3e-5, LITTLE)], 3.3e-6),  # what is not forgotten above says nothing
+        ([(1e-5, {})], None),
+        ([(2.9e-6, COSTS)], None),
+        ([(1e-5 * 2**n, LITTLE) for n in range(6)], None),
+    ],
+)
+def test_the_next_rate(found: list[tuple[float, dict[str, Any]]], wanted: float | None) -> None:
+    attempts = [ranged(), *(tried(learning_rate=rate, **values) for rate, values in found)]
+    assert following(attempts, 40, judge()) == wanted
 
 
 def test_where_the_range_test_did_not_get_there_rates_are_tried_blindly() -> None:
-    assert candidates(tried(growing=True, reached=False), 40) == [1e-5, 1e-4, 1e-3, 5e-3]
+    attempts, rates = [ranged(reached=False)], []
+    while (rate := following(attempts, 40, judge())) is not None:
+        rates.append(rate)
+        attempts.append(tried(learning_rate=rate, **LITTLE))
+    assert rates == [1e-5, 1e-4, 1e-3, 1e-2]
+
+
+def test_the_range_test_ends_where_its_score_does() -> None:
+    """Many facts are not all met in a few steps: what is answered freely is not waited for."""
+    logs = [
+        StepLog(step=n, forget_loss=0.0, gradient_norm=0.0, forget_score=score)
+        for n, score in enumerate([0.9, None, 0.3, 0.4, 0.2], 1)
+    ]
+    record: Any = SimpleNamespace(steps=logs, threshold=0.35)
+    found = _crossing(tried(reached=False, steps=5), record)
+    assert (found.steps, found.reached, found.growing) == (3, True, True)
+    assert found.learning_rate == pytest.approx(FIRST * GROWTH**2, rel=0.05)
+    record.threshold = 0.1
+    assert not _crossing(tried(steps=5), record).reached
 
 
 @pytest.mark.parametrize(
@@ -127,89 +173,83 @@ def test_a_run_that_waits_for_what_should_stay_reads_it_every_fourth_step() -> N
     assert _due(20, logs, settings())
 
 
+class Searched:
+    """A search on a session whose attempts are made up: `led` says what a rate leads to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, led: Callable[[float], dict[str, Any]]) -> None:
+        self.asked: list[float] = []
+        self.weights: list[str] = []
+        self.stop_at, self.judge = 0, judge()
+        recipe = SimpleNamespace(
+            unlearn=SimpleNamespace(max_steps=40), model_dump=lambda mode: {"methods": ["npo"]}
+        )
+        self.session: Any = SimpleNamespace(
+            split=Split(seed=0, forget=[], retain=[], heldout=[], asked=0, known=0),
+            recipe=recipe,
+            loaded=SimpleNamespace(info=SimpleNamespace(fingerprint="f")),
+            original=SimpleNamespace(restore=lambda: None),
+            model=None,
+        )
+
+        def attempt(record: Any, rate: float, growing: bool, seconds: float) -> Attempt:
+            return tried(learning_rate=rate, steps=8, **({} if growing else led(rate)))
+
+        monkeypatch.setattr(Judge, "check_every", 1)
+        for name, made in {
+            "attempt": attempt,
+            "settle": lambda record, rounds: record,
+            "lost": lambda: "",
+        }.items():
+            setattr(self.judge, name, made)
+        monkeypatch.setattr(searching, "unlearn_here", self.run)
+        for name in ("save_weights", "load_weights"):
+            said = name.split("_")[0]
+            monkeypatch.setattr(searching, name, lambda *_, said=said: self.weights.append(said))
+
+    def run(self, session: Any, method: Any, seed: int, state: Any, *_: Any, change: Any) -> Any:
+        rate = change["learning_rate"]
+        self.asked.append(rate)
+        state.parent.mkdir(exist_ok=True)
+        state.write_bytes(b"")
+        if len(self.asked) == self.stop_at:
+            raise KeyboardInterrupt
+        log = StepLog(step=8, forget_loss=0.0, gradient_norm=0.0, forget_score=0.2)
+        copied: Any = lambda update: (rate, update["attempts"])  # noqa: E731
+        return SimpleNamespace(model_copy=copied, steps=[log], threshold=0.3)
+
+    def __call__(self, folder: Any) -> tuple[float, list[Attempt]]:
+        found: Any = searching.search(self.session, object(), 0, folder, print, self.judge)  # type: ignore[arg-type]
+        return found
+
+
 def test_the_search_ends_at_the_first_rate_that_passes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    """From low to high; an interrupted search goes on with what it has not tried."""
-    asked: list[float] = []
-
-    def run(
-        session: Any, method: Any, seed: int, state: Any, progress: Any, adapter: Any, change: Any
-    ) -> Any:
-        asked.append(change["learning_rate"])
-        state.write_bytes(b"")
-        if len(asked) == stop_at:
-            raise KeyboardInterrupt
-        return SimpleNamespace(model_copy=lambda update: update["attempts"])
-
-    def made(record: Any, rate: float, growing: bool, seconds: float) -> Attempt:
-        return tried(learning_rate=rate, growing=growing, steps=8, reached=growing or rate > 1e-4)
-
-    split = Split(seed=0, forget=[], retain=[], heldout=[], asked=0, known=0)
-    recipe = SimpleNamespace(
-        unlearn=SimpleNamespace(max_steps=4), model_dump=lambda mode: {"methods": ["npo"]}
-    )
-    session: Any = SimpleNamespace(
-        split=split,
-        recipe=recipe,
-        loaded=SimpleNamespace(info=SimpleNamespace(fingerprint="f")),
-        original=SimpleNamespace(restore=lambda: None),
-        model=None,
-    )
-    judged = judge()
-    monkeypatch.setattr(searching, "unlearn_here", run)
-    monkeypatch.setattr(searching, "save_weights", lambda model, path: None)
-    monkeypatch.setattr(Judge, "check_every", 1)
-    judged.attempt, judged.lost = made, lambda: ""  # type: ignore[method-assign]
-    judged.settle = lambda record, rounds: record  # type: ignore[method-assign]
-    stop_at, method = 3, object()
+    """An interrupted search goes on with what it has not tried."""
+    search = Searched(monkeypatch, lambda rate: {} if rate > 2e-5 else LITTLE)
+    search.stop_at = 3
     with pytest.raises(KeyboardInterrupt):
-        searching.search(session, method, 0, tmp_path, print, judged)  # type: ignore[arg-type]
+        search(tmp_path)
     assert (tmp_path / "state.safetensors").exists()  # the attempt goes on from there
-    stop_at = 0
-    attempts: Any = searching.search(session, method, 0, tmp_path, print, judged)  # type: ignore[arg-type]
+    search.stop_at = 0
+    rate, attempts = search(tmp_path)
     assert not (tmp_path / "state.safetensors").exists()
-    rates = candidates(attempts[0], 4)
-    first = next(rate for rate in rates if rate > 1e-4)
-    assert [a.learning_rate for a in attempts[1:]] == rates[: rates.index(first) + 1]
-    assert asked == [FIRST, rates[0], rates[1], *rates[1 : rates.index(first) + 1]]
+    tries = [a.learning_rate for a in attempts[1:]]
+    assert rate == tries[-1] > 2e-5 and all(t <= 2e-5 for t in tries[:-1])
+    assert search.asked == [FIRST, tries[0], tries[1], *tries[1:]]
 
 
-def test_no_higher_rate_is_tried_where_the_last_one_only_cost_more(
+def test_a_rate_that_costs_too_much_is_lowered_and_the_nearest_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    """The nearest attempt is the result, from its weights and not run again."""
-    kept = iter([1.0, 0.5, 0.4])  # of the range test, then rate by rate
-    weights: list[str] = []
-    recipe = SimpleNamespace(
-        unlearn=SimpleNamespace(max_steps=40), model_dump=lambda mode: {"methods": ["npo"]}
-    )
-    session: Any = SimpleNamespace(
-        split=Split(seed=0, forget=[], retain=[], heldout=[], asked=0, known=0),
-        recipe=recipe,
-        loaded=SimpleNamespace(info=SimpleNamespace(fingerprint="f")),
-        original=SimpleNamespace(restore=lambda: None),
-        model=None,
-    )
-    judged = judge()
-    monkeypatch.setattr(Judge, "check_every", 1)
-    judged.attempt = lambda record, rate, growing, seconds: tried(  # type: ignore[method-assign]
-        learning_rate=rate, growing=growing, steps=8, kept=next(kept)
-    )
-    judged.settle, judged.lost = lambda record, rounds: record, lambda: ""  # type: ignore[method-assign]
-
-    def run(*given: Any, change: Any) -> Any:
-        rate = change["learning_rate"]
-        return SimpleNamespace(model_copy=lambda update: (rate, update["attempts"]))
-
-    monkeypatch.setattr(searching, "unlearn_here", run)
-    monkeypatch.setattr(searching, "save_weights", lambda model, path: weights.append("saved"))
-    monkeypatch.setattr(searching, "load_weights", lambda model, path: weights.append("loaded"))
-    found: Any = searching.search(session, object(), 0, tmp_path, print, judged)  # type: ignore[arg-type]
-    rate, attempts = found
-    first, second = candidates(attempts[0], 40)[:2]
-    assert [a.learning_rate for a in attempts[1:]] == [first, second]
-    assert rate == first and weights == ["saved", "loaded"]
+    """Its weights are put back, and it is not run again."""
+    kept = iter([0.7, 0.5, 0.4])
+    search = Searched(monkeypatch, lambda rate: {"kept": next(kept)})
+    rate, attempts = search(tmp_path)
+    tries = [a.learning_rate for a in attempts[1:]]
+    assert tries[1] == pytest.approx(tries[0] / 3, rel=0.05) and len(tries) == 2
+    assert rate == tries[0] and search.weights == ["save", "load"]
+    assert search.asked == [FIRST, *tries]
 
 
 def fact(name: str) -> FactText:
@@ -240,10 +280,10 @@ def test_what_was_said_freely_must_still_be_said(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Judge, "_read", lambda self, asked: reads.pop(0))
     config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=100))
     session: Any = SimpleNamespace(
-        divergences=SimpleNamespace(perplexities=lambda model: (20.0, None)),
         recipe=SimpleNamespace(unlearn=SimpleNamespace(max_kl=0.1, min_retain=0.8)),
         split=SimpleNamespace(heldout=[], retain=facts, seed=0),
         model=SimpleNamespace(config=config),
+        divergences=SimpleNamespace(perplexities=lambda model: (20.0, None)),
     )
     judged = Judge(session)
     kept, said = judged.kept()  # c was not known; a and b by their rank, d as a free answer

@@ -1,18 +1,19 @@
-"""Find a learning rate: the lowest that forgets within its steps and leaves the rest as it was.
+"""Find a learning rate that forgets within its steps and leaves the rest as it was.
 
-    found = search(session, method, limits, folder, progress)
+    found = search(session, method, seed, folder, progress, judge)
 
 First one short run whose rate grows with every step shows how far the weights must go (the learning
 rate range test of Smith 2017, ended by the forget score). What Adam does in a step is in proportion to
-its rate, so the sum of those rates, spread over the steps that are allowed, is the lowest rate worth
-trying. From there upwards each rate is tried from the original weights, in memory, until one reaches
-the threshold, stays within the allowed divergence on texts, and holds the facts to keep. The weights
-of that attempt are the result: nothing is run again. Where a rate forgets at a cost and the next one
-costs more, no higher one is tried.
+its rate, so the sum of those rates, spread over the steps that are allowed, is about the lowest rate
+worth trying. Each rate is tried from the original weights, in memory: upwards until the facts are
+forgotten, downwards while they are forgotten at a cost, and between the two where both have been seen.
+It ends at the first that reaches the threshold, stays within the allowed divergence on texts and holds
+the facts to keep, and the weights of that attempt are the result: nothing is run again.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,12 +33,16 @@ FIRST = 3e-6  # learning rate of the range test's first step
 GROWTH = 1.7
 RANGE_STEPS = 17  # up to a rate of 0.015, which low-rank adapters may want
 LEAST = 1e-6  # rate worth trying: below, one fact or two flip and flip back
-SPARE = 0.75  # of the allowed steps that the lowest rate is meant to take
-FACTOR = 2.0  # between two rates
+SPARE = 0.75  # of the allowed steps that the first rate is meant to take
+FACTOR = 2.0  # from a rate that does not forget to the next one
+DOWN = 3.0  # from a rate that forgets at a cost to the next one
+CLOSE = 2.2  # between one rate that is too low and one too high nothing is tried
 MOST = 6  # rates tried
 # Where the model begins a divergence has no slope: Adam's first step would be all forgetting.
 WARMUP = 5
-BLIND = (1e-5, 1e-4, 1e-3, 5e-3)  # tried where the range test did not get there
+BLIND = 1e-5  # the first rate where the range test did not get there,
+STRIDE = 10.0  # and from one to the next
+HIGHEST = 1e-2
 
 
 def search(
@@ -104,14 +109,12 @@ def search(
 
     if not attempts:
         session.lost = None  # it only asks how far away the threshold is
-        _, ranged = attempt(FIRST, growth=GROWTH, max_steps=RANGE_STEPS, warmup=0)
-        last = _rounded(FIRST * GROWTH ** max(ranged.steps - 1, 0))
-        keep(ranged.model_copy(update={"growing": True, "learning_rate": last}))
+        ranging, ranged = attempt(FIRST, growth=GROWTH, max_steps=RANGE_STEPS, warmup=0)
+        keep(_crossing(ranged, ranging))
     session.lost = judge.lost
-    rates = candidates(attempts[0], session.recipe.unlearn.max_steps)
     nearest: tuple[Attempt, Unlearning] | None = None
     weights = work / "nearest.safetensors"
-    for rate in rates[len(attempts) - 1 :]:
+    while (rate := following(attempts, session.recipe.unlearn.max_steps, judge)) is not None:
         record, made = attempt(rate)
         keep(made)
         if record is not None and judge.passes(made):
@@ -120,10 +123,9 @@ def search(
             nearest = made, record
             if adapter is None:
                 save_weights(session.model, weights)
-        if _costs_more(attempts[1:], judge):
-            break
     best = min(attempts[1:], key=judge.distance)
-    progress(f"no rate passed; {best.learning_rate:.1e} came nearest")
+    if not judge.passes(best):
+        progress(f"no rate passed; {best.learning_rate:.1e} came nearest")
     if nearest is not None and nearest[0] is best and (best is attempts[-1] or adapter is None):
         if best is not attempts[-1]:
             load_weights(session.model, weights)
@@ -134,25 +136,54 @@ def search(
     return record.model_copy(update={"attempts": [*attempts, made]})
 
 
-def _costs_more(tried: Sequence[Attempt], judge: Judge) -> bool:
-    """Whether the last two attempts forgot at a cost and the higher rate cost more."""
-    costs = [judge.distance(made) for made in tried[-2:]]
-    return len(costs) == 2 and max(costs) < NOT_FORGOTTEN and costs[1] >= costs[0]
+def _crossing(ranged: Attempt, record: Unlearning | None) -> Attempt:
+    """Return the range test as it was when its score first stood at the threshold.
+
+    What is answered freely may take longer, and is not waited for: few steps see few of many facts.
+    """
+    scores = [(log.step, log.forget_score) for log in record.steps] if record is not None else []
+    threshold = record.threshold if record is not None else 0.0
+    there = [step for step, score in scores if score is not None and score <= threshold]
+    steps = there[0] if there else ranged.steps
+    rate = _rounded(FIRST * GROWTH ** max(steps - 1, 0))
+    told = {"growing": True, "reached": bool(there), "steps": steps, "learning_rate": rate}
+    return ranged.model_copy(update=told)
 
 
-def candidates(ranged: Attempt, max_steps: int) -> list[float]:
-    """Return the rates to try, from low to high.
+def following(attempts: Sequence[Attempt], max_steps: int, judge: Judge) -> float | None:
+    """Return the rate to try next; None where no other one is worth it.
 
     Args:
-        ranged: The range test; its steps tell the sum of the rates it took.
+        attempts: The range test, then what has been tried.
         max_steps: Steps that an attempt may take.
+        judge: Says how far each is from passing.
     """
-    if not ranged.reached:
-        return list(BLIND)
-    way = FIRST * (GROWTH**ranged.steps - 1) / (GROWTH - 1)
-    lowest = max(way / (SPARE * max_steps), LEAST)
-    rates = [lowest * FACTOR**n for n in range(MOST)]
-    return [_rounded(rate) for rate in rates if rate <= way or rate == lowest]
+    ranged, tried = attempts[0], attempts[1:]
+    if not tried:
+        return lowest(ranged, max_steps)
+    if len(tried) >= MOST or any(judge.passes(made) for made in tried):
+        return None
+    high = [made for made in tried if made.note or judge.distance(made) < NOT_FORGOTTEN]  # or diverged
+    if not high:
+        rate = max(made.learning_rate for made in tried) * (FACTOR if ranged.reached else STRIDE)
+        return _rounded(rate) if rate <= (way(ranged) if ranged.reached else HIGHEST) else None
+    above = min(made.learning_rate for made in high)
+    below = [m.learning_rate for m in tried if m not in high and m.learning_rate < above]
+    if below:
+        return _rounded(math.sqrt(above * max(below))) if above / max(below) > CLOSE else None
+    *before, last = (judge.distance(made) for made in high)
+    worse = bool(before) and before[-1] <= last < NOT_FORGOTTEN
+    return None if worse or above / DOWN < LEAST else _rounded(above / DOWN)
+
+
+def way(ranged: Attempt) -> float:
+    """Return the sum of the rates that a range test took."""
+    return FIRST * (GROWTH**ranged.steps - 1) / (GROWTH - 1)
+
+
+def lowest(ranged: Attempt, max_steps: int) -> float:
+    """Return the first rate to try: the range test's way, spread over the allowed steps."""
+    return _rounded(max(way(ranged) / (SPARE * max_steps), LEAST)) if ranged.reached else BLIND
 
 
 def _rounded(rate: float) -> float:
