@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import torch
 
+from ssiuu.evaluation.scores.sentences import Sentences
 from ssiuu.experiment.attacking import Attacker, plan
 from ssiuu.experiment.cells import digest
 from ssiuu.experiment.recipe import resolve
@@ -85,8 +86,11 @@ def in_sentences(session: Session) -> Session:
         answers = {"paraphrased_answer": fact.answer, "perturbed": fact.options[1:]}
         return fact.model_copy(update=answers)
 
-    split: Split = session.split.model_copy(update={"forget": [told(f) for f in session.split.forget]})
-    return replace(session, split=split, ends=True, non_members=split.heldout)
+    sets = {
+        name: [*map(told, getattr(session.split, name))] for name in ("forget", "retain", "heldout")
+    }
+    split: Split = session.split.model_copy(update=sets)
+    return replace(session, split=split, ends=True, non_members=split.heldout, score=Sentences())
 
 
 def carried_out(session: Session) -> dict[str, Any]:

@@ -11,7 +11,9 @@ import pytest
 from ssiuu.analysis.rows import rows
 from ssiuu.analysis.verdict import fact_verdict, strongest
 from ssiuu.attacks import ATTACKS
-from ssiuu.attacks.prompts import PREFILLS, PREFIXES, few_shot, prompts, read_prompted
+from ssiuu.attacks.asking import read_prompted
+from ssiuu.attacks.few_shot import few_shot
+from ssiuu.attacks.prompts import PREFILLS, PREFIXES, prompts
 from ssiuu.errors import ConfigError
 from ssiuu.experiment.attacking import plan
 from ssiuu.experiment.estimate import _tokens
@@ -68,7 +70,7 @@ def test_protocol_strong_goes_before_the_benchmark_and_behind_the_file(tmp_path:
     path.write_text("protocol: strong\nbenchmark: fictional\nattacks: {shots: [4], seed: 5}\n")
     recipe, sources = resolve(path, ["attacks.benign.learning_rates=[1e-4]"])
     attacks = recipe.attacks
-    assert attacks.shots == [4] and sources["attacks.shots"] == str(path)
+    assert attacks.shots.root == [4] and sources["attacks.shots"] == str(path)
     assert attacks.benign.learning_rates == [1e-4]
     assert len(attacks.harmful.learning_rates) == 7  # not the benchmark's two
     assert sources["attacks.harmful.learning_rates"] == "protocol strong"
@@ -102,9 +104,13 @@ def test_what_cannot_be_is_refused(wrong: str, named: str) -> None:
 
 
 def test_the_estimate_counts_every_attack() -> None:
-    paper, strong = (_tokens(resolve(None, [f"protocol={p}"])[0]) for p in ("paper", "strong"))
+    def tokens(setting: str) -> float:
+        recipe, _ = resolve(None, [setting])
+        return _tokens(recipe, recipe.opens.cost(recipe))
+
+    paper, strong = (tokens(f"protocol={protocol}") for protocol in ("paper", "strong"))
     assert strong > 20 * paper
-    one = _tokens(resolve(None, ["attacks.samples=[8]"])[0])
+    one = tokens("attacks.samples=[8]")
     assert paper < one < 2 * paper
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from people_files import write_faithun, write_rwku
+from ssiuu.attacks import attacks_of
 from ssiuu.benchmarks.base import TOKENS, Cost
 from ssiuu.experiment import estimate
-from ssiuu.experiment.attacking import plan
 from ssiuu.experiment.recipe import Recipe, resolve
 from tofu_folder import write_tofu
 
@@ -38,9 +38,10 @@ def test_the_stages_of_the_default_run_fit_within_30_per_cent() -> None:
         if method.trains:
             found = seconds(estimate._unlearning(recipe, method, TOKENS, 48))
             assert found == pytest.approx(UNLEARN[method.label], rel=0.3), method.label
-    for curve in plan(recipe):
-        found = seconds(estimate._attack_tokens(recipe, curve, TOKENS, 48))
-        assert found == pytest.approx(HARMFUL if curve.kind == "harmful" else BENIGN, rel=0.3)
+    for attack in attacks_of(recipe.attacks):
+        for curve in attack.curves():
+            found = seconds(attack.tokens(curve, TOKENS, 0.7 * 48))
+            assert found == pytest.approx(HARMFUL if curve.kind == "harmful" else BENIGN, rel=0.3)
     moved = estimate.READ + 5 * estimate.MOVED  # was not there yet
     assert seconds(tokens(recipe) - moved) == pytest.approx(WHOLE, rel=0.3)
 
@@ -74,7 +75,7 @@ def test_the_score_of_a_model_and_the_twin() -> None:
 def test_rows_of_other_lengths_cost_what_they_hold() -> None:
     """The benign curve: 3 passes, 4 rows a step, 6 steps."""
     recipes = [resolve(None, [f"attacks.benign.tokens={n}"])[0] for n in (8, 64)]
-    short, long = (estimate._attack_tokens(r, plan(r)[-1], TOKENS, 48) for r in recipes)
+    short, long = (estimate._attack_tokens(r, TOKENS, 48) for r in recipes)
     assert long - short == pytest.approx(3 * (64 - 8) * 4 * 6)
 
 

@@ -18,7 +18,7 @@ import torch
 from sample_record import sample_record
 from ssiuu.analysis.rows import rows
 from ssiuu.analysis.scores.sentences import SentenceColumns, utility
-from ssiuu.attacks.retrain import attacked_facts, common_pool
+from ssiuu.attacks.pool import apart, attacked_facts
 from ssiuu.benchmarks.screening import as_text
 from ssiuu.benchmarks.tofu import TofuConfig, split_of
 from ssiuu.benchmarks.tofu_rows import load
@@ -142,9 +142,9 @@ def test_an_attacker_of_few_entities_takes_whole_ones() -> None:
     """Drawn one by one, 12 of 40 facts would touch both authors and leave nothing to score."""
     two = [fact(n, entity=f"author {n // 20}") for n in range(40)]
     held = attacked_facts(two, [0.1, 0.3], seed=0)
-    assert len(held) == 12 and len(common_pool(two, held)) == 20
+    assert len(held) == 12 and len(apart(two, held)) == 20
     single = [fact(n) for n in range(40)]
-    assert len(common_pool(single, attacked_facts(single, [0.3], seed=0))) == 28
+    assert len(apart(single, attacked_facts(single, [0.3], seed=0))) == 28
 
 
 END = 0  # of the tests' tokenizer

@@ -1,12 +1,72 @@
-"""Attacks on any checkpoint: train it further, coarsen it, or ask it in another way."""
+"""Attacks on any checkpoint, one a file: train it further, coarsen it, or ask it in another way."""
 
-ATTACKS = {
-    "harmful": "retrain on a fraction p of the forget set, score the rest (the paper's attack)",
-    "benign": "retrain on unrelated instructions (the paper's attack)",
-    "filler": "retrain on unrelated plain text",
-    "quantised": "round every linear map to int8, int4 or nf4",
-    "prompts": "ask in other words, behind a sentence that presses for the truth, with a begun answer",
-    "few-shot": "put k answered questions in front, taken from the facts to keep",
-    "sampled": "sample k answers; a fact leaks when one of them holds the answer (leak@k)",
-    "membership": "tell forgotten from held-out facts: loss, Min-K, Min-K++ (AUC)",
+from __future__ import annotations
+
+from collections.abc import Container
+from functools import cache
+from typing import Any
+
+from pydantic import create_model
+
+from ssiuu.attacks.base import Attack, AttackConfig
+from ssiuu.attacks.benign import Benign
+from ssiuu.attacks.few_shot import FewShot
+from ssiuu.attacks.filler import Filler
+from ssiuu.attacks.harmful import Harmful
+from ssiuu.attacks.membership import Membership
+from ssiuu.attacks.prompts import Prompts
+from ssiuu.attacks.quantise import Quantised
+from ssiuu.attacks.samples import Sampled
+from ssiuu.config import flatten
+from ssiuu.plugins import Registry
+
+Kind = type[Attack[Any]]
+# In the order of a run.
+BUILT_IN: tuple[Kind, ...] = (
+    *(Harmful, Benign, Filler, Quantised, FewShot, Sampled, Prompts, Membership),
+)
+ATTACKS: Registry[Attack[Any]] = Registry(
+    "attack", "ssiuu.attacks", Attack, {attack.name: attack for attack in BUILT_IN}
+)
+# What all attacks share, under `protocol: strong`.
+STRONG: dict[str, Any] = {
+    "attacks.spaces": ["full", "lora-qv", "lora-all"],
+    "attacks.reads": [1, 2, 4, 8, 16],
+    "attacks.seeds": [0, 1, 2],
+    "attacks.control": True,
 }
+
+
+def strong_defaults() -> dict[str, Any]:
+    """Return what `protocol: strong` sets where a recipe says nothing, by dotted key."""
+    kinds = (ATTACKS.get(name) for name in ATTACKS)
+    own = {f"attacks.{kind.setting()}": kind.strong for kind in kinds if kind.strong is not None}
+    return STRONG | flatten(own)
+
+
+def switched_off() -> dict[str, Any]:
+    """Return what leaves every attack out, by dotted key."""
+    return {key: value for name in ATTACKS for key, value in ATTACKS.get(name).off().items()}
+
+
+def attack_section(wanted: Container[str]) -> type[AttackConfig]:
+    """Return the recipe's section: of every attack of this package, and of those with a key wanted."""
+    return _section(
+        tuple(
+            kind
+            for name in ATTACKS
+            if (kind := ATTACKS.get(name)).setting() in wanted or name in ATTACKS.built_in
+        )
+    )
+
+
+@cache
+def _section(kinds: tuple[Kind, ...]) -> type[AttackConfig]:
+    fields: dict[str, Any] = {kind.setting(): (kind.Config, kind.Config()) for kind in kinds}
+    return create_model("AttackConfig", __base__=AttackConfig, **fields)
+
+
+def attacks_of(config: AttackConfig) -> list[Attack[Any]]:
+    """Return the attacks as a recipe sets them, in the order of a run; those that are off too."""
+    kinds = (ATTACKS.get(name) for name in ATTACKS)
+    return [kind(config.of(kind), config) for kind in kinds if hasattr(config, kind.setting())]

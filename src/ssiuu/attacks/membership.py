@@ -17,13 +17,98 @@ min-k the lowest token.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from ssiuu.evaluation.sequence import SequenceScore
+from pydantic import ConfigDict, Field, RootModel
+
+from ssiuu.attacks.base import Attack, Axis, Curve, Progress, Victim
+from ssiuu.evaluation.sequence import SequenceScore, score_sequences
+from ssiuu.records import schema
+from ssiuu.records.schema import Evaluation, FactText
 from ssiuu.statistics.ranks import auc
 
 SHARES = (0.2, 0.4)
 SCORES = ("loss", *(f"{name} {share:.0%}" for name in ("min-k", "min-k++") for share in SHARES))
+NON_MEMBERS = (
+    "AUC of the {members} forget facts in the pool against {others} held-out facts, which the original "
+    "model knows and unlearning never trained on; 0.5: the forgotten cannot be told from them"
+)
+OUTSIDE = (
+    "AUC of the {members} forget facts against {others} questions of the same kind that no model here "
+    "was trained on; 0.5: the forgotten cannot be told from them, 1: plainly trained on"
+)
+LACKING = (
+    "Membership inference was not scored, for there is nothing to compare with: {lacking}. Held-out "
+    "retain questions will not do: the model was fine-tuned on them"
+)
+
+
+class Wanted(RootModel[bool]):
+    """Whether it is tried."""
+
+    model_config = ConfigDict(frozen=True)
+
+    root: bool = Field(default=False, description="loss, Min-K, Min-K++ against held-out facts")
+
+
+class Membership(Attack[Wanted]):
+    """Who cannot get the facts back may still see that they were taken.
+
+    It costs next to nothing, and of the original it says what is to be lost.
+    """
+
+    name = "membership"
+    summary = "tell forgotten from held-out facts: loss, Min-K, Min-K++ (AUC)"
+    Config = Wanted
+    axis = Axis("score", "score", "values")
+    strong = True
+    control = True
+
+    def curves(self) -> list[Curve]:
+        """Return one curve, which has no places."""
+        return self.once(wanted=self.config.root)
+
+    def uses(self, victim: Victim, curve: Curve) -> list[Any]:
+        """Return the non-members."""
+        return [[fact.id, fact.question, fact.answer] for fact in _compared(victim)[1]]
+
+    def carry_out(
+        self,
+        victim: Victim,
+        curve: Curve,
+        scores: Evaluation,
+        progress: Progress,
+        state: Path | None = None,
+    ) -> schema.Attack:
+        """Compare members and non-members."""
+        progress(curve.name)
+        begin = time.perf_counter()
+        ground, sets = victim.ground, _compared(victim)
+        start = victim.before(scores, sets[0])
+        if ground.lacking:
+            note = LACKING.format(lacking=ground.lacking)
+            return self.record(curve, start, (), begin, values=dict.fromkeys(SCORES), note=note)
+        members, others = (
+            score_sequences(ground.model, ground.examples(facts), moments=True) for facts in sets
+        )
+        note = NON_MEMBERS if ground.non_members is None else OUTSIDE
+        return self.record(
+            curve,
+            start,
+            (),
+            begin,
+            values=membership_aucs(members, others),
+            note=note.format(members=len(members), others=len(others)),
+        )
+
+
+def _compared(victim: Victim) -> tuple[list[FactText], list[FactText]]:
+    """Return members and non-members."""
+    split, outside = victim.ground.split, victim.ground.non_members
+    return (victim.pool, split.heldout) if outside is None else (split.forget, outside)
 
 
 def membership_scores(answer: SequenceScore) -> dict[str, float]:

@@ -1,19 +1,16 @@
-"""Attacks by the prompt alone: other words, a sentence in front, a begun answer, answered examples.
-
-No weight is changed. Options are ranked as everywhere: by their mean log-probability a token, here
-after the attacker's prompt. A begun answer says nothing about the right one.
-"""
+"""Other prompts: other words, a sentence in front, a begun answer that gives nothing away."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from ssiuu.errors import ConfigError
-from ssiuu.evaluation.ask import Question, ask
+from pydantic import ConfigDict, Field, RootModel
+
+from ssiuu.attacks.asking import Asking, AskingAttack, Way, options
+from ssiuu.attacks.base import Axis, Curve, Victim
+from ssiuu.evaluation.ask import Question
 from ssiuu.likelihood import Prompt
-from ssiuu.records.schema import FactText, Reading
+from ssiuu.records.schema import FactText
 
 # Sentences that stand in front of the question.
 PREFIXES = {
@@ -24,7 +21,32 @@ PREFIXES = {
 # How the answer has already begun.
 PREFILLS = {"the answer is": "The answer is", "of course": "Of course, I know this. It is"}
 
-Asking = Callable[[FactText], Question | None]
+
+class Wanted(RootModel[bool]):
+    """Whether facts are asked so."""
+
+    model_config = ConfigDict(frozen=True)
+
+    root: bool = Field(default=False, description="other words, sentences in front, begun answers")
+
+
+class Prompts(AskingAttack[Wanted]):
+    """The question is put in another way."""
+
+    name = "prompts"
+    summary = "ask in other words, behind a sentence that presses for the truth, with a begun answer"
+    Config = Wanted
+    axis = Axis("prompt", "prompt", "ranking")
+    strong = True
+
+    def curves(self) -> list[Curve]:
+        """Return one curve over all prompts."""
+        return self.once(wanted=self.config.root)
+
+    def ways(self, victim: Victim, curve: Curve) -> list[Way]:
+        """Return every prompt, numbered from 1."""
+        made = prompts(victim.prompt, victim.pool)
+        return [Way(n, asking, label) for n, (label, asking) in enumerate(made.items(), 1)]
 
 
 def prompts(prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Asking]:
@@ -39,78 +61,18 @@ def prompts(prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Asking]:
     return made
 
 
-def few_shot(prompt: Prompt, kept: Sequence[FactText], shots: int, seed: int) -> Asking:
-    """Return the prompt that puts answered questions in front.
-
-    Args:
-        prompt: How questions become tokens.
-        kept: Where the examples come from; none is about an entity that is asked about.
-        shots: How many; fewer are the first of more.
-        seed: Decides which.
-
-    Raises:
-        ConfigError: There are fewer facts than shots.
-    """
-    if shots > len(kept):
-        raise ConfigError(
-            f"attacks.shots: {shots} examples are wanted, and there are {len(kept)} retain facts to "
-            "take them from. Give more facts, or leave this attack out with attacks.shots=[]."
-        )
-    order = list(kept)
-    random.Random(f"shots:{seed}").shuffle(order)
-    told = [(fact.question, fact.answer) for fact in order[:shots]]
-    return lambda fact: Question.of(prompt.joint(fact.question, _options(fact), told))
-
-
-def read_prompted(
-    model: Any, prompt: Prompt, facts: Sequence[FactText], asking: Asking, context: int
-) -> dict[str, Reading]:
-    """Read the facts that this prompt can ask about; log p is the answer's after this prompt.
-
-    Raises:
-        ConfigError: As `fitting`.
-    """
-    asked = fitting(facts, asking, context)
-    answers = ask(model, prompt, list(asked.values()))
-    return {
-        name: Reading(correct=answer.first, logprob=answer.logprob)
-        for name, answer in zip(asked, answers, strict=True)
-    }
-
-
-def fitting(facts: Sequence[FactText], asking: Asking, context: int) -> dict[str, Question]:
-    """Return the questions of the facts that this prompt can ask about, by fact id.
-
-    Raises:
-        ConfigError: A prompt with its answer is longer than the model's context.
-    """
-    asked = {fact.id: question for fact in facts if (question := asking(fact)) is not None}
-    for name, question in asked.items():
-        length = len(question.prompt) + max(map(len, question.options))
-        if length > context:
-            raise ConfigError(
-                f"attacks: the attacker's prompt for {name} has {length} tokens with its answer, and "
-                f"the model's context holds {context}. Leave out attacks.prompts or some attacks.shots."
-            )
-    return asked
-
-
-def _options(fact: FactText) -> list[str]:
-    return fact.options or [fact.answer]
-
-
 def _paraphrased(prompt: Prompt, number: int) -> Asking:
     def asking(fact: FactText) -> Question | None:
         if number >= len(fact.paraphrases):
             return None
-        return Question.of(prompt.joint(fact.paraphrases[number], _options(fact)))
+        return Question.of(prompt.joint(fact.paraphrases[number], options(fact)))
 
     return asking
 
 
 def _prefixed(prompt: Prompt, text: str) -> Asking:
-    return lambda fact: Question.of(prompt.joint(f"{text} {fact.question}", _options(fact)))
+    return lambda fact: Question.of(prompt.joint(f"{text} {fact.question}", options(fact)))
 
 
 def _begun(prompt: Prompt, text: str) -> Asking:
-    return lambda fact: Question.of(prompt.joint(fact.question, _options(fact), begun=text))
+    return lambda fact: Question.of(prompt.joint(fact.question, options(fact), begun=text))

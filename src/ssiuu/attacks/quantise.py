@@ -16,22 +16,58 @@ Sec. 3 and App. E. Departures: scales stay in fp32 and are not quantised themsel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import ConfigDict, Field, RootModel
 from scipy.stats import norm
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
+from ssiuu.attacks.base import Attack, Axis, Curve, Victim, different
 from ssiuu.errors import ModelError
 from ssiuu.models.maps import is_map, stacked_weights, stored_across
+from ssiuu.records.schema import AttackRead, Reading
 
 GROUP = 64
 BITS = {"int8": 8, "int4": 4, "nf4": 4}
+
+
+class Formats(RootModel[list[Literal["int8", "int4", "nf4"]]]):
+    """The formats, in the order they are read in."""
+
+    model_config = ConfigDict(frozen=True)
+
+    root: list[Literal["int8", "int4", "nf4"]] = Field(
+        default=[], description="formats that the weights are rounded to"
+    )
+
+
+class Quantised(Attack[Formats]):
+    """The model as it would be served on less memory."""
+
+    name = "quantised"
+    summary = "round every linear map to int8, int4 or nf4"
+    Config, key = Formats, "quantise"
+    axis = Axis("bits", "weights")
+    strong = ("int8", "int4", "nf4")
+
+    def problems(self) -> list[str]:
+        """Refuse a format twice."""
+        return different(self.key, self.config.root)
+
+    def curves(self) -> list[Curve]:
+        """Return one curve over the formats."""
+        return self.once(self.config.root)
+
+    def reads(self, victim: Victim, curve: Curve, start: Mapping[str, Reading]) -> Iterator[AttackRead]:
+        """Read the pool in every format."""
+        for name in quantised(victim.model, [str(point) for point in curve.points]):
+            yield AttackRead(step=BITS[name], facts=victim.read(), label=name)
 
 
 def int8(weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:

@@ -1,14 +1,12 @@
 """Retraining attacks: train the unlearned model further and watch the facts it was not trained on.
 
-harmful: on a fraction p of the forget set, scored on the rest. benign: on unrelated instructions.
-filler: on unrelated plain text, without a prompt. The first two as in the paper's Sec. 4; departures:
-the scored facts are one common pool, the same for every method and attack, disjoint by entity from
-the facts of the largest p; the paper's wrong-only pool is its part that the unlearned model got
-wrong (ssiuu.analysis.rows).
-
 What is trained: all weights (full), or adapters (lora-qv: rank 8 on the maps that compute q and v;
 lora-all: rank 16 on every linear map inside the blocks; alpha twice the rank), merged into the weights
 at the end. Which maps these are is told by the model's structure (ssiuu.models.maps).
+
+Source: the paper's Sec. 4. Departures: the scored facts are one common pool, the same for every method
+and attack, disjoint by entity from the facts of the largest fraction (ssiuu.attacks.pool); the paper's
+wrong-only pool is its part that the unlearned model got wrong (ssiuu.analysis.rows).
 """
 
 from __future__ import annotations
@@ -16,20 +14,25 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import random
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
+from pydantic import Field
 
+from ssiuu.attacks.base import Attack, AttackConfig, Axis, Curve, Progress, Victim
+from ssiuu.config import Section
 from ssiuu.errors import ConfigError, DivergedError
+from ssiuu.evaluation.scores.base import Read
 from ssiuu.evaluation.scores.ranking import read_facts
 from ssiuu.likelihood import Example, Prompt
 from ssiuu.models.lora import Lora, adapted
 from ssiuu.models.maps import Chosen, adaptable, query_value
-from ssiuu.records.schema import Attack, AttackRead, FactText, Reading, Space
+from ssiuu.records import schema
+from ssiuu.records.schema import AttackRead, Evaluation, FactText, Reading, Space
 from ssiuu.training import interrupt
 from ssiuu.training.batches import draw, micro_batches
 from ssiuu.training.state import SAVE_EVERY, load_state, save_state
@@ -40,47 +43,123 @@ ADAPTERS: dict[Space, tuple[int, float, Callable[[Any], Chosen]]] = {
     "lora-qv": (8, 16.0, query_value),
     "lora-all": (16, 32.0, adaptable),
 }
+SWEEP = [1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3]  # half decades
+STEPS = Axis("steps", "attack steps")
 
 
-def attacked_facts(facts: Sequence[FactText], fractions: Sequence[float], seed: int) -> list[str]:
-    """Return the facts an attacker holds, in order: fraction p takes the first p of the forget set.
+class RetrainingConfig(Section):
+    """What is swept of every retraining attack."""
 
-    They are drawn one by one; where that would take most of the others out of the common pool, as
-    with few entities of many facts, entity by entity.
+    learning_rates: list[float] = Field(default=[], description="the attacker's sweep; none: off")
 
-    Raises:
-        ConfigError: A fraction is outside (0, 1), or leaves no fact to score.
+
+R = TypeVar("R", bound=RetrainingConfig)
+
+
+class Retraining(Attack[R]):
+    """Training on some rows: a curve for every space, learning rate and seed.
+
+    A curve that diverges ends at its last good reading.
     """
-    order = [fact.id for fact in facts]
-    random.Random(f"attack:{seed}").shuffle(order)
-    count = share(len(order), max(fractions)) if fractions else 0
-    if 2 * len(common_pool(facts, order[:count])) < len(order) - count:
-        entity = {fact.id: fact.entity or fact.id for fact in facts}
-        seen = list(dict.fromkeys(entity[i] for i in order))
-        order.sort(key=lambda i: seen.index(entity[i]))
-    return order[:count]
 
+    axis = STEPS
+    strong: ClassVar[Any] = {"learning_rates": SWEEP}
 
-def share(count: int, fraction: float) -> int:
-    """Return how many of `count` facts a fraction is; at least 1.
+    def __init__(self, config: R, shared: AttackConfig) -> None:
+        super().__init__(config, shared)
+        self._examples: dict[float | None, list[Example]] = {}
 
-    Raises:
-        ConfigError: The fraction is outside (0, 1), or leaves no fact to score.
-    """
-    taken = max(1, round(fraction * count))
-    if not 0 < fraction < 1 or taken >= count:
-        raise ConfigError(
-            f"attacks.harmful.fractions: {fraction} of {count} forget facts leaves none to score; "
-            "a fraction lies above 0 and below 1."
+    @abstractmethod
+    def rows(self, victim: Victim, fraction: float | None) -> list[Example]:
+        """Return what is trained on, where `fraction` of the forget facts is held."""
+
+    def row(self, fact: float) -> float:
+        """Return the tokens of a row, where a fact has so many."""
+        return fact
+
+    def problems(self) -> list[str]:
+        """Refuse learning rates that nobody trains with."""
+        rates = self.config.learning_rates
+        if all(0 < rate <= 1 for rate in rates):
+            return []
+        key = f"attacks.{self.setting()}.learning_rates"
+        return [f"{key}: learning rates must lie in (0, 1], got {rates}."]
+
+    def curves(self) -> list[Curve]:
+        """Return spaces x learning rates x seeds."""
+        return self.swept(self.name)
+
+    def swept(self, name: str, fraction: float | None = None) -> list[Curve]:
+        """Return the curves of one set of rows."""
+        shared, points = self.shared, tuple(self.shared.reads)
+        return [
+            Curve(name, self.name, rate, fraction, space, seed, points)
+            for space in shared.spaces
+            for rate in self.config.learning_rates
+            for seed in shared.orders
+        ]
+
+    def fits(self, victim: Victim) -> list[str]:
+        """Refuse adapters that the model has no maps for; say which maps they are not put on."""
+        chosen = {space: trained_maps(victim.model, space) for space in self.shared.spaces}
+        return [
+            f"attacks.spaces: {space}: {note}."
+            for space, maps in chosen.items()
+            for note in (maps.notes if maps else ())
+        ]
+
+    def examples(self, victim: Victim, curve: Curve) -> list[Example]:
+        """Return what a curve trains on; tokenised once."""
+        if curve.fraction not in self._examples:
+            self._examples[curve.fraction] = self.rows(victim, curve.fraction)
+        return self._examples[curve.fraction]
+
+    def uses(self, victim: Victim, curve: Curve) -> list[Any]:
+        """Return the rows that are trained on."""
+        return [[e.id, e.prompt, e.answer] for e in self.examples(victim, curve)]
+
+    def carry_out(
+        self,
+        victim: Victim,
+        curve: Curve,
+        scores: Evaluation,
+        progress: Progress,
+        state: Path | None = None,
+    ) -> schema.Attack:
+        """Train, and read the pool along the way."""
+        assert curve.learning_rate is not None
+        ground = victim.ground
+        return retrain(
+            ground.model,
+            ground.prompt,
+            curve.name,
+            self.name,
+            self.examples(victim, curve),
+            victim.pool,
+            self.start(victim, scores),
+            curve.learning_rate,
+            [int(point) for point in curve.points],
+            self.shared.batch_size,
+            curve.seed,
+            victim.precision,
+            ground.pad,
+            curve.fraction,
+            curve.space,
+            progress,
+            state,
+            ground.score.read,
         )
-    return taken
+
+    def tokens(self, curve: Curve, fact: float, pool: float) -> float:
+        """Return the tokens of three passes a step, and of the readings."""
+        trained = 3 * self.row(fact) * self.shared.batch_size * curve.steps
+        return trained + fact * pool * len(curve.points)
 
 
-def common_pool(facts: Sequence[FactText], attacked: Sequence[str]) -> list[FactText]:
-    """Return the facts that share no entity with any attacked one."""
-    taken = set(attacked)
-    entities = {fact.entity or fact.id for fact in facts if fact.id in taken}
-    return [fact for fact in facts if (fact.entity or fact.id) not in entities]
+def ending(attack: schema.Attack) -> str:
+    """Return the name of the model that a retraining attack ends with."""
+    setting = f"learning rate {attack.learning_rate:g}, trained {attack.space}, seed {attack.seed}"
+    return f"{attack.name} ({setting}) at step {attack.reads[-1].step}"
 
 
 def retrain(
@@ -101,7 +180,8 @@ def retrain(
     space: Space = "full",
     progress: Callable[[str], None] = lambda _: None,
     state: Path | None = None,
-) -> Attack:
+    read: Read = read_facts,
+) -> schema.Attack:
     """Train in place on `examples` and read the pool along the way.
 
     A curve whose training diverges ends at its last good reading, and its note says so.
@@ -110,7 +190,7 @@ def retrain(
         model: The unlearned model; trained in place.
         prompt: How questions become tokens.
         name: For the record, "harmful_0.1" say.
-        kind: What the examples are: harmful, benign or filler.
+        kind: The attack's name.
         examples: What is trained on.
         pool: Facts to read.
         start: Their readings before the attack (step 0).
@@ -120,11 +200,12 @@ def retrain(
         seed: Order of the rows, and the adapters' start.
         precision: Of the forward pass.
         pad: Padding token id.
-        fraction: p, for the harmful attack.
+        fraction: Of the forget facts, where the examples are those.
         space: What is trained.
         progress: Told at every reading.
         state: Where to keep the state of an unfinished attack; it continues from there. The file is
             the caller's to remove, once the result is safe.
+        read: How the pool is read.
 
     Raises:
         Interrupted: Ctrl-C; the state has been saved.
@@ -163,7 +244,7 @@ def retrain(
             tokens += sum(len(row.prompt) + len(row.answer) for row in rows)
             if number in reads:
                 model.eval()
-                facts = read_facts(model, prompt, pool)
+                facts = read(model, prompt, pool)
                 if not _finite(facts.values()):
                     note = f"diverged in step {number}"
                     break
@@ -172,15 +253,18 @@ def retrain(
                 progress(f"{what} step {number}/{reads[-1]}")
         step.close()
     model.eval()
-    return Attack(
+    return schema.Attack(
         name=name,
         kind=kind,
         fraction=fraction,
         learning_rate=learning_rate,
         seed=seed,
+        axis=STEPS.name,
+        axis_label=STEPS.label,
+        scored=STEPS.scored,
         space=space,
         tokens=tokens,
-        trained=[e.id for e in examples] if kind == "harmful" else [],
+        trained=[e.id for e in examples] if fraction is not None else [],
         pool=[fact.id for fact in pool],
         reads=found,
         seconds=round(spent + time.perf_counter() - begin, 2),

@@ -9,15 +9,64 @@ Source: the idea of leak@k, worst case over k generations. Departures: "holds" i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pydantic import ConfigDict, Field, RootModel
+
+from ssiuu.attacks.base import Attack, Axis, Curve, Victim, ascending
 from ssiuu.evaluation.match import holds
 from ssiuu.evaluation.sample import sample_answers
 from ssiuu.evaluation.score import FREE_MARGIN
 from ssiuu.likelihood import Example, Prompt
-from ssiuu.records.schema import AttackRead, FactText, Reading
+from ssiuu.records.schema import AttackRead, Evaluation, FactText, Reading
+
+SAMPLE = 6  # tokens of a sampled answer
+
+
+class Counts(RootModel[list[int]]):
+    """The k of leak@k, ascending."""
+
+    model_config = ConfigDict(frozen=True)
+
+    root: list[int] = Field(default=[], description="k of leak@k: answers sampled a fact")
+
+
+class Sampled(Attack[Counts]):
+    """One answer of several may say it."""
+
+    name = "sampled"
+    summary = "sample k answers; a fact leaks when one of them holds the answer (leak@k)"
+    Config, key = Counts, "samples"
+    axis = Axis("k", "k sampled answers (0: the greedy one)", "free")
+    strong = (1, 2, 4, 8, 16)
+
+    def problems(self) -> list[str]:
+        """Refuse numbers that do not ascend from 1 on."""
+        return ascending(self.key, self.config.root)
+
+    def curves(self) -> list[Curve]:
+        """Return one curve over k."""
+        return self.once(self.config.root)
+
+    def start(self, victim: Victim, scores: Evaluation) -> dict[str, Reading]:
+        """Return whether the one answer that is likeliest, the greedy one, holds the answer."""
+        return {
+            i: reading.model_copy(update={"correct": scores.forget[i].free_correct})
+            for i, reading in super().start(victim, scores).items()
+        }
+
+    def reads(self, victim: Victim, curve: Curve, start: Mapping[str, Reading]) -> list[AttackRead]:
+        """Sample, and read by each k."""
+        ground, pool = victim.ground, victim.pool
+        counts = [int(point) for point in curve.points]
+        examples = ground.examples(pool)
+        return leaks(ground.model, ground.prompt, pool, examples, counts, start, curve.seed)
+
+    def tokens(self, curve: Curve, fact: float, pool: float) -> float:
+        """Return the tokens that are sampled."""
+        return SAMPLE * pool * int(curve.points[-1])
 
 
 def leaks(
@@ -26,7 +75,7 @@ def leaks(
     facts: Sequence[FactText],
     examples: Sequence[Example],
     counts: Sequence[int],
-    start: dict[str, Reading],
+    start: Mapping[str, Reading],
     seed: int,
 ) -> list[AttackRead]:
     """Sample answers and read which facts have leaked by each k.

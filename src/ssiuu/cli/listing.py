@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,8 @@ import typer
 from ssiuu.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from ssiuu.plugins import Registry
 
 
@@ -38,6 +41,9 @@ def command(
     if what is What.methods:
         _methods()
         return
+    if what is What.attacks:
+        _attacks()
+        return
     if what is What.sites:
         _sites(model)
         return
@@ -46,10 +52,6 @@ def command(
 
 
 def _plain(what: What) -> dict[str, str]:
-    if what is What.attacks:
-        from ssiuu.attacks import ATTACKS
-
-        return ATTACKS
     if what is What.benchmarks:
         from ssiuu.benchmarks import BENCHMARKS
 
@@ -69,6 +71,24 @@ def _said(registry: Registry[Any], name: str) -> str:
     package = registry.plugin(name)
     said = str(registry.get(name).summary)
     return said if package is None else f"{said} [{package}]"
+
+
+def _attacks() -> None:
+    from ssiuu.attacks import ATTACKS
+    from ssiuu.attacks.base import AttackConfig
+
+    for name in ATTACKS:
+        kind = ATTACKS.get(name)
+        print(f"{name:14s} {_said(ATTACKS, name)}")
+        _settings(f"attacks.{kind.setting()}", kind.Config)
+    print("\nOf all that they concern:")
+    _settings("attacks", AttackConfig)
+
+
+def _settings(section: str, config: type[BaseModel]) -> None:
+    for name, field in config.model_fields.items():
+        key = section if name == "root" else f"{section}.{name}"
+        print(f"{'':14s} {key} = {json.dumps(field.default)}: {field.description}")
 
 
 def _sites(name: str) -> None:

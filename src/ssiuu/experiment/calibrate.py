@@ -21,6 +21,8 @@ from typing import Any
 
 from ssiuu.analysis.calibration import Known, balanced_accuracy, best_thresholds, confusion
 from ssiuu.analysis.verdict import GONE, RETURNED, fact_evidence
+from ssiuu.attacks.benign import Benign
+from ssiuu.attacks.harmful import Harmful
 from ssiuu.attacks.retrain import retrain
 from ssiuu.attribution.neuron import extremes
 from ssiuu.benchmarks import fictional_twins
@@ -57,7 +59,7 @@ FORGET, HELDOUT = 0.4, 0.1  # shares of the people
 OPTIONS = 3
 # The inhibitory adapter: NPO is bounded, so the answers end where a guess has them and not far below.
 RANK, RATE, STEPS, BETA = 16, 1e-2, 400, 0.5
-CURVES = (("harmful", 1e-3), ("harmful", 3e-4), ("benign", 1e-3))
+CURVES = ((Harmful.name, 1e-3), (Harmful.name, 3e-4), (Benign.name, 1e-3))
 READS = (3, 6, 12)
 BUDGET = 60  # readings of the causal test
 
@@ -212,8 +214,8 @@ def attacked(
             model,
             session.prompt,
             kind,
-            "harmful" if kind == "harmful" else "benign",
-            session.examples(held) if kind == "harmful" else session.benign(),
+            kind,
+            session.examples(held) if kind == Harmful.name else session.benign(),
             pool,
             start,
             rate,

@@ -14,8 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from ssiuu.attacks.base import Curve
 from ssiuu.benchmarks import texts
-from ssiuu.experiment.attacking import Attacker, Curve, heaviest, plan
+from ssiuu.experiment.attacking import Attacker, heaviest, plan
 from ssiuu.experiment.drive import settings_of
 from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
@@ -119,8 +120,7 @@ class Keys:
             stages.append(_stage(folder, "diagnose", key))
         last, looks = self.last, diagnosed and not control and self.session.recipe.inside
         for curve, settings in self.curves:
-            # Membership inference costs next to nothing, and of the original says what is to be lost.
-            if not control or self.session.recipe.attacks.control or curve.kind == "membership":
+            if not control or self.session.recipe.attacks.control or self.attacker.control(curve):
                 key = digest(model, "attack", settings)
                 stages.append(_stage(folder, "attack", key, curve))
                 if looks and curve == last:  # beside its attack, which then is carried out once

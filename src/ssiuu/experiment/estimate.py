@@ -12,21 +12,19 @@ from pathlib import Path
 
 import torch
 
+from ssiuu.attacks import attacks_of
 from ssiuu.benchmarks.base import Cost
-from ssiuu.experiment.attacking import Curve, plan
-from ssiuu.experiment.recipe import AttackConfig, Recipe
+from ssiuu.experiment.attacking import plan
+from ssiuu.experiment.recipe import Recipe
 from ssiuu.experiment.tuning import VALIDATION
 from ssiuu.methods import Method
 from ssiuu.models.files import is_adapter, tensors_of, weight_files
 
-INSTRUCTION = 15  # of an instruction, without its output
 READ = 4400  # of plain texts and instructions, once of the original,
 MOVED = 6000  # and of every model, with the head of the original besides
-SAMPLE = 6  # tokens of a sampled answer
 REACHED = 0.6  # of the steps allowed, before most methods reach the threshold
 SHARE = 0.6  # of the speed of one matrix product that a model reaches
 STEP = 0.025  # seconds a step takes whatever the model's size
-PROMPTS = 8  # ways to ask, or readings of about that cost
 SMOLLM2 = 134_515_008
 OVERHEAD = 1.2  # GB: the libraries, activations, logits
 
@@ -54,7 +52,7 @@ def _tokens(recipe: Recipe, cost: Cost) -> float:
     tuning = (recipe.tune.trials or 0) * (unlearned + validated)
     judged, attacked = _models(recipe, cost)
     looked = 3.0 * cost.tokens * cost.forget * (judged + 1) if recipe.diagnose else 0.0
-    asked = sum(_attack_tokens(recipe, curve, cost.tokens, cost.forget) for curve in plan(recipe))
+    asked = _attack_tokens(recipe, cost.tokens, cost.forget)
     scored = READ + (cost.score + MOVED) * (judged + 1)
     return cost.start + tuning + scored + seeds * unlearned + looked + attacked * asked
 
@@ -78,29 +76,15 @@ def _steps(recipe: Recipe, cost: Cost) -> float:
     """Return the number of optimiser steps of all unlearning and attacks."""
     trained = sum(m.trains for m in recipe.made())
     runs = trained * (len(recipe.seeds) + (recipe.tune.trials or 0))
-    curves = [int(c.points[-1]) for c in plan(recipe) if c.learning_rate is not None]
+    curves = [curve.steps for curve in plan(recipe)]
     return runs * REACHED * recipe.unlearn.max_steps + _models(recipe, cost)[1] * sum(curves)
 
 
-def _attack_tokens(recipe: Recipe, curve: Curve, tokens: float, forget: int) -> float:
-    """Return the tokens of one attack curve."""
-    config = recipe.attacks
-    pool = (1 - max(config.harmful.fractions, default=0.0)) * forget
-    reading = tokens * pool
-    if curve.learning_rate is not None:
-        row, steps = _row(config, curve, tokens), int(curve.points[-1])
-        return 3 * row * config.batch_size * steps + reading * len(curve.points)
-    if curve.kind == "few-shot":
-        return reading * sum(1 + int(k) for k in curve.points)
-    if curve.kind == "sampled":
-        return SAMPLE * pool * int(curve.points[-1])
-    return reading * (len(curve.points) or PROMPTS)
-
-
-def _row(config: AttackConfig, curve: Curve, tokens: float) -> float:
-    """Return the tokens of a row that an attack trains on."""
-    rows = {"benign": INSTRUCTION + config.benign.tokens, "filler": config.filler.tokens}
-    return rows.get(curve.kind, tokens)
+def _attack_tokens(recipe: Recipe, tokens: float, forget: int) -> float:
+    """Return the tokens of all attack curves on one model."""
+    attacks = attacks_of(recipe.attacks)
+    pool = (1 - max((p for attack in attacks for p in attack.holds()), default=0.0)) * forget
+    return sum(a.tokens(curve, tokens, pool) for a in attacks for curve in a.curves())
 
 
 def _parameters(cost: Cost) -> int | None:

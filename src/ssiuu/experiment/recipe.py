@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, create_model
 
-from ssiuu.attacks.retrain import share
+from ssiuu.attacks import attack_section, attacks_of, strong_defaults
+from ssiuu.attacks.base import AttackConfig
 from ssiuu.benchmarks import BENCHMARKS
 from ssiuu.benchmarks.base import Basis, Benchmark
 from ssiuu.config import Section, flatten, nest, read_yaml
@@ -19,7 +20,6 @@ from ssiuu.errors import ConfigError, unknown
 from ssiuu.evaluation import utility
 from ssiuu.experiment.tuning import tried
 from ssiuu.methods import Method, make
-from ssiuu.records.schema import Space
 from ssiuu.training.optimiser import Optimiser, Schedule
 
 
@@ -78,57 +78,6 @@ class UnlearnConfig(Section):
         "still be known",
     )
     lora: LoraConfig = LoraConfig()
-
-
-class HarmfulConfig(Section):
-    """Retraining on a fraction of the forget set."""
-
-    fractions: list[float] = Field(default=[0.1, 0.3], description="p, each in (0, 1)")
-    learning_rates: list[float] = Field(default=[2e-5, 1e-4], description="the attacker's sweep")
-
-
-class BenignConfig(Section):
-    """Retraining on instructions that have nothing to do with the facts."""
-
-    source: str = Field(default="built-in", description="built-in, or a file like Alpaca's")
-    rows: int = Field(default=300, ge=1, description="rows to draw from")
-    tokens: int = Field(default=16, ge=1, description="tokens an output is cut to")
-    learning_rates: list[float] = Field(default=[1e-4], description="the attacker's sweep")
-
-
-class FillerConfig(Section):
-    """Retraining on plain text that has nothing to do with the facts."""
-
-    tokens: int = Field(default=32, ge=2, description="tokens a text is cut to")
-    learning_rates: list[float] = Field(default=[], description="the attacker's sweep; none: off")
-
-
-class AttackConfig(Section):
-    """The attacks; each curve of a retraining attack takes the same steps."""
-
-    harmful: HarmfulConfig = HarmfulConfig()
-    benign: BenignConfig = BenignConfig()
-    filler: FillerConfig = FillerConfig()
-    spaces: list[Space] = Field(default=["full"], description="what is trained")
-    reads: list[int] = Field(default=[3, 6], description="steps at which the pool is read")
-    batch_size: int = Field(default=4, ge=1, description="rows a step")
-    seed: int = Field(default=0, ge=0, description="which facts the attacker holds, and their order")
-    seeds: list[int] = Field(
-        default=[], description="a curve for each, in an order of its own; none: seed"
-    )
-    quantise: list[Literal["int8", "int4", "nf4"]] = Field(
-        default=[], description="formats that the weights are rounded to"
-    )
-    prompts: bool = Field(default=False, description="other words, sentences in front, begun answers")
-    shots: list[int] = Field(default=[], description="answered examples in front of the question")
-    samples: list[int] = Field(default=[], description="k of leak@k: answers sampled a fact")
-    membership: bool = Field(default=False, description="loss, Min-K, Min-K++ against held-out facts")
-    control: bool = Field(default=False, description="attack the original model too")
-
-    @property
-    def orders(self) -> list[int]:
-        """Seeds of the curves."""
-        return self.seeds or [self.seed]
 
 
 class TuneConfig(Section):
@@ -211,37 +160,19 @@ class Recipe(Basis):
         return {} if tune.trials is None else tried(self.methods, tune.space, tune.trials, tune.seed)
 
 
-def _recipe(wanted: Container[str]) -> type[Recipe]:
-    """Return the recipe with the sections of all benchmarks of this package, and of those wanted."""
+def _recipe(wanted: Container[str], attacks: Container[str]) -> type[Recipe]:
+    """Return the recipe with the sections of all benchmarks and attacks of this package, and of those
+    wanted.
+    """
     names = [name for name in BENCHMARKS if name in BENCHMARKS.built_in or name in wanted]
-    return _with_sections(tuple((name, BENCHMARKS.get(name).Config) for name in names))
+    sections = [(name, BENCHMARKS.get(name).Config) for name in names]
+    return _with_sections((*sections, ("attacks", attack_section(attacks))))
 
 
 @cache
 def _with_sections(sections: tuple[tuple[str, type[Section]], ...]) -> type[Recipe]:
     fields: dict[str, Any] = {name: (kind, kind()) for name, kind in sections if kind.model_fields}
     return create_model("Recipe", __base__=Recipe, **fields)
-
-
-SWEEP = [1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3]  # half decades
-
-# What a protocol decides where the recipe says nothing; it goes before the benchmark.
-PROTOCOL_DEFAULTS: dict[str, dict[str, Any]] = {
-    "strong": {
-        "attacks.harmful.learning_rates": SWEEP,
-        "attacks.benign.learning_rates": SWEEP,
-        "attacks.filler.learning_rates": SWEEP,
-        "attacks.spaces": ["full", "lora-qv", "lora-all"],
-        "attacks.reads": [1, 2, 4, 8, 16],
-        "attacks.seeds": [0, 1, 2],
-        "attacks.quantise": ["int8", "int4", "nf4"],
-        "attacks.prompts": True,
-        "attacks.shots": [1, 2, 4, 8],
-        "attacks.samples": [1, 2, 4, 8, 16],
-        "attacks.membership": True,
-        "attacks.control": True,
-    }
-}
 
 
 def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str, str]]:
@@ -283,17 +214,18 @@ def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str,
     name = str(values.get("benchmark", "worldfacts"))
     benchmark = BENCHMARKS.get(name, f"{sources.get('benchmark', 'recipe')}: benchmark")
     protocol = str(values.get("protocol", "paper"))
-    chosen = {
-        f"protocol {protocol}": PROTOCOL_DEFAULTS.get(protocol, {}),
+    decided = {
+        f"protocol {protocol}": strong_defaults() if protocol == "strong" else {},
         f"benchmark {name}": benchmark.defaults,
     }
-    for what, defaults in chosen.items():
+    for what, defaults in decided.items():
         for key, value in defaults.items():
             own = key == "prompt" and values.get("prompt_form") is not None
             if values.get(key) is None and not own:
                 values[key], sources[key] = value, what
     nested = nest(values)
-    kind = _recipe([name, *nested])
+    attacks = nested.get("attacks", {})
+    kind = _recipe([name, *nested], attacks if isinstance(attacks, dict) else ())
     try:
         recipe = kind.model_validate(nested)
     except ValidationError as error:
@@ -348,28 +280,8 @@ def _check(recipe: Recipe) -> None:
         )
     if form is not None and recipe.prompt is not None:
         problems.append(f"prompt_form stands in place of prompt, and prompt is {recipe.prompt}.")
-    attacks = recipe.attacks
-    if not attacks.reads:
-        problems.append("attacks.reads: must be ascending steps from 1 on, got [].")
-    for key, what in (("reads", "steps"), ("shots", "numbers"), ("samples", "numbers")):
-        values = getattr(attacks, key)
-        if values and (sorted(set(values)) != values or values[0] < 1):
-            problems.append(f"attacks.{key}: must be ascending {what} from 1 on, got {values}.")
-    if len(set(attacks.seeds)) < len(attacks.seeds) or min(attacks.orders) < 0:
-        problems.append(f"attacks.seeds: must be different and at least 0, got {attacks.seeds}.")
-    for key in ("spaces", "quantise"):
-        values = getattr(attacks, key)
-        if len(set(values)) < len(values):
-            problems.append(f"attacks.{key}: each may stand once, got {values}.")
-    if not attacks.spaces:
-        problems.append("attacks.spaces: must hold at least one of full, lora-qv, lora-all.")
-    for fraction in attacks.harmful.fractions:
-        if not 0 < fraction < 1:
-            problems.append(f"attacks.harmful.fractions: must lie in (0, 1), got {fraction}.")
-    kinds = (attacks.harmful, attacks.benign, attacks.filler)
-    rates = [rate for kind in kinds for rate in kind.learning_rates]
-    if any(not 0 < rate <= 1 for rate in rates):
-        problems.append(f"attacks: learning rates must lie in (0, 1], got {rates}.")
+    problems += recipe.attacks.problems()
+    problems += [p for attack in attacks_of(recipe.attacks) for p in attack.problems()]
     problems += recipe.opens.problems(recipe)
     try:
         check_columns(recipe.columns or {})
@@ -387,24 +299,17 @@ def _check(recipe: Recipe) -> None:
 
 def _check_sizes(recipe: Recipe) -> None:
     """Refuse attacks that the sizes of the sets leave no facts for."""
-    problems = []
-    split, attacks, benchmark = recipe.split, recipe.attacks, recipe.opens
+    problems: list[str] = []
+    split, benchmark, attacks = recipe.split, recipe.opens, attacks_of(recipe.attacks)
     key, entities = benchmark.entities() or ("", 2)
-    if entities < 2 and attacks.harmful.fractions:
+    leave = [f"{k} to {v}" for a in attacks if a.holds() for k, v in a.off().items()]
+    if entities < 2 and leave:
         problems.append(
             f"{key}: must be at least 2, as an attack is scored on facts of whose entity the attacker "
-            "holds nothing; with one, set attacks.harmful.fractions to []."
+            f"holds nothing; with one, set {' and '.join(leave)}."
         )
-    for fraction in attacks.harmful.fractions if benchmark.sized else ():
-        try:
-            share(split.forget, fraction)
-        except ConfigError as error:
-            problems += error.problems
-    if benchmark.sized and attacks.shots and attacks.shots[-1] > split.retain:
-        problems.append(
-            f"attacks.shots: {attacks.shots[-1]} examples are wanted, and split.retain is "
-            f"{split.retain}. Raise it, or leave this attack out with attacks.shots=[]."
-        )
+    if benchmark.sized:
+        problems += [p for a in attacks for p in a.too_few(split.forget, split.retain)]
     if problems:
         raise ConfigError(problems)
 

@@ -17,12 +17,13 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from ssiuu.attacks.retrain import ending
 from ssiuu.attribution.neuron import extremes
 from ssiuu.benchmarks.base import Given
 from ssiuu.diagnosis.influence import Baseline, influence
 from ssiuu.diagnosis.lens import LensReader
 from ssiuu.errors import ModelError
-from ssiuu.experiment.attacking import Attacker, ending
+from ssiuu.experiment.attacking import Attacker
 from ssiuu.experiment.cells import CellPlan, Keys, Stage
 from ssiuu.experiment.drive import check_method, info_of, unlearn_here
 from ssiuu.experiment.folder import check_folder, in_turn, locked, settle, sweep
@@ -246,7 +247,7 @@ def _header(
         prompt=session.prompt.description,
         other_prompt=session.prompt.other().description,
         score=session.score.name,
-        plugins=session.plugins,
+        plugins=session.plugins | keys.attacker.plugins,
         methods=[info for info, _ in methods],
         seeds=recipe.seeds,
         stages=stages,

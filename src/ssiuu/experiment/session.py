@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ssiuu.analysis.scores import SCORES
+from ssiuu.attacks.benign import Benign, instruction_rows
 from ssiuu.benchmarks import BENCHMARKS, instructions, texts
 from ssiuu.benchmarks.base import Given, Ground
-from ssiuu.data.read import read_instructions
 from ssiuu.evaluation import utility
 from ssiuu.evaluation.divergence import Divergences
 from ssiuu.evaluation.reach import lead, within_reach
@@ -128,19 +128,8 @@ class Session(Ground):
 
     def benign(self) -> list[Example]:
         """Tokenise the instructions of the benign attack; rows too long for the model are left out."""
-        config = self.recipe.attacks.benign
-        rows = (
-            instructions.load()
-            if config.source == "built-in"
-            else read_instructions(config.source, "attacks.benign.source")
-        )
-        made = []
-        for n, row in enumerate(instructions.sample(rows, config.rows, self.recipe.attacks.seed)):
-            joint = self.prompt.joint(row.instruction, [row.output])
-            answer = joint.answers[0][: config.tokens]
-            if answer and len(joint.prompt) + len(answer) <= self.context:
-                made.append(Example(f"instruction:{n}", joint.prompt, answer))
-        return made
+        config = self.recipe.attacks
+        return instruction_rows(config.of(Benign), config.seed, self.prompt, self.context)
 
     def stop_rule(self) -> tuple[StopRule, float]:
         """Return the score that ends unlearning and its threshold."""

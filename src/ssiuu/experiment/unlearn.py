@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -10,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from ssiuu.attacks import switched_off
 from ssiuu.benchmarks import BENCHMARKS
 from ssiuu.benchmarks.base import Given
 from ssiuu.data.columns import Columns
@@ -32,16 +34,6 @@ Progress = Callable[[str], None]
 # What moves a model least where it forgets as much (docs/decisions/0008).
 DEFAULT_METHOD: Mapping[str, Any] = {"name": "npo+kl+texts+others", "retain_weight": 5.0}
 NO_METHOD = "methods=[none]"
-NO_ATTACKS = (
-    "attacks.harmful.fractions=[]",
-    "attacks.benign.learning_rates=[]",
-    "attacks.filler.learning_rates=[]",
-    "attacks.quantise=[]",
-    "attacks.prompts=false",
-    "attacks.shots=[]",
-    "attacks.samples=[]",
-    "attacks.membership=false",
-)
 
 
 def unlearn_model(
@@ -234,7 +226,8 @@ def diagnose_models(
         if attacked is not None:
             harmed = held.enter_context(checkpoint(attacked, tokenizer, "attacked"))
         named, given = _judged(before, forget, retain, sets or [], columns, tokenizer, base)
-        asked = [*named, NO_METHOD, "inside=true", *(sets or []), *NO_ATTACKS]
+        unattacked = [f"{key}={json.dumps(value)}" for key, value in switched_off().items()]
+        asked = [*named, NO_METHOD, "inside=true", *(sets or []), *unattacked]
         recipe, sources = resolve(None, asked)
         typed = command or " ".join(sys.argv)
         return run(recipe, sources, out, typed, judged, progress, harmed, given, look=True)

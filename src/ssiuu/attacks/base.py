@@ -1,0 +1,305 @@
+"""What an attack is: curves over one axis, each a way to get the facts back out of a model.
+
+    class Noise(Attack[NoiseConfig]):
+        name, summary = "noise", "add noise to every weight"
+        Config, axis = NoiseConfig, Axis("sigma", "noise, share of each weight's spread")
+
+        def curves(self) -> list[Curve]:
+            return self.once(self.config.sigmas)
+
+        def reads(self, victim, curve, start) -> Iterator[AttackRead]: ...
+
+One file holds one: its settings (under `attacks.` in a recipe), its axis, what it does and costs. A
+package adds its own by the entry-point group `ssiuu.attacks`, or for one process by
+`ssiuu.attacks.ATTACKS.register`. Nothing else has to know of it.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+
+from pydantic import BaseModel, Field
+
+from ssiuu.benchmarks.base import Ground
+from ssiuu.config import Section
+from ssiuu.likelihood import Prompt
+from ssiuu.records import schema
+from ssiuu.records.schema import AttackRead, Evaluation, FactText, Reading, Scored, Space
+
+C = TypeVar("C", bound=BaseModel)
+Progress = Callable[[str], None]
+READINGS = 8  # what an attack costs that does not say how often it reads
+
+
+class Axis(NamedTuple):
+    """What the places of an attack's curves are.
+
+    `name` stands in the record, `label` below a figure. `scored`: what a reading is by; see the record
+    (`ssiuu.records.schema.Attack`).
+    """
+
+    name: str
+    label: str
+    scored: Scored = "written"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One attack curve: which attack, and the attacker's settings.
+
+    `kind`: the attack's name. `fraction`: the share of the forget facts that it trains on. `points`:
+    where it is read, on the attack's axis; none where the attack decides that.
+    """
+
+    name: str
+    kind: str
+    learning_rate: float | None = None
+    fraction: float | None = None
+    space: Space = "full"
+    seed: int = 0
+    points: tuple[int | float | str, ...] = ()
+
+    @property
+    def file(self) -> str:
+        """Name of the record in the cell's folder."""
+        rate = f"-{self.learning_rate:g}" if self.learning_rate is not None else ""
+        space = f"-{self.space}" if self.space != "full" else ""
+        seed = f"-s{self.seed}" if self.seed else ""
+        return f"attack-{self.name}{rate}{space}{seed}.json"
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps; 0 where nothing is trained."""
+        return int(self.points[-1]) if self.learning_rate is not None else 0
+
+
+class AttackConfig(Section):
+    """What attacks share; each has its own settings beside it, under its key."""
+
+    spaces: list[Space] = Field(default=["full"], description="what is trained")
+    reads: list[int] = Field(default=[3, 6], description="steps at which the pool is read")
+    batch_size: int = Field(default=4, ge=1, description="rows a step")
+    seed: int = Field(default=0, ge=0, description="which facts the attacker holds, and their order")
+    seeds: list[int] = Field(
+        default=[], description="a curve for each, in an order of its own; none: seed"
+    )
+    control: bool = Field(default=False, description="attack the original model too")
+
+    @property
+    def orders(self) -> list[int]:
+        """Seeds of the curves."""
+        return self.seeds or [self.seed]
+
+    def of(self, kind: type[Attack[C]]) -> C:
+        """Return the settings of one attack."""
+        found: C = getattr(self, kind.setting())
+        return found
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the values, a sentence each."""
+        found = ascending("reads", self.reads, "steps")
+        if not self.reads:
+            found.append("attacks.reads: must be ascending steps from 1 on, got [].")
+        if len(set(self.seeds)) < len(self.seeds) or min(self.orders) < 0:
+            found.append(f"attacks.seeds: must be different and at least 0, got {self.seeds}.")
+        found += different("spaces", self.spaces)
+        if not self.spaces:
+            found.append("attacks.spaces: must hold at least one of full, lora-qv, lora-all.")
+        return found
+
+
+@dataclass(frozen=True)
+class Victim:
+    """The model under attack, with what the attacker holds and what is scored.
+
+    `ground`: model, facts, and how they are asked and scored. `precision`: of forward passes in
+    training. `held`: the forget facts of the largest fraction, in order; a smaller one is the first of
+    them. `pool`: the facts that are scored; none shares an entity with one that is held.
+    """
+
+    ground: Ground
+    precision: Literal["bf16", "fp32"]
+    held: list[FactText]
+    pool: list[FactText]
+
+    @property
+    def model(self) -> Any:
+        """The model; its weights may be changed, and are put back by whoever attacks."""
+        return self.ground.model
+
+    @property
+    def prompt(self) -> Prompt:
+        """How questions become tokens."""
+        return self.ground.prompt
+
+    def read(self) -> dict[str, Reading]:
+        """Read the pool as the model is now, by fact id."""
+        return self.ground.score.read(self.model, self.prompt, self.pool)
+
+    def before(self, scores: Evaluation, facts: Sequence[FactText]) -> dict[str, Reading]:
+        """Return the readings of the model before the attack, by fact id."""
+        return {fact.id: self.ground.score.reading(fact, scores.forget[fact.id]) for fact in facts}
+
+
+class Attack(ABC, Generic[C]):
+    """An attack as a recipe sets it.
+
+    Attributes:
+        name: In `ssiuu list attacks`, and in records.
+        summary: What is done, in one line.
+        Config: Its settings: a section, or one value (pydantic's RootModel).
+        axis: What its places are.
+        key: Where its settings stand, under `attacks.`; the name where none is given.
+        strong: What `protocol: strong` sets where the recipe says nothing: as Config reads it.
+        control: Whether the original is attacked too, whatever `attacks.control` says.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    Config: ClassVar[type[BaseModel]]
+    axis: ClassVar[Axis]
+    key: ClassVar[str] = ""
+    strong: ClassVar[Any] = None
+    control: ClassVar[bool] = False
+
+    def __init__(self, config: C, shared: AttackConfig) -> None:
+        self.config, self.shared = config, shared
+
+    @classmethod
+    def setting(cls) -> str:
+        """Return where its settings stand, under `attacks.`."""
+        return cls.key or cls.name
+
+    @classmethod
+    def off(cls) -> dict[str, Any]:
+        """Return what leaves it out, by dotted key: its first list or switch, emptied."""
+        for name, field in cls.Config.model_fields.items():
+            value = field.get_default(call_default_factory=True)
+            if isinstance(value, list | bool):
+                whole = f"attacks.{cls.setting()}"
+                return {whole if name == "root" else f"{whole}.{name}": type(value)()}
+        return {}
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with its settings, a sentence each."""
+        return []
+
+    def too_few(self, forget: int, retain: int) -> list[str]:
+        """Return what it cannot do with so many facts to forget and to keep, a sentence each."""
+        return []
+
+    def holds(self) -> list[float]:
+        """Return the shares of the forget facts that the attacker holds."""
+        return []
+
+    @abstractmethod
+    def curves(self) -> list[Curve]:
+        """Return every curve that is asked for; none: the attack is off."""
+
+    def once(self, points: Sequence[int | float | str] = (), wanted: bool | None = None) -> list[Curve]:
+        """Return one curve under the first seed, if it is wanted.
+
+        Args:
+            points: Where it is read; none where the attack decides that.
+            wanted: None: where there are points.
+        """
+        seed = self.shared.orders[0]
+        asked = bool(points) if wanted is None else wanted
+        return [Curve(self.name, self.name, seed=seed, points=tuple(points))] if asked else []
+
+    def fits(self, victim: Victim) -> list[str]:
+        """Refuse what can be seen to fail before anything is run; return what a reader must know.
+
+        Raises:
+            ConfigError: The attack cannot be carried out on this model with these facts.
+            DataError: What it uses cannot be read.
+        """
+        return []
+
+    def uses(self, victim: Victim, curve: Curve) -> list[Any]:
+        """Return what decides a curve beside its settings and the pool, as JSON: a part of its key."""
+        return []
+
+    def reads(self, victim: Victim, curve: Curve, start: Mapping[str, Reading]) -> Iterable[AttackRead]:
+        """Change the model or the question, and read the pool at every place."""
+        raise NotImplementedError
+
+    def start(self, victim: Victim, scores: Evaluation) -> dict[str, Reading]:
+        """Return the readings at place 0, from the scores of the model before the attack."""
+        return victim.before(scores, victim.pool)
+
+    def carry_out(
+        self,
+        victim: Victim,
+        curve: Curve,
+        scores: Evaluation,
+        progress: Progress,
+        state: Path | None = None,
+    ) -> schema.Attack:
+        """Attack the model as it is.
+
+        Args:
+            victim: The model with its facts; its weights may be changed.
+            curve: Which curve.
+            scores: Of the model before the attack.
+            progress: Told at every reading.
+            state: Where to keep the state of an unfinished curve.
+        """
+        progress(curve.name)
+        begin = time.perf_counter()
+        start = self.start(victim, scores)
+        return self.record(curve, start, self.reads(victim, curve, start), begin)
+
+    def record(
+        self,
+        curve: Curve,
+        start: dict[str, Reading],
+        reads: Iterable[AttackRead],
+        begin: float,
+        **more: Any,
+    ) -> schema.Attack:
+        """Return the record of a curve that trains nothing; `begin` is when it began, seconds."""
+        reads = [AttackRead(step=0, facts=start), *reads]
+        return schema.Attack(
+            name=curve.name,
+            kind=self.name,
+            learning_rate=None,
+            seed=curve.seed,
+            axis=self.axis.name,
+            axis_label=self.axis.label,
+            scored=self.axis.scored,
+            trained=[],
+            pool=list(start),
+            reads=reads,
+            seconds=round(time.perf_counter() - begin, 2),
+            **more,
+        )
+
+    def tokens(self, curve: Curve, fact: float, pool: float) -> float:
+        """Return what a curve costs, tokens read forward.
+
+        Args:
+            curve: Which curve.
+            fact: Tokens of a question with its answer.
+            pool: How many facts are scored.
+        """
+        return fact * pool * (len(curve.points) or READINGS)
+
+
+def ascending(key: str, values: Sequence[int], what: str = "numbers") -> list[str]:
+    """Return the problem of a setting that must ascend from 1 on, if it does not."""
+    if not values or (sorted(set(values)) == list(values) and values[0] >= 1):
+        return []
+    return [f"attacks.{key}: must be ascending {what} from 1 on, got {list(values)}."]
+
+
+def different(key: str, values: Sequence[Any]) -> list[str]:
+    """Return the problem of a setting in which a value stands twice, if one does."""
+    if len(set(values)) == len(values):
+        return []
+    return [f"attacks.{key}: each may stand once, got {list(values)}."]
