@@ -20,6 +20,8 @@ from ssiuu.errors import ConfigError, OutputError
 from ssiuu.experiment.estimate import estimate
 from ssiuu.models.load import save
 from ssiuu.plugins import Plugin
+from ssiuu.report.formats import FORMATS
+from ssiuu.report.text import summary
 
 
 @pytest.fixture
@@ -76,7 +78,13 @@ def test_it_is_run_attacked_recorded_and_shown(
     assert gd.unlearning.before is not None and none.evaluation is not None
     assert [attack.name for attack in gd.attacks] == ["harmful_0.3"]
     assert json.dumps(ssiuu.rows(record), allow_nan=False)
-    assert "continuation" in ssiuu.write_report(record, tmp_path / "run").read_text()
+    row = ssiuu.rows(record)["rows"][1]
+    recalls = [score.rouge for score in gd.evaluation.forget.values()]  # type: ignore[union-attr]
+    assert row["forget_verbatim"] == pytest.approx(sum(recalls) / len(recalls))  # type: ignore[arg-type]
+    page = ssiuu.write_report(record, tmp_path / "run").read_text()
+    assert "continuation" in page and "passages.txt" in page
+    shown = [page, summary(record), *(form(record, None) for form in FORMATS.values())]
+    assert all("verbatim" in text for text in shown)
 
     monkeypatch.setattr(BENCHMARKS, "plugin", lambda name: Plugin("passages", "2.0"))
     again = ssiuu.run(recipe, sources, tmp_path / "newer")
