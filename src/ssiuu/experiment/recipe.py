@@ -160,6 +160,9 @@ class Recipe(Basis):
         return {} if tune.trials is None else tried(self.methods, tune.space, tune.trials, tune.seed)
 
 
+INSTEAD = {"prompt": "prompt_form", "prompt_form": "prompt"}  # one stands in the other's place
+
+
 def _recipe(wanted: Container[str], attacks: Container[str]) -> type[Recipe]:
     """Return the recipe with the sections of all benchmarks and attacks of this package, and of those
     wanted.
@@ -220,8 +223,8 @@ def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str,
     }
     for what, defaults in decided.items():
         for key, value in defaults.items():
-            own = key == "prompt" and values.get("prompt_form") is not None
-            if values.get(key) is None and not own:
+            other = INSTEAD.get(key)
+            if values.get(key) is None and (other is None or values.get(other) is None):
                 values[key], sources[key] = value, what
     nested = nest(values)
     attacks = nested.get("attacks", {})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -247,12 +247,17 @@ def _header(
         prompt=session.prompt.description,
         other_prompt=session.prompt.other().description,
         score=session.score.name,
-        plugins=session.plugins | keys.attacker.plugins,
+        plugins=session.plugins | keys.attacker.plugins | _plugins(info for info, _ in methods),
         methods=[info for info, _ in methods],
         seeds=recipe.seeds,
         stages=stages,
         notes=notes,
     )
+
+
+def _plugins(methods: Iterable[MethodInfo]) -> dict[str, str]:
+    """Return what the methods have of other packages."""
+    return {part: package for info in methods for part, package in info.plugins.items()}
 
 
 def _given(after: Path) -> MethodInfo:
