@@ -34,7 +34,7 @@ from ssiuu.models.load import save
 from ssiuu.records.files import NOT_THE_SAME, without_times
 from ssiuu.records.schema import MethodInfo, RunHeader, RunRecord
 from ssiuu.report import page
-from ssiuu.training import unlearn
+from ssiuu.training import loop
 
 FORK = multiprocessing.get_context("fork")
 
@@ -85,8 +85,7 @@ def whole(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 @pytest.fixture(autouse=True)
 def _save_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (unlearn, retrain):
-        monkeypatch.setattr(module, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
     for module in (run_module, trials):  # slow beside all the objects of the tests
         monkeypatch.setattr(module, "release_memory", lambda: None)
     monkeypatch.setattr(page, "figures", lambda _: [])

@@ -39,6 +39,8 @@ SPECS: dict[str, dict[str, Any]] = {
     "npo+kl": {"name": "npo", "beta": 0.5, "retain": "kl"},
     "simnpo": {"name": "simnpo", "beta": 0.5, "delta": 0.3},
     "wga": {"name": "wga", "beta": 0.4},
+    "satimp": {"name": "satimp", "saturation": 2.0, "importance": 0.5, "forget_weight": 3.0},
+    "pdu": {"name": "pdu", "forget_weight": 0.2, "retain_weight": 0.7},
     "undial": {"name": "undial", "beta": 3.0, "retain_weight": 0.5},
     "rmu": {"name": "rmu", "retain_weight": 2.0, **RMU},
     "rmu+nll": {"name": "rmu", "retain_weight": 2.0, "retain": "nll", **RMU},
@@ -129,6 +131,15 @@ def forget_objective(
         elif name == "wga":
             for lp in token_logps(model, e):
                 total = total + float(lp.detach().exp()) ** spec["beta"] * lp / tokens(forget)
+        elif name == "satimp":
+            for lp in token_logps(model, e):
+                p = float(lp.detach().exp())
+                weight = p ** spec["saturation"] * (1 - p) ** spec["importance"]
+                total = total + spec["forget_weight"] * weight * lp / tokens(forget)
+        elif name == "pdu":
+            for z in answer_logits(model, e):
+                margin = z.max() - z.sum() / len(z)
+                total = total + spec["forget_weight"] * margin * margin / tokens(forget)
         elif name == "undial":
             for z, r, y in zip(
                 answer_logits(model, e), answer_logits(before, e).detach(), e.answer, strict=True

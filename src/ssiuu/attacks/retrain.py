@@ -11,10 +11,7 @@ wrong-only pool is its part that the unlearned model got wrong (ssiuu.analysis.r
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -33,10 +30,9 @@ from ssiuu.models.lora import Lora, adapted
 from ssiuu.models.maps import Chosen, adaptable, query_value
 from ssiuu.records import schema
 from ssiuu.records.schema import AttackRead, Evaluation, FactText, Reading, Space
-from ssiuu.training import interrupt
 from ssiuu.training.batches import draw, micro_batches
-from ssiuu.training.state import SAVE_EVERY, load_state, save_state
-from ssiuu.training.step import Step
+from ssiuu.training.loop import Loop, rows_of
+from ssiuu.training.step import Outcome, Step
 
 # rank, alpha and maps of the attacker's adapters
 ADAPTERS: dict[Space, tuple[int, float, Callable[[Any], Chosen]]] = {
@@ -210,47 +206,45 @@ def retrain(
     Raises:
         Interrupted: Ctrl-C; the state has been saved.
     """
-    begin = time.perf_counter()
     device = next(model.parameters()).device
-    settings = [name, learning_rate, list(reads), batch_size, seed, space, precision]
-    key = _key(model, settings, examples, pool)
-    found = [AttackRead(step=0, facts=start)]
-    done, tokens, spent, note = 0, 0, 0.0, ""
+    memory: dict[str, Any] = {"tokens": 0, "reads": [AttackRead(step=0, facts=start).model_dump()]}
+    note = ""
+
+    def drawn(number: int) -> list[Example]:
+        return [examples[i] for i in draw(len(examples), batch_size, number, seed)]
+
+    def after(number: int, outcome: Outcome | None) -> bool:
+        nonlocal note
+        memory["tokens"] += sum(len(row.prompt) + len(row.answer) for row in drawn(number))
+        if number in reads:
+            model.eval()
+            facts = read(model, prompt, pool)
+            if not _finite(facts.values()):
+                note = f"diverged in step {number}"
+                return True
+            memory["reads"].append(AttackRead(step=number, facts=facts).model_dump())
+            progress(f"{name} {space} lr {learning_rate:g} seed {seed} step {number}/{reads[-1]}")
+        return False
+
+    size = float(torch.nn.utils.get_total_norm([p.detach() for p in model.parameters()]))
+    settings = [name, learning_rate, list(reads), batch_size, seed, space, precision, size]
+    decided = [settings, rows_of(examples), [fact.id for fact in pool]]
     with adapted(model, _adapter(model, space, seed)):
         step = Step(model, None, learning_rate, precision)
-        stored = load_state(state, step, key) if state is not None else None
-        if stored is not None:
-            found = [AttackRead.model_validate(read) for read in stored["reads"]]
-            done, tokens, spent = stored["step"], stored["tokens"], stored["seconds"]
-        saved = time.perf_counter()
-        for number in range(done + 1, reads[-1] + 1):
-            now = time.perf_counter()
-            if state is not None and (interrupt.pending() or now - saved > SAVE_EVERY):
-                kept = {
-                    "key": key,
-                    "step": number - 1,
-                    "tokens": tokens,
-                    "seconds": spent + now - begin,
-                }
-                save_state(state, step, kept | {"reads": [read.model_dump() for read in found]})
-                saved = time.perf_counter()
-            interrupt.check()
-            rows = [examples[i] for i in draw(len(examples), batch_size, number, seed)]
-            try:
-                step([], micro_batches(rows, None, pad, device))
-            except DivergedError:
-                note = f"diverged in step {number}"
-                break
-            tokens += sum(len(row.prompt) + len(row.answer) for row in rows)
-            if number in reads:
-                model.eval()
-                facts = read(model, prompt, pool)
-                if not _finite(facts.values()):
-                    note = f"diverged in step {number}"
-                    break
-                found.append(AttackRead(step=number, facts=facts))
-                what = f"{name} {space} lr {learning_rate:g} seed {seed}"
-                progress(f"{what} step {number}/{reads[-1]}")
+        loop = Loop(
+            step,
+            reads[-1],
+            lambda number: [[], micro_batches(drawn(number), None, pad, device)],
+            after,
+            decided,
+            state,
+            memory=memory,
+        )
+        loop.resume()
+        try:
+            loop.run()
+        except DivergedError:
+            note = f"diverged in step {loop.done + 1}"
         step.close()
     model.eval()
     return schema.Attack(
@@ -263,11 +257,11 @@ def retrain(
         axis_label=STEPS.label,
         scored=STEPS.scored,
         space=space,
-        tokens=tokens,
+        tokens=memory["tokens"],
         trained=[e.id for e in examples] if fraction is not None else [],
         pool=[fact.id for fact in pool],
-        reads=found,
-        seconds=round(spent + time.perf_counter() - begin, 2),
+        reads=[AttackRead.model_validate(found) for found in memory["reads"]],
+        seconds=round(loop.seconds, 2),
         note=note,
     )
 
@@ -299,11 +293,3 @@ def _adapter(model: Any, space: Space, seed: int) -> Lora | None:
 
 def _finite(readings: Iterable[Reading]) -> bool:
     return all(math.isfinite(reading.logprob) for reading in readings)
-
-
-def _key(model: Any, settings: list[Any], examples: Sequence[Example], pool: Sequence[FactText]) -> str:
-    """Return a digest of all that decides the attack, so that only the same one is continued."""
-    size = float(torch.nn.utils.get_total_norm([p.detach() for p in model.parameters()]))
-    rows = [[e.id, e.prompt, e.answer] for e in examples]
-    text = json.dumps([settings, size, rows, [fact.id for fact in pool]])
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -26,7 +26,9 @@ from ssiuu.methods.objectives.dpo import DirectPreference
 from ssiuu.methods.objectives.ga import GradientAscent
 from ssiuu.methods.objectives.gd import GradientDifference
 from ssiuu.methods.objectives.npo import NegativePreference
+from ssiuu.methods.objectives.pdu import PrimalDual
 from ssiuu.methods.objectives.rmu import Misdirection
+from ssiuu.methods.objectives.satimp import SaturationImportance
 from ssiuu.methods.objectives.simnpo import SimpleNegativePreference
 from ssiuu.methods.objectives.undial import SelfDistillation
 from ssiuu.methods.objectives.wga import WeightedGradientAscent
@@ -62,6 +64,8 @@ OBJECTIVES: Registry[Objective] = Registry(
             SimpleNegativePreference,
             SelfDistillation,
             WeightedGradientAscent,
+            SaturationImportance,
+            PrimalDual,
             TaskVector,
         )
     },
@@ -125,7 +129,7 @@ ALIASES = {
 # Every built-in name that stands for a method by itself, in the order of lists.
 METHODS = (
     *("none", "ga", "gd", "dpo", "npo", "klue", "rmu", "ssiuu", "simnpo", "undial", "wga"),
-    *("npo-sam", "task-vector", "masked", "cir"),
+    *("satimp", "pdu", "npo-sam", "task-vector", "masked", "cir"),
 )
 # The words after a plus that are no transform's own name, with the transform and what each sets.
 SUFFIXES: dict[str, tuple[str, Mapping[str, Any]]] = {

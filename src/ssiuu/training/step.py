@@ -345,7 +345,4 @@ class Step:
 
 
 def _add_gradient(parameter: Tensor, gradient: Tensor) -> None:
-    if parameter.grad is None:
-        parameter.grad = gradient
-    else:
-        parameter.grad += gradient
+    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
