@@ -11,7 +11,7 @@ rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ssiuu.analysis.column import ORIGINAL, Column, Form, Model
@@ -26,6 +26,7 @@ from ssiuu.analysis.levels import (
     strongest_attacker,
 )
 from ssiuu.analysis.scale import FREE, RANKING, Scale
+from ssiuu.analysis.score import ScoreColumns
 from ssiuu.analysis.scores import score_of
 from ssiuu.analysis.standard import answers, cost, inside, moved
 from ssiuu.analysis.utility import task_interval, task_mean, task_names, tasks
@@ -53,38 +54,48 @@ TABLES = {
 def columns(record: RunRecord) -> list[Column]:
     """Return every column of a run, in its order."""
     score, scales = score_of(record), attack_scales(record)
-    return ordered(
-        [
-            *_verdict(),
-            *answers(),
-            *score.columns(list(record.header.split.others)),
-            *moved(),
-            *(column for name, scale in scales.items() for column in attack_columns(name, scale)),
-            *_pools(),
-            *utility_columns(task_names(record)),
-            *strongest_columns(score.scale),
-            *membership_columns(auc_names(record)),
-            *inside(),
-            *cost(),
-        ]
-    )
+    others = list(record.header.split.others)
+    return every(score, others, scales, task_names(record), auc_names(record))
+
+
+def every(
+    score: ScoreColumns,
+    others: Sequence[str],
+    attacks: Mapping[str, Scale],
+    tasks: Sequence[str],
+    aucs: Sequence[str],
+) -> list[Column]:
+    """Return the columns of runs that have these.
+
+    Args:
+        score: What models are judged by.
+        others: Names of further sets.
+        attacks: Attacks by name, each with the scale of its levels.
+        tasks: Names of public tasks.
+        aucs: Names of membership scores.
+    """
+    found = [
+        *_verdict(),
+        *answers(),
+        *score.columns(others),
+        *moved(),
+        *(column for name, scale in attacks.items() for column in attack_columns(name, scale)),
+        *_pools(),
+        *utility_columns(tasks),
+        *strongest_columns(score.scale),
+        *membership_columns(aucs),
+        *inside(),
+        *cost(),
+    ]
+    order = [*TABLES]
+    own = order.index("Utility") - 0.5  # a score's own group stands after the main table
+    return sorted(found, key=lambda c: order.index(c.group) if c.group in order else own)
 
 
 def attack_scales(record: RunRecord) -> dict[str, Scale]:
     """Return the scale that the levels of each of a run's attacks are on."""
     score, attacks = score_of(record), [attack for cell in record.cells for attack in cell.attacks]
     return {name: score.scale_of(of_name(attacks, name)[0]) for name in attack_names(record)}
-
-
-def ordered(found: Iterable[Column]) -> list[Column]:
-    """Return columns by group, in the order of `TABLES`; a score's own after the main table."""
-    order = [*TABLES]
-    own = order.index("Utility") - 0.5
-
-    def place(column: Column) -> float:
-        return order.index(column.group) if column.group in order else own
-
-    return sorted(found, key=place)
 
 
 def shown(record: RunRecord) -> list[Column]:

@@ -26,14 +26,7 @@ from ssiuu.analysis.columns import columns, compared
 from ssiuu.analysis.levels import looks
 from ssiuu.errors import ConfigError, unknown
 from ssiuu.records.schema import Cell, RunRecord
-from ssiuu.statistics import (
-    Estimate,
-    Interval,
-    bootstrap_difference,
-    bootstrap_ratio,
-    differs,
-    wilson,
-)
+from ssiuu.statistics import Estimate, Interval, bootstrap_difference, bootstrap_ratio, differs, wilson
 
 
 @dataclass(frozen=True)

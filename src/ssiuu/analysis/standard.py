@@ -148,7 +148,7 @@ def _divergence(key: str, heading: str, field: str, text: str) -> list[Column]:
             "Moved",
             "divergence",
             lambda model: _moved(model, f"{field}_se"),
-            f"Standard error of `{key}`, over texts.",
+            f"Standard error of the KL on {text}, over texts.",
             shown=False,
         ),
     ]

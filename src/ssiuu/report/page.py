@@ -29,14 +29,7 @@ from ssiuu.report.facts import fact_groups, first_choice
 from ssiuu.report.figures import Plot, figures
 from ssiuu.report.findings import VERDICTS, finding
 from ssiuu.report.knowledge import sentences
-from ssiuu.report.tables import (
-    ORIGINS,
-    column_tables,
-    differences,
-    inside_tables,
-    paper,
-    published,
-)
+from ssiuu.report.tables import ORIGINS, column_tables, differences, inside_tables, paper, published
 from ssiuu.report.text import nats, percent, points, rate, short
 
 # Free answers are cut here; a model that rambles would else fill the page.

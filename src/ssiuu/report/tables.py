@@ -18,12 +18,7 @@ from ssiuu.analysis.columns import INSIDE, MAIN, TABLES, columns, compared, mode
 from ssiuu.analysis.comparisons import Comparison, compare, interval
 from ssiuu.analysis.divergence import DAMAGED, WORDS
 from ssiuu.analysis.prediction import CELLS, Prediction, prediction
-from ssiuu.analysis.published import (
-    COLUMNS,
-    Published,
-    others,
-    paper_table,
-)
+from ssiuu.analysis.published import COLUMNS, Published, others, paper_table
 from ssiuu.analysis.scores import score_of
 from ssiuu.records.schema import RunRecord
 from ssiuu.report.text import (
@@ -167,11 +162,7 @@ def column_tables(record: RunRecord, found: Sequence[Comparison], joined: bool =
 
 
 def column_table(
-    record: RunRecord,
-    title: str,
-    note: str,
-    group: Sequence[Column],
-    found: Iterable[Comparison] = (),
+    record: RunRecord, title: str, note: str, group: Sequence[Column], found: Iterable[Comparison] = ()
 ) -> Table:
     """Return a table of some columns, a row a model that has a value in one of them."""
     marks = {(comparison.label, comparison.column): comparison for comparison in found}

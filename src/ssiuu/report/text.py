@@ -241,9 +241,7 @@ def _footnotes(record: RunRecord) -> list[str]:
     scored = {column.key for column in shown(record)}
     forms = [f"Asked in {header.prompt}"] if header.prompt else []
     forms += [f"Other form: {header.other_prompt}"] if "forget_other" in scored else []
-    notes = [
-        *(plain(form)[:WIDTH] for form in forms),
-    ]
+    notes = [*(plain(form)[:WIDTH] for form in forms)]
     said = [
         "Shares in %; a dash is 'not scored'. log p: mean log-probability of an answer, nats. D+, D−: "
         "target log-probability. KL: from the original's predictions, nats a token. Peak: memory while "

@@ -150,11 +150,7 @@ def utility(evaluation: Evaluation, geometric: bool = False) -> float | None:
 
 
 def _share(
-    key: str,
-    heading: str,
-    read: Callable[[Model], float | None],
-    meaning: str,
-    direction: Direction,
+    key: str, heading: str, read: Callable[[Model], float | None], meaning: str, direction: Direction
 ) -> Column:
     return Column(key, heading, GROUP, "share", read, meaning, direction)
 
