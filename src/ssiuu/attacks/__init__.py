@@ -49,6 +49,11 @@ def switched_off() -> dict[str, Any]:
     return {key: value for name in ATTACKS for key, value in ATTACKS.get(name).off().items()}
 
 
+def known_settings() -> list[str]:
+    """Return the key of every attack's settings, under `attacks.`."""
+    return [ATTACKS.get(name).setting() for name in ATTACKS]
+
+
 def attack_section(wanted: Container[str]) -> type[AttackConfig]:
     """Return the recipe's section: of every attack of this package, and of those with a key wanted."""
     return _section(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, create_model
 
-from ssiuu.attacks import attack_section, attacks_of, strong_defaults
+from ssiuu.attacks import attack_section, attacks_of, known_settings, strong_defaults
 from ssiuu.attacks.base import AttackConfig
 from ssiuu.benchmarks import BENCHMARKS
 from ssiuu.benchmarks.base import Basis, Benchmark
@@ -337,7 +337,9 @@ def _sentence(problem: Any, sources: dict[str, str], recipe: type[Recipe]) -> st
         section: Any = recipe
         for part in problem["loc"][:-1]:
             section = section.model_fields[part].annotation
-        return unknown("key", str(problem["loc"][-1]), section.model_fields, f"{where}: {key}")
+        others = known_settings() if problem["loc"][:-1] == ("attacks",) else ()
+        known = {*section.model_fields, *others}
+        return unknown("key", str(problem["loc"][-1]), known, f"{where}: {key}")
     given = problem["input"]
     quoted = problem["type"] == "string_type" and isinstance(given, int | float)
     hint = f" Text is written in quotes: '{given}'." if quoted else ""

@@ -1,0 +1,108 @@
+"""An attack of another package is one file, and there wherever ours are."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ssiuu
+from added.noise import WeightNoise
+from ssiuu.attacks import ATTACKS, switched_off
+from ssiuu.cli.listing import What, command
+from ssiuu.config import flatten
+from ssiuu.errors import ConfigError
+from ssiuu.experiment.attacking import plan
+from ssiuu.experiment.estimate import _attack_tokens
+from ssiuu.models.load import save
+from ssiuu.plugins import Plugin
+from ssiuu.report.formats import FORMATS
+from ssiuu.report.text import summary
+
+NOISE = "attacks.noise.sigmas=[0.02,0.5]"
+
+
+@pytest.fixture
+def sets(make_model: Any, tokenizer: Any, tmp_path: Path) -> Iterator[list[str]]:
+    ATTACKS.register(WeightNoise)
+    save(make_model(), tokenizer, tmp_path / "model")
+    for name, first in (("forget", 0), ("retain", 4)):
+        rows = [
+            {
+                "question": f"w{i} w{i + 20} w{i + 40} ?",
+                "answer": f"w{i + 5} w{i + 33}",
+                "distractors": [f"w{i + 9} w{i + 1}", f"w{i + 2} w{i + 30}"],
+            }
+            for i in range(first, first + 4)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    yield [
+        "benchmark=own",
+        "force=true",
+        f"model={tmp_path / 'model'}",
+        *(f"{name}={tmp_path / name}.jsonl" for name in ("forget", "retain")),
+    ]
+    del ATTACKS._registered["noise"]
+
+
+def test_a_recipe_has_its_settings_and_refuses_what_is_wrong(
+    sets: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, sources = ssiuu.resolve(None, [*sets, NOISE])
+    assert flatten(recipe.model_dump())["attacks.noise.sigmas"] == [0.02, 0.5]
+    assert sources["attacks.noise.sigmas"] == "--set"
+    assert plan(recipe)[-1].file == "attack-noise.json"
+    without = ssiuu.resolve(None, sets)[0]
+    assert "attacks.noise.sigmas" not in flatten(without.model_dump())
+    assert _attack_tokens(recipe, 10, 100) - _attack_tokens(without, 10, 100) == 2 * 10 * 70
+    strong, told = ssiuu.resolve(None, [*sets, "protocol=strong"])
+    assert flatten(strong.model_dump())["attacks.noise.sigmas"] == [0.01, 0.03]
+    assert told["attacks.noise.sigmas"] == "protocol strong"
+    assert switched_off()["attacks.noise.sigmas"] == []
+    for wrong, message in (
+        ("attacks.noise.sigmas=[2]", r"attacks\.noise\.sigmas: must lie in \(0, 1\], got 2"),
+        ("attacks.noise.sigma=[0.1]", r"attacks\.noise\.sigma: .*Did you mean 'sigmas'"),
+        ("attacks.nois.sigmas=[0.1]", r"attacks\.nois: .*Did you mean 'noise'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            ssiuu.resolve(None, [*sets, wrong])
+    command(What.attacks)
+    listed = capsys.readouterr().out
+    assert WeightNoise.summary in listed and "attacks.noise.sigmas = []: noise, as a share" in listed
+
+
+def test_it_is_carried_out_recorded_and_shown(
+    sets: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["methods=[gd]", "unlearn={max_steps: 2}", "diagnose=false"]
+    settings += ["attacks.harmful.fractions=[]", "attacks.benign.learning_rates=[]"]
+    recipe, sources = ssiuu.resolve(None, [*sets, *settings, NOISE])
+    lines: list[str] = []
+    record = ssiuu.run(recipe, sources, tmp_path / "run", progress=lines.append)
+    assert record.header.plugins.keys() == {"attack noise"}
+    (attack,) = record.cells[0].attacks
+    assert (attack.kind, attack.axis, attack.scored) == ("noise", "sigma", "written")
+    assert [read.label for read in attack.reads] == ["", "0.02", "0.5"]
+    start, little, much = (read.facts for read in attack.reads)
+    assert all(abs(little[i].logprob - start[i].logprob) > 0 for i in attack.pool)
+    assert sum(abs(much[i].logprob - little[i].logprob) for i in attack.pool) > 1
+    assert any(line.endswith("gd seed 0: noise") for line in lines)
+
+    level = ssiuu.rows(record)["rows"][0]["noise"]
+    page = ssiuu.write_report(record, tmp_path / "run").read_text()
+    assert "noise, share of the weights" in page and ">0.02<" in page
+    assert "noise" in summary(record)
+    tables = {name: write(record, None) for name, write in FORMATS.items()}
+    assert all("noise" in table for table in tables.values())
+    assert float(next(csv.DictReader(tables["csv"].splitlines()))["noise"]) == level
+    assert json.loads(tables["json"])["rows"][0]["noise"] == level
+
+    monkeypatch.setattr(ATTACKS, "plugin", lambda name: Plugin("shaken", "2.0"))
+    again = ssiuu.run(recipe, sources, tmp_path / "newer")
+    assert again.header.plugins["attack noise"] == "shaken 2.0"
+    changed = set(again.header.stages.values()) - set(record.header.stages.values())
+    assert len(changed) == 1  # the attack's alone: a newer version is another attack
