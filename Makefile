@@ -19,8 +19,8 @@ run: $(READY)
 	$(BIN)/ssiuu run --out $(OUT) $(ARGS)
 
 test: $(READY)
-	$(BIN)/ruff check $(ROOT)src $(ROOT)tests $(ROOT)perf
-	$(BIN)/ruff format --check $(ROOT)src $(ROOT)tests $(ROOT)perf
+	$(BIN)/ruff check $(ROOT)src $(ROOT)tests $(ROOT)perf $(ROOT)examples
+	$(BIN)/ruff format --check $(ROOT)src $(ROOT)tests $(ROOT)perf $(ROOT)examples
 	cd $(ROOT) && $(BIN)/mypy
 	cd $(ROOT) && $(BIN)/lint-imports
 	cd $(ROOT) && $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

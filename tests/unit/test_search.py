@@ -11,7 +11,8 @@ import pytest
 
 from ssiuu.experiment import search as searching
 from ssiuu.experiment.outcome import Judge
-from ssiuu.experiment.search import FIRST, GROWTH, LEAST, _crossing, following
+from ssiuu.experiment.recipe import UnlearnConfig
+from ssiuu.experiment.search import FIRST, GROWTH, LEAST, _crossing, allowed, following
 from ssiuu.records.schema import Attempt, FactScore, FactText, Split, StepLog
 from ssiuu.training.unlearn import Look, Settings, StopRule, _due
 
@@ -181,7 +182,7 @@ class Searched:
         self.weights: list[str] = []
         self.stop_at, self.judge = 0, judge()
         recipe = SimpleNamespace(
-            unlearn=SimpleNamespace(max_steps=40), model_dump=lambda mode: {"methods": ["npo"]}
+            unlearn=UnlearnConfig(max_steps=40), model_dump=lambda mode: {"methods": ["npo"]}
         )
         self.session: Any = SimpleNamespace(
             split=Split(seed=0, forget=[], retain=[], heldout=[], asked=0, known=0),
@@ -220,6 +221,16 @@ class Searched:
     def __call__(self, folder: Any) -> tuple[float, list[Attempt]]:
         found: Any = searching.search(self.session, object(), 0, folder, print, self.judge)  # type: ignore[arg-type]
         return found
+
+
+def test_many_facts_are_given_more_steps_unless_somebody_says_how_many() -> None:
+    def steps(rows: int, **given: Any) -> int:
+        recipe = SimpleNamespace(unlearn=UnlearnConfig(**given))
+        session: Any = SimpleNamespace(recipe=recipe, forget_rows=lambda method: [None] * rows)
+        return allowed(session, object())  # type: ignore[arg-type]
+
+    assert [steps(4), steps(32), steps(70), steps(70, batch_size=8)] == [40, 40, 88, 44]
+    assert steps(70, max_steps=12) == 12
 
 
 def test_the_search_ends_at_the_first_rate_that_passes(

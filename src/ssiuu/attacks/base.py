@@ -21,7 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel, Field
 
@@ -169,6 +169,15 @@ class Attack(ABC, Generic[C]):
 
     def __init__(self, config: C, shared: AttackConfig) -> None:
         self.config, self.shared = config, shared
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Refuse an axis that no record could hold, when the class is made and not when it has run."""
+        super().__init_subclass__(**more)
+        axis = getattr(cls, "axis", None)
+        known = get_args(Scored)
+        if axis is not None and axis.scored not in known:
+            said = f"scored is {axis.scored!r}, not one of {', '.join(known)}"
+            raise TypeError(f"{cls.__name__}.axis: {said}")
 
     @classmethod
     def setting(cls) -> str:

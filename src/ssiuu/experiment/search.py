@@ -43,6 +43,7 @@ WARMUP = 5
 BLIND = 1e-5  # the first rate where the range test did not get there,
 STRIDE = 10.0  # and from one to the next
 HIGHEST = 1e-2
+EPOCHS = 5  # that an attempt may take at least, where nobody has set unlearn.max_steps
 
 
 def search(
@@ -73,6 +74,7 @@ def search(
         session.split.model_dump(mode="json"),
         session.recipe.model_dump(mode="json"),
     )
+    steps = allowed(session, method)
     done = read_record(work / "attempts.json", Attempts)
     attempts = list(done.attempts) if done is not None and done.key == key else []
 
@@ -80,7 +82,8 @@ def search(
         session.original.restore()
         start = time.perf_counter()
         name = f"rate {rate:.1e}" if not change else "range test"
-        driven = {"learning_rate": rate, "check_every": judge.check_every, "warmup": WARMUP, **change}
+        driven = {"learning_rate": rate, "check_every": judge.check_every, "warmup": WARMUP}
+        driven |= {"max_steps": steps, **change}
         try:
             record = unlearn_here(
                 session,
@@ -114,7 +117,7 @@ def search(
     session.lost = judge.lost
     nearest: tuple[Attempt, Unlearning] | None = None
     weights = work / "nearest.safetensors"
-    while (rate := following(attempts, session.recipe.unlearn.max_steps, judge)) is not None:
+    while (rate := following(attempts, steps, judge)) is not None:
         record, made = attempt(rate)
         keep(made)
         if record is not None and judge.passes(made):
@@ -134,6 +137,15 @@ def search(
     if record is None:
         raise DivergedError(f"every learning rate diverged: {made.note}")
     return record.model_copy(update={"attempts": [*attempts, made]})
+
+
+def allowed(session: Session, method: Method) -> int:
+    """Return the steps that an attempt may take: of many facts each must be met several times."""
+    config = session.recipe.unlearn
+    if "max_steps" in config.model_fields_set:
+        return config.max_steps
+    rows = len(session.forget_rows(method))
+    return max(config.max_steps, math.ceil(EPOCHS * rows / config.batch_size))
 
 
 def _crossing(ranged: Attempt, record: Unlearning | None) -> Attempt:

@@ -1,0 +1,119 @@
+"""The package in examples/plugin, installed in an environment of its own and run from the command line.
+
+Its four additions are a file each; nothing of ssiuu knows of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import site
+import subprocess
+import venv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ssiuu
+from ssiuu.models.load import save
+from ssiuu.report.formats import FORMATS
+
+PLUGIN = Path(__file__).parents[2] / "examples" / "plugin"
+FILES = sorted((PLUGIN / "src" / "ssiuu_example").glob("[a-z]*.py"))
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment that sees what this one has, and the package besides; returns its command."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False)
+    here = [*site.getsitepackages(), str(Path(ssiuu.__file__).parents[1])]
+    (there,) = (folder / "lib").glob("python*/site-packages")
+    (there / "seen.pth").write_text("\n".join(here))
+    source = folder / "plugin"
+    source.mkdir()
+    for path in [
+        PLUGIN / "pyproject.toml",
+        PLUGIN / "README.md",
+        *FILES,
+        FILES[0].with_name("__init__.py"),
+    ]:
+        copied = source / path.relative_to(PLUGIN)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        copied.write_bytes(path.read_bytes())
+    python = folder / "bin" / "python"
+    options = ["--no-deps", "--no-index", "--no-build-isolation", "-q", "--disable-pip-version-check"]
+    done = subprocess.run(
+        [python, "-m", "pip", "install", *options, "--target", there, source],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return python
+
+
+def ssiuu_says(python: Path, *typed: str, cwd: Path) -> str:
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [python, "-m", "ssiuu.cli", *typed],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def shown_of(record: Any) -> list[str]:
+    """Return the tables of a run in every format, by a process that has never heard of the package."""
+    return [form(record, None) for form in FORMATS.values()]
+
+
+def test_every_addition_is_one_file_of_less_than_60_lines() -> None:
+    assert {path.stem for path in FILES} == {"hinge", "sign", "noise", "colours"}
+    assert all(len(path.read_text().splitlines()) < 60 for path in FILES)
+
+
+def test_the_package_is_listed_run_and_recorded(
+    installed: Path, make_model: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    for what, names in {
+        "methods": ("hinge", "sign"),
+        "attacks": ("noise",),
+        "benchmarks": ("colours",),
+    }.items():
+        said = ssiuu_says(installed, "list", what, cwd=tmp_path)
+        assert all(name in said for name in names) and "ssiuu-example 1.0" in said
+    save(make_model(), tokenizer, tmp_path / "model")
+    settings = [
+        "benchmark=colours",
+        "model=model",
+        "prompt=plain",
+        "methods=[none, {name: hinge, floor: -20}, gd+sign, hinge+ssiuu]",
+        "unlearn={learning_rate: 1e-2, max_steps: 2, threshold: 0}",
+        "attacks={noise: {sigmas: [0.05, 0.2]}, harmful: {fractions: []}, benign: {learning_rates: []}}",
+        "diagnose=false",
+    ]
+    typed = [part for value in settings for part in ("--set", value)]
+    printed = ssiuu_says(installed, "run", *typed, "--out", "run", cwd=tmp_path)
+    assert all(label in printed for label in ("hinge", "gd+sign", "noise"))
+    assert "noise" in (tmp_path / "run" / "report.html").read_text()
+    header = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert header["plugins"] == {
+        "attack noise": "ssiuu-example 1.0",
+        "benchmark colours": "ssiuu-example 1.0",
+        "objective hinge": "ssiuu-example 1.0",
+        "transform sign": "ssiuu-example 1.0",
+    }
+    (attack,) = (tmp_path / "run" / "cells" / "hinge-s0").glob("attack-noise-*.json")
+    reads = json.loads(attack.read_text())["reads"]
+    assert [read["label"] for read in reads] == ["", "0.05", "0.2"]
+    (unlearned,) = (tmp_path / "run" / "cells" / "hinge-s0").glob("unlearn-*.json")
+    steps = json.loads(unlearned.read_text())["steps"]
+    assert all("retain weight added" in json.dumps(step) for step in steps)
+    shown = shown_of(ssiuu.load_run(tmp_path / "run"))
+    assert all("noise" in text for text in shown)
