@@ -18,9 +18,11 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
+from ssiuu.attacks.base import Curve
 from ssiuu.attacks.retrain import retrain
 from ssiuu.benchmarks import worldfacts
 from ssiuu.benchmarks.screening import as_text
@@ -38,14 +40,14 @@ class Sweep:
         self.facts = [as_text(fact, 3, 0) for fact in worldfacts.load()[0][:48]]
         self.examples = [encode(self.prompt, f.id, f.question, f.answer, 512) for f in self.facts[:14]]
         self.start = read_facts(loaded.model, self.prompt, self.facts[14:])
-        self.reads = [max(1, steps // 2), steps]
+        self.reads = (max(1, steps // 2), steps)
         self.precision = resolve("auto", torch.device("cpu"))
 
     def curve(self, loaded: Loaded, seed: int) -> None:
         """Attack the model as it is."""
-        settings = (1e-4, self.reads, 4, seed, self.precision, 0)
-        rows, pool = self.examples, self.facts[14:]
-        retrain(loaded.model, self.prompt, "harmful_0.3", "harmful", rows, pool, self.start, *settings)
+        curve = Curve("harmful_0.3", "harmful", 1e-4, seed=seed, points=self.reads)
+        read = partial(read_facts, loaded.model, self.prompt, self.facts[14:])
+        retrain(loaded.model, curve, self.examples, self.start, read, 4, self.precision, 0)
 
 
 def main() -> None:

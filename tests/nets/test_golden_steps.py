@@ -25,6 +25,7 @@ import torch
 from scipy import __version__ as scipy_version
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from ssiuu.attacks.base import Curve
 from ssiuu.attacks.retrain import retrain
 from ssiuu.likelihood import Example, collate
 from ssiuu.methods import make
@@ -241,9 +242,8 @@ def taught(folder: Path) -> str:
 
 def retrained(space: Any) -> str:
     model = copy.deepcopy(fresh())
-    found = retrain(
-        *(model, None, "benign", "benign", BENIGN, [], {}, RATE, [1, 3], 4, 0, "fp32", PAD), space=space
-    )
+    curve = Curve("benign", "benign", RATE, space=space, points=(1, 3))
+    found = retrain(model, curve, BENIGN, {}, dict, 4, "fp32", PAD)
     return digest(model, found.tokens, [read.step for read in found.reads])
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from architectures import build_architecture
+from ssiuu.attacks.base import Curve
 from ssiuu.attacks.membership import lowest, membership_aucs, membership_scores
 from ssiuu.attacks.quantise import int4, int8, nf4, normal_float, quantised
 from ssiuu.attacks.retrain import retrain
@@ -274,10 +275,8 @@ def test_adapters_end_up_in_the_weights_that_were_read(
     ]
     rows = make_examples(6)
     start = read_facts(model, prompt, pool)
-    found = retrain(
-        model, prompt, "harmful_0.3", "harmful", rows, pool, start, 1e-2, [1, 3], 4, 0, "fp32", 1,
-        0.3, space,
-    )  # fmt: skip
+    curve = Curve("harmful_0.3", "harmful", 1e-2, 0.3, space, 0, (1, 3))
+    found = retrain(model, curve, rows, start, lambda: read_facts(model, prompt, pool), 4, "fp32", 1)
     assert [r.step for r in found.reads] == [0, 1, 3] and found.space == space
     assert found.tokens is not None and 0 < found.tokens <= 12 * 14
     names = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
@@ -295,23 +294,20 @@ def test_adapters_end_up_in_the_weights_that_were_read(
         assert reading.logprob != pytest.approx(start[name].logprob, abs=1e-3)
 
 
-def test_equal_steps_train_on_equal_tokens(make_model: Any, make_examples: Any, tokenizer: Any) -> None:
-    rows, prompt = make_examples(8), Prompt(tokenizer)
+def test_equal_steps_train_on_equal_tokens(make_model: Any, make_examples: Any) -> None:
+    rows = make_examples(8)
+    curves = (
+        Curve("benign", "benign", 1e-4, None, "full", 2, (5,)),
+        Curve("benign", "benign", 1e-3, None, "lora-qv", 2, (5,)),
+    )
     counts = {
-        retrain(
-            make_model(seed), prompt, "benign", "benign", rows, [], {}, rate, [5], 4, 2, "fp32", 1,
-            None, space,
-        ).tokens
-        for seed, rate, space in ((0, 1e-4, "full"), (1, 1e-3, "lora-qv"))
-    }  # fmt: skip
+        retrain(make_model(seed), curve, rows, {}, dict, 4, "fp32", 1).tokens
+        for seed, curve in enumerate(curves)
+    }
     assert len(counts) == 1
 
 
-def test_a_diverging_curve_ends_with_a_note(
-    make_model: Any, make_examples: Any, tokenizer: Any
-) -> None:
-    model, prompt = make_model(0), Prompt(tokenizer)
-    found = retrain(
-        model, prompt, "benign", "benign", make_examples(6), [], {}, 1e30, [1, 8], 4, 0, "fp32", 1
-    )
+def test_a_diverging_curve_ends_with_a_note(make_model: Any, make_examples: Any) -> None:
+    curve = Curve("benign", "benign", 1e30, points=(1, 8))
+    found = retrain(make_model(0), curve, make_examples(6), {}, dict, 4, "fp32", 1)
     assert "diverged" in found.note and found.reads[-1].step < 8

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from architectures import LAYOUTS, PARTLY, build_architecture
+from ssiuu.attacks.base import Curve
 from ssiuu.attacks.retrain import retrain, trained_maps
 from ssiuu.errors import ConfigError, InputError, ModelError, SsiuuError
 from ssiuu.evaluation.ask import write
@@ -149,10 +151,9 @@ def test_an_attacker_trains_in_every_space(layout: str, tokenizer: Any) -> None:
     for space in SPACES:
         model = build_architecture(layout)
         start = read_facts(model, prompt, asked)
-        found = retrain(
-            *(model, prompt, "benign", "benign", rows, asked, start, 1e-2, [1], 4, 0, "bf16", PAD),
-            space=space,
-        )
+        curve = Curve("benign", "benign", 1e-2, space=space, points=(1,))
+        read = partial(read_facts, model, prompt, asked)
+        found = retrain(model, curve, rows, start, read, 4, "bf16", PAD)
         last = found.reads[-1]
         assert last.step == 1 and not found.note
         assert any(last.facts[i].logprob != start[i].logprob for i in start)

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -23,13 +24,11 @@ from pydantic import Field
 from ssiuu.attacks.base import Attack, AttackConfig, Axis, Curve, Progress, Victim
 from ssiuu.config import Section
 from ssiuu.errors import ConfigError, DivergedError
-from ssiuu.evaluation.scores.base import Read
-from ssiuu.evaluation.scores.ranking import read_facts
-from ssiuu.likelihood import Example, Prompt
+from ssiuu.likelihood import Example
 from ssiuu.models.lora import Lora, adapted
 from ssiuu.models.maps import Chosen, adaptable, query_value
 from ssiuu.records import schema
-from ssiuu.records.schema import AttackRead, Evaluation, FactText, Reading, Space
+from ssiuu.records.schema import AttackRead, Evaluation, Reading, Space
 from ssiuu.training.batches import draw, micro_batches
 from ssiuu.training.loop import Loop, rows_of
 from ssiuu.training.step import Outcome, Step
@@ -123,27 +122,17 @@ class Retraining(Attack[R]):
         state: Path | None = None,
     ) -> schema.Attack:
         """Train, and read the pool along the way."""
-        assert curve.learning_rate is not None
-        ground = victim.ground
         return retrain(
-            ground.model,
-            ground.prompt,
-            curve.name,
-            self.name,
+            victim.model,
+            curve,
             self.examples(victim, curve),
-            victim.pool,
             self.start(victim, scores),
-            curve.learning_rate,
-            [int(point) for point in curve.points],
+            victim.read,
             self.shared.batch_size,
-            curve.seed,
             victim.precision,
-            ground.pad,
-            curve.fraction,
-            curve.space,
+            victim.ground.pad,
             progress,
             state,
-            ground.score.read,
         )
 
     def tokens(self, curve: Curve, fact: float, pool: float) -> float:
@@ -160,23 +149,15 @@ def ending(attack: schema.Attack) -> str:
 
 def retrain(
     model: Any,
-    prompt: Prompt,
-    name: str,
-    kind: str,
+    curve: Curve,
     examples: Sequence[Example],
-    pool: Sequence[FactText],
-    start: dict[str, Reading],
-    learning_rate: float,
-    reads: Sequence[int],
+    start: Mapping[str, Reading],
+    read: Callable[[], Mapping[str, Reading]],
     batch_size: int,
-    seed: int,
     precision: Literal["bf16", "fp32"],
     pad: int,
-    fraction: float | None = None,
-    space: Space = "full",
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda _: None,
     state: Path | None = None,
-    read: Read = read_facts,
 ) -> schema.Attack:
     """Train in place on `examples` and read the pool along the way.
 
@@ -184,56 +165,50 @@ def retrain(
 
     Args:
         model: The unlearned model; trained in place.
-        prompt: How questions become tokens.
-        name: For the record, "harmful_0.1" say.
-        kind: The attack's name.
-        examples: What is trained on.
-        pool: Facts to read.
-        start: Their readings before the attack (step 0).
-        learning_rate: AdamW's, constant.
-        reads: Steps at which the pool is read, ascending; the last one ends the attack.
+        curve: What is trained and how fast (AdamW, constant), in which order, and after which steps,
+            ascending, the pool is read.
+        examples: What is trained on; where the curve has a fraction, facts of that.
+        start: The pool's readings before the attack (step 0).
+        read: Reads the pool, the model being in evaluation mode.
         batch_size: Rows a step.
-        seed: Order of the rows, and the adapters' start.
         precision: Of the forward pass.
         pad: Padding token id.
-        fraction: Of the forget facts, where the examples are those.
-        space: What is trained.
         progress: Told at every reading.
         state: Where to keep the state of an unfinished attack; it continues from there. The file is
             the caller's to remove, once the result is safe.
-        read: How the pool is read.
 
     Raises:
         Interrupted: Ctrl-C; the state has been saved.
     """
-    device = next(model.parameters()).device
-    memory: dict[str, Any] = {"tokens": 0, "reads": [AttackRead(step=0, facts=start).model_dump()]}
+    assert curve.learning_rate is not None
+    device, last = next(model.parameters()).device, curve.steps
+    memory: dict[str, Any] = {"tokens": 0, "reads": [_kept(0, start)]}
     note = ""
 
     def drawn(number: int) -> list[Example]:
-        return [examples[i] for i in draw(len(examples), batch_size, number, seed)]
+        return [examples[i] for i in draw(len(examples), batch_size, number, curve.seed)]
 
     def after(number: int, outcome: Outcome | None) -> bool:
         nonlocal note
         memory["tokens"] += sum(len(row.prompt) + len(row.answer) for row in drawn(number))
-        if number in reads:
+        if number in curve.points:
             model.eval()
-            facts = read(model, prompt, pool)
+            facts = read()
             if not _finite(facts.values()):
                 note = f"diverged in step {number}"
                 return True
-            memory["reads"].append(AttackRead(step=number, facts=facts).model_dump())
-            progress(f"{name} {space} lr {learning_rate:g} seed {seed} step {number}/{reads[-1]}")
+            memory["reads"].append(_kept(number, facts))
+            setting = f"{curve.space} lr {curve.learning_rate:g} seed {curve.seed}"
+            progress(f"{curve.name} {setting} step {number}/{last}")
         return False
 
     size = float(torch.nn.utils.get_total_norm([p.detach() for p in model.parameters()]))
-    settings = [name, learning_rate, list(reads), batch_size, seed, space, precision, size]
-    decided = [settings, rows_of(examples), [fact.id for fact in pool]]
-    with adapted(model, _adapter(model, space, seed)):
-        step = Step(model, None, learning_rate, precision)
+    decided = [asdict(curve), batch_size, precision, size, rows_of(examples), list(start)]
+    with adapted(model, _adapter(model, curve.space, curve.seed)):
+        step = Step(model, None, curve.learning_rate, precision)
         loop = Loop(
             step,
-            reads[-1],
+            last,
             lambda number: [[], micro_batches(drawn(number), None, pad, device)],
             after,
             decided,
@@ -248,22 +223,26 @@ def retrain(
         step.close()
     model.eval()
     return schema.Attack(
-        name=name,
-        kind=kind,
-        fraction=fraction,
-        learning_rate=learning_rate,
-        seed=seed,
+        name=curve.name,
+        kind=curve.kind,
+        fraction=curve.fraction,
+        learning_rate=curve.learning_rate,
+        seed=curve.seed,
         axis=STEPS.name,
         axis_label=STEPS.label,
         scored=STEPS.scored,
-        space=space,
+        space=curve.space,
         tokens=memory["tokens"],
-        trained=[e.id for e in examples] if fraction is not None else [],
-        pool=[fact.id for fact in pool],
+        trained=[e.id for e in examples] if curve.fraction is not None else [],
+        pool=list(start),
         reads=[AttackRead.model_validate(found) for found in memory["reads"]],
         seconds=round(loop.seconds, 2),
         note=note,
     )
+
+
+def _kept(step: int, facts: Mapping[str, Reading]) -> dict[str, Any]:
+    return AttackRead(step=step, facts=dict(facts)).model_dump()
 
 
 def trained_maps(model: Any, space: Space) -> Chosen | None:

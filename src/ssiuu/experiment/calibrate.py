@@ -21,6 +21,7 @@ from typing import Any
 
 from ssiuu.analysis.calibration import Known, balanced_accuracy, best_thresholds, confusion
 from ssiuu.analysis.verdict import GONE, RETURNED, fact_evidence
+from ssiuu.attacks.base import Curve
 from ssiuu.attacks.benign import Benign
 from ssiuu.attacks.harmful import Harmful
 from ssiuu.attacks.retrain import retrain
@@ -29,6 +30,7 @@ from ssiuu.benchmarks import fictional_twins
 from ssiuu.benchmarks.screening import as_text, known
 from ssiuu.diagnosis.influence import Baseline
 from ssiuu.evaluation.score import score_facts
+from ssiuu.evaluation.scores.ranking import read_facts
 from ssiuu.experiment.drive import settings_of
 from ssiuu.experiment.inside import Inside
 from ssiuu.experiment.recipe import resolve
@@ -212,16 +214,11 @@ def attacked(
     for kind, rate in CURVES:
         yield retrain(
             model,
-            session.prompt,
-            kind,
-            kind,
+            Curve(kind, kind, rate, seed=session.split.seed, points=READS),
             session.examples(held) if kind == Harmful.name else session.benign(),
-            pool,
             start,
-            rate,
-            READS,
+            lambda: read_facts(model, session.prompt, pool),
             session.recipe.attacks.batch_size,
-            session.split.seed,
             "fp32",
             session.pad,
         )
