@@ -327,9 +327,34 @@ def _looked_inside(cell: Cell, factor: float) -> Cell:
         "unlearned": [0.05, 0.5],
         "facts": {"fact-000": 0.5, "fact-001": None},
     }
-    evidence = Evidence.model_validate(data)
-    diagnosis = cell.diagnosis.model_copy(update={"evidence": evidence})
-    return cell.model_copy(update={"diagnosis": diagnosis})
+    made = cell.model_dump()
+    made["diagnosis"]["evidence"] = Evidence.model_validate(data).model_dump()
+    made["diagnosis"]["lens_after"]["below_chance"] = [20, 21] if factor < 1 else []
+    made["diagnosis"]["influence"]["logprob"] |= _whole(made["diagnosis"]["influence"]["logprob"])
+    made["stability"]["leading"] = [
+        {"module": "down", "layer": 26, "unit": 7}
+        | {"original": -0.01, "unlearned": -1.5 * factor, "attacked": -0.2}
+    ]
+    return Cell.model_validate(made)
+
+
+def _whole(influence: dict[str, Any]) -> dict[str, Any]:
+    """Return net influence, intervals and relations to go with an influence variation."""
+    keys = ("d_plus_100", "d_minus_100", "d_plus_all", "d_minus_all", "hide_ratio")
+    values = {key: influence[key] for key in keys}
+    values |= {"net_plus": values["d_plus_all"] / 2, "net_minus": values["d_minus_all"] / 4}
+    bands = {
+        key: {"low": 0.8 * value, "corrected": 0.9 * value, "high": 1.2 * value}
+        for key, value in values.items()
+    }
+    return {
+        "net_plus": values["net_plus"],
+        "net_minus": values["net_minus"],
+        "curve_net_plus": [value / 2 for value in influence["d_plus"]],
+        "curve_net_minus": [value / 4 for value in influence["d_minus"]],
+        "bands": {"confidence": 0.95, "resamples": 200, "entities": 12, **bands},
+        "relations": {"born_in": {"facts": 12, **{key: values[key] for key in keys}}},
+    }
 
 
 def empty_record() -> RunRecord:

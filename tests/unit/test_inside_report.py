@@ -26,8 +26,8 @@ from ssiuu.records.schema import (
 from ssiuu.report import write_report
 from ssiuu.report.figures import figure_numbers, figures, stability_curves
 from ssiuu.report.formats import FORMATS
+from ssiuu.report.inside import inside_tables
 from ssiuu.report.page import render
-from ssiuu.report.tables import inside_tables
 from ssiuu.statistics.ranks import spearman
 
 
@@ -49,7 +49,7 @@ def test_conclusions_that_hold_under_both(record: RunRecord) -> None:
     assert (found.methods, found.d_minus_all, found.hide_ratio) == (4, 1.0, 1.0)
     said = conclusion(record)
     assert "same side of one half for 4 of 4 models" in said and said.endswith("hold under both.")
-    (table, _) = inside_tables(record)
+    table = next(t for t in inside_tables(record) if t.title == "D+ and D− by two attributions")
     assert table.title == "D+ and D− by two attributions" and said in table.note
     gd = next([str(cell) for cell in row.cells] for row in table.rows if row.name == "gd")
     assert gd[0] == gd[1] == "310" and gd[2] == gd[3] == "2.24k" and gd[6] == "3.1 %"

@@ -18,9 +18,8 @@ from ssiuu.analysis.rows import rows
 from ssiuu.cli.main import app
 from ssiuu.errors import ConfigError
 from ssiuu.records.schema import RunRecord
-from ssiuu.report.formats import FORMATS, escape_csv, escape_latex, escape_markdown
+from ssiuu.report.formats import FORMATS, escape_csv, escape_latex, escape_markdown, tables
 from ssiuu.report.page import render
-from ssiuu.report.tables import tables
 from ssiuu.report.text import percent, points, span
 
 

@@ -17,10 +17,12 @@ from typing import Any
 from ssiuu.analysis.columns import columns, compared
 from ssiuu.analysis.comparisons import baseline, compare, row_intervals
 from ssiuu.analysis.prediction import prediction
+from ssiuu.analysis.published import others
 from ssiuu.analysis.rows import rows
 from ssiuu.records.files import dump_json
 from ssiuu.records.schema import RunRecord
-from ssiuu.report.tables import Table, tables
+from ssiuu.report.inside import inside_tables
+from ssiuu.report.tables import Table, column_tables, differences, paper, published
 from ssiuu.report.text import plain
 
 
@@ -59,6 +61,18 @@ def data(record: RunRecord, against: str | None = None) -> dict[str, Any]:
     }
     more = {"comparisons": comparisons, "prediction": predictions, "columns": described}
     return {**table, "baseline": base, **more}
+
+
+def tables(record: RunRecord, against: str | None = None) -> list[Table]:
+    """Return every table of a run: scores, differences, inside, the paper's, the published.
+
+    Raises:
+        ConfigError: The run has no method with the label `against`.
+    """
+    found = compare(record, against)
+    main, *more = column_tables(record, found)
+    made = [main, differences(record, found), *more, *inside_tables(record), paper(record)]
+    return [table for table in made if table.rows] + [published(block) for block in others(record)]
 
 
 def markdown(record: RunRecord, against: str | None = None) -> str:

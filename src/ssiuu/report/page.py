@@ -28,8 +28,9 @@ from ssiuu.records.schema import RunRecord
 from ssiuu.report.facts import fact_groups, first_choice
 from ssiuu.report.figures import Plot, figures
 from ssiuu.report.findings import VERDICTS, finding
+from ssiuu.report.inside import inside_tables
 from ssiuu.report.knowledge import sentences
-from ssiuu.report.tables import ORIGINS, column_tables, differences, inside_tables, paper, published
+from ssiuu.report.tables import ORIGINS, column_tables, differences, paper, published
 from ssiuu.report.text import nats, percent, points, rate, short
 
 # Free answers are cut here; a model that rambles would else fill the page.

@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 from markupsafe import Markup, escape
 
+from ssiuu.analysis.comparisons import compare
 from ssiuu.analysis.rows import rows
 from ssiuu.errors import ConfigError, unknown
 from ssiuu.records.schema import Evaluation, FactText, RunRecord, Unlearning
 from ssiuu.report.outcome import attempts, outcome
-from ssiuu.report.tables import tables
+from ssiuu.report.tables import column_tables
 
 FACTS = "facts"
 
@@ -80,7 +81,7 @@ class Audited:
         return _frame(_facts(self.record))
 
     def _repr_html_(self) -> str:
-        first = tables(self.record)[0]
+        first = column_tables(self.record, compare(self.record))[0]
         note = Markup("<p><b>{}</b>. {}</p>").format(self.verdict, first.note)
         return str(_table(*first.lines) + note)
 

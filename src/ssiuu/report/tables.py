@@ -1,6 +1,6 @@
 """The tables of a run as headings and rows of cells; page, Markdown and LaTeX write the same ones.
 
-    for table in tables(record):
+    for table in column_tables(record, compare(record)):
         print(table.title, [heading.text for heading in table.headings])
 
 Which columns there are, what they are called and how they are read stands in `ssiuu.analysis.columns`.
@@ -12,13 +12,11 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate, groupby
 from typing import NamedTuple
 
-from ssiuu.analysis.agreement import attributed_twice, conclusion
 from ssiuu.analysis.column import Column, Model
 from ssiuu.analysis.columns import INSIDE, MAIN, TABLES, columns, compared, models, shown
-from ssiuu.analysis.comparisons import Comparison, compare, interval
+from ssiuu.analysis.comparisons import Comparison, interval
 from ssiuu.analysis.divergence import DAMAGED, WORDS
-from ssiuu.analysis.prediction import CELLS, Prediction, prediction
-from ssiuu.analysis.published import COLUMNS, Published, others, paper_table
+from ssiuu.analysis.published import COLUMNS, Published, paper_table
 from ssiuu.analysis.scores import score_of
 from ssiuu.records.schema import RunRecord
 from ssiuu.report.text import (
@@ -29,7 +27,6 @@ from ssiuu.report.text import (
     percent,
     points,
     ratio,
-    short,
     span,
     written,
 )
@@ -124,18 +121,6 @@ class Table(NamedTuple):
         return {0, *accumulate(counts)} if len(counts) > 1 else set(range(len(self.headings)))
 
 
-def tables(record: RunRecord, against: str | None = None) -> list[Table]:
-    """Return every table of a run: scores, differences, inside, the paper's, the published.
-
-    Raises:
-        ConfigError: The run has no method with the label `against`.
-    """
-    found = compare(record, against)
-    main, *more = column_tables(record, found)
-    made = [main, differences(record, found), *more, *inside_tables(record), paper(record)]
-    return [table for table in made if table.rows] + [published(block) for block in others(record)]
-
-
 # --- of the columns ----------------------------------------
 
 
@@ -204,11 +189,22 @@ def main_note(record: RunRecord, found: Sequence[Comparison]) -> str:
     """Say what the numbers of the main table are."""
     moved = (
         "KL: from the original's predictions to this model's, nats a token, on plain text and on "
-        f"answers to instructions, ± half its 95 % interval; above {DAMAGED} on plain text: {WORDS}."
+        f"answers to instructions{_texts(record)}, ± half its 95 % interval; above {DAMAGED} on plain "
+        f"text: {WORDS}."
     )
     shares = "Shares in %, with 95 % intervals"
     attacks = f"attack columns: highest on the common pool, {attack_units(record)}"
     return f"{shares}; {attacks}. {moved} {marking(found)}".strip()
+
+
+def _texts(record: RunRecord) -> str:
+    """Say how much text a divergence is over; nothing where none was scored."""
+    scored = [cell.evaluation.divergence for cell in record.cells if cell.evaluation]
+    found = next((divergence for divergence in scored if divergence), None)
+    if found is None:
+        return ""
+    instructions = f" and {found.instruction_rows} instructions" if found.instruction_rows else ""
+    return f" ({found.rows} texts of {found.tokens} tokens{instructions}, version {found.text_version})"
 
 
 def marking(found: Sequence[Comparison]) -> str:
@@ -249,71 +245,6 @@ def _difference(found: Comparison | None) -> Cell:
     return Cell(points(value), ends=f"{points(low)} to {points(high)}", compared=found)
 
 
-# --- of the look inside ----------------------------------------
-
-
-def inside_tables(record: RunRecord) -> list[Table]:
-    """Return the tables of the look inside that have rows: two attributions, what predicts recovery."""
-    return [
-        table for table in (_attributions(record), _predictions(prediction([record]))) if table.rows
-    ]
-
-
-def _attributions(record: RunRecord) -> Table:
-    several = len({cell.seed for cell in record.cells}) > 1
-    rows = []
-    facts = 0
-    for (label, seed), both in attributed_twice(record).items():
-        sides, facts = (both.gradient, both.integrated), len(both.gradient.facts)
-        gap = both.integrated.completeness_gap
-        cells = [
-            *(short(side.d_plus_all) for side in sides),
-            *(short(side.d_minus_all) for side in sides),
-            *(ratio(side.hide_ratio) for side in sides),
-            f"{percent(gap)} %" if gap is not None else DASH,
-        ]
-        rows.append(Row(f"{label}, seed {seed}" if several else label, _cells(cells)))
-    note = (
-        f"Over the same {facts} facts, sums over all neurons, target log-probability; gradient: "
-        "gradient × activation; integrated: integrated gradients, a block at a time. Gap: what these "
-        f"leave unexplained of what the blocks are worth. {conclusion(record)}"
-    )
-    names = [
-        f"{what}, {by}" for what in ("D+", "D−", "hide ratio") for by in ("gradient", "integrated")
-    ]
-    return Table("D+ and D− by two attributions", note, _headings([*names, "gap"]), rows)
-
-
-def _predictions(found: list[Prediction]) -> Table:
-    """Return a row a measure; none where no measure has enough cells."""
-    by_measure: dict[str, list[Prediction]] = {}
-    for one in found:
-        by_measure.setdefault(one.measure, []).append(one)
-    rows = [
-        Row(measure, _cells([*map(_correlation, pair), str(pair[0].cells), str(pair[0].methods)]))
-        for measure, pair in by_measure.items()
-        if pair[0].cells >= CELLS
-    ]
-    sure = [f"{one.measure} ({one.outcome})" for one in found if one.predicts]
-    said = f"Excludes 0: {', '.join(sure)}." if sure else "No measure's interval excludes 0."
-    note = (
-        "Rank correlation over cells (method and seed) of what was measured right after unlearning "
-        "with what the strongest attacker then gets on the common pool: recovery, its level less the "
-        "level before the attack, and the level itself. Intervals, 95 %: bootstrap over methods with "
-        "all their seeds; with fewer than six methods they always hold 0. Where one holds 0, the "
-        f"measure was not shown to predict anything. {said}"
-    )
-    headings = _headings(["with recovery", "with level", "cells", "methods"])
-    return Table("What the diagnosis predicts", note, headings, rows, "measure")
-
-
-def _correlation(found: Prediction) -> str:
-    if found.correlation is None:
-        return DASH
-    value, low, high = (f"{number:+.2f}".replace("-", "−") for number in found.correlation)
-    return f"{value} ({low} to {high}){'' if found.predicts else ', holds 0'}"
-
-
 # --- of the paper ----------------------------------------
 
 
@@ -342,7 +273,7 @@ def paper(record: RunRecord) -> Table:
 
 def published(block: Published) -> Table:
     """Return a block of the paper's that does not belong beside this run."""
-    rows = [Row(name, _cells(map(_number, row))) for name, row in block.rows.items()]
+    rows = [Row(name, cells(map(_number, row))) for name, row in block.rows.items()]
     return Table(
         f"Published, not comparable: {block.benchmark} on {block.model}",
         f"Reported by the paper ({block.table}, {block.score}); another model, benchmark or protocol "
@@ -361,13 +292,15 @@ def _number(value: float | None) -> str:
     return DASH if value is None else f"{value:.1f}"
 
 
-def _cells(texts: Iterable[str]) -> list[Cell]:
+def cells(texts: Iterable[str]) -> list[Cell]:
+    """Return cells of plain texts."""
     return [Cell(text) for text in texts]
 
 
-def _headings(texts: Iterable[str]) -> list[Heading]:
+def headings_of(texts: Iterable[str]) -> list[Heading]:
+    """Return headings of plain texts."""
     return [Heading(text) for text in texts]
 
 
-PAPER = _headings(f"{column.heading} {MARKS[column.direction]}" for column in COLUMNS)
+PAPER = headings_of(f"{column.heading} {MARKS[column.direction]}" for column in COLUMNS)
 EMPTY: tuple[None, ...] = (None,) * len(COLUMNS)

@@ -48,7 +48,8 @@ def cumulative_curves(record: RunRecord) -> Plot:
         "How to read it: neurons sorted by their change, summed from the strongest on. D+ is "
         "positive influence on the answer that was taken away (erased), D− is negative influence "
         "that was added (what pushes a hidden answer down). Erasing shows as a high D+ and a flat "
-        "D−; hiding as a high D−. Each row names its attribution target. " + BLIND,
+        "D−; hiding as a high D−. Thin: what turned the other way counted against. Each row names its "
+        "attribution target. " + BLIND,
         panels,
         legend(
             record,
@@ -64,14 +65,23 @@ def _cumulative_panel(found: list[tuple[Cell, Style, Influence]], target: Target
         (style, influence.m, influence.d_plus if sign == "+" else influence.d_minus)
         for _, style, influence in found
     ]
+    nets = [
+        (style, influence.m, influence.curve_net_plus if sign == "+" else influence.curve_net_minus)
+        for _, style, influence in found
+    ]
     drawn: list[Number] = []
-    for (cell, _, _), (_, m, values) in zip(found, curves, strict=True):
+    for (cell, _, _), (_, m, values), (_, _, net) in zip(found, curves, nets, strict=True):
         drawn += numbers(cell, m, values)
+        label = f"{cell.method.label}, net"
+        drawn += [Number(label, cell.seed, x, y) for x, y in zip(m, net, strict=False)]
     top = max(_finite(value for _, _, values in curves for value in values), default=0.0)
 
     def draw(axes: Axes) -> None:
         for style, m, values in curves:
             axes.plot(m, values, color=style.colour, linestyle=style.dash, linewidth=1.7)
+        for style, m, net in nets:
+            if net:
+                axes.plot(m, net, color=style.colour, linewidth=0.8, alpha=0.5)
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))

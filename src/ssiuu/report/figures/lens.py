@@ -48,6 +48,12 @@ def lens_curves(record: RunRecord) -> Plot:
         axes.set_xlabel("layer (0: embeddings)")
         axes.set_ylabel("gold ranked above distractor, %")
 
+    avoided = [
+        f"{cell.method.label} in {', '.join(map(str, after.below_chance))}"
+        for cell, _, after in found
+        if after and after.below_chance
+    ]
+    note = f"Below guessing by more than noise, layers: {'; '.join(avoided)}." if avoided else ""
     return plot(
         "lens",
         "What each layer still knows (logit lens)",
@@ -57,7 +63,7 @@ def lens_curves(record: RunRecord) -> Plot:
         "erased; high in the middle and low at the end looks hidden; far below 50\u00a0% is "
         "over-unlearning. "
         "No attribution is involved.",
-        [panel("lens", "Logit lens accuracy", draw, numbers=drawn)] if found else [],
+        [panel("lens", "Logit lens accuracy", draw, note, numbers=drawn)] if found else [],
         legend(record, "lens", (style for _, style, after in found if after)),
         columns=1,
         absent="No logit lens was read, so there is no curve by layer.",

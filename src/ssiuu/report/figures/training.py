@@ -28,6 +28,7 @@ def training_curves(record: RunRecord) -> Plot:
         ("forget-loss", "Forget loss, nats", lambda step: step.forget_loss),
         ("forget-score", "Forget score (stop rule), %", lambda step: step.forget_score),
         ("retain-loss", "Retain loss, nats", lambda step: step.retain_loss),
+        ("gradient-norm", "Gradient norm, L2 over all parameters", lambda step: step.gradient_norm),
         ("text-loss", "Divergence on the texts held to, nats a token", lambda step: step.text_loss),
     ]
     panels = [
@@ -74,7 +75,9 @@ def _training_panel(
             for threshold in sorted(thresholds):
                 axes.axhline(threshold, color=INK, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
 
-    return panel(f"training-{key}", title.split(",")[0], draw, numbers=drawn)
+    scores = dict.fromkeys(c.unlearning.stop_score for c in record.cells if c.unlearning)
+    note = f"Score: {', '.join(scores)}." if key == "forget-score" else ""
+    return panel(f"training-{key}", title.split(",")[0], draw, note, numbers=drawn)
 
 
 def _all_steps(record: RunRecord) -> list[StepLog]:
