@@ -25,7 +25,7 @@ TEXT = "tag:yaml.org,2002:str"
 class Section(BaseModel):
     """Base of every part of a recipe: immutable, unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

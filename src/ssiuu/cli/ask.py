@@ -26,14 +26,18 @@ def command(
 ) -> None:
     """Say of every fact whether the model knows it, and why; exits with 0 whatever it knows."""
     from ssiuu.cli.main import forcing, prepare
+    from ssiuu.cli.misuse import check_facts, check_models
     from ssiuu.errors import ConfigError
-    from ssiuu.experiment.asking import ask_model
-    from ssiuu.records.files import dump_json
-    from ssiuu.report.asked import rows, table
 
     single = question is not None and answer is not None
     if (facts is not None) == single or (question is None) != (answer is None):
         raise ConfigError("give either --facts FILE, or one --question with its --answer.")
+    check_models(model)
+    check_facts({"--facts": facts}, columns, set_ or [])
+    from ssiuu.experiment.asking import ask_model
+    from ssiuu.records.files import dump_json
+    from ssiuu.report.asked import rows, table
+
     asked = facts if facts is not None else [{"question": question, "answer": answer}]
     progress, sets = prepare(), forcing(set_, False, prompt)
     record = ask_model(model, asked, out, sets, progress, columns=columns, base=base)

@@ -33,8 +33,17 @@ def command(
 
     Exits with 3 where they are still there (verdict "not removed").
     """
-    from ssiuu.analysis.columns import verdict
     from ssiuu.cli.main import finish, forcing, prepare
+    from ssiuu.cli.misuse import check_facts, check_models, check_out, nothing
+    from ssiuu.errors import ConfigError
+
+    retain = nothing(retain)
+    check_models(before)
+    if not after.is_dir():
+        raise ConfigError(f"--after {after} is not a folder.")
+    check_out(out, [before, after], empty=False)
+    check_facts({"--forget": forget, "--retain": retain}, columns, set_ or [])
+    from ssiuu.analysis.columns import verdict
     from ssiuu.experiment.unlearn import audit_models
 
     progress, sets = prepare(), forcing(set_, force, prompt)

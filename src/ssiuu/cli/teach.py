@@ -38,6 +38,20 @@ def command(
 ) -> None:
     """Teach a model facts until it knows them; exits with 3 where it does not know all of them."""
     from ssiuu.cli.main import forcing, prepare
+    from ssiuu.cli.misuse import check_facts, check_models, check_number, check_out, nothing
+
+    keep = nothing(keep)
+    check_number("--epochs", epochs, 1)
+    check_number("--least", least, 1)
+    check_number("--learning-rate", learning_rate, 1e-12, 1)
+    check_models(model)
+    check_out(out, [model])
+    for flag, file in (
+        *(("--facts", file) for file in facts),
+        ("--without", without),
+        ("--keep", keep),
+    ):
+        check_facts({flag: file}, columns, set_ or [])
     from ssiuu.experiment.teaching import teach_model
     from ssiuu.report.knowledge import counts
 

@@ -47,6 +47,14 @@ def command(
     no checkpoint, unless --keep-anyway.
     """
     from ssiuu.cli.main import forcing, prepare
+    from ssiuu.cli.misuse import check_facts, check_models, check_number, check_out, nothing
+
+    retain = nothing(retain)
+    check_number("--max-kl", max_kl, 1e-9)
+    check_number("--min-retain", min_retain, 0, 1)
+    check_models(model)
+    check_out(Path(out), [model])
+    check_facts({"--forget": forget, "--retain": retain}, columns, set_ or [])
     from ssiuu.experiment.unlearn import DEFAULT_METHOD, unlearn_model
 
     progress, sets = prepare(), forcing(set_, force, prompt)

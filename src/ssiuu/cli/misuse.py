@@ -1,0 +1,98 @@
+"""What is wrong with a command, said before anything heavy is imported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ssiuu.data.columns import parse_columns
+from ssiuu.data.fact import Fact
+from ssiuu.data.files import kind_of
+from ssiuu.data.read import FILES, check_pair, read_facts
+from ssiuu.errors import ConfigError, DataError, ModelError, OutputError
+
+NONE = "none"
+
+
+def nothing(retain: str | None) -> str | None:
+    """Return "none" in whatever case it is written, where no file is called so."""
+    spelled = retain is not None and retain.casefold() == NONE and not Path(retain).exists()
+    return NONE if spelled else retain
+
+
+def check_models(*names: str) -> None:
+    """Refuse a name that can only be a folder's, and is none; others may be on the hub.
+
+    Raises:
+        ModelError: Named with it.
+    """
+    for name in names:
+        if name.startswith(("/", ".", "~")) and not Path(name).expanduser().exists():
+            raise ModelError(f"there is no folder {name}.")
+
+
+def check_out(out: Path, models: Iterable[str | Path], empty: bool = True) -> None:
+    """Refuse a folder for results that holds something, or lies within a model.
+
+    Args:
+        out: The folder.
+        models: Names or folders of models.
+        empty: Whether it must not hold anything.
+
+    Raises:
+        OutputError: It does.
+    """
+    if empty and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"--out {out} is not an empty folder: choose another one.")
+    for model in map(Path, models):
+        if model.is_dir() and out.resolve().is_relative_to(model.resolve()):
+            raise OutputError(
+                f"--out {out} lies in the folder of the model {model}: choose another one."
+            )
+
+
+def check_facts(files: Mapping[str, str | None], columns: str | None, sets: Sequence[str] = ()) -> None:
+    """Read the files of facts and refuse what cannot be used; names on the hub are left alone.
+
+    Args:
+        files: By flag.
+        columns: As `--columns` has it.
+        sets: Settings; where they name columns, files are left alone too.
+
+    Raises:
+        DataError: With every problem of every file.
+        ConfigError: Two flags name one file, or the columns are not valid.
+    """
+    given = {flag: Path(name) for flag, name in files.items() if name not in (None, NONE)}
+    places = [path.resolve() for path in given.values()]
+    if len(set(places)) < len(places):
+        raise ConfigError(f"{' and '.join(given)} are the same file, {next(iter(given.values()))}.")
+    named = parse_columns(columns) if columns is not None else None
+    if any(text.strip().startswith("columns") for text in sets):
+        return
+    problems: list[str] = []
+    found: list[list[Fact]] = []
+    for flag, path in given.items():
+        if kind_of(path) not in FILES:
+            continue
+        try:
+            found.append(read_facts(path, flag, named))
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+    if len(found) == len(given) == 2:
+        check_pair(*found)
+
+
+def check_number(flag: str, value: float | None, least: float, most: float = math.inf) -> None:
+    """Refuse a number out of range; NaN and the infinities are in none.
+
+    Raises:
+        ConfigError: Names the flag and the range.
+    """
+    if value is None or (math.isfinite(value) and least <= value <= most):
+        return
+    wanted = f"from {least:g} on" if most == math.inf else f"from {least:g} to {most:g}"
+    raise ConfigError(f"{flag} must be a number {wanted}, got {value:g}.")

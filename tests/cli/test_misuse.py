@@ -1,0 +1,59 @@
+"""Misuse of the commands: one sentence, exit code 2, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FACTS = '{"question": "Where is Arvo?", "answer": "Torvik"}\n'
+KEEP = '{"question": "Where is Belma?", "answer": "Mellby"}\n'
+# Runs the command as a terminal does, and fails where torch was imported on the way.
+TERMINAL = """
+import sys
+from ssiuu.cli.main import main
+try:
+    main()
+finally:
+    assert "torch" not in sys.modules, "torch was imported"
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    for name, text in (("f.jsonl", FACTS), ("r.jsonl", KEEP), ("bad.jsonl", "{")):
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+UNLEARN = "unlearn --model model --forget f.jsonl"
+CASES = {
+    f"{UNLEARN} --out o --retain r.jsonl --max-kl nan": "--max-kl must be a number from 1e-09 on, got nan",
+    f"{UNLEARN} --out o --retain r.jsonl --max-kl inf": "--max-kl must be a number",
+    f"{UNLEARN} --out o --retain r.jsonl --max-kl -1": "--max-kl must be a number",
+    f"{UNLEARN} --out o --retain r.jsonl --min-retain 2": "--min-retain must be a number from 0 to 1, got 2",
+    f"{UNLEARN} --out o --retain f.jsonl": "--forget and --retain are the same file, f.jsonl",
+    f"{UNLEARN} --out o --retain bad.jsonl": "bad.jsonl, line 1: is not JSON",
+    f"{UNLEARN} --out model/o --retain r.jsonl": "--out model/o lies in the folder of the model model",
+    f"{UNLEARN} --out model --retain NONE": "--out model is not an empty folder",
+    "unlearn --model ./mdel --forget f.jsonl --out o --retain none": "there is no folder ./mdel",
+    "teach --model model --facts f.jsonl --out o --epochs 0": "--epochs must be a number from 1 on, got 0",
+    "teach --model model --facts f.jsonl --out o --learning-rate nan": "--learning-rate must be",
+    "teach --model model --facts no.jsonl --out o": "--facts: no.jsonl does not exist",
+    "audit --before model --after no --forget f.jsonl --out o": "--after no is not a folder",
+    "audit --before model --after model --forget f.jsonl --out model": "--out model lies in the folder",
+    "ask --model model --facts no.jsonl": "--facts: no.jsonl does not exist",
+}
+
+
+@pytest.mark.parametrize("typed", CASES)
+def test_it_is_said_at_once(place: Path, typed: str) -> None:
+    command = [sys.executable, "-c", TERMINAL, *typed.split()]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    assert CASES[typed] in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and done.returncode == 2
+    assert sorted(p.name for p in place.iterdir()) == ["bad.jsonl", "f.jsonl", "model", "r.jsonl"]
