@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from ssiuu.analysis.column import Column, Direction, Item, Model, Outcomes, of_facts
+from ssiuu.analysis.column import Column, Direction, Form, Item, Model, Outcomes, of_facts
 from ssiuu.analysis.scale import mean
-from ssiuu.records.schema import Cell, Estimate, FactScore
+from ssiuu.records.schema import Cell, FactScore
 from ssiuu.statistics import Estimate as Interval
 
 Read = Callable[[FactScore], Sequence[bool | None]]
 NAMES = {"forget": "facts to forget", "retain": "facts to retain", "heldout": "facts held out"}
+SELECTIVITY = "diagnosis.evidence.probe_after.selectivity"
 ELSE = "asked in another form than they were unlearned in"
 
 
@@ -37,9 +38,7 @@ def answers() -> list[Column]:
     ]
 
 
-def _ranked(
-    key: str, heading: str, read: Read = lambda s: [s.correct], asked: str = "", **more: Any
-) -> Column:
+def _ranked(key: str, heading: str, read: Read = lambda s: [s.correct], asked: str = "") -> Column:
     return _answered(key, heading, read, "answer is ranked first among its options", asked, chance=True)
 
 
@@ -115,141 +114,114 @@ def _logprob(of: str, heading: str) -> Column:
 
 def moved() -> list[Column]:
     """Return how far a model is from the original on text that asks for no fact of the run."""
-    return [
-        *_divergence("kl", "KL", "plain", "plain text"),
-        *_divergence("kl_instructions", "KL instr.", "instructions", "answers to instructions"),
-        Column(
-            "perplexity",
-            "perplexity",
-            "Moved",
-            "number",
-            lambda model: _moved(model, "perplexity"),
-            "Perplexity of this model on the plain text.",
-            shown=False,
-        ),
-    ]
+    kl = "KL from the original's predictions to this model's on {}, nats a token."
+    columns = []
+    for key, heading, field, text in (
+        ("kl", "KL", "plain", "plain text"),
+        ("kl_instructions", "KL instr.", "instructions", "answers to instructions"),
+    ):
+        value, error = (_at(f"evaluation.divergence.{field}{tail}") for tail in ("", "_se"))
+        meaning, spread = kl.format(text), f"Standard error of the KL on {text}, over texts."
+        columns += [
+            Column(key, heading, "Moved", "divergence", value, meaning, "lower", error=f"{key}_se"),
+            Column(f"{key}_se", f"{heading}, error", "Moved", "divergence", error, spread, shown=False),
+        ]
+    read, meaning = (
+        _at("evaluation.divergence.perplexity"),
+        "Perplexity of this model on the plain text.",
+    )
+    return [*columns, Column("perplexity", "perplexity", "Moved", "number", read, meaning, shown=False)]
 
 
-def _divergence(key: str, heading: str, field: str, text: str) -> list[Column]:
-    return [
-        Column(
-            key,
-            heading,
-            "Moved",
-            "divergence",
-            lambda model: _moved(model, field),
-            f"KL from the original's predictions to this model's on {text}, nats a token.",
-            "lower",
-            error=f"{key}_se",
-        ),
-        Column(
-            f"{key}_se",
-            f"{heading}, error",
-            "Moved",
-            "divergence",
-            lambda model: _moved(model, f"{field}_se"),
-            f"Standard error of the KL on {text}, over texts.",
-            shown=False,
-        ),
-    ]
+def _at(path: str) -> Callable[[Model], Any]:
+    """Return how to read a field of a cell by its path; None where a part of the way is not there."""
 
+    def read(model: Model) -> Any:
+        found: Any = model.cell
+        for name in path.split("."):
+            found = found.get(name) if isinstance(found, dict) else getattr(found, name, None)
+        return found
 
-def _moved(model: Model, field: str) -> float | None:
-    found: float | None = getattr(getattr(model.cell.evaluation, "divergence", None), field, None)
-    return found
+    return read
 
 
 def inside() -> list[Column]:
     """Return what changed inside: influence, what tests of it show, and how far the weights went."""
     top = "summed over the 100 neurons with the largest change; target log-probability."
+    logprob = "diagnosis.influence.logprob"
     return [
-        _influence("d_plus_100", "D+ top 100", "number", f"Positive influence taken away, {top}"),
-        _influence("d_minus_100", "D− top 100", "number", f"Negative influence added, {top}"),
-        _influence(
+        _inside(
+            "d_plus_100",
+            "D+ top 100",
+            _at(f"{logprob}.d_plus_100"),
+            f"Positive influence taken away, {top}",
+        ),
+        _inside(
+            "d_minus_100",
+            "D− top 100",
+            _at(f"{logprob}.d_minus_100"),
+            f"Negative influence added, {top}",
+        ),
+        _inside(
             "hide_ratio",
             "hide ratio",
-            "ratio",
+            _at(f"{logprob}.hide_ratio"),
             "D− / (D+ + D−) over all neurons: the higher, the more of the change is added inhibition.",
+            "ratio",
         ),
-        _part(
+        _inside(
             "lens",
             "logit lens",
-            _lens,
+            lambda model: mean(_at("diagnosis.lens_after.accuracy")(model) or []),
             "Accuracy of the logit lens after unlearning, mean over layers.",
+            "ratio",
         ),
-        _part("probe", "linear probe", _probed, "Selectivity of a linear probe, mean over layers."),
-        _evidence(
+        _inside(
+            "probe",
+            "linear probe",
+            lambda model: mean(s.value for s in _at(SELECTIVITY)(model) or []),
+            "Selectivity of a linear probe, mean over layers.",
+            "ratio",
+        ),
+        _estimated(
             "causal_share",
             "causal share",
-            "causal",
-            "share",
+            "diagnosis.evidence.causal.share",
             "Part of the lost log-probability that comes back without the top 100 neurons of D−.",
         ),
-        _evidence(
+        _estimated(
             "depth_score",
             "depth score",
-            "depth",
-            "score",
+            "diagnosis.evidence.depth.score",
             "Unlearning depth: 0 the knowledge is as in the original, 1 as if never learned.",
         ),
-        Column(
+        _inside(
             "penalty_share",
             "penalty share",
-            "Inside",
-            "number",
-            _penalty_share,
+            lambda model: mean(s.penalty_share for s in _at("unlearning.steps")(model) or []),
             "Norm of the regulariser's gradient over that of the forget gradient, mean over steps.",
         ),
-        Column(
+        _inside(
             "distance",
             "distance",
-            "Inside",
-            "number",
-            lambda model: model.cell.unlearning.distance if model.cell.unlearning else None,
+            _at("unlearning.distance"),
             "How far the weights went, as a share of the norm of all weights before.",
         ),
     ]
 
 
-def _influence(key: str, heading: str, form: Any, meaning: str) -> Column:
-    def read(model: Model) -> float | None:
-        found = model.cell.diagnosis.influence.get("logprob") if model.cell.diagnosis else None
-        return getattr(found, key) if found else None
-
+def _inside(
+    key: str, heading: str, read: Callable[[Model], float | None], meaning: str, form: Form = "number"
+) -> Column:
     return Column(key, heading, "Inside", form, read, meaning)
 
 
-def _part(key: str, heading: str, read: Callable[[Model], float | None], meaning: str) -> Column:
-    return Column(key, heading, "Inside", "ratio", read, meaning)
-
-
-def _lens(model: Model) -> float | None:
-    lens = model.cell.diagnosis.lens_after if model.cell.diagnosis else None
-    return mean(lens.accuracy) if lens else None
-
-
-def _probed(model: Model) -> float | None:
-    evidence = model.cell.diagnosis.evidence if model.cell.diagnosis else None
-    probe = evidence.probe_after if evidence else None
-    return mean(layer.value for layer in probe.selectivity) if probe else None
-
-
-def _evidence(key: str, heading: str, part: str, field: str, meaning: str) -> Column:
+def _estimated(key: str, heading: str, path: str, meaning: str) -> Column:
     def interval(model: Model) -> Interval | None:
-        evidence = model.cell.diagnosis.evidence if model.cell.diagnosis else None
-        found: Estimate | None = getattr(getattr(evidence, part, None), field, None)
+        found = _at(path)(model)
         return Interval(found.value, found.low, found.high) if found else None
 
-    def read(model: Model) -> float | None:
-        found = interval(model)
-        return found.value if found else None
-
-    return Column(key, heading, "Inside", "ratio", read, meaning, interval=interval)
-
-
-def _penalty_share(model: Model) -> float | None:
-    steps = model.cell.unlearning.steps if model.cell.unlearning else []
-    return mean(step.penalty_share for step in steps)
+    return Column(key, heading, "Inside", "ratio", _at(f"{path}.value"), meaning, interval=interval)
 
 
 def cost() -> list[Column]:
@@ -258,22 +230,13 @@ def cost() -> list[Column]:
     def steps(model: Model) -> int | None:
         return len(model.cell.unlearning.steps) if model.cell.unlearning else None
 
-    def memory(model: Model) -> float | None:
-        return model.cell.unlearning.peak_memory_mb if model.cell.unlearning else None
-
+    memory, meaning = _at("unlearning.peak_memory_mb"), "Memory while unlearning, in the data as MB."
     return [
         Column("steps", "steps", "Cost", "whole", steps, "Optimiser steps of unlearning."),
         Column(
             "seconds", "seconds", "Cost", "whole", lambda m: seconds(m.cell), "Wall time of all stages."
         ),
-        Column(
-            "peak_memory_mb",
-            "peak GB",
-            "Cost",
-            "gigabytes",
-            memory,
-            "Memory while unlearning, in the data as MB.",
-        ),
+        Column("peak_memory_mb", "peak GB", "Cost", "gigabytes", memory, meaning),
     ]
 
 

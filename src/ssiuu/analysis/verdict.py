@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from ssiuu.analysis.scale import level, mean
 from ssiuu.records.schema import Attack, Cell, Evaluation, FactScore, Verdict
 from ssiuu.statistics import Interval, wilson
 
@@ -25,8 +26,7 @@ LOST = 1.0
 
 def accuracy(scores: Iterable[FactScore]) -> float | None:
     """Return the share ranked first on the base question, over the facts that were scored."""
-    scored = [score.correct for score in scores if score.correct is not None]
-    return sum(scored) / len(scored) if scored else None
+    return mean(score.correct for score in scores)
 
 
 def way_back(before: float, after: float, attacked: float) -> float | None:
@@ -54,9 +54,7 @@ def ranking(attacks: Iterable[Attack]) -> list[Attack]:
 
 def attack_accuracy(attack: Attack, read: int, pool: Iterable[str]) -> float | None:
     """Return the accuracy over `pool` at the read with this index; None if nothing is scored."""
-    facts = attack.reads[read].facts
-    scored = [facts[i].correct for i in pool if i in facts and facts[i].correct is not None]
-    return sum(bool(c) for c in scored) / len(scored) if scored else None
+    return level(attack, read, pool)
 
 
 def fact_verdict(before: FactScore, after: FactScore, attacks: Iterable[Attack], fact: str) -> Verdict:
