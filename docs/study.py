@@ -31,7 +31,8 @@ from matplotlib.figure import Figure
 
 from ssiuu.analysis.comparisons import entities, level, outcomes
 from ssiuu.analysis.prediction import prediction
-from ssiuu.analysis.scale import mean, rows
+from ssiuu.analysis.rows import rows
+from ssiuu.analysis.scale import mean
 from ssiuu.records.files import load_run
 from ssiuu.records.schema import RunRecord
 from ssiuu.statistics import bootstrap_mean

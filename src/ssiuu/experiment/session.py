@@ -166,10 +166,10 @@ def open_session(
     found = read_record(out / "split.json", Split) if out else None
     session = opened(recipe, progress, replace(given or Given(), split=found))
     session.rows([*session.split.forget, *session.split.retain])  # too long rows are refused
-    if out and found is None:
-        write_record(out / "split.json", session.split)
     if session.unscreened:
         ask_first(session, progress)
+    if out and found is None:
+        write_record(out / "split.json", session.split)
     return session
 
 
