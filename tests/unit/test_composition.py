@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Example, answer_logprobs, collate
-from ssiuu.methods import OBJECTIVES, TRANSFORMS, Objective, RetainTerm, Transform, make
-from ssiuu.methods.base import Bound, Losses, Origin, Slope, View
+from ssiuu.methods import OBJECTIVES, TRANSFORMS, Edit, Objective, RetainTerm, Transform, make
+from ssiuu.methods.base import Bound, Losses, Origin, Slope, View, Work
 from ssiuu.methods.names import ALIASES, RETAIN_TERMS
 from ssiuu.records.schema import MethodInfo, Unlearning
 from ssiuu.training import interrupt
@@ -486,3 +486,40 @@ def test_losses_are_told_to_every_part(exact_model: Any, rows: Rows) -> None:
     step.bound("mask").after = lambda losses, rate: seen.append((losses, rate))
     outcome = step([collate(rows.forget, PAD)], [collate(rows.retain, PAD)])
     assert seen == [(Losses(outcome.forget_loss, outcome.retain_loss, None), 1e-3)]
+
+
+class Shrunk(Edit):
+    """Every weight a tenth smaller, again and again: a change that is no descent."""
+
+    name: ClassVar[str] = "shrunk"
+    origin: ClassVar[Origin] = "ours"
+    source: ClassVar[str] = "This test."
+    summary: ClassVar[str] = "smaller weights"
+
+    times: int = Field(default=3, ge=1, description="how often at most")
+
+    def edit(self, model: Any, work: Work) -> Iterator[str]:
+        for n in range(1, self.times + 1):
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(0.9)
+            yield f"The weights are {0.9**n:.2f} of what they were."
+
+
+def test_an_edit_of_another_package_stops_where_the_score_is_met(
+    tiny_model: Any, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OBJECTIVES, "_registered", {Shrunk.name: Shrunk})
+    method, start = make({"name": "shrunk", "times": 5}), weights(tiny_model)
+    assert not method.has_gradient and method.trains
+    scores = iter([1.0, 0.8, 0.1])
+    info = MethodInfo(label=method.label, name=method.name, origin="ours", description="")
+    record = unlearn(
+        *(tiny_model, method, info, rows.forget, rows.retain, replace(SETTINGS, threshold=0.3)),
+        *(StopRule("ranking", lambda: next(scores)), PAD),
+    )
+    assert record.stopped == "threshold" and record.notes == ["The weights are 0.81 of what they were."]
+    assert [log.forget_score for log in record.steps] == [0.8, 0.1]
+    torch.testing.assert_close(weights(tiny_model), start * 0.81)
+    with pytest.raises(ConfigError, match="shrunk: gate: this method has no forget gradient"):
+        make("shrunk+gate")

@@ -110,7 +110,7 @@ def _sites(name: str) -> None:
 
 def _methods() -> None:
     from ssiuu.methods import OBJECTIVES, RETAIN_TERMS, TRANSFORMS, known_methods, make
-    from ssiuu.methods.names import FORMS, SUFFIXES, Common
+    from ssiuu.methods.names import FORMS, Common, suffixes
 
     for name in known_methods():
         method = make(name)
@@ -118,10 +118,7 @@ def _methods() -> None:
         for part in method.all:
             _knobs(part)
     print("\nWhat goes on any of them that takes gradient steps, as in npo+sam or gd+projection+mask:")
-    parts: list[Any] = [
-        *TRANSFORMS,
-        *(name for name in RETAIN_TERMS if name not in ("nll", "activations")),
-    ]
+    parts = [*TRANSFORMS, *(name for name in RETAIN_TERMS if RETAIN_TERMS.get(name).suffix)]
     for name in parts:
         registry: Any = TRANSFORMS if name in TRANSFORMS else RETAIN_TERMS
         kind = registry.get(name)
@@ -130,8 +127,7 @@ def _methods() -> None:
     print("\nOf every method:")
     for key, knob in Common.model_fields.items():
         print(f"              {key} = {knob.default}: {knob.description}")
-    words = dict.fromkeys([*SUFFIXES, *parts])
-    print(f"\nSuffixes, as in gd+projection: {', '.join(f'+{word}' for word in words)}.")
+    print(f"\nSuffixes, as in gd+projection: {', '.join(f'+{word}' for word in suffixes())}.")
     print(f"Forms of ssiuu, as in ssiuu-gate-npo: {', '.join(FORMS)}, rhoNUMBER, or an objective.")
 
 
@@ -143,4 +139,4 @@ def _knobs(part: Any) -> None:
 
 
 def _from(plugin: object) -> str:
-    return "" if plugin is None else f" (from {plugin})"
+    return "" if plugin is None else f" [{plugin}]"

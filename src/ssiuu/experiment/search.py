@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ssiuu.errors import DivergedError
 from ssiuu.experiment.cells import digest
@@ -78,7 +79,7 @@ def search(
     done = read_record(work / "attempts.json", Attempts)
     attempts = list(done.attempts) if done is not None and done.key == key else []
 
-    def attempt(rate: float, **change: float) -> tuple[Unlearning | None, Attempt]:
+    def attempt(rate: float, **change: Any) -> tuple[Unlearning | None, Attempt]:
         session.original.restore()
         start = time.perf_counter()
         name = f"rate {rate:.1e}" if not change else "range test"
@@ -112,7 +113,9 @@ def search(
 
     if not attempts:
         session.lost = None  # it only asks how far away the threshold is
-        ranging, ranged = attempt(FIRST, growth=GROWTH, max_steps=RANGE_STEPS, warmup=0)
+        ranging, ranged = attempt(
+            FIRST, growth=GROWTH, max_steps=RANGE_STEPS, warmup=0, schedule="constant"
+        )
         keep(_crossing(ranged, ranging))
     session.lost = judge.lost
     nearest: tuple[Attempt, Unlearning] | None = None

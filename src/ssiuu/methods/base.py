@@ -363,6 +363,7 @@ class RetainTerm(Loss):
     rows: ClassVar[Rows] = "retain"
     joins: ClassVar[bool] = False
     place: ClassVar[str] = ""  # where it holds the model, for descriptions
+    suffix: ClassVar[bool] = True  # whether it may stand behind a plus
 
     @property
     def weight(self) -> float:

@@ -18,7 +18,6 @@ class Alias:
     Attributes:
         name: The name.
         spelled: What it stands for.
-        options: Hyper-parameters that differ from the parts' own defaults.
         origin: Whose it is.
         source: Where it is from.
         summary: What it is, in one sentence without its full stop.
@@ -29,7 +28,6 @@ class Alias:
     origin: Origin
     source: str
     summary: str
-    options: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +113,9 @@ class Method(Parts):
     @property
     def label(self) -> str:
         """The default name of a run of this method in tables and folders."""
-        term = "" if self.retain is None else self.retain.name
-        plain = ("", "nll", self.objective.retain_default(None)[0])
-        words = [*([] if term in plain else [term]), *(term.name for term in self.others)]
+        own = self.objective.retain_default(None)[0]
+        named = [t for t in (self.retain,) if t is not None and t.suffix and t.name != own]
+        words = [term.name for term in (*named, *self.others)]
         words += [word for part in self._added for word in part.said]
         tag = f"@{self.tag}" if self.tag else ""
         return "+".join([self.stem, *words]) + tag

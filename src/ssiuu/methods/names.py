@@ -11,7 +11,7 @@ A mapping says the rest, with flat keys: each goes to the part that declares it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -46,7 +46,7 @@ from ssiuu.methods.transforms.projection import Projection
 from ssiuu.methods.transforms.pull import Pull
 from ssiuu.methods.transforms.sam import SharpnessAware
 from ssiuu.methods.transforms.ssiuu import Ssiuu
-from ssiuu.plugins import Registry
+from ssiuu.plugins import Registry, used
 
 OBJECTIVES: Registry[Objective] = Registry(
     "objective",
@@ -88,39 +88,27 @@ RETAIN_TERMS: Registry[RetainTerm] = Registry(
         for kind in (LikelihoodTerm, DivergenceTerm, ActivationTerm, TextTerm, OtherWordsTerm)
     },
 )
-REGISTRIES: tuple[Registry[Any], ...] = (OBJECTIVES, TRANSFORMS, RETAIN_TERMS)
 
 ALIASES = {
     alias.name: alias
     for alias in (
         Alias(
-            "klue",
-            "gd+klue",
-            "literature",
-            Localised.source,
+            *("klue", "gd+klue", "literature", Localised.source),
             "KLUE: GD on the feed-forward neurons that attribution marks",
         ),
         Alias(
-            "npo-sam",
-            "npo+sam",
-            "literature",
-            SharpnessAware.source,
+            *("npo-sam", "npo+sam", "literature", SharpnessAware.source),
             "NPO+SAM: NPO whose forget gradient is taken at the worst point nearby",
         ),
         Alias(
-            "masked",
-            "gd+mask",
-            "literature",
-            DisruptionMask.source,
+            *("masked", "gd+mask", "literature", DisruptionMask.source),
             "GD whose forget gradient is masked where it would disrupt retain",
         ),
         # The directions are the retain texts', taken once; RepSelect takes the forget texts' own and
         # renews them every epoch. Every linear map is trained, not the feed-forward ones alone. GD's
         # loss instead of the authors'; no per-token mask, no LoRA adversary.
         Alias(
-            "cir",
-            "gd+projection+outputs",
-            "literature",
+            *("cir", "gd+projection+outputs", "literature"),
             "Sondej and Yang 2025 (CIR) and RepSelect (2026), the projections alone.",
             "CIR: GD without the shared directions of inputs and output gradients",
         ),
@@ -197,6 +185,12 @@ class Draft:
             self.free.add((part, key))
         else:
             self.free.discard((part, key))
+
+
+def suffixes() -> list[str]:
+    """Return every word that may stand behind a plus."""
+    terms = [name for name in RETAIN_TERMS if RETAIN_TERMS.get(name).suffix]
+    return [*dict.fromkeys([*SUFFIXES, *TRANSFORMS, *terms])]
 
 
 def known_methods() -> list[str]:
@@ -300,7 +294,7 @@ def _form(draft: Draft, form: str, gated: bool) -> None:
     elif (number := _number(form.removeprefix("rho"))) is not None and form.startswith("rho"):
         keys = {"rho": number}
     else:
-        known = [*FORMS, *(name for name in OBJECTIVES if name not in ("none", "task-vector"))]
+        known = [*FORMS, *(name for name in OBJECTIVES if OBJECTIVES.get(name).has_gradient)]
         raise ConfigError(unknown("form of ssiuu", form, known, draft.where))
     for key, value in keys.items():
         draft.set("gate" if gated else FAMILY, key, value, form)
@@ -329,14 +323,13 @@ def _suffix(draft: Draft, word: tuple[str, list[str]]) -> None:
     kind: type[Part]
     if owner in TRANSFORMS:
         kind = TRANSFORMS.get(owner, draft.where)
-    elif name in RETAIN_TERMS and name not in ("nll", "activations"):
-        kind = RETAIN_TERMS.get(name, draft.where)
-        if not kind.brought_by and issubclass(kind, RetainTerm) and kind.rows == "retain":
+    elif name in RETAIN_TERMS and RETAIN_TERMS.get(name, draft.where).suffix:
+        kind = term = RETAIN_TERMS.get(name)
+        if term.rows == "retain":
             draft.set("", "retain", name, name)
             return
     else:
-        words = [*SUFFIXES, *TRANSFORMS, *(n for n in RETAIN_TERMS if n not in ("nll", "activations"))]
-        raise ConfigError(unknown("suffix of a method", name, dict.fromkeys(words), draft.where))
+        raise ConfigError(unknown("suffix of a method", name, suffixes(), draft.where))
     draft.add(kind)
     for key, value in keys.items():
         draft.set(owner, key, value, name, free=not isinstance(value, str))
@@ -434,7 +427,8 @@ def _given(draft: Draft, part: str, key: str, value: Any) -> None:
 
 
 def _assembled(draft: Draft, values: dict[str, Any]) -> Method:
-    head = any(name in (FAMILY, "gate") for name in draft.parts)
+    objective: Any = draft.parts[draft.objective]
+    head = objective.has_gradient and any(name in (FAMILY, "gate") for name in draft.parts)
     label = FAMILY if head else draft.alias.name if draft.alias else draft.objective
     common, problems = _routed(draft, values, label)
     made: list[Part] = []
@@ -448,7 +442,6 @@ def _assembled(draft: Draft, values: dict[str, Any]) -> Method:
     except ValidationError as error:
         problems += [_sentence(label, problem, draft.where) for problem in error.errors()]
         raise ConfigError(problems) from error
-    objective: Any = draft.parts[draft.objective]
     term, weight = _retained(objective, checked, label, draft.where)
     if problems:
         raise ConfigError(problems)
@@ -511,7 +504,7 @@ def _fitting(method: Method, label: str, where: str) -> None:
     problems = []
     if not method.has_gradient:
         if method.others:
-            names = ", ".join(RETAIN_TERMS.built_in[n].name for n in ("texts", "others"))
+            names = ", ".join(term.name for term in method.others)
             problems.append(f"{names}: this method takes no gradient steps to add a term to")
         if method.transforms:
             names = ", ".join(part.name for part in method.transforms)
@@ -527,15 +520,13 @@ def _fitting(method: Method, label: str, where: str) -> None:
 
 def _with_packages(method: Method) -> Method:
     """Add which packages the parts come from."""
-
-    def found() -> Iterator[tuple[str, str]]:
-        for part in method.all:
-            for registry in REGISTRIES:
-                if isinstance(part, registry.base) and (plugin := registry.plugin(part.name)):
-                    yield f"{registry.kind} {part.name}", str(plugin)
-
-    packages = tuple(found())
-    return replace(method, packages=packages) if packages else method
+    kinds: list[tuple[Registry[Any], Sequence[Part]]] = [
+        (OBJECTIVES, [method.objective]),
+        (TRANSFORMS, method.transforms),
+        (RETAIN_TERMS, [*([method.retain] if method.retain else []), *method.others]),
+    ]
+    packages = used(*((registry, part.name) for registry, parts in kinds for part in parts))
+    return replace(method, packages=tuple(packages.items()))
 
 
 def _sentence(label: str, problem: Any, where: str) -> str:

@@ -68,6 +68,7 @@ class LikelihoodTerm(RetainTerm):
     origin: ClassVar[Origin] = "literature"
     source: ClassVar[str] = "Liu, Liu and Stone 2022."
     summary: ClassVar[str] = "the NLL of the retain rows"
+    suffix: ClassVar[bool] = False
     joins: ClassVar[bool] = True
 
     def loss(self, view: View) -> Float[Tensor, " B"]:
@@ -98,6 +99,7 @@ class ActivationTerm(RetainTerm):
     origin: ClassVar[Origin] = "literature"
     source: ClassVar[str] = "Li et al. 2024 (ICML)."
     summary: ClassVar[str] = "the distance of the retain rows' hidden states from those before"
+    suffix: ClassVar[bool] = False
     normaliser: ClassVar[Normaliser] = "positions"
     needs: ClassVar[frozenset[Need]] = frozenset({"hidden"})
 
