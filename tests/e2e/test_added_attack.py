@@ -5,30 +5,49 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ssiuu
-from added.noise import WeightNoise
 from ssiuu.attacks import ATTACKS, switched_off
+from ssiuu.attacks.base import Attack, Victim
+from ssiuu.attacks.retrain import Retraining, RetrainingConfig
 from ssiuu.cli.listing import What, command
 from ssiuu.config import flatten
 from ssiuu.errors import ConfigError
 from ssiuu.experiment.attacking import plan
 from ssiuu.experiment.estimate import _attack_tokens
+from ssiuu.likelihood import Example
 from ssiuu.models.load import save
 from ssiuu.plugins import Plugin
 from ssiuu.report.formats import FORMATS
 from ssiuu.report.text import summary
 
+PACKAGE = Path(__file__).parents[2] / "examples" / "plugin" / "src"
 NOISE = "attacks.noise.sigmas=[0.02,0.5]"
+REHEARSAL = ["attacks.rehearsal.learning_rates=[1e-3]", "attacks.reads=[2]"]
+
+
+class Rehearsal(Retraining[RetrainingConfig]):
+    """Training on what was kept: rows are all that it has to say."""
+
+    name = "rehearsal"
+    summary = "retrain on the facts that were kept"
+
+    def rows(self, victim: Victim, fraction: float | None) -> list[Example]:
+        return victim.ground.rows(victim.ground.split.retain)
 
 
 @pytest.fixture
-def sets(make_model: Any, tokenizer: Any, tmp_path: Path) -> Iterator[list[str]]:
-    ATTACKS.register(WeightNoise)
+def sets(
+    make_model: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[str]]:
+    monkeypatch.syspath_prepend(str(PACKAGE))
+    ATTACKS.register(import_module("ssiuu_example.noise").Noise)
+    ATTACKS.register(Rehearsal)
     save(make_model(), tokenizer, tmp_path / "model")
     for name, first in (("forget", 0), ("retain", 4)):
         rows = [
@@ -46,7 +65,7 @@ def sets(make_model: Any, tokenizer: Any, tmp_path: Path) -> Iterator[list[str]]
         f"model={tmp_path / 'model'}",
         *(f"{name}={tmp_path / name}.jsonl" for name in ("forget", "retain")),
     ]
-    del ATTACKS._registered["noise"]
+    del ATTACKS._registered["noise"], ATTACKS._registered["rehearsal"]
 
 
 def test_a_recipe_has_its_settings_and_refuses_what_is_wrong(
@@ -60,11 +79,11 @@ def test_a_recipe_has_its_settings_and_refuses_what_is_wrong(
     assert "attacks.noise.sigmas" not in flatten(without.model_dump())
     assert _attack_tokens(recipe, 10, 100) - _attack_tokens(without, 10, 100) == 2 * 10 * 70
     strong, told = ssiuu.resolve(None, [*sets, "protocol=strong"])
-    assert flatten(strong.model_dump())["attacks.noise.sigmas"] == [0.01, 0.03]
+    assert flatten(strong.model_dump())["attacks.noise.sigmas"] == [0.02, 0.05, 0.1, 0.2]
     assert told["attacks.noise.sigmas"] == "protocol strong"
     assert switched_off()["attacks.noise.sigmas"] == []
     for wrong, message in (
-        ("attacks.noise.sigmas=[2]", r"attacks\.noise\.sigmas: must lie in \(0, 1\], got 2"),
+        ("attacks.noise.sigmas=[2]", r"attacks\.noise\.sigmas: must lie in \(0, 1\], got \[2"),
         ("attacks.noise.sigma=[0.1]", r"attacks\.noise\.sigma: .*Did you mean 'sigmas'"),
         ("attacks.nois.sigmas=[0.1]", r"attacks\.nois: .*Did you mean 'noise'"),
     ):
@@ -72,7 +91,7 @@ def test_a_recipe_has_its_settings_and_refuses_what_is_wrong(
             ssiuu.resolve(None, [*sets, wrong])
     command(What.attacks)
     listed = capsys.readouterr().out
-    assert WeightNoise.summary in listed and "attacks.noise.sigmas = []: noise, as a share" in listed
+    assert "add noise to every weight" in listed and "attacks.noise.sigmas = []: strengths" in listed
 
 
 def test_it_is_carried_out_recorded_and_shown(
@@ -80,12 +99,13 @@ def test_it_is_carried_out_recorded_and_shown(
 ) -> None:
     settings = ["methods=[gd]", "unlearn={max_steps: 2}", "diagnose=false"]
     settings += ["attacks.harmful.fractions=[]", "attacks.benign.learning_rates=[]"]
-    recipe, sources = ssiuu.resolve(None, [*sets, *settings, NOISE])
+    recipe, sources = ssiuu.resolve(None, [*sets, *settings, NOISE, *REHEARSAL])
     lines: list[str] = []
     record = ssiuu.run(recipe, sources, tmp_path / "run", progress=lines.append)
-    assert record.header.plugins.keys() == {"attack noise"}
-    (attack,) = record.cells[0].attacks
-    assert (attack.kind, attack.axis, attack.scored) == ("noise", "sigma", "written")
+    assert record.header.plugins.keys() == {"attack noise", "attack rehearsal"}
+    attack, trained = sorted(record.cells[0].attacks, key=lambda a: a.name)
+    assert trained.tokens and [read.step for read in trained.reads] == [0, 2] and not trained.trained
+    assert (attack.kind, attack.axis, attack.scored) == ("noise", "sigma", "ranking")
     assert [read.label for read in attack.reads] == ["", "0.02", "0.5"]
     start, little, much = (read.facts for read in attack.reads)
     assert all(abs(little[i].logprob - start[i].logprob) > 0 for i in attack.pool)
@@ -94,7 +114,7 @@ def test_it_is_carried_out_recorded_and_shown(
 
     level = ssiuu.rows(record)["rows"][0]["noise"]
     page = ssiuu.write_report(record, tmp_path / "run").read_text()
-    assert "noise, share of the weights" in page and ">0.02<" in page
+    assert "noise, share of each weight" in page and ">0.02<" in page
     assert "noise" in summary(record)
     tables = {name: write(record, None) for name, write in FORMATS.items()}
     assert all("noise" in table for table in tables.values())
@@ -105,4 +125,9 @@ def test_it_is_carried_out_recorded_and_shown(
     again = ssiuu.run(recipe, sources, tmp_path / "newer")
     assert again.header.plugins["attack noise"] == "shaken 2.0"
     changed = set(again.header.stages.values()) - set(record.header.stages.values())
-    assert len(changed) == 1  # the attack's alone: a newer version is another attack
+    assert len(changed) == 2  # the attacks' alone: a newer version is another attack
+
+
+def test_an_attack_that_does_nothing_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"Idle does nothing: define reads\(\) or carry_out\(\)"):
+        type("Idle", (Attack,), {"name": "idle"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from ssiuu.analysis.rows import rows
 from ssiuu.analysis.verdict import fact_verdict, strongest
-from ssiuu.attacks import ATTACKS
+from ssiuu.attacks import ATTACKS, BUILT_IN
 from ssiuu.attacks.asking import read_prompted
 from ssiuu.attacks.few_shot import few_shot
 from ssiuu.attacks.prompts import PREFILLS, PREFIXES, prompts
@@ -81,6 +82,12 @@ def test_protocol_strong_goes_before_the_benchmark_and_behind_the_file(tmp_path:
 def test_seed_alone_still_is_the_seed_of_the_curves() -> None:
     recipe, _ = resolve(None, ["attacks.seed=5"])
     assert {c.seed for c in plan(recipe)} == {5}
+
+
+def test_the_page_of_attacks_has_them_all() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "attacks.md").read_text()
+    rows = re.findall(r"^\| `([a-z-]+?)(?:_p)?` \| (\w+) \|", text, re.MULTILINE)
+    assert dict(rows) == {kind.name: kind.axis.name for kind in BUILT_IN}
 
 
 @pytest.mark.parametrize(

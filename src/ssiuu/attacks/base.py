@@ -171,8 +171,12 @@ class Attack(ABC, Generic[C]):
         self.config, self.shared = config, shared
 
     def __init_subclass__(cls, **more: Any) -> None:
-        """Refuse an axis that no record could hold, when the class is made and not when it has run."""
+        """Refuse what would fail only when it has run: an attack that does nothing, or an axis that no
+        record could hold.
+        """
         super().__init_subclass__(**more)
+        if cls.reads is Attack.reads and cls.carry_out is Attack.carry_out:
+            raise TypeError(f"{cls.__name__} does nothing: define reads() or carry_out().")
         axis = getattr(cls, "axis", None)
         known = get_args(Scored)
         if axis is not None and axis.scored not in known:

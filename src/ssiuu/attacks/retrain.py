@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from ssiuu.attacks.base import Attack, AttackConfig, Axis, Curve, Progress, Victim
 from ssiuu.config import Section
@@ -57,6 +57,7 @@ class Retraining(Attack[R]):
     A curve that diverges ends at its last good reading.
     """
 
+    Config: ClassVar[type[BaseModel]] = RetrainingConfig
     axis = STEPS
     strong: ClassVar[Any] = {"learning_rates": SWEEP}
 
