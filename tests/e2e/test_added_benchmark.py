@@ -97,3 +97,20 @@ def test_it_is_run_attacked_recorded_and_shown(
     changed, sources = ssiuu.resolve(None, [*sets, *settings, "continuation.share=0.3"])
     with pytest.raises(OutputError, match=r"continuation\.share"):
         ssiuu.run(changed, sources, tmp_path / "run")
+
+
+def test_what_its_package_has_wrong_is_said_before_any_work(
+    sets: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, sources = ssiuu.resolve(None, sets)
+    monkeypatch.setattr(SCORES, "_registered", {})
+    with pytest.raises(ConfigError, match="benchmark continuation: unknown score 'verbatim'"):
+        ssiuu.run(recipe, sources, tmp_path / "run")
+    assert not (tmp_path / "run" / "run.json").exists()
+
+    class Taken(Continuation):
+        name = "unlearn"
+
+    monkeypatch.setitem(BENCHMARKS._registered, "unlearn", Taken)
+    with pytest.raises(ConfigError, match="'unlearn': a recipe has a key of this name"):
+        ssiuu.resolve(None, ["benchmark=unlearn"])

@@ -168,6 +168,10 @@ def _recipe(wanted: Container[str], attacks: Container[str]) -> type[Recipe]:
     wanted.
     """
     names = [name for name in BENCHMARKS if name in BENCHMARKS.built_in or name in wanted]
+    if taken := [name for name in names if name in Recipe.model_fields]:
+        raise ConfigError(
+            f"benchmark {taken[0]!r}: a recipe has a key of this name; its package must take another."
+        )
     sections = [(name, BENCHMARKS.get(name).Config) for name in names]
     return _with_sections((*sections, ("attacks", attack_section(attacks))))
 

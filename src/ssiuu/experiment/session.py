@@ -177,6 +177,8 @@ def opened(recipe: Recipe, progress: Progress, given: Given) -> Session:
     """Open the recipe's benchmark; nothing is asked yet of facts that nobody has screened.
 
     Raises:
-        InputError: Model or data cannot be used.
+        InputError: Model or data cannot be used, or reports have no columns of the benchmark's score.
     """
-    return Session.on(recipe.opens.open(recipe, given, progress), recipe)
+    ground = recipe.opens.open(recipe, given, progress)
+    SCORES.get(ground.score.name, f"benchmark {recipe.benchmark}")
+    return Session.on(ground, recipe)
