@@ -31,6 +31,7 @@ class ScoreColumns:
         scale: What models are judged on, and attacks that read by the run's score.
         forget: Key of the column that is to fall.
         kept: Key of the column that is to stay.
+        told: What its columns are, where the page is to say how they changed; empty: it is not.
     """
 
     name: ClassVar[str]
@@ -38,6 +39,7 @@ class ScoreColumns:
     scale: ClassVar[Scale] = RANKING
     forget: ClassVar[str] = "forget"
     kept: ClassVar[str] = "heldout"
+    told: ClassVar[str] = ""
 
     def columns(self, others: Sequence[str]) -> list[Column]:
         """Return its columns beside those that every run has.

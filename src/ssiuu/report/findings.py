@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ssiuu.analysis.column import Model
-from ssiuu.analysis.columns import columns, original, verdict
+from ssiuu.analysis.columns import original, verdict
 from ssiuu.analysis.divergence import damaged
 from ssiuu.analysis.scale import mean
-from ssiuu.analysis.scores.rouge import GROUP as WRITTEN
+from ssiuu.analysis.scores import score_of
 from ssiuu.analysis.standard import known_probes
 from ssiuu.analysis.verdict import (
     accuracy,
@@ -177,16 +177,15 @@ def _probes(record: RunRecord, cell: Cell) -> list[str]:
 
 
 def _written(record: RunRecord, cell: Cell) -> list[str]:
-    """Say how the written answers changed, set by set, where a run has further sets of them."""
-    first, now = original(record), Model(record, cell)
-    if first is None or cell.evaluation is None:
+    """Say how the score's own columns changed, where the score wants that said."""
+    score, first, now = score_of(record), original(record), Model(record, cell)
+    if not score.told or first is None or cell.evaluation is None:
         return []
     parts = [
         f"{column.heading} {percent(column.read(first))} → {percent(column.read(now))} %"
-        for column in columns(record)
-        if column.group == WRITTEN
+        for column in score.columns(list(record.header.split.others))
     ]
-    return [f"Mean ROUGE-L recall of the written answers: {', '.join(parts)}."] if parts else []
+    return [f"{score.told}: {', '.join(parts)}."]
 
 
 def _below_chance(record: RunRecord, cell: Cell) -> list[str]:

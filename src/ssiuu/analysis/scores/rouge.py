@@ -17,6 +17,8 @@ class RougeColumns(ScoreColumns):
     name = "rouge"
     summary = "mean ROUGE-L recall of the written answers, set by set; attacks are read by ranking"
 
+    told = "Mean ROUGE-L recall of the written answers"
+
     def columns(self, others: Sequence[str]) -> list[Column]:
         """Return the mean recall of every set."""
         return [*recalls(), *map(_further, others)]
