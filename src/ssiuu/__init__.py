@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from ssiuu.experiment.unlearn import audit_models, diagnose_models, unlearn_model
     from ssiuu.records.files import load_run
     from ssiuu.report import write_report
+    from ssiuu.training.trainer import SsiuuTerm, SsiuuTrainer
 
 __version__ = "0.1.0"
 
 _PLACES = {
+    "SsiuuTerm": "ssiuu.training.trainer",
+    "SsiuuTrainer": "ssiuu.training.trainer",
     "audit": "ssiuu.experiment.objects",
     "unlearn": "ssiuu.experiment.objects",
     "ask_model": "ssiuu.experiment.asking",
@@ -42,6 +45,8 @@ _PLACES = {
     "rows": "ssiuu.analysis.rows",
 }
 __all__ = [
+    "SsiuuTerm",
+    "SsiuuTrainer",
     "ask_model",
     "audit",
     "audit_models",
