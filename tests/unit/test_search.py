@@ -78,18 +78,23 @@ def test_where_the_range_test_did_not_get_there_rates_are_tried_blindly() -> Non
     assert rates == [1e-5, 1e-4, 1e-3, 1e-2]
 
 
-def test_the_range_test_ends_where_its_score_does() -> None:
-    """Many facts are not all met in a few steps: what is answered freely is not waited for."""
+@pytest.mark.parametrize(("rows", "steps"), [(20, 5), (21, 3)])
+def test_a_range_test_that_has_not_met_every_row_counts_up_to_its_threshold(
+    rows: int, steps: int
+) -> None:
+    """It goes on until nothing is answered freely, and has gone too far for the rows it has met."""
     logs = [
         StepLog(step=n, forget_loss=0.0, gradient_norm=0.0, forget_score=score)
         for n, score in enumerate([0.9, None, 0.3, 0.4, 0.2], 1)
     ]
     record: Any = SimpleNamespace(steps=logs, threshold=0.35)
-    found = _crossing(tried(reached=False, steps=5), record)
-    assert (found.steps, found.reached, found.growing) == (3, True, True)
-    assert found.learning_rate == pytest.approx(FIRST * GROWTH**2, rel=0.05)
+    recipe: Any = SimpleNamespace(unlearn=UnlearnConfig(batch_size=4))
+    found = _crossing(tried(steps=5), record, rows, recipe)
+    assert (found.steps, found.reached, found.growing) == (steps, True, True)
+    assert found.learning_rate == pytest.approx(FIRST * GROWTH ** (steps - 1), rel=0.05)
+    assert _crossing(tried(reached=False, steps=5), record, 20, recipe).steps == 3
     record.threshold = 0.1
-    assert not _crossing(tried(steps=5), record).reached
+    assert not _crossing(tried(reached=False, steps=5), record, rows, recipe).reached
 
 
 @pytest.mark.parametrize(
@@ -185,6 +190,7 @@ class Searched:
             unlearn=UnlearnConfig(max_steps=40), model_dump=lambda mode: {"methods": ["npo"]}
         )
         self.session: Any = SimpleNamespace(
+            forget_rows=lambda method: [],
             split=Split(seed=0, forget=[], retain=[], heldout=[], asked=0, known=0),
             recipe=recipe,
             loaded=SimpleNamespace(info=SimpleNamespace(fingerprint="f")),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -35,6 +35,7 @@ class Begun:
     token: int
 
 
+@runtime_checkable
 class Growing(Protocol):
     """Texts of one model that grow together."""
 

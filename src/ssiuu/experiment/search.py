@@ -23,6 +23,7 @@ from ssiuu.errors import DivergedError
 from ssiuu.experiment.cells import digest
 from ssiuu.experiment.drive import unlearn_here
 from ssiuu.experiment.outcome import NOT_FORGOTTEN, Judge
+from ssiuu.experiment.recipe import Recipe
 from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
 from ssiuu.models.load import load_weights, save_weights
@@ -116,7 +117,7 @@ def search(
         ranging, ranged = attempt(
             FIRST, growth=GROWTH, max_steps=RANGE_STEPS, warmup=0, schedule="constant"
         )
-        keep(_crossing(ranged, ranging))
+        keep(_crossing(ranged, ranging, len(session.forget_rows(method)), session.recipe))
     session.lost = judge.lost
     nearest: tuple[Attempt, Unlearning] | None = None
     weights = work / "nearest.safetensors"
@@ -151,15 +152,18 @@ def allowed(session: Session, method: Method) -> int:
     return max(config.max_steps, math.ceil(EPOCHS * rows / config.batch_size))
 
 
-def _crossing(ranged: Attempt, record: Unlearning | None) -> Attempt:
-    """Return the range test as it was when its score first stood at the threshold.
+def _crossing(ranged: Attempt, record: Unlearning | None, rows: int, recipe: Recipe) -> Attempt:
+    """Return the range test as it stands for the way that the weights must go.
 
-    What is answered freely may take longer, and is not waited for: few steps see few of many facts.
+    It ends where next to nothing is answered freely any more. If it has not met every row by then it
+    has gone too far for those that it has met, and it counts as it was when its score first stood at
+    the threshold.
     """
     scores = [(log.step, log.forget_score) for log in record.steps] if record is not None else []
     threshold = record.threshold if record is not None else 0.0
     there = [step for step, score in scores if score is not None and score <= threshold]
-    steps = there[0] if there else ranged.steps
+    met = ranged.reached and ranged.steps * recipe.unlearn.batch_size >= rows
+    steps = ranged.steps if met or not there else there[0]
     rate = _rounded(FIRST * GROWTH ** max(steps - 1, 0))
     told = {"growing": True, "reached": bool(there), "steps": steps, "learning_rate": rate}
     return ranged.model_copy(update=told)

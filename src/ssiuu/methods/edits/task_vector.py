@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, model_validator
@@ -31,7 +31,7 @@ class TaskVector(Edit):
     scale_limit: float = Field(default=6.0, gt=0, description="largest alpha")
 
     @model_validator(mode="after")
-    def _reaches(self) -> Self:
+    def _reaches(self) -> TaskVector:
         if self.scale_step > self.scale_limit:
             raise ValueError(f"scale_step {self.scale_step} is above scale_limit {self.scale_limit}")
         return self

@@ -6,7 +6,7 @@ The arithmetic is in ssiuu.methods.directions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -64,7 +64,7 @@ class Projection(Transform):
     )
 
     @model_validator(mode="after")
-    def _of_something(self) -> Self:
+    def _of_something(self) -> Projection:
         if self.off and self.projection_from == "random":
             raise ValueError("projection_from: random stands beside projection or projection_outputs")
         return self

@@ -14,7 +14,7 @@ ssiuu.methods.regulariser.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -85,7 +85,7 @@ class Ssiuu(Transform):
     )
 
     @model_validator(mode="after")
-    def _one_strength(self) -> Self:
+    def _one_strength(self) -> Ssiuu:
         if self.rho is not None and "lambda_" in self.model_fields_set:
             raise ValueError("give lambda or rho, not both")
         return self
