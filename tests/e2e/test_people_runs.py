@@ -61,7 +61,7 @@ def test_rwku_end_to_end(make_model: Any, tokenizer: Any, tmp_path: Path) -> Non
     assert len(choices) == 4 and all(score.correct is not None for score in choices.values())
     assert "level3" in summary(record)
     page = ssiuu.write_report(record, tmp_path / "run").read_text()
-    assert "recall of the written answers: level1 " in page and "level3 cross lingual" in page
+    assert "recall of the written answers: forget " in page and "level3 cross lingual" in page
     assert json.dumps(ssiuu.rows(record), allow_nan=False)
     with pytest.raises(ConfigError, match=r"rwku\.subjects: must be at least 2"):
         ssiuu.resolve(None, [*given, "rwku.subjects=[Person 1]"])
