@@ -121,9 +121,7 @@ def _prepared(model: object, method: Method) -> Prepared | None:
 
 def _bytes(step: Step) -> float:
     """Return the bytes a parameter that the parts of a method keep between steps."""
-    stored = (
-        step.bound("ssiuu").regulariser.reference.values() if step.bound("ssiuu").regulariser else []
-    )
+    stored = [value for bound in step.bounds.values() for value in bound.state().values()]
     total = sum(p.numel() for p in step.named.values())
     return sum(t.numel() * t.element_size() for t in stored) / total
 
