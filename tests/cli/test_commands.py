@@ -246,7 +246,7 @@ def test_other_bad_input(place: Path, tmp_path: Path) -> None:
     (tmp_path / "latin.jsonl").write_bytes('{"question": "é?", "answer": "é"}'.encode("latin-1"))
     assert "UTF-8" in bad(place, tmp_path, forget=tmp_path / "latin.jsonl").stderr
     assert "at is" not in (said := bad(place, tmp_path, retain=None).stderr) and "--retain none" in said
-    assert "both" in bad(place, tmp_path, retain=place / "forget.jsonl").stderr
+    assert "are the same file" in bad(place, tmp_path, retain=place / "forget.jsonl").stderr
     assert "Did you mean 'npo'" in bad(place, tmp_path, method="npoo").stderr
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled" / "config.json").write_text('{"model_type": "llama"}')
