@@ -463,6 +463,12 @@ def test_parts_of_another_package_are_parts_like_any(
     assert torch.equal(weights(whole), weights(resumed))
 
 
+def test_a_name_of_the_literature_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OBJECTIVES, "_registered", {"masked": Squared})
+    with pytest.raises(ConfigError, match="recipe: 'masked' is a method of ssiuu and an objective of"):
+        make("masked", "recipe")
+
+
 @pytest.mark.usefixtures("registered")
 def test_half_a_forget_gradient_is_half(exact_model: Any, rows: Rows) -> None:
     """Beside the retain gradient, which is left whole: joined and apart."""

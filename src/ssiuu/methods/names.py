@@ -239,6 +239,11 @@ def _split(name: str, where: str) -> list[tuple[str, list[str]]]:
 def _head(draft: Draft, word: tuple[str, list[str]], values: dict[str, Any]) -> None:
     """Read what a name begins with."""
     name, knobs = word
+    if name in (FAMILY, *ALIASES) and name in OBJECTIVES:
+        raise ConfigError(
+            f"{draft.where}: {name!r} is a method of ssiuu and an objective of "
+            f"{OBJECTIVES.plugin(name)}: that package has to name it otherwise."
+        )
     if name == FAMILY or name.startswith(f"{FAMILY}-"):
         _family(draft, name.split("-")[1:], values)
     elif name in ALIASES:
