@@ -330,7 +330,7 @@ class Step:
 
     def _require_finite(self, ids: Sequence[str], losses: Losses, norm: float) -> None:
         values = {"forget loss": losses.forget, "gradient norm": norm}
-        # A loss per example is on a scale of its own: NPO's begins at 2 log 2 / beta.
+        # A loss per example is on a scale of its own; it may begin anywhere.
         bounded = {"forget loss": self.objective, "retain loss": self.term}
         nats = {name for name, loss in bounded.items() if loss is None or loss.bounded}
         if losses.retain is not None or losses.texts is not None:
