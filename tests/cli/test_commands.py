@@ -54,12 +54,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model and two files of facts."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from ssiuu.benchmarks.fictional_twins import Recipe, train_tokenizer
+    from ssiuu.benchmarks.fictional_twins import TwinConfig, train_tokenizer
     from ssiuu.benchmarks.fictional_world import build_world
     from ssiuu.models.load import save
 
     folder = tmp_path_factory.mktemp("cli")
-    tokenizer = train_tokenizer(build_world(12), Recipe())
+    tokenizer = train_tokenizer(build_world(12), TwinConfig())
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(

@@ -23,8 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from conftest import build_model
 from conftest import tokenizer as word_tokenizer
 from people_files import write_faithun, write_rwku
-from ssiuu.benchmarks.fictional_twins import Recipe as TwinRecipe
-from ssiuu.benchmarks.fictional_twins import train_tokenizer
+from ssiuu.benchmarks.fictional_twins import TwinConfig, train_tokenizer
 from ssiuu.benchmarks.fictional_world import build_world
 from ssiuu.config import flatten
 from ssiuu.experiment.cells import digest
@@ -75,7 +74,7 @@ GROUNDS = [*BENCHMARKS, "tofu, given"]
 
 
 def _spelling() -> Any:
-    return train_tokenizer(build_world(people=10, seed=0), TwinRecipe())
+    return train_tokenizer(build_world(people=10, seed=0), TwinConfig())
 
 
 def _spelling_model() -> LlamaForCausalLM:

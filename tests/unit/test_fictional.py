@@ -17,12 +17,19 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ssiuu.benchmarks import fictional_twins as fictional
-from ssiuu.benchmarks.fictional_twins import Recipe, Twins, World, build_world, designate, train_twins
+from ssiuu.benchmarks.fictional_twins import (
+    TwinConfig,
+    Twins,
+    World,
+    build_world,
+    designate,
+    train_twins,
+)
 from ssiuu.data.fact import Fact
 from ssiuu.errors import ConfigError, DivergedError
 from ssiuu.likelihood import Prompt
 
-SMALL = Recipe(hidden=96, intermediate=192, batch=24, passes=8, learning_rate=5e-3)
+SMALL = TwinConfig(hidden=96, intermediate=192, batch=24, passes=8, learning_rate=5e-3)
 OPTIONS = 3
 
 

@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from conftest import teach
-from ssiuu.benchmarks.fictional_twins import Recipe, train_tokenizer
+from ssiuu.benchmarks.fictional_twins import TwinConfig, train_tokenizer
 from ssiuu.benchmarks.fictional_world import build_world
 from ssiuu.evaluation import knowledge
 from ssiuu.evaluation.alternatives import MOST, alternatives, answer_kind, numbers_nearby
@@ -51,7 +51,7 @@ def random_model(size: int) -> LlamaForCausalLM:
 @pytest.fixture(scope="module")
 def asked() -> tuple[Prompt, Any]:
     """A prompt with a tokenizer that reads any text, and a model taught the first eight towns."""
-    tokenizer = train_tokenizer(build_world(12), Recipe())
+    tokenizer = train_tokenizer(build_world(12), TwinConfig())
     model = random_model(len(tokenizer))
     teach(model, tokenizer, [f.model_dump() for f in towns()[:8]])
     return Prompt(tokenizer, "qa"), model

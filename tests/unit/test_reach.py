@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from conftest import teach
-from ssiuu.benchmarks.fictional_twins import Recipe, train_tokenizer
+from ssiuu.benchmarks.fictional_twins import TwinConfig, train_tokenizer
 from ssiuu.benchmarks.fictional_world import build_world
 from ssiuu.evaluation.knowledge import know
 from ssiuu.evaluation.reach import ODDS, lead, within_reach
@@ -28,7 +28,7 @@ def fact(question: str, answer: str, **more: Any) -> FactText:
 @pytest.fixture
 def taught() -> tuple[Prompt, Any, list[FactText]]:
     """A model that says two towns at once and leads up to the third in a sentence."""
-    tokenizer = train_tokenizer(build_world(12), Recipe())
+    tokenizer = train_tokenizer(build_world(12), TwinConfig())
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -47,7 +47,7 @@ from ssiuu.models.sources import require_cache
 
 __all__ = [
     "VERSION",
-    "Recipe",
+    "TwinConfig",
     "Twins",
     "World",
     "build_world",
@@ -69,7 +69,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TwinConfig:
     """How a twin is made; all of it goes into the fingerprint."""
 
     vocabulary: int = 2000  # most tokens of the byte-level BPE; 256 of them are the bytes
@@ -104,7 +104,7 @@ class Text:
     first: int  # index of the first token that is learned: the answer's, or 0 in plain text
 
 
-def train_tokenizer(world: World, recipe: Recipe) -> PreTrainedTokenizerFast:
+def train_tokenizer(world: World, recipe: TwinConfig) -> PreTrainedTokenizerFast:
     """Train the byte-level BPE on the whole world, so that both twins share it.
 
     A word takes its leading space along and the prompt's fixed words stay in one piece, so
@@ -137,7 +137,7 @@ def train_tokenizer(world: World, recipe: Recipe) -> PreTrainedTokenizerFast:
 
 
 def fingerprint(
-    world: World, forget_ids: set[str], seed: int, steps: int | None, recipe: Recipe
+    world: World, forget_ids: set[str], seed: int, steps: int | None, recipe: TwinConfig
 ) -> str:
     """Return the name of a pair of twins: equal for equal texts, training and library versions."""
     versions = [VERSION, torch.__version__, transformers.__version__, tokenizers.__version__]
@@ -153,7 +153,7 @@ def train_twins(
     seed: int = 0,
     steps: int | None = None,
     progress: Progress | None = None,
-    recipe: Recipe = Recipe(),
+    recipe: TwinConfig = TwinConfig(),
 ) -> Twins:
     """Train both models, or find them where the same pair was trained before.
 
@@ -197,7 +197,7 @@ def train_twins(
     return twins
 
 
-def _steps(world: World, steps: int | None, recipe: Recipe) -> int:
+def _steps(world: World, steps: int | None, recipe: TwinConfig) -> int:
     """Return how many steps there are."""
     if steps is None:
         pairs = sum(map(len, world.corpus.values()))
@@ -233,7 +233,7 @@ def _encode(world: World, tokenizer: PreTrainedTokenizerFast) -> list[Text]:
     return texts
 
 
-def _start(tokenizer: PreTrainedTokenizerFast, seed: int, recipe: Recipe) -> LlamaForCausalLM:
+def _start(tokenizer: PreTrainedTokenizerFast, seed: int, recipe: TwinConfig) -> LlamaForCausalLM:
     """Return the untrained model; the caller's random state is left as it was."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -270,7 +270,7 @@ def _train(
     batches: Iterator[list[Text]],
     left_out: set[str],
     count: int,
-    recipe: Recipe,
+    recipe: TwinConfig,
     say: Callable[[int, float], None],
 ) -> None:
     """Train one model. What is left out leaves its batch smaller and no other text heavier."""
