@@ -26,7 +26,7 @@ from ssiuu.errors import InputError, OutputError
 from ssiuu.experiment import folder as folder_module
 from ssiuu.experiment import run as run_module
 from ssiuu.experiment import trials
-from ssiuu.experiment.cells import CellPlan, Stage
+from ssiuu.experiment.cells import CellPlan, StagePlan
 from ssiuu.experiment.folder import check_folder
 from ssiuu.experiment.progress import Meter, duration
 from ssiuu.experiment.tuning import best
@@ -467,7 +467,7 @@ def test_progress_counts_cells_and_tells_the_numbers(whole: tuple[Path, list[str
 def test_time_left_is_the_mean_of_what_was_measured(tmp_path: Path) -> None:
     def plan(number: int) -> CellPlan:
         info = MethodInfo(label="gd", name="gd", origin="literature", description="")
-        stage = Stage("evaluate", "k", Path(f"cells/gd-s{number}/evaluate-k.json"))
+        stage = StagePlan("evaluate", "k", Path(f"cells/gd-s{number}/evaluate-k.json"))
         return CellPlan(info, None, number, [stage])
 
     cells = [plan(n) for n in range(4)]

@@ -32,7 +32,7 @@ Kind = Literal["unlearn", "evaluate", "diagnose", "attack", "stability", "trial"
 
 
 @dataclass(frozen=True)
-class Stage:
+class StagePlan:
     """One result of a cell: its kind, its key, the path of its record from the run's folder."""
 
     kind: Kind
@@ -48,7 +48,7 @@ class CellPlan:
     info: MethodInfo
     method: Method | None
     seed: int
-    stages: list[Stage]
+    stages: list[StagePlan]
 
     @property
     def name(self) -> str:
@@ -60,7 +60,7 @@ class CellPlan:
         """Its folder, from the run's folder."""
         return cell_folder(self.info.label, self.seed)
 
-    def stage(self, kind: Kind) -> Stage | None:
+    def stage(self, kind: Kind) -> StagePlan | None:
         """Return the first stage of a kind, if there is one."""
         return next((stage for stage in self.stages if stage.kind == kind), None)
 
@@ -148,9 +148,9 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _stage(folder: Path, kind: Kind, key: str, curve: Curve | None = None) -> Stage:
+def _stage(folder: Path, kind: Kind, key: str, curve: Curve | None = None) -> StagePlan:
     name = Path(curve.file).stem if curve is not None and kind == "attack" else kind
-    return Stage(kind, key, folder / keyed(name, key), curve)
+    return StagePlan(kind, key, folder / keyed(name, key), curve)
 
 
 def _told(split: Split) -> dict[str, Any]:

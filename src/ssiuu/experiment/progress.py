@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ssiuu.analysis.scale import mean
 from ssiuu.analysis.verdict import accuracy, attack_accuracy
-from ssiuu.experiment.cells import CellPlan, Stage
+from ssiuu.experiment.cells import CellPlan, StagePlan
 from ssiuu.records.schema import Attack, Diagnosis, Evaluation, Stability, Unlearning
 from ssiuu.report.text import DASH, kl, nats, percent, rate, short
 
@@ -30,7 +30,7 @@ class Meter:
 
     def look(self) -> None:
         """Take stock again: a stage has ended, here or in another process."""
-        self.missing: list[Stage] = []
+        self.missing: list[StagePlan] = []
         self.done = 0
         self.begun = time.monotonic()
         for cell in self.cells:
@@ -38,7 +38,7 @@ class Meter:
             self.missing += missing
             self.done += not missing
 
-    def _there(self, stage: Stage) -> bool:
+    def _there(self, stage: StagePlan) -> bool:
         """Whether a stage is done; its time is read when it is first seen."""
         path = self.out / stage.path
         if stage.path not in self.known and path.exists():
@@ -65,7 +65,7 @@ class Meter:
         return max(0.0, total - (time.monotonic() - self.begun))
 
 
-def _kind(stage: Stage) -> str:
+def _kind(stage: StagePlan) -> str:
     return stage.curve.name if stage.curve is not None and stage.kind == "attack" else stage.kind
 
 

@@ -24,7 +24,7 @@ from ssiuu.diagnosis.influence import Baseline, influence
 from ssiuu.diagnosis.lens import LensReader
 from ssiuu.errors import ModelError
 from ssiuu.experiment.attacking import Attacker
-from ssiuu.experiment.cells import CellPlan, Keys, Stage
+from ssiuu.experiment.cells import CellPlan, Keys, StagePlan
 from ssiuu.experiment.drive import check_method, info_of, unlearn_here
 from ssiuu.experiment.folder import check_folder, in_turn, locked, settle, sweep
 from ssiuu.experiment.given import IN_MEMORY
@@ -338,7 +338,7 @@ class _Stages:
             if not self.session.recipe.keep_checkpoints:
                 self._beside(stage, WEIGHTS).unlink(missing_ok=True)
 
-    def _there(self, cell: CellPlan, stage: Stage) -> bool:
+    def _there(self, cell: CellPlan, stage: StagePlan) -> bool:
         """Whether a stage is done, be it of an equal model in another cell."""
         path = self.out / stage.path
         if path.exists():
@@ -354,10 +354,10 @@ class _Stages:
                 return True
         return False
 
-    def _beside(self, stage: Stage, suffix: str) -> Path:
+    def _beside(self, stage: StagePlan, suffix: str) -> Path:
         return (self.out / stage.path).with_suffix(suffix)
 
-    def _write(self, cell: CellPlan, stage: Stage, record: R) -> None:
+    def _write(self, cell: CellPlan, stage: StagePlan, record: R) -> None:
         write_record(self.out / stage.path, record.model_copy(update={"key": stage.key}))
         self._beside(stage, STATE).unlink(missing_ok=True)
         self.meter.look()
@@ -377,7 +377,7 @@ class _Stages:
         else:
             self._unlearn(cell, unlearning)
 
-    def _unlearn(self, cell: CellPlan, stage: Stage) -> None:
+    def _unlearn(self, cell: CellPlan, stage: StagePlan) -> None:
         """Unlearn and keep the weights; once more where a record has outlived them."""
         session, state = self.session, self._beside(stage, STATE)
         assert cell.method is not None
@@ -426,7 +426,7 @@ class _Stages:
             seconds=round(time.perf_counter() - begin, 2),
         )
 
-    def _attack(self, cell: CellPlan, stages: list[Stage]) -> None:
+    def _attack(self, cell: CellPlan, stages: list[StagePlan]) -> None:
         """Carry out attacks, and look at the attributions that one of them ends with."""
         if not stages:
             return

@@ -11,7 +11,7 @@ from typing import Any
 
 from ssiuu.errors import DivergedError
 from ssiuu.evaluation.score import score_facts
-from ssiuu.experiment.cells import CellPlan, Keys, Stage, digest
+from ssiuu.experiment.cells import CellPlan, Keys, StagePlan, digest
 from ssiuu.experiment.drive import info_of, unlearn_here
 from ssiuu.experiment.folder import locked, sweep
 from ssiuu.experiment.progress import Meter, told
@@ -48,7 +48,7 @@ def plan_trials(keys: Keys) -> list[TrialPlan]:
         ids = [fact.id for fact in validation]
         for values, method in drawn:
             key = digest(keys.unlearning(method, recipe.seeds[0]), "trial", ids)
-            stage = Stage("trial", key, Path("tune") / label / keyed("trial", key))
+            stage = StagePlan("trial", key, Path("tune") / label / keyed("trial", key))
             plans.append(TrialPlan(info_of(method), method, recipe.seeds[0], [stage], values))
     return plans
 
