@@ -27,7 +27,7 @@ from sample_record import HOSTILE, sample_record
 from ssiuu.records.schema import Cell, MethodInfo, RunRecord
 from ssiuu.report.figures import Plot, figures, inline_svg
 from ssiuu.report.figures.training import training_curves
-from ssiuu.report.page import fact_groups, finding, flatten, render
+from ssiuu.report.page import fact_groups, finding, render, setting_lines
 from ssiuu.report.text import DASH, WIDTH, nats, percent, rate, short, summary
 
 BROWSER = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
@@ -219,7 +219,7 @@ def test_the_captions_name_the_attribution_target_and_where_it_is_blind(plots: l
 
 def test_configuration_is_flattened_with_its_sources(page: str) -> None:
     config = {"a": {"b": 1, "c": [1e-5, 2]}, "d": [{"e": None}], "f": {}}
-    found = {s.key: (s.value, s.source) for s in flatten(config, {"a": "file", "a.c": "--set"})}
+    found = {s.key: (s.value, s.source) for s in setting_lines(config, {"a": "file", "a.c": "--set"})}
     assert found == {
         "a.b": ("1", "file"),
         "a.c": ("[1e-05, 2]", "--set"),

@@ -72,7 +72,7 @@ def render(record: RunRecord, baseline: str | None = None, plots: Sequence[Plot]
             ],
             knowledge=sentences(record.header.knowledge),
             chosen=first_choice(record),
-            config=flatten(record.header.config, record.header.sources),
+            config=setting_lines(record.header.config, record.header.sources),
             verdicts=VERDICTS,
             origins=ORIGINS,
             inside=inside_tables(record),
@@ -156,7 +156,7 @@ def clip(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Setting:
+class SettingLine:
     """One resolved key of the configuration and where its value came from."""
 
     key: str
@@ -164,10 +164,10 @@ class Setting:
     source: str
 
 
-def flatten(config: Mapping[str, Any], sources: Mapping[str, str]) -> list[Setting]:
+def setting_lines(config: Mapping[str, Any], sources: Mapping[str, str]) -> list[SettingLine]:
     """Return a nested configuration as dotted keys, each with its own or its parent's source."""
     return [
-        Setting(key, value if isinstance(value, str) else _json(value), _source(key, sources))
+        SettingLine(key, value if isinstance(value, str) else _json(value), _source(key, sources))
         for key, value in _leaves(config, "")
     ]
 
