@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ssiuu.diagnosis.causal import estimate
 from ssiuu.likelihood import Example, Prompt, collate, last_columns, length_sorted
-from ssiuu.records.schema import FactText, Probe
+from ssiuu.records.schema import FactText, LinearProbe
 from ssiuu.statistics import Estimate, bootstrap_mean
 
 FOLDS = 8
@@ -46,7 +46,7 @@ def linear_probe(
     others: Sequence[FactText],
     pad: int,
     seed: int = 0,
-) -> Probe | None:
+) -> LinearProbe | None:
     """Return the accuracy by layer (0 = embeddings); None where nothing can be ranked.
 
     Args:
@@ -78,7 +78,7 @@ def linear_probe(
             selectivity.append(estimate(bootstrap_mean([[gain]], entities)))
         else:
             selectivity.append(estimate(Estimate(sum(gain) / count, -1.0, 1.0)))
-    return Probe(accuracy=accuracy, control=control, selectivity=selectivity, facts=count)
+    return LinearProbe(accuracy=accuracy, control=control, selectivity=selectivity, facts=count)
 
 
 @torch.no_grad()

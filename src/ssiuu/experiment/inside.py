@@ -18,7 +18,7 @@ from ssiuu.diagnosis.stability import stability
 from ssiuu.experiment.session import Session
 from ssiuu.models.load import load_checkpoint_weights, restore, snapshot
 from ssiuu.models.sites import Site
-from ssiuu.records.schema import BothAttributions, Depth, Evidence, Probe, Reading, Stability
+from ssiuu.records.schema import BothAttributions, Depth, Evidence, LinearProbe, Reading, Stability
 
 OTHERS = 128  # retain facts that means and probes are fitted on, at most
 FEW = 8  # facts attributed by integrated gradients too, at most: these cost some 100 times more
@@ -116,7 +116,7 @@ class Inside:
         return found.model_copy(update={"seconds": round(time.perf_counter() - begin, 2)})
 
     @cached_property
-    def _original(self) -> tuple[dict[str, Reading], Probe | None, Drops | None, Baseline]:
+    def _original(self) -> tuple[dict[str, Reading], LinearProbe | None, Drops | None, Baseline]:
         """Readings and probe of the original; what the never-learned model's states take from it;
         its integrated gradients.
         """
@@ -138,7 +138,7 @@ class Inside:
         given = (self.session.model, self.sites, self.few, self.session.pad)
         return Baseline.of(extremes(*given)), Baseline.of(integrated_extremes(*given))
 
-    def _probe(self) -> Probe | None:
+    def _probe(self) -> LinearProbe | None:
         session = self.session
         return linear_probe(session.model, session.prompt, self.forget, self.others, session.pad)
 

@@ -589,7 +589,7 @@ class Causal(Record):
     share: Estimate | None
 
 
-class Probe(Record):
+class LinearProbe(Record):
     """A linear probe by layer (0 = embeddings): can the answer be read from the prompt's last state?
 
     `accuracy`: right answer before the options. `control`: the same with the labels shuffled
@@ -627,8 +627,8 @@ class Evidence(Record):
     """What a further look inside shows; parts that cannot be had here are None."""
 
     causal: Causal | None
-    probe_before: Probe | None
-    probe_after: Probe | None
+    probe_before: LinearProbe | None
+    probe_after: LinearProbe | None
     depth: Depth | None
     attributions: BothAttributions | None = None
     seconds: float
