@@ -26,7 +26,7 @@ from ssiuu.attacks.base import Curve
 from ssiuu.attacks.retrain import retrain
 from ssiuu.benchmarks import worldfacts
 from ssiuu.benchmarks.screening import as_text
-from ssiuu.evaluation.scores.ranking import read_facts
+from ssiuu.evaluation.scores.ranking import read_by_ranking
 from ssiuu.likelihood import Prompt, encode
 from ssiuu.models.load import Loaded, load, restore, snapshot
 from ssiuu.models.precision import keep_memory, resolve
@@ -39,14 +39,14 @@ class Sweep:
         self.prompt = Prompt(loaded.tokenizer, "qa")
         self.facts = [as_text(fact, 3, 0) for fact in worldfacts.load()[0][:48]]
         self.examples = [encode(self.prompt, f.id, f.question, f.answer, 512) for f in self.facts[:14]]
-        self.start = read_facts(loaded.model, self.prompt, self.facts[14:])
+        self.start = read_by_ranking(loaded.model, self.prompt, self.facts[14:])
         self.reads = (max(1, steps // 2), steps)
         self.precision = resolve("auto", torch.device("cpu"))
 
     def curve(self, loaded: Loaded, seed: int) -> None:
         """Attack the model as it is."""
         curve = Curve("harmful_0.3", "harmful", 1e-4, seed=seed, points=self.reads)
-        read = partial(read_facts, loaded.model, self.prompt, self.facts[14:])
+        read = partial(read_by_ranking, loaded.model, self.prompt, self.facts[14:])
         retrain(loaded.model, curve, self.examples, self.start, read, 4, self.precision, 0)
 
 

@@ -20,7 +20,7 @@ from ssiuu.errors import ModelError
 from ssiuu.evaluation.match import holds
 from ssiuu.evaluation.sample import TOP_P, draw, sample_answers
 from ssiuu.evaluation.score import FREE_MARGIN
-from ssiuu.evaluation.scores.ranking import read_facts
+from ssiuu.evaluation.scores.ranking import read_by_ranking
 from ssiuu.evaluation.sequence import SequenceScore
 from ssiuu.likelihood import Example, Prompt
 from ssiuu.models.load import snapshot
@@ -274,9 +274,11 @@ def test_adapters_end_up_in_the_weights_that_were_read(
         for n in range(5)
     ]
     rows = make_examples(6)
-    start = read_facts(model, prompt, pool)
+    start = read_by_ranking(model, prompt, pool)
     curve = Curve("harmful_0.3", "harmful", 1e-2, 0.3, space, 0, (1, 3))
-    found = retrain(model, curve, rows, start, lambda: read_facts(model, prompt, pool), 4, "fp32", 1)
+    found = retrain(
+        model, curve, rows, start, lambda: read_by_ranking(model, prompt, pool), 4, "fp32", 1
+    )
     assert [r.step for r in found.reads] == [0, 1, 3] and found.space == space
     assert found.tokens is not None and 0 < found.tokens <= 12 * 14
     names = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
@@ -287,7 +289,7 @@ def test_adapters_end_up_in_the_weights_that_were_read(
         assert names == {n for n in before if "_proj" in n}
     else:
         assert names > {n for n in before if "_proj" in n}
-    after = read_facts(model, prompt, pool)
+    after = read_by_ranking(model, prompt, pool)
     last = found.reads[-1].facts
     for name, reading in after.items():
         assert reading.logprob == pytest.approx(last[name].logprob, abs=1e-4)

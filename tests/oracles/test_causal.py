@@ -23,7 +23,7 @@ from ssiuu.diagnosis.causal import (
 )
 from ssiuu.diagnosis.influence import Baseline, influence
 from ssiuu.errors import ConfigError
-from ssiuu.evaluation.scores.ranking import read_facts
+from ssiuu.evaluation.scores.ranking import read_by_ranking
 from ssiuu.likelihood import Prompt
 from ssiuu.models.load import snapshot
 from ssiuu.models.sites import Site, find_sites
@@ -186,7 +186,7 @@ def test_influence_of_neurons_is_that_of_the_curves(
 
 def run(model: Any, tokenizer: Any, before: Any, values: Tensor, **options: Any) -> Causal:
     prompt, sites = Prompt(tokenizer), find_sites(model)
-    original = read_facts(before, prompt, facts())
+    original = read_by_ranking(before, prompt, facts())
     return causal_test(
         model,
         prompt,

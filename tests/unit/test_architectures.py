@@ -22,7 +22,7 @@ from ssiuu.attacks.retrain import retrain, trained_maps
 from ssiuu.errors import ConfigError, InputError, ModelError, SsiuuError
 from ssiuu.evaluation.ask import write
 from ssiuu.evaluation.score import score_facts
-from ssiuu.evaluation.scores.ranking import read_facts
+from ssiuu.evaluation.scores.ranking import read_by_ranking
 from ssiuu.experiment.asking import ask_model
 from ssiuu.experiment.unlearn import DEFAULT_METHOD, audit_models, diagnose_models, unlearn_model
 from ssiuu.likelihood import ONE_LINE, Example, Prompt
@@ -150,9 +150,9 @@ def test_an_attacker_trains_in_every_space(layout: str, tokenizer: Any) -> None:
     rows = [Example(f.id, *_parts(prompt, f)) for f in texts(RETAIN)]
     for space in SPACES:
         model = build_architecture(layout)
-        start = read_facts(model, prompt, asked)
+        start = read_by_ranking(model, prompt, asked)
         curve = Curve("benign", "benign", 1e-2, space=space, points=(1,))
-        read = partial(read_facts, model, prompt, asked)
+        read = partial(read_by_ranking, model, prompt, asked)
         found = retrain(model, curve, rows, start, read, 4, "bf16", PAD)
         last = found.reads[-1]
         assert last.step == 1 and not found.note

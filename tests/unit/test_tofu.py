@@ -26,7 +26,7 @@ from ssiuu.data.read import read_facts as read_rows
 from ssiuu.errors import ConfigError, DataError
 from ssiuu.evaluation.rouge import rouge_recall
 from ssiuu.evaluation.scores import sentences
-from ssiuu.evaluation.scores.ranking import Ranking, read_facts
+from ssiuu.evaluation.scores.ranking import Ranking, read_by_ranking
 from ssiuu.evaluation.scores.sentences import mismatched_rouge, score_sentences
 from ssiuu.likelihood import Prompt
 from ssiuu.records.schema import Evaluation, FactScore, FactText, Reading, Split
@@ -163,7 +163,7 @@ def test_reads_of_an_attack_are_the_scores(make_model: Any, tokenizer: Any, fold
     facts = load(str(folder), "forget01", options=3).forget[:6]
     found = score_sentences(model, prompt, facts, paraphrases=True)
     assert {s.correct for s in found.values()} == {True, False}
-    reads = read_facts(model, prompt, facts)
+    reads = read_by_ranking(model, prompt, facts)
     for f in facts:
         score, reading = found[f.id], reads[f.id]
         assert (reading.correct, reading.rouge) == (score.correct, score.rouge)
@@ -201,7 +201,7 @@ def test_short_answers_and_sentences_in_one_set(make_model: Any, tokenizer: Any,
         assert list(scores) == [first.id, second.id]
         assert scores[first.id].truth_ratio is None and scores[second.id].truth_ratio is not None
         assert scores[first.id].probability is None and scores[first.id].correct is not None
-    reads = read_facts(model, prompt, facts[:2])
+    reads = read_by_ranking(model, prompt, facts[:2])
     assert list(reads) == [first.id, second.id]
     assert [r.rouge is None for r in reads.values()] == [True, False]
 

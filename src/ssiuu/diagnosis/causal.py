@@ -30,7 +30,7 @@ from ssiuu.attribution.neuron import BATCH, Extremes
 from ssiuu.diagnosis.influence import Baseline, variation
 from ssiuu.errors import ConfigError
 from ssiuu.evaluation.scores.base import Read
-from ssiuu.evaluation.scores.ranking import read_facts
+from ssiuu.evaluation.scores.ranking import read_by_ranking
 from ssiuu.likelihood import Example, Prompt, collate, last_columns, length_sorted
 from ssiuu.models.hooks import hooked
 from ssiuu.models.sites import Site
@@ -85,7 +85,7 @@ def causal_test(
     means: Mapping[Site, Tensor] | None = None,
     seed: int = 0,
     budget: int = BUDGET,
-    reading: Read = read_facts,
+    reading: Read = read_by_ranking,
 ) -> Causal:
     """Ablate the top m neurons and random ones, and read the facts each time.
 

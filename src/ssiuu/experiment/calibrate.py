@@ -30,7 +30,7 @@ from ssiuu.benchmarks import fictional_twins
 from ssiuu.benchmarks.screening import as_text, known
 from ssiuu.diagnosis.influence import Baseline
 from ssiuu.evaluation.score import score_facts
-from ssiuu.evaluation.scores.ranking import read_facts
+from ssiuu.evaluation.scores.ranking import read_by_ranking
 from ssiuu.experiment.drive import settings_of
 from ssiuu.experiment.inside import Inside
 from ssiuu.experiment.recipe import resolve
@@ -217,7 +217,7 @@ def attacked(
             Curve(kind, kind, rate, seed=session.split.seed, points=READS),
             session.examples(held) if kind == Harmful.name else session.benign(),
             start,
-            lambda: read_facts(model, session.prompt, pool),
+            lambda: read_by_ranking(model, session.prompt, pool),
             session.recipe.attacks.batch_size,
             "fp32",
             session.pad,

@@ -67,7 +67,7 @@ class Ranking(Score, RankingColumns):
         return Stop("ranking", first, (chance(facts) or 0.0) + 0.5 / len(ranked))
 
 
-def read_facts(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Reading]:
+def read_by_ranking(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Reading]:
     """Read facts as `Ranking` does."""
     return Ranking().read(model, prompt, facts)
 
