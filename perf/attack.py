@@ -29,7 +29,7 @@ from ssiuu.benchmarks.screening import as_text
 from ssiuu.evaluation.scores.ranking import read_by_ranking
 from ssiuu.likelihood import Prompt, encode
 from ssiuu.models.load import Loaded, load, restore, snapshot
-from ssiuu.models.precision import keep_memory, resolve
+from ssiuu.models.precision import keep_memory, resolve_precision
 
 
 class Sweep:
@@ -41,7 +41,7 @@ class Sweep:
         self.examples = [encode(self.prompt, f.id, f.question, f.answer, 512) for f in self.facts[:14]]
         self.start = read_by_ranking(loaded.model, self.prompt, self.facts[14:])
         self.reads = (max(1, steps // 2), steps)
-        self.precision = resolve("auto", torch.device("cpu"))
+        self.precision = resolve_precision("auto", torch.device("cpu"))
 
     def curve(self, loaded: Loaded, seed: int) -> None:
         """Attack the model as it is."""

@@ -24,7 +24,7 @@ from ssiuu.likelihood import Batch, Example, Prompt, answer_logprobs, collate
 from ssiuu.methods import Method, make
 from ssiuu.methods.directions import random_bases
 from ssiuu.models.load import load
-from ssiuu.models.precision import keep_memory, resolve
+from ssiuu.models.precision import keep_memory, resolve_precision
 from ssiuu.training.prepare import Prepared
 from ssiuu.training.step import Step
 
@@ -79,7 +79,7 @@ def main() -> None:
         for side in (0, 1)
     )
     kinds = {name: make(KINDS[name]) for name in dict.fromkeys(["gd", *args.kinds])}
-    precision = resolve("auto", torch.device("cpu"))
+    precision = resolve_precision("auto", torch.device("cpu"))
     steps = {
         name: (NaiveStep if name == "naive" else Step)(
             model,

@@ -27,7 +27,7 @@ from ssiuu.experiment.asking import ask_model
 from ssiuu.experiment.unlearn import DEFAULT_METHOD, audit_models, diagnose_models, unlearn_model
 from ssiuu.likelihood import ONE_LINE, Example, Prompt
 from ssiuu.methods import METHODS, make
-from ssiuu.models.precision import resolve
+from ssiuu.models.precision import resolve_precision
 from ssiuu.models.sites import coverage, find_sites, known_sites, left_out
 from ssiuu.records.schema import FactText, MethodInfo, RunRecord, Unlearning
 from ssiuu.training.unlearn import Settings, StopRule, unlearn
@@ -325,7 +325,7 @@ def _short(name: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS | PARTLY)
 def test_the_table_says_what_runs(layout: str, tokenizer: Any, tmp_path: Path) -> None:
-    if resolve("auto", torch.device("cpu")) != "bf16":
+    if resolve_precision("auto", torch.device("cpu")) != "bf16":
         pytest.skip("this processor has no bf16 instructions, and the table is of both precisions")
     assert row(layout, tokenizer, tmp_path) in TABLE.read_text().splitlines()
 

@@ -38,7 +38,7 @@ from ssiuu.evaluation.scores.sentences import Sentences
 from ssiuu.likelihood import Prompt, PromptStyle
 from ssiuu.models.load import Loaded, cache_folder, load, load_checkpoint_weights, save
 from ssiuu.models.original import Original
-from ssiuu.models.precision import resolve
+from ssiuu.models.precision import resolve_precision
 from ssiuu.models.sources import find, require_cache
 from ssiuu.records.schema import BenchmarkInfo, FactText, ModelInfo, Split
 from ssiuu.training.finetune import finetune
@@ -203,7 +203,7 @@ class Tofu(Benchmark[TofuConfig]):
     ) -> Path:
         """Return the folder of the model fine-tuned on these facts, named by all it is made of."""
         config, seed = self.config, basis.split.seed
-        precision = resolve(basis.precision, next(start.model.parameters()).device)
+        precision = resolve_precision(basis.precision, next(start.model.parameters()).device)
         context = int(getattr(start.model.config, "max_position_embeddings", None) or 1 << 20)
         prompt = self._prompt(basis, start, lambda _: None)
         # An answer ends with the end token, so that it can be stopped at.

@@ -23,7 +23,7 @@ from ssiuu.experiment.recipe import Recipe
 from ssiuu.likelihood import Example
 from ssiuu.methods import Method
 from ssiuu.models.load import restore, snapshot
-from ssiuu.models.precision import resolve as resolve_precision
+from ssiuu.models.precision import resolve_precision
 from ssiuu.plugins import used
 from ssiuu.records.files import read_record, write_record
 from ssiuu.records.schema import Evaluation, Split

@@ -17,7 +17,7 @@ Precision = Literal["auto", "bf16", "fp32"]
 SHORT = 96  # tokens; see `attention`
 
 
-def resolve(precision: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["bf16", "fp32"]:
     """Return what "auto" means here: bf16 autocast only where it is faster than fp32.
 
     A processor without bf16 instructions emulates them and is many times slower.
