@@ -274,12 +274,12 @@ def _point(
     return CausalPoint(
         m=m,
         top=level(top, facts),
-        random_logprob=estimate(next_draw([x.logprob for x in levels])),
-        random_accuracy=estimate(next_draw(accuracies)) if accuracies else None,
-        share=estimate(share) if share else None,
+        random_logprob=as_record(next_draw([x.logprob for x in levels])),
+        random_accuracy=as_record(next_draw(accuracies)) if accuracies else None,
+        share=as_record(share) if share else None,
     )
 
 
-def estimate(found: statistics.Estimate) -> Estimate:
+def as_record(found: statistics.Estimate) -> Estimate:
     """Return an estimate as a record."""
     return Estimate(**found._asdict())

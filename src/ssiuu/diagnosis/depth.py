@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ssiuu.attribution.hidden import blocks
 from ssiuu.attribution.neuron import BATCH
-from ssiuu.diagnosis.causal import estimate
+from ssiuu.diagnosis.causal import as_record
 from ssiuu.likelihood import Batch, Example, answer_logprobs, collate, length_sorted
 from ssiuu.models.hooks import hooked
 from ssiuu.records.schema import Depth
@@ -94,7 +94,7 @@ def depth_score(unlearned: Drops, reference: Drops, entities: Mapping[str, str])
     names = [entities[id] for id in scored]
     mean = bootstrap_mean([[list(scored.values())]], names) if len(set(names)) > 1 else None
     return Depth(
-        score=estimate(mean) if mean else None,
+        score=as_record(mean) if mean else None,
         reference=torch.stack(list(reference.values())).double().mean(0).tolist(),
         unlearned=torch.stack([unlearned[id] for id in reference]).double().mean(0).tolist(),
         facts=facts,

@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ssiuu.diagnosis.causal import estimate
+from ssiuu.diagnosis.causal import as_record
 from ssiuu.likelihood import Example, Prompt, collate, last_columns, length_sorted
 from ssiuu.records.schema import FactText, LinearProbe
 from ssiuu.statistics import Estimate, bootstrap_mean
@@ -75,9 +75,9 @@ def linear_probe(
         control.append(float(luck.mean()))
         gain = (right - luck).tolist()
         if len(set(entities)) > 1:
-            selectivity.append(estimate(bootstrap_mean([[gain]], entities)))
+            selectivity.append(as_record(bootstrap_mean([[gain]], entities)))
         else:
-            selectivity.append(estimate(Estimate(sum(gain) / count, -1.0, 1.0)))
+            selectivity.append(as_record(Estimate(sum(gain) / count, -1.0, 1.0)))
     return LinearProbe(accuracy=accuracy, control=control, selectivity=selectivity, facts=count)
 
 
