@@ -25,7 +25,7 @@ def command(
     set_: Sets = None,
 ) -> None:
     """Say of every fact whether the model knows it, and why; exits with 0 whatever it knows."""
-    from ssiuu.cli.main import forcing, prepare
+    from ssiuu.cli.main import forcing, set_up
     from ssiuu.cli.misuse import check_facts, check_models
     from ssiuu.errors import ConfigError
 
@@ -39,7 +39,7 @@ def command(
     from ssiuu.report.asked import rows, table
 
     asked = facts if facts is not None else [{"question": question, "answer": answer}]
-    progress, sets = prepare(), forcing(set_, False, prompt)
+    progress, sets = set_up(), forcing(set_, False, prompt)
     record = ask_model(model, asked, out, sets, progress, columns=columns, base=base)
     progress.done()
     print(dump_json(rows(record)) if json else table(record))

@@ -33,7 +33,7 @@ def command(
 
     Exits with 3 where they are still there (verdict "not removed").
     """
-    from ssiuu.cli.main import finish, forcing, prepare
+    from ssiuu.cli.main import finish, forcing, set_up
     from ssiuu.cli.misuse import check_facts, check_models, check_out, nothing
     from ssiuu.errors import ConfigError
 
@@ -46,7 +46,7 @@ def command(
     from ssiuu.analysis.columns import verdict
     from ssiuu.experiment.unlearn import audit_models
 
-    progress, sets = prepare(), forcing(set_, force, prompt)
+    progress, sets = set_up(), forcing(set_, force, prompt)
     typed = shlex.join(["ssiuu", *sys.argv[1:]])
     record = audit_models(
         before, after, forget, out, retain, sets, typed, progress, columns=columns, base=base

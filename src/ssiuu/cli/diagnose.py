@@ -32,7 +32,7 @@ def command(
     ] = False,
 ) -> None:
     """Look inside: what was erased, what was added against the answer, does ablation bring it back?"""
-    from ssiuu.cli.main import finish, forcing, prepare
+    from ssiuu.cli.main import finish, forcing, set_up
     from ssiuu.cli.misuse import check_facts, check_models, check_out, nothing
     from ssiuu.errors import ConfigError
 
@@ -44,7 +44,7 @@ def command(
     check_facts({"--forget": forget, "--retain": retain}, columns, set_ or [])
     from ssiuu.experiment.unlearn import diagnose_models
 
-    progress, sets = prepare(), forcing(set_, force, prompt)
+    progress, sets = set_up(), forcing(set_, force, prompt)
     typed = shlex.join(["ssiuu", *sys.argv[1:]])
     record = diagnose_models(
         before, after, forget, out, retain, attacked, sets, typed, progress, columns=columns, base=base

@@ -144,7 +144,7 @@ def forcing(sets: list[str] | None, force: bool, prompt: str | None = None) -> l
     return [*asked, *(sets or []), *(["force=true"] if force else [])]
 
 
-def prepare() -> Printer:
+def set_up() -> Printer:
     """Set this process up for heavy work and return its progress printer."""
     from ssiuu.models.precision import keep_memory
 

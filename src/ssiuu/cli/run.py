@@ -20,11 +20,11 @@ def command(
     out: Annotated[Path, typer.Option(help="folder of the run")] = Path("ssiuu-run"),
 ) -> None:
     """Unlearn, evaluate, look inside, attack and report, for every method and seed."""
-    from ssiuu.cli.main import finish, prepare
+    from ssiuu.cli.main import finish, set_up
     from ssiuu.experiment.recipe import resolve
     from ssiuu.experiment.run import run
 
     resolved, sources = resolve(recipe, set_ or [])
-    progress = prepare()
+    progress = set_up()
     record = run(resolved, sources, out, shlex.join(["ssiuu", *sys.argv[1:]]), progress=progress)
     finish(record, out, progress)

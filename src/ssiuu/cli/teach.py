@@ -37,7 +37,7 @@ def command(
     set_: Sets = None,
 ) -> None:
     """Teach a model facts until it knows them; exits with 3 where it does not know all of them."""
-    from ssiuu.cli.main import forcing, prepare
+    from ssiuu.cli.main import forcing, set_up
     from ssiuu.cli.misuse import check_facts, check_models, check_number, check_out, nothing
 
     keep = nothing(keep)
@@ -55,7 +55,7 @@ def command(
     from ssiuu.experiment.teaching import teach_model
     from ssiuu.report.knowledge import counts
 
-    progress, sets = prepare(), forcing(set_, False, prompt)
+    progress, sets = set_up(), forcing(set_, False, prompt)
     record = teach_model(
         *(model, facts, out, without, keep, epochs, least, learning_rate, sets, progress),
         columns=columns,

@@ -46,7 +46,7 @@ def command(
     cost of what should stay (--max-kl, --min-retain). With 3 and 4 there is
     no checkpoint, unless --keep-anyway.
     """
-    from ssiuu.cli.main import forcing, prepare
+    from ssiuu.cli.main import forcing, set_up
     from ssiuu.cli.misuse import check_facts, check_models, check_number, check_out, nothing
 
     retain = nothing(retain)
@@ -57,7 +57,7 @@ def command(
     check_facts({"--forget": forget, "--retain": retain}, columns, set_ or [])
     from ssiuu.experiment.unlearn import DEFAULT_METHOD, unlearn_model
 
-    progress, sets = prepare(), forcing(set_, force, prompt)
+    progress, sets = set_up(), forcing(set_, force, prompt)
     limits = {"unlearn.max_kl": max_kl, "unlearn.min_retain": min_retain}
     sets += [f"{key}={value}" for key, value in limits.items() if value is not None]
     record = unlearn_model(
