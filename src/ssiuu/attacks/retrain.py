@@ -31,7 +31,7 @@ from ssiuu.records import schema
 from ssiuu.records.schema import AttackRead, Evaluation, Reading, Space
 from ssiuu.training.batches import draw, micro_batches
 from ssiuu.training.loop import Loop, rows_of
-from ssiuu.training.step import Outcome, Step
+from ssiuu.training.step import Step, StepOutcome
 
 # rank, alpha and maps of the attacker's adapters
 ADAPTERS: dict[Space, tuple[int, float, Callable[[Any], Chosen]]] = {
@@ -189,7 +189,7 @@ def retrain(
     def drawn(number: int) -> list[Example]:
         return [examples[i] for i in draw(len(examples), batch_size, number, curve.seed)]
 
-    def after(number: int, outcome: Outcome | None) -> bool:
+    def after(number: int, outcome: StepOutcome | None) -> bool:
         nonlocal note
         memory["tokens"] += sum(len(row.prompt) + len(row.answer) for row in drawn(number))
         if number in curve.points:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ssiuu.likelihood import Batch, Example
 from ssiuu.training.batches import draw, micro_batches
 from ssiuu.training.loop import Loop
-from ssiuu.training.step import Outcome, Step
+from ssiuu.training.step import Step, StepOutcome
 
 MICRO_BATCH = 4  # rows of similar length in memory at once, so that little is padded
 IN_A_ROW = 2  # epochs that must find everything learned: once may be luck
@@ -73,7 +73,7 @@ def finetune(
         drawn.sort(key=lambda e: len(e.prompt) + len(e.answer))
         return [[], micro_batches(drawn, MICRO_BATCH, pad, device)]
 
-    def after(number: int, outcome: Outcome | None) -> bool:
+    def after(number: int, outcome: StepOutcome | None) -> bool:
         nonlocal loss
         if outcome is not None:
             loss = outcome.retain_loss or 0.0

@@ -14,7 +14,7 @@ from ssiuu.errors import DivergedError
 from ssiuu.likelihood import Batch
 from ssiuu.training import interrupt
 from ssiuu.training.state import SAVE_EVERY, load_state, save_state
-from ssiuu.training.step import Outcome, Step
+from ssiuu.training.step import Step, StepOutcome
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Loop:
     step: Step
     steps: int
     batches: Callable[[int], Sequence[Sequence[Batch]]]
-    after: Callable[[int, Outcome | None], bool]
+    after: Callable[[int, StepOutcome | None], bool]
     settings: Any = None
     state: Path | None = None
     rate: Callable[[int], float] | None = None

@@ -48,7 +48,7 @@ RUNAWAY = 1000.0
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepOutcome:
     """What one step did; see `ssiuu.records.schema.StepLog`."""
 
     forget_loss: float
@@ -156,7 +156,7 @@ class Step:
 
     def __call__(
         self, forget: Sequence[Batch], retain: Sequence[Batch], texts: Sequence[Batch] = ()
-    ) -> Outcome:
+    ) -> StepOutcome:
         """Take one step on the rows of these micro-batches; `texts` are for terms that read them.
 
         Raises:
@@ -187,7 +187,7 @@ class Step:
         for bound in self.bounds.values():
             bound.after(losses, self.optimizer.param_groups[0]["lr"])
             told |= bound.told()
-        return Outcome(
+        return StepOutcome(
             forget_loss=losses.forget,
             retain_loss=losses.retain,
             gradient_norm=norm,

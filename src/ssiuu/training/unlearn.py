@@ -25,7 +25,7 @@ from ssiuu.training.loop import Loop, rows_of
 from ssiuu.training.memory import peak_mb, reset_peak
 from ssiuu.training.optimiser import Optimiser, Schedule, rate_share
 from ssiuu.training.prepare import Prepared, prepare
-from ssiuu.training.step import Outcome, Step
+from ssiuu.training.step import Step, StepOutcome
 
 Stopped = Literal["threshold", "max_steps", "no steps"]
 TEXT_SEED = 2_000_003
@@ -271,7 +271,7 @@ class _Run:
         notes: list[str] = []
         for said in edit.edit(self.model, Work(self.forget, self.retain, self.pad, self._tune)):
             found, last = self.stop.look(self.settings.threshold), self.logs[-1:]
-            outcome = Outcome(last[0].forget_loss if last else 0.0, None, 0.0)
+            outcome = StepOutcome(last[0].forget_loss if last else 0.0, None, 0.0)
             self.logs.append(_log(len(self.logs) + 1, outcome, found))
             self.progress(f"{self.info.label} | {said} | forget score {found.score or 0.0:.2f}")
             notes = [said]
@@ -293,7 +293,7 @@ class _Run:
             drawn = _drawn(examples, settings.rows, number, settings.seed)
             return [[], micro_batches(drawn, settings.at_once, self.pad, self.device)]
 
-        def after(number: int, outcome: Outcome | None) -> bool:
+        def after(number: int, outcome: StepOutcome | None) -> bool:
             assert outcome is not None
             loss = outcome.retain_loss or 0.0
             shown = replace(outcome, forget_loss=loss, retain_loss=None)
@@ -331,7 +331,7 @@ class _Run:
         ]
         return [micro_batches(rows, settings.at_once, self.pad, self.device) for rows in drawn]
 
-    def _after(self, number: int, outcome: Outcome | None) -> bool:
+    def _after(self, number: int, outcome: StepOutcome | None) -> bool:
         """Read the stop score where it is due; whether it ends the run."""
         assert outcome is not None
         found = Look(None)
@@ -407,7 +407,7 @@ def _drawn(rows: Sequence[Example], size: int, number: int, seed: int) -> list[E
     return [rows[i] for i in draw(len(rows), size, number, seed)] if rows else []
 
 
-def _log(number: int, outcome: Outcome, found: Look) -> StepLog:
+def _log(number: int, outcome: StepOutcome, found: Look) -> StepLog:
     return StepLog(
         step=number,
         forget_score=found.score,
