@@ -64,7 +64,7 @@ def test_contributing_is_short_and_its_code_runs(
     for block in blocks(CONTRIBUTING, "python"):
         run_block(block, session)
     printed = capsys.readouterr().out
-    assert printed.count("Outcome(") == 3 and "'multiplier'" in printed
+    assert printed.count("StepOutcome(") == 3 and "'multiplier'" in printed
     models = {cell.method.label: cell for cell in vars(session)["record"].cells}
     assert {"pdu", "gd+sign"} < set(models)
     assert all([attack.kind for attack in models[m].attacks] == ["noise"] for m in ("pdu", "gd+sign"))

@@ -20,7 +20,7 @@ from torch import Tensor
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Batch, Example, collate
 from ssiuu.methods import METHODS, make
-from ssiuu.methods.directions import Basis
+from ssiuu.methods.directions import Subspace
 from ssiuu.records.schema import MethodInfo, Unlearning
 from ssiuu.training.batches import draw
 from ssiuu.training.prepare import Prepared, prepare
@@ -285,7 +285,7 @@ class Setting:
         self.prepared = prepare(exact_model, self.method, self.forget, self.retain, PAD, self.refusals)
         if bases := self.prepared.parts.get("projection"):
             self.prepared.parts["projection"] = {
-                n: Basis(b.inputs.double(), b.outputs.double()) for n, b in bases.items()
+                n: Subspace(b.inputs.double(), b.outputs.double()) for n, b in bases.items()
             }
 
     def oracle(self) -> Oracle:
@@ -531,7 +531,7 @@ def test_cir_takes_both_sides_from_explicit_second_moments(setting: Setting) -> 
         torch.testing.assert_close(found.outputs @ found.outputs.T, u @ u.T, rtol=0, atol=1e-4)
     oracle = setting.oracle()
     oracle.bases = bases
-    setting.prepared.parts["projection"] = {n: Basis(v, u) for n, (v, u) in bases.items()}
+    setting.prepared.parts["projection"] = {n: Subspace(v, u) for n, (v, u) in bases.items()}
     model, step = setting.step()
     wanted = oracle.step(model, setting.forget, setting.retain)
     step(batches_of(setting.forget), batches_of(setting.retain))

@@ -12,7 +12,13 @@ from torch import Tensor
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Batch, Example, collate
 from ssiuu.methods import make
-from ssiuu.methods.directions import Basis, leading_directions, project_out, random_bases, retain_bases
+from ssiuu.methods.directions import (
+    Subspace,
+    leading_directions,
+    project_out,
+    random_bases,
+    retain_bases,
+)
 from ssiuu.models.sites import find_sites
 from ssiuu.training.prepare import Prepared
 from ssiuu.training.step import Step
@@ -103,14 +109,14 @@ def test_projection_is_orthogonal_idempotent_and_in_place(k: int) -> None:
     x = torch.randn(40, 16, generator=generator)
     basis = leading_directions(x.T @ x, k)
     g = torch.randn(7, 16, generator=generator)
-    once = project_out(g, Basis(basis))
+    once = project_out(g, Subspace(basis))
     assert once is g
     torch.testing.assert_close(once @ basis, torch.zeros(7, k), rtol=0, atol=1e-5)
-    again = project_out(once.clone(), Basis(basis))
+    again = project_out(once.clone(), Subspace(basis))
     torch.testing.assert_close(again, once, rtol=0, atol=1e-5)
     outside = torch.linalg.qr(torch.cat([basis, torch.randn(16, 16 - k)], 1)).Q[:, k:]
     kept = torch.randn(7, 16 - k, generator=generator) @ outside.T
-    torch.testing.assert_close(project_out(kept.clone(), Basis(basis)), kept, rtol=0, atol=1e-5)
+    torch.testing.assert_close(project_out(kept.clone(), Subspace(basis)), kept, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("k", [0, 16, 17])

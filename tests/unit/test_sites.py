@@ -15,7 +15,7 @@ from ssiuu.errors import ConfigError, ModelError
 from ssiuu.likelihood import Example, collate
 from ssiuu.methods import make
 from ssiuu.methods.directions import (
-    Basis,
+    Subspace,
     check_directions,
     project_out,
     random_bases,
@@ -248,8 +248,8 @@ def test_a_transposed_gradient_is_projected_as_its_transpose() -> None:
     inputs, outputs = torch.linalg.qr(torch.randn(5, 2)).Q, torch.linalg.qr(torch.randn(3, 1)).Q
     gradient = torch.randn(3, 5)
     stored = gradient.T.contiguous()
-    wanted = project_out(gradient.clone(), Basis(inputs, outputs))
-    torch.testing.assert_close(project_out(stored, Basis(inputs, outputs, True)).T, wanted)
+    wanted = project_out(gradient.clone(), Subspace(inputs, outputs))
+    torch.testing.assert_close(project_out(stored, Subspace(inputs, outputs, True)).T, wanted)
 
 
 @pytest.mark.parametrize("layout", ["phi", "phi3", "gpt_neox"])

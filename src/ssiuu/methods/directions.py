@@ -38,7 +38,7 @@ from ssiuu.models.sites import known_sites
 
 
 @dataclass(frozen=True)
-class Basis:
+class Subspace:
     """Orthonormal shared directions of one linear map, None where a side is left alone.
 
     `transposed`: the map's weight, and so its gradient, is stored as [in, out].
@@ -48,16 +48,16 @@ class Basis:
     outputs: Float[Tensor, "out m"] | None = None
     transposed: bool = False
 
-    def of(self, side: Literal["inputs", "outputs"]) -> Basis:
+    def of(self, side: Literal["inputs", "outputs"]) -> Subspace:
         """Return one side alone."""
-        return Basis(self.inputs, None) if side == "inputs" else Basis(None, self.outputs)
+        return Subspace(self.inputs, None) if side == "inputs" else Subspace(None, self.outputs)
 
 
 @torch.no_grad()
-def project_out(gradient: Float[Tensor, "out in"], basis: Basis) -> Float[Tensor, "out in"]:
+def project_out(gradient: Float[Tensor, "out in"], basis: Subspace) -> Float[Tensor, "out in"]:
     """Return (I - U U^T) G (I - V V^T), in place."""
     if basis.transposed:
-        project_out(gradient.T, Basis(basis.inputs, basis.outputs))
+        project_out(gradient.T, Subspace(basis.inputs, basis.outputs))
         return gradient
     if basis.inputs is not None:
         shared = basis.inputs.to(gradient.dtype)
@@ -85,7 +85,7 @@ def leading_directions(moment: Float[Tensor, "d d"], k: int) -> Float[Tensor, "d
 
 def retain_bases(
     model: Any, batches: Iterable[Batch], inputs: int | None, outputs: int | None
-) -> dict[str, Basis]:
+) -> dict[str, Subspace]:
     """Return the shared directions of every linear map, by parameter name.
 
     Maps that read the same input (q, k and v; gate and up) share one input basis.
@@ -117,13 +117,13 @@ def retain_bases(
     left = {path: leading_directions(m, inputs) for path, m in found.inputs.items() if inputs}
     right = {path: leading_directions(m, outputs) for path, m in found.outputs.items() if outputs}
     return {
-        f"{path}.weight": Basis(left.get(owner), right.get(path), path in maps.transposed)
+        f"{path}.weight": Subspace(left.get(owner), right.get(path), path in maps.transposed)
         for path, owner in wide.items()
         if (inputs is None or owner in left) and (outputs is None or path in right)
     }
 
 
-def random_bases(model: Any, inputs: int | None, outputs: int | None) -> dict[str, Basis]:
+def random_bases(model: Any, inputs: int | None, outputs: int | None) -> dict[str, Subspace]:
     """Return as many directions of every linear map as `retain_bases`, drawn at random: a control.
 
     What it has in common with them is that only linear maps are updated, and by less. Maps that read
@@ -144,14 +144,14 @@ def random_bases(model: Any, inputs: int | None, outputs: int | None) -> dict[st
         return basis.to(model.get_submodule(path).weight)
 
     return {
-        f"{path}.weight": Basis(
+        f"{path}.weight": Subspace(
             drawn(owner, "inputs", inputs), drawn(path, "outputs", outputs), path in maps.transposed
         )
         for path, owner in maps.wide(inputs, outputs).items()
     }
 
 
-def untouched(model: Any, bases: Mapping[str, Basis]) -> list[str]:
+def untouched(model: Any, bases: Mapping[str, Subspace]) -> list[str]:
     """Return the matrices inside the blocks that a projection leaves without a forget gradient."""
     return [
         name

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from ssiuu.methods.base import Ask, Bound, Origin, Slope, Transform
 from ssiuu.methods.directions import (
-    Basis,
+    Subspace,
     check_directions,
     project_out,
     random_bases,
@@ -107,7 +107,7 @@ class Projection(Transform):
         """Refuse to take out more than there is."""
         check_directions(model, self.projection, self.projection_outputs)
 
-    def prepare(self, ask: Ask) -> dict[str, Basis]:
+    def prepare(self, ask: Ask) -> dict[str, Subspace]:
         """Read the directions off the rows, or draw them."""
         if self.projection_from == "random":
             return random_bases(ask.model, self.projection, self.projection_outputs)
@@ -132,7 +132,7 @@ class Projection(Transform):
 class Projecting(Bound):
     """Projects every parameter's forget gradient; an adapter has one side each."""
 
-    def __init__(self, bases: Mapping[str, Basis] | None) -> None:
+    def __init__(self, bases: Mapping[str, Subspace] | None) -> None:
         self.bases = bases
         self.shapes = bases is not None
 
