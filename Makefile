@@ -12,6 +12,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c $(ROOT)con
 ARGS ?=
 OUT ?= $(ROOT)run
 
+# What is run once more with every annotation checked, shapes among them.
+TYPED := tests/unit/test_likelihood.py tests/unit/test_method_losses.py tests/unit/test_split_gradients.py \
+	tests/unit/test_second_gradient.py tests/oracles/test_ssiuu_algorithm.py tests/oracles/test_attribution.py \
+	tests/oracles/test_method_steps.py tests/oracles/test_lens.py tests/unit/test_probe.py
+
 .PHONY: run test check clean
 .DELETE_ON_ERROR:
 
@@ -23,6 +28,7 @@ test: $(READY)
 	$(BIN)/ruff format --check $(ROOT)src $(ROOT)tests $(ROOT)perf $(ROOT)examples
 	cd $(ROOT) && $(BIN)/mypy
 	cd $(ROOT) && $(BIN)/lint-imports
+	cd $(ROOT) && $(BIN)/python -m pytest --typed -n auto --maxprocesses 4 $(TYPED)
 	cd $(ROOT) && $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # torch comes first and pinned, so that nothing else pulls a larger build of it.

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+# Before anything of the package is imported; processes that tests are spread over inherit it.
+if "--typed" in sys.argv:
+    os.environ["SSIUU_TYPED"] = "1"
+if os.environ.get("SSIUU_TYPED"):
+    install_import_hook("ssiuu", "typed.typed")
 
 from ssiuu.likelihood import Example
 
@@ -122,6 +131,10 @@ def make_model() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def make_examples() -> Callable[..., list[Example]]:
     return build_examples
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--typed", action="store_true", help="check every annotation, shapes among them")
 
 
 @pytest.fixture(scope="session")

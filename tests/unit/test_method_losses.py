@@ -406,12 +406,22 @@ def test_kl_at_the_reference_is_0_and_rests() -> None:
     assert (kl_loss(noise(2, 3, 5, seed=2), before, mask) > 0).all()
 
 
+def like(a: AnswerLogprobs, value: float) -> Tensor:
+    """Return this value for each answer."""
+    return real([value] * len(a.mask))
+
+
+def alike(a: AnswerLogprobs, value: float) -> AnswerLogprobs:
+    """Return as many answers, of one token each."""
+    return answers(*[[value]] * len(a.mask))
+
+
 # --- what must not matter -----------------------------------------------------------------------
 
 OF_ANSWERS: dict[str, Callable[[AnswerLogprobs], Tensor]] = {
     "simnpo": lambda a: simnpo_loss(a, 1.5, 0.2),
-    "dpo, rejected": lambda a: dpo_loss(answers([-1.0]), a, real([-2.0]), real([-3.0]), 0.5),
-    "dpo, chosen": lambda a: dpo_loss(a, answers([-1.0]), real([-2.0]), real([-3.0]), 0.5),
+    "dpo, rejected": lambda a: dpo_loss(alike(a, -1.0), a, like(a, -2.0), like(a, -3.0), 0.5),
+    "dpo, chosen": lambda a: dpo_loss(a, alike(a, -1.0), like(a, -2.0), like(a, -3.0), 0.5),
     "wga": lambda a: wga_loss(a, 0.7),
 }
 

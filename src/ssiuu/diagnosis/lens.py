@@ -46,7 +46,7 @@ class LensReader:
         self.wins: list[list[bool]] = []
 
     @torch.no_grad()
-    def __call__(self, batch: Batch, states: Sequence[Float[Tensor, "B T d"]]) -> None:
+    def __call__(self, batch: Batch, states: Sequence[Float[Tensor, "B T _"]]) -> None:
         """Read one batch, given its residual stream (see `ssiuu.attribution.hidden.residuals`)."""
         rows = [row for row, id in enumerate(batch.ids) if id in self.tokens]
         if self.norm is None or not rows or states[-1].shape[-1] != states[0].shape[-1]:

@@ -136,7 +136,7 @@ def shuffled(facts: Sequence[FactText], rng: random.Random) -> list[int]:
 
 
 def probe_right(
-    states: Float[Tensor, "F d"], options: Sequence[Float[Tensor, "O d"]], folds: Sequence[int]
+    states: Float[Tensor, "F d"], options: Sequence[Float[Tensor, "_ e"]], folds: Sequence[int]
 ) -> Float[Tensor, " F"]:
     """Return 1 for every fact whose answer the map picks when fitted on the other folds.
 

@@ -155,14 +155,14 @@ def allowed(session: Session, method: Method) -> int:
 def _crossing(ranged: Attempt, record: Unlearning | None, rows: int, recipe: Recipe) -> Attempt:
     """Return the range test as it stands for the way that the weights must go.
 
-    It ends where next to nothing is answered freely any more. If it has not met every row by then it
-    has gone too far for those that it has met, and it counts as it was when its score first stood at
+    It ends where next to nothing is answered freely any more. If it has not met every row twice by then
+    it has gone too far for those that it has met, and it counts as it was when its score first stood at
     the threshold.
     """
     scores = [(log.step, log.forget_score) for log in record.steps] if record is not None else []
     threshold = record.threshold if record is not None else 0.0
     there = [step for step, score in scores if score is not None and score <= threshold]
-    met = ranged.reached and ranged.steps * recipe.unlearn.batch_size >= rows
+    met = ranged.reached and ranged.steps * recipe.unlearn.batch_size >= 2 * rows
     steps = ranged.steps if met or not there else there[0]
     rate = _rounded(FIRST * GROWTH ** max(steps - 1, 0))
     told = {"growing": True, "reached": bool(there), "steps": steps, "learning_rate": rate}

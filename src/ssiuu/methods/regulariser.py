@@ -20,7 +20,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -39,6 +39,7 @@ keep_above = torch.ops.aten.threshold_backward.grad_input
 keep_between = torch.ops.aten.hardtanh_backward.grad_input
 
 
+@runtime_checkable
 class Form(Protocol):
     """What a regulariser is told of its form; see `ssiuu.methods.transforms.ssiuu`."""
 

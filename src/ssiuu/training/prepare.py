@@ -163,7 +163,7 @@ def _hidden(ask: Ask, examples: Sequence[Example], layer: int) -> dict[str, Floa
     return found
 
 
-def aligned(rows: Sequence[Float[Tensor, "n d"]], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T d"]:
+def aligned(rows: Sequence[Float[Tensor, "_ d"]], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T d"]:
     """Return rows of different lengths as one tensor, each where its mask is set; 0 elsewhere."""
     out = rows[0].new_zeros((*mask.shape, rows[0].shape[-1]))
     for i, row in enumerate(rows):

@@ -71,8 +71,9 @@ class Views:
 
     def _hidden(self, loss: Loss, batch: Batch, layer: int) -> View:
         hidden, mask = hidden_states(self.model, batch, layer), batch.attention_mask.bool()
+        unread = torch.full(batch.targets.shape, torch.nan, device=hidden.device)
         view = View(
-            AnswerLogprobs(torch.empty(0, device=hidden.device), batch.answer_mask),
+            AnswerLogprobs(unread, batch.answer_mask),
             hidden=hidden.float() if hidden.dtype != torch.float64 else hidden,
             hidden_mask=mask,
         )
