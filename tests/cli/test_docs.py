@@ -4,6 +4,7 @@ from __future__ import annotations
 import __future__
 
 import ast
+import inspect
 import json
 import pkgutil
 import re
@@ -183,6 +184,22 @@ def test_every_command_in_a_line_is_there() -> None:
     for page, text in lines:
         known = {option for parameter in commands()[text[1]].params for option in parameter.opts}
         assert set(re.findall(r"--[a-z-]+", text[0])) <= known, (page, text[0])
+
+
+def test_every_call_on_a_page_fits_what_it_calls() -> None:
+    """Also in blocks that are not run, as their models and rows are the reader's."""
+    calls = [
+        node
+        for page in PAGES
+        for block in blocks(page, "python")
+        for node in ast.walk(ast.parse(block))
+        if isinstance(node, ast.Call) and MODULE.fullmatch(ast.unparse(node.func))
+    ]
+    assert len(calls) > 5
+    for call in (call for call in calls if not any(isinstance(a, ast.Starred) for a in call.args)):
+        named = {keyword.arg: None for keyword in call.keywords if keyword.arg}
+        function = pkgutil.resolve_name(ast.unparse(call.func))
+        inspect.signature(function).bind(*call.args, **named)
 
 
 # --- names, keys, files -------------------------------------------------------------------------
