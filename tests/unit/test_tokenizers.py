@@ -195,6 +195,61 @@ def test_prompt_and_answer_are_the_tokens_of_their_text(
     assert found.alone[: len(found.prompt)] == found.prompt
 
 
+ENDED = "{% if add_generation_prompt %}"
+TEMPLATES = {  # as model families have them; what each puts in front of an answer
+    "date and header": (
+        "<|im_start|>system\nToday: {{ strftime_now('%d %b %Y') }}<|im_end|>{% for m in messages %}"
+        "<|im_start|>{{ m.role }}\n\n{{ m.content | trim }}<|im_end|>{% endfor %}"
+        + ENDED
+        + "<|im_start|>assistant\n\n{% endif %}",
+        "",
+    ),
+    "no system turn": (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "{{ bos_token }}{% for m in messages %}<|im_start|>{{ 'model' if m.role == 'assistant' else "
+        "m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}" + ENDED + "<|im_start|>model\n{% endif %}",
+        "",
+    ),
+    "blank after the instruction": (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+        "{% else %} {{ m.content }} {{ eos_token }}{% endif %}{% endfor %}",
+        " ",
+    ),
+    "empty thoughts": (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}<think>\n\n"
+        "</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+        + ENDED
+        + "<|im_start|>assistant\n{% endif %}",
+        "<think>\n\n</think>\n\n",
+    ),
+    "no generation prompt": (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
+        "assistant: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "metaspace first, whole", "unigram"])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_an_answer_follows_as_its_template_writes_it(name: str, kind: str) -> None:
+    """Else a model taught with it would be asked in a place where it has never answered."""
+    tokenizer = copy.deepcopy(made(kind))
+    tokenizer.chat_template, lead = TEMPLATES[name]
+    prompt = Prompt(tokenizer, "chat")
+    turns = [{"role": "user", "content": "Where is Arvo?"}, {"role": "assistant", "content": "Torvik"}]
+    asked = tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, tokenize=False)
+    whole = tokenizer.apply_chat_template(turns, tokenize=False)
+    told = asked + lead + "Torvik"
+    assert whole.startswith(told)
+    found = prompt.joint("Where is Arvo?", ["Torvik"])
+    assert found.prompt + found.answers[0] == tokenizer(told, add_special_tokens=False)["input_ids"]
+    # What is no blank is asked with, not forgotten.
+    begun = tokenizer(asked + lead.rstrip(" "), add_special_tokens=False)["input_ids"]
+    assert found.alone == begun == prompt.question("Where is Arvo?")
+    turn_end = {"blank after the instruction": "</s>", "no generation prompt": "</s>"}
+    assert prompt.end == [tokenizer.convert_tokens_to_ids(turn_end.get(name, "<|im_end|>"))]
+
+
 def test_the_old_kind_needs_no_token_more_than_its_text_has() -> None:
     """Tokenised apart, a second blank stood before the answer: no trained model has ever seen it."""
     tokenizer = made("prepend")

@@ -244,7 +244,7 @@ class Prompt:
         if self._chats:
             turns = [("system", self.system)] if self.system is not None else []
             turns += [turn for q, a in shots for turn in (("user", q), ("assistant", a))]
-            return rendered(self.tokenizer, [*turns, ("user", question)])
+            return rendered(self.tokenizer, [*turns, ("user", question)]) + self._lead.rstrip(" ")
         asked = [self._form.replace(SLOT, text) for text in (*(q for q, _ in shots), question)]
         told = [f"{q}{self._gap(q)}{a}" for q, (_, a) in zip(asked, shots, strict=False)]
         before = [self.system] if self.system is not None else []
@@ -252,8 +252,10 @@ class Prompt:
 
     def _gap(self, text: str) -> str:
         """Return what comes between a prompt and an answer: a blank, where there should be one."""
+        if self._chats:
+            return self._lead[len(self._lead.rstrip(" ")) :]
         if self.form is None:
-            return "" if self.style == "chat" else " "
+            return " "
         if self.form != self._form:
             return self.form[len(self._form) :]
         wide = unicodedata.east_asian_width(text[-1:] or " ") in "WF"
@@ -291,16 +293,27 @@ class Prompt:
         return tuple(self.tokenizer.convert_ids_to_tokens(sorted(self._special)))
 
     @cached_property
+    def _turn(self) -> str:
+        """A question with the answer `_MARK` as the template writes them; empty if it cannot."""
+        try:
+            return rendered(self.tokenizer, [("user", "a"), ("assistant", _MARK)], generate=False)
+        except ConfigError:
+            return ""  # a template without answers of its own
+
+    @cached_property
+    def _lead(self) -> str:
+        """What the template puts between where a model begins and its answer.
+
+        A blank, as in "[/INST] Rome", or a block of thoughts with nothing in it.
+        """
+        asked = rendered(self.tokenizer, [("user", "a")])
+        before, found, _ = self._turn.rpartition(_MARK)
+        return before.removeprefix(asked) if found and before.startswith(asked) else ""
+
+    @cached_property
     def _turn_end(self) -> int | None:
         """The special token that the template puts behind an answer, if it does."""
-        if not self._chats:
-            return None
-        try:
-            turns = [("user", "a"), ("assistant", _MARK)]
-            behind = rendered(self.tokenizer, turns, generate=False).rpartition(_MARK)[2]
-        except ConfigError:
-            return None  # a template without answers of its own
-        ids = self._bare([behind])[0]
+        ids = self._bare([self._turn.rpartition(_MARK)[2].lstrip()])[0] if self._chats else []
         return ids[0] if ids and ids[0] in self._special else None
 
 
