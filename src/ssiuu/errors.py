@@ -60,7 +60,8 @@ def unknown(kind: str, got: str, allowed: Iterable[str], where: str = "") -> str
         where: Key, flag or file it stood in; left out when empty.
     """
     names = sorted(allowed)
-    near = difflib.get_close_matches(got, names, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    folded = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(got.casefold(), folded, n=1, cutoff=0.4)
+    hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
     place = f"{where}: " if where else ""
     return f"{place}unknown {kind} {got!r}.{hint} Known: {', '.join(names)}."

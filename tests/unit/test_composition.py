@@ -342,6 +342,8 @@ def test_a_key_of_two_parts_is_written_with_its_part() -> None:
         ("gd+ssiuu(logprob", "parentheses come in pairs"),
         ("gd+ssiuu(logprop)", r"unknown knob of ssiuu 'logprop'.*Did you mean 'logprob'"),
         ("gd+ssiuu+gate", "gate takes the place of the penalty"),
+        ("NPO", r"unknown method 'NPO'. Did you mean 'npo'"),
+        ("npo+kl+kl", "'kl' stands twice"),
         ("npo+smm", r"unknown suffix of a method 'smm'.*Did you mean 'sam'"),
         ("ga+mask", "a retain term is needed"),
         ("ga+kl", "ga has no retain term"),

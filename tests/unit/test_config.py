@@ -99,6 +99,10 @@ def test_a_folder_may_have_any_name(name: str) -> None:
         ("methods=[{name: npo, beta: -.inf}]", "methods: .*got -inf"),
         ("model=2024", r"Text is written in quotes: '2024'"),
         ("unlearn={max_steps: 3, max_steps: 4}", "duplicate key"),
+        ("foo.bar=1", "^--set: foo: unknown key 'foo'"),
+        ("attacks.harmfull.steps=1", "^--set: .*'harmfull'. Did you mean 'harmful'"),
+        ("unlearn.lora=3", "^--set: unlearn.lora: must be a section of settings.*got 3"),
+        ("attacks.reads=a", "^--set: attacks.reads: must be a list.*got 'a'"),
     ],
 )
 def test_settings_that_are_no_settings(text: str, said: str) -> None:

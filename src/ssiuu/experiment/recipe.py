@@ -6,7 +6,7 @@ import math
 from collections.abc import Container, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError, create_model
 
@@ -334,9 +334,21 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
+# What a value of the wrong shape should be.
+_SHAPES: Final = {
+    "list_type": "a list, as in [1, 2]",
+    "dict_type": "a section of settings, as in {key: value}",
+    "model_type": "a section of settings, as in {key: value}",
+}
+
+
 def _sentence(problem: Any, sources: dict[str, str], recipe: type[Recipe]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
-    where = next((s for k, s in sources.items() if k == key or key.startswith(f"{k}.")), "recipe")
+    # Its own, that of its section, or of what stands in it.
+    related = (
+        s for k, s in sources.items() if f"{key}.".startswith(f"{k}.") or k.startswith(f"{key}.")
+    )
+    where = next(related, "recipe")
     if problem["type"] == "extra_forbidden":
         section: Any = recipe
         for part in problem["loc"][:-1]:
@@ -345,6 +357,8 @@ def _sentence(problem: Any, sources: dict[str, str], recipe: type[Recipe]) -> st
         known = {*section.model_fields, *others}
         return unknown("key", str(problem["loc"][-1]), known, f"{where}: {key}")
     given = problem["input"]
+    if wanted := _SHAPES.get(problem["type"]):
+        return f"{where}: {key}: must be {wanted}, got {given!r}."
     quoted = problem["type"] == "string_type" and isinstance(given, int | float)
     hint = f" Text is written in quotes: '{given}'." if quoted else ""
     return f"{where}: {key}: {problem['msg']}, got {given!r}.{hint}"

@@ -212,7 +212,9 @@ def make(spec: str | Mapping[str, Any], where: str = "methods") -> Method:
     draft = Draft(where)
     head, *words = _split(str(values.pop("name", "")), where)
     _head(draft, head, values)
-    for word in words:
+    for number, word in enumerate(words):
+        if word in words[:number]:
+            raise ConfigError(f"{where}: {word[0]!r} stands twice behind a plus.")
         _suffix(draft, word)
     _bring(draft, values)
     return _assembled(draft, values)
