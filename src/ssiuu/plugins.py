@@ -16,6 +16,7 @@ asked for, so that commands that need neither stay as fast as they were. Where a
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,11 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from ssiuu.errors import ConfigError, unknown
 
 T = TypeVar("T")
+
+GROUPS = [
+    f"ssiuu.{kind}"
+    for kind in ("objectives", "transforms", "retain_terms", "attacks", "benchmarks", "scores")
+]
 
 
 class Plugin(NamedTuple):
@@ -135,7 +141,7 @@ class Registry(Generic[T]):
         )
 
     def _checked(self, found: Any, name: str, place: str) -> type[T]:
-        if not (isinstance(found, type) and issubclass(found, self.base)) or inspect.isabstract(found):
+        if not (isinstance(found, type) and issubclass(found, self.base)):
             raise ConfigError(
                 f"{self.kind} {name!r}: {place} is no class derived from {self.base.__name__}."
             )
@@ -143,6 +149,11 @@ class Registry(Generic[T]):
             raise ConfigError(
                 f"{self.kind} {name!r}: {place} calls itself {getattr(found, 'name', None)!r}; its "
                 "attribute `name` and its entry point must agree."
+            )
+        if lacking := _lacking(found):
+            raise ConfigError(
+                f"{self.kind} {name!r}: {place} lacks {', '.join(lacking)}: what is needed stands in "
+                f"{self.base.__module__}, {self.base.__name__}."
             )
         checked: type[T] = found
         return checked
@@ -152,6 +163,37 @@ def used(*names: tuple[Registry[Any], str]) -> dict[str, str]:
     """Return which of these names are of other packages: package and version, by kind and name."""
     plugins = {f"{registry.kind} {name}": registry.plugin(name) for registry, name in names}
     return {name: str(plugin) for name, plugin in plugins.items() if plugin is not None}
+
+
+def blamed(error: BaseException) -> str | None:
+    """Return where an error arose in another package, in one sentence; None: in none of them."""
+    points = {p.module.partition(".")[0]: p for group in GROUPS for p in entry_points(group=group)}
+    for frame, line in reversed([*traceback.walk_tb(error.__traceback__)]):
+        module = str(frame.f_globals.get("__name__", ""))
+        if (point := points.get(module.partition(".")[0])) is not None and point.dist is not None:
+            return (
+                f"{Plugin(point.dist.name, point.dist.version)} failed in {frame.f_code.co_filename}, "
+                f"line {line}, {frame.f_code.co_name}: {type(error).__name__}: {error}"
+            )
+    return None
+
+
+def _lacking(found: type[Any]) -> list[str]:
+    """Return what a class has to define and does not: methods, attributes, defaults of its settings."""
+    methods = [f"{name}()" for name in sorted(getattr(found, "__abstractmethods__", ()))]
+    declared = {
+        name
+        for kind in found.__mro__
+        for name, hint in inspect.get_annotations(kind).items()
+        if "ClassVar" in str(hint)
+    }
+    attributes = sorted(name for name in declared if not hasattr(found, name))
+    config = getattr(found, "Config", None)
+    if config is not None and not hasattr(config, "model_fields"):
+        attributes.append("a Config derived from ssiuu.config.Section")
+    fields = getattr(found, "model_fields", {}) | getattr(config, "model_fields", {})
+    defaults = [f"a default of {name}" for name, field in fields.items() if field.is_required()]
+    return methods + attributes + defaults
 
 
 def _package(point: EntryPoint) -> str:

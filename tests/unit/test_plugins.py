@@ -1,9 +1,19 @@
 """What is added from outside: found by its name, and refused in a sentence where it cannot be used."""
 
-import pytest
+import sys
+from types import ModuleType
+from typing import Any
 
+import pytest
+from pydantic import Field
+
+from ssiuu.attacks import ATTACKS
+from ssiuu.attacks.base import Attack, Axis
+from ssiuu.config import Section
 from ssiuu.errors import ConfigError
-from ssiuu.plugins import Plugin, Registry
+from ssiuu.methods import OBJECTIVES
+from ssiuu.methods.base import Objective
+from ssiuu.plugins import Plugin, Registry, blamed
 
 
 class Base:
@@ -27,6 +37,7 @@ class Point:
 
     def __init__(self, name: str, found: object, package: str = "theirs") -> None:
         self.name, self.found, self.value = name, found, f"{package}.module:Thing"
+        self.module = f"{package}.module"
         self.dist = type("Dist", (), {"name": package, "version": "1.2"})()
 
     def load(self) -> object:
@@ -85,3 +96,61 @@ def test_a_class_can_be_registered_for_the_process() -> None:
         found.register(again)
     with pytest.raises(ConfigError, match="is there already"):
         found.register(type("Mine", (Base,), {"name": "plain"}))
+
+
+class Settings(Section):
+    shares: list[float] = Field(default=[])
+
+
+class Unset(Section):
+    shares: list[float] = Field(description="which")
+
+
+WHOLE = {"summary": "Takes weights out.", "Config": Settings, "axis": Axis("share", "share")}
+
+
+def attack(**given: Any) -> type[Attack[Any]]:
+    body = {"name": "taken-out", "reads": lambda *_: [], "curves": lambda _: [], **WHOLE, **given}
+    return type("TakenOut", (Attack,), {key: value for key, value in body.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("given", "lacking"),
+    [
+        ({"curves": None}, r"lacks curves\(\): what is needed stands in ssiuu.attacks.base, Attack"),
+        ({"summary": None, "axis": None}, "lacks axis, summary:"),
+        ({"Config": None}, "lacks Config:"),
+        ({"Config": dict}, "lacks a Config derived from ssiuu.config.Section:"),
+        ({"Config": Unset}, "lacks a default of shares:"),
+    ],
+)
+def test_what_an_attack_lacks_is_said(given: dict[str, Any], lacking: str) -> None:
+    with pytest.raises(ConfigError, match=lacking):
+        ATTACKS.register(attack(**given))
+
+
+def test_what_a_loss_lacks_is_said() -> None:
+    body = {"name": "empty", "origin": "given", "source": "A test.", "__module__": __name__}
+    with pytest.raises(ConfigError, match=r"lacks forget_loss\(\), summary:"):
+        OBJECTIVES.register(type("Empty", (Objective,), body))
+
+
+@pytest.mark.parametrize(("reads", "got"), [([], "nothing"), (["read"], "str")])
+def test_an_attack_that_reads_nothing_is_refused(reads: list[Any], got: str) -> None:
+    made = attack()
+    with pytest.raises(ConfigError, match=f"'taken-out': reads.. of TakenOut .* got {got}"):
+        made(Settings(), None).record(None, {}, reads, 0.0)  # type: ignore[arg-type]
+
+
+def test_an_error_in_a_package_of_somebody_else_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("theirs.module")
+    exec(compile("def reads():\n    return 1 / 0\n", "theirs/module.py", "exec"), vars(module))
+    monkeypatch.setitem(sys.modules, "theirs.module", module)
+    point = Point("added", Added)
+    monkeypatch.setattr("ssiuu.plugins.entry_points", lambda group: [point])
+    with pytest.raises(ZeroDivisionError) as caught:
+        module.reads()
+    assert blamed(caught.value) == (
+        "theirs 1.2 failed in theirs/module.py, line 2, reads: ZeroDivisionError: division by zero"
+    )
+    assert blamed(ValueError("of our own")) is None

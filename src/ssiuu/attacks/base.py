@@ -27,6 +27,7 @@ from pydantic import BaseModel, Field
 
 from ssiuu.benchmarks.base import Ground
 from ssiuu.config import Section
+from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Prompt
 from ssiuu.records import schema
 from ssiuu.records.schema import AttackRead, Evaluation, FactText, Reading, Scored, Space
@@ -277,7 +278,13 @@ class Attack(ABC, Generic[C]):
         **more: Any,
     ) -> schema.Attack:
         """Return the record of a curve that trains nothing; `begin` is when it began, seconds."""
-        reads = [AttackRead(step=0, facts=start), *reads]
+        found = list(reads)
+        if not found or not all(isinstance(read, AttackRead) for read in found):
+            kinds = ", ".join(sorted({type(read).__name__ for read in found})) or "nothing"
+            raise ConfigError(
+                f"attack {self.name!r}: reads() of {type(self).__qualname__} must yield an AttackRead "
+                f"at every place of the curve, got {kinds}."
+            )
         return schema.Attack(
             name=curve.name,
             kind=self.name,
@@ -288,7 +295,7 @@ class Attack(ABC, Generic[C]):
             scored=self.axis.scored,
             trained=[],
             pool=list(start),
-            reads=reads,
+            reads=[AttackRead(step=0, facts=start), *found],
             seconds=round(time.perf_counter() - begin, 2),
             **more,
         )

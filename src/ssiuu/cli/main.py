@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import time
+import traceback
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -98,6 +99,14 @@ def _run() -> None:
         sys.exit(MISUSE)
     except (SsiuuError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(FAILED)
+    except Exception as error:
+        from ssiuu.plugins import blamed
+
+        if (said := blamed(error)) is None:
+            raise
+        traceback.print_exc()
+        print(f"error: {said}", file=sys.stderr)
         sys.exit(FAILED)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # what the parser makes of Ctrl-C

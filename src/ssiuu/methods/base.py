@@ -8,6 +8,7 @@ lasts is in its `Bound`. The loop (ssiuu.training) knows these five and none of 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -296,9 +297,9 @@ class Objective(Loss):
     trains: ClassVar[bool] = True
     has_gradient: ClassVar[bool] = True
 
+    @abstractmethod
     def forget_loss(self, view: View) -> Float[Tensor, " B"]:
         """Return the loss of each forget example, before normalising."""
-        raise NotImplementedError
 
     @classmethod
     def retain_default(cls, asked: str | None) -> tuple[str, float]:
@@ -343,6 +344,10 @@ class Edit(Objective):
         """It has no retain term."""
         return "none", 0.0
 
+    def forget_loss(self, view: View) -> Float[Tensor, " B"]:
+        """It has none."""
+        raise NotImplementedError
+
     def edit(self, model: Any, work: Work) -> Iterator[str]:
         """Change the weights in place; after every yield the stop score is read, and may end it.
 
@@ -370,9 +375,9 @@ class RetainTerm(Loss):
         """What the loss is multiplied by; for a term of `retain` it is the method's retain_weight."""
         return 1.0
 
+    @abstractmethod
     def loss(self, view: View) -> Float[Tensor, " B"]:
         """Return the loss of each example, before normalising."""
-        raise NotImplementedError
 
     def looks(self, objective: Objective | None) -> int | None:
         """Return the block whose hidden states the loss looks at; None: the answers."""

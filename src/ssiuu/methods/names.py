@@ -360,7 +360,8 @@ def _knob(draft: Draft, kind: type[Part], knob: str, key: str | None = None) -> 
     elif (rho := _number(knob.removeprefix("rho"))) is not None and "rho" in kind.written():
         draft.set(kind.name, "rho", rho, knob)
     else:
-        raise ConfigError(unknown(f"knob of {kind.name}", knob, [*words, *kind.written()], draft.where))
+        known = [*words, *(f"{key}=VALUE" for key in kind.written())]
+        raise ConfigError(unknown(f"knob of {kind.name}", knob, known, draft.where))
 
 
 def _number(text: str) -> float | int | None:
