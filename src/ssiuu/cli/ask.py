@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ssiuu.cli.options import Base, Form, Sets
+from ssiuu.cli.terminal import forcing, set_up
 
 
 def command(
@@ -25,7 +26,6 @@ def command(
     set_: Sets = None,
 ) -> None:
     """Say of every fact whether the model knows it, and why; exits with 0 whatever it knows."""
-    from ssiuu.cli.main import forcing, set_up
     from ssiuu.cli.misuse import check_facts, check_models
     from ssiuu.errors import ConfigError
 

@@ -11,6 +11,7 @@ import typer
 
 from ssiuu.cli.exits import NOT_FORGOTTEN
 from ssiuu.cli.options import Base, Columns, Form, Sets
+from ssiuu.cli.terminal import finish, forcing, set_up
 
 
 def command(
@@ -33,7 +34,6 @@ def command(
 
     Exits with 3 where they are still there (verdict "not removed").
     """
-    from ssiuu.cli.main import finish, forcing, set_up
     from ssiuu.cli.misuse import check_facts, check_models, check_out, nothing
     from ssiuu.errors import ConfigError
 

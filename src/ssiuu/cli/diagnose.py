@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ssiuu.cli.options import Base, Columns, Form, Sets
+from ssiuu.cli.terminal import finish, forcing, set_up
 
 
 def command(
@@ -32,7 +33,6 @@ def command(
     ] = False,
 ) -> None:
     """Look inside: what was erased, what was added against the answer, does ablation bring it back?"""
-    from ssiuu.cli.main import finish, forcing, set_up
     from ssiuu.cli.misuse import check_facts, check_models, check_out, nothing
     from ssiuu.errors import ConfigError
 

@@ -1,15 +1,13 @@
-"""`ssiuu`: the entry point, and what all sub-commands share."""
+"""`ssiuu`: the entry point, which knows all sub-commands and turns errors into exit codes."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
-import time
 import traceback
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,9 +15,6 @@ from ssiuu import __version__
 from ssiuu.cli import ask, audit, check, diagnose, listing, report, run, teach, unlearn
 from ssiuu.cli.exits import FAILED, HELP, INTERRUPTED, MISUSE
 from ssiuu.errors import ConfigError, InputError, SsiuuError
-
-if TYPE_CHECKING:
-    from ssiuu.records.schema import RunRecord
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -112,50 +107,3 @@ def _run() -> None:
         if end.code == INTERRUPTED:  # what the parser makes of Ctrl-C
             print("interrupted: the same command continues from here", file=sys.stderr)
         raise
-
-
-class Printer:
-    """Prints progress to stderr: one line that changes on a terminal, else a line at a time."""
-
-    def __init__(self) -> None:
-        self.start = time.monotonic()
-        self.terminal = sys.stderr.isatty()
-
-    def __call__(self, text: str) -> None:
-        """Print one message with the time since the start."""
-        seconds = time.monotonic() - self.start
-        line = f"[{int(seconds // 60):2d}:{int(seconds % 60):02d}] {text}"
-        if self.terminal:
-            print(f"\r\033[K{line[:150]}", end="", file=sys.stderr, flush=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
-
-    def done(self) -> None:
-        """End the changing line."""
-        if self.terminal:
-            print(file=sys.stderr)
-
-
-def finish(record: RunRecord, out: Path, progress: Printer) -> None:
-    """Write the report of a record and print its summary."""
-    from ssiuu.report import write_report
-    from ssiuu.report.text import summary
-
-    page = write_report(record, out)
-    progress.done()
-    print(summary(record))
-    print(f"\nreport: {page}")
-
-
-def forcing(sets: list[str] | None, force: bool, prompt: str | None = None) -> list[str]:
-    """Return the settings given, with what --force and --prompt stand for."""
-    asked = [] if prompt is None else [f"prompt={prompt}"]
-    return [*asked, *(sets or []), *(["force=true"] if force else [])]
-
-
-def set_up() -> Printer:
-    """Set this process up for heavy work and return its progress printer."""
-    from ssiuu.models.precision import keep_memory
-
-    keep_memory()
-    return Printer()

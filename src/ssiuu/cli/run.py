@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from ssiuu.cli.terminal import finish, set_up
+
 
 def command(
     recipe: Annotated[
@@ -20,7 +22,6 @@ def command(
     out: Annotated[Path, typer.Option(help="folder of the run")] = Path("ssiuu-run"),
 ) -> None:
     """Unlearn, evaluate, look inside, attack and report, for every method and seed."""
-    from ssiuu.cli.main import finish, set_up
     from ssiuu.experiment.recipe import resolve
     from ssiuu.experiment.run import run
 

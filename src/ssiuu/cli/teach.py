@@ -9,6 +9,7 @@ import typer
 
 from ssiuu.cli.exits import NOT_LEARNED
 from ssiuu.cli.options import Base, Columns, Sets
+from ssiuu.cli.terminal import forcing, set_up
 
 
 def command(
@@ -37,7 +38,6 @@ def command(
     set_: Sets = None,
 ) -> None:
     """Teach a model facts until it knows them; exits with 3 where it does not know all of them."""
-    from ssiuu.cli.main import forcing, set_up
     from ssiuu.cli.misuse import check_facts, check_models, check_number, check_out, nothing
 
     keep = nothing(keep)

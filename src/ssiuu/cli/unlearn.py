@@ -9,6 +9,7 @@ import typer
 
 from ssiuu.cli.exits import AT_A_COST, NOT_FORGOTTEN
 from ssiuu.cli.options import Base, Columns, Form, Sets
+from ssiuu.cli.terminal import forcing, set_up
 
 if TYPE_CHECKING:
     from ssiuu.records.schema import Unlearning
@@ -46,7 +47,6 @@ def command(
     cost of what should stay (--max-kl, --min-retain). With 3 and 4 there is
     no checkpoint, unless --keep-anyway.
     """
-    from ssiuu.cli.main import forcing, set_up
     from ssiuu.cli.misuse import check_facts, check_models, check_number, check_out, nothing
 
     retain = nothing(retain)

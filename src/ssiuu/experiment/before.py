@@ -9,51 +9,49 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from ssiuu.benchmarks.base import Ground
 from ssiuu.errors import ConfigError
 from ssiuu.evaluation.knowledge import know
+from ssiuu.experiment.recipe import Recipe
 from ssiuu.records.schema import FactText, Knowledge
 from ssiuu.report.knowledge import UNKNOWN, counts, sentences
-
-if TYPE_CHECKING:
-    from ssiuu.experiment.session import Session
 
 RETAIN = 48  # retain facts asked: enough to say which share is known
 
 
-def ask_first(session: Session, progress: Callable[[str], None]) -> None:
-    """Ask the model what it knows, note it in the session, and tell apart what it does not know.
+def ask_first(ground: Ground, recipe: Recipe, progress: Callable[[str], None]) -> None:
+    """Ask the model what it knows, note it in the ground, and tell apart what it does not know.
 
     Raises:
         ConfigError: It knows none of the facts to forget, and the recipe does not say `force`.
     """
-    split = session.split
+    split = ground.split
     progress("asking the model what it knows")
-    found = _asked(session, split.forget, split.retain)
+    found = _asked(ground, split.forget, split.retain)
     drawn = random.Random(split.seed).sample(split.retain, min(RETAIN, len(split.retain)))
-    session.knowledge = {"forget": found, "retain": _asked(session, drawn, split.forget)}
+    ground.knowledge = {"forget": found, "retain": _asked(ground, drawn, split.forget)}
     unknown = [fact for fact in split.forget if found[fact.id].state in UNKNOWN]
     if not any(known.state == "known" for known in found.values()):
-        if not session.recipe.force:
-            raise ConfigError(_refusal(session, found))
+        if not recipe.force:
+            raise ConfigError(_refusal(ground, recipe, found))
         unknown = []  # all are scored, for what it is worth
     left = [fact for fact in split.forget if fact not in unknown]
-    session.split = split.model_copy(
+    ground.split = split.model_copy(
         update={"forget": left, "unknown": unknown, "known": split.known - len(unknown)}
     )
-    session.notes += sentences(session.knowledge)
+    ground.notes += sentences(ground.knowledge)
 
 
 def _asked(
-    session: Session, facts: Sequence[FactText], others: Sequence[FactText]
+    ground: Ground, facts: Sequence[FactText], others: Sequence[FactText]
 ) -> dict[str, Knowledge]:
-    return know(session.model, session.prompt, facts, session.context, others, session.split.seed)
+    return know(ground.model, ground.prompt, facts, ground.context, others, ground.split.seed)
 
 
-def _refusal(session: Session, found: Mapping[str, Knowledge]) -> str:
-    recipe, prompt = session.recipe, session.prompt
-    fact = session.split.forget[0]
+def _refusal(ground: Ground, recipe: Recipe, found: Mapping[str, Knowledge]) -> str:
+    prompt = ground.prompt
+    fact = ground.split.forget[0]
     known = found[fact.id]
     said = f"is answered {known.says!r}" if known.says is not None else known.why
     return (

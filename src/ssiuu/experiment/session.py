@@ -167,7 +167,7 @@ def open_session(
     session = opened(recipe, progress, replace(given or Given(), split=found))
     session.rows([*session.split.forget, *session.split.retain])  # too long rows are refused
     if session.unscreened:
-        ask_first(session, progress)
+        ask_first(session, session.recipe, progress)
     if out and found is None:
         write_record(out / "split.json", session.split)
     return session
