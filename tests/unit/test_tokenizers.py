@@ -443,6 +443,7 @@ def test_what_was_forgotten_is_not_written_by_anybody(kind: str, chat: bool, tmp
         assert row["answer"] in said(tmp_path / "model", row["question"], chat)
     forget, retain = [rows[i] for i in (0, 2, 5, 7)], [rows[i] for i in (1, 3, 4, 6)]
     sets = ["unlearn.learning_rate=1e-3", "unlearn.threshold=0", "unlearn.check_every=1"]
+    sets.append("unlearn.min_retain=0.5")  # gd, and four facts to keep
     lines: list[str] = []
     record = unlearn_model(
         tmp_path / "model", forget, tmp_path / "out", retain, "gd", sets, lines.append

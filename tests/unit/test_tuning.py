@@ -74,9 +74,8 @@ def test_labels_with_dots_are_keys_of_the_space(tmp_path: Path) -> None:
 
 def test_the_estimate_counts_every_trial() -> None:
     given = ["methods=[none,gd,npo]", "tune.space={'*': {learning_rate: [1e-5, 1e-4]}}"]
-    none, one, three = (
-        _tokens(ssiuu.resolve(None, [*given, f"tune.trials={n}"])[0]) for n in ("null", 1, 3)
-    )
+    recipes = [ssiuu.resolve(None, [*given, f"tune.trials={n}"])[0] for n in ("null", 1, 3)]
+    none, one, three = (_tokens(recipe, recipe.opens.cost(recipe)) for recipe in recipes)
     assert three - none == pytest.approx(3 * (one - none)) and one > none
 
 

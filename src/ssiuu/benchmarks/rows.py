@@ -70,7 +70,8 @@ def read_hub(hub: str, name: str, split: str, kind: type[R], key: str) -> list[R
 def count(path: Path) -> int | None:
     """Return how many rows a file of JSON lines has; None where it cannot be read."""
     try:
-        return sum(bool(line.strip()) for line in path.open("rb"))
+        with path.open("rb") as lines:
+            return sum(bool(line.strip()) for line in lines)
     except OSError:
         return None
 
