@@ -37,7 +37,6 @@ def sample_answers(
     margin: int,
     seed: int,
     rows: int = ROWS,
-    top_p: float = TOP_P,
 ) -> dict[str, list[list[int]]]:
     """Return `count` sampled answers (token ids) of every question, by id.
 
@@ -49,26 +48,19 @@ def sample_answers(
         margin: Tokens a sample may be longer than the right answer.
         seed: Of the random streams.
         rows: Samples written at once.
-        top_p: Of the nucleus; 1 for the model's own distribution.
     """
     found: dict[str, list[list[int]]] = {}
     size = max(1, rows // count)
     for indices in length_sorted([len(e.prompt) for e in examples], size):
         chunk = [examples[i] for i in indices]
-        written = _sample_batch(model, prompt, chunk, count, margin, seed, top_p)
+        written = _sample_batch(model, prompt, chunk, count, margin, seed)
         for i, example in enumerate(chunk):
             found[example.id] = written[i * count : (i + 1) * count]
     return found
 
 
 def _sample_batch(
-    model: Any,
-    prompt: Prompt,
-    chunk: list[Example],
-    count: int,
-    margin: int,
-    seed: int,
-    top_p: float,
+    model: Any, prompt: Prompt, chunk: list[Example], count: int, margin: int, seed: int
 ) -> list[list[int]]:
     texts, logits = _begun(model, [e.prompt for e in chunk], count)
     streams = [random.Random(f"{seed}:{e.id}:{n}") for e in chunk for n in range(count)]
@@ -78,7 +70,7 @@ def _sample_batch(
     written: list[list[int]] = [[] for _ in streams]
     going = list(range(len(streams)))
     while True:
-        tokens = draw(_softmax(logits), [streams[i] for i in going], top_p)
+        tokens = draw(_softmax(logits), [streams[i] for i in going])
         for i, token in zip(going, tokens, strict=True):
             written[i].append(token)
         kept = [

@@ -19,8 +19,8 @@ from ssiuu.data.columns import Columns, check_columns, parse_columns
 from ssiuu.data.fact import Fact, normal
 from ssiuu.data.read import Source, read_facts
 from ssiuu.errors import ConfigError, DataError, OutputError
+from ssiuu.evaluation.ask import write
 from ssiuu.evaluation.knowledge import know
-from ssiuu.evaluation.sample import sample_answers
 from ssiuu.evaluation.score import score_facts
 from ssiuu.experiment.anchors import questions
 from ssiuu.experiment.given import settings
@@ -235,12 +235,9 @@ def _kept(
     asked += [prompt.sentence(row.text)[:BEGUN] for row in texts.anchor()[:TEXTS]]
     asked = [ids for ids in asked if len(ids) + WRITTEN <= context]
     progress(f"reading how the model goes on from {len(asked)} questions, tasks and texts")
-    begun = [Example(f"kept:{n}", ids, []) for n, ids in enumerate(asked)]
-    # Drawn from the whole distribution, so that this is what stays; the likeliest answers alone would
-    # teach it to be surer of them than it was.
-    seed = session.recipe.split.seed
-    drawn = sample_answers(session.model, prompt, begun, 1, WRITTEN, seed, top_p=1.0)
-    return [Example(e.id, e.prompt, answer) for e in begun for answer in drawn[e.id] if answer]
+    answers = write(session.model, prompt, asked, [WRITTEN] * len(asked))
+    pairs = enumerate(zip(asked, answers, strict=True))
+    return [Example(f"kept:{n}", question, answer) for n, (question, answer) in pairs if answer]
 
 
 class _Reading:
