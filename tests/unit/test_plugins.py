@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field
 
 from ssiuu.attacks import ATTACKS
-from ssiuu.attacks.base import Attack, Axis
+from ssiuu.attacks.base import Attack, Axis, Curve
 from ssiuu.config import Section
 from ssiuu.errors import ConfigError
 from ssiuu.methods import OBJECTIVES
@@ -137,9 +137,9 @@ def test_what_a_loss_lacks_is_said() -> None:
 
 @pytest.mark.parametrize(("reads", "got"), [([], "nothing"), (["read"], "str")])
 def test_an_attack_that_reads_nothing_is_refused(reads: list[Any], got: str) -> None:
-    made = attack()
+    made = attack(reads=lambda self, *_: reads, start=lambda self, *_: {})
     with pytest.raises(ConfigError, match=f"'taken-out': reads.. of TakenOut .* got {got}"):
-        made(Settings(), None).record(None, {}, reads, 0.0)  # type: ignore[arg-type]
+        made(Settings(), None).carry_out(None, Curve("a", "b"), None, print)  # type: ignore[arg-type]
 
 
 def test_an_error_in_a_package_of_somebody_else_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

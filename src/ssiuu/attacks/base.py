@@ -267,7 +267,14 @@ class Attack(ABC, Generic[C]):
         progress(curve.name)
         begin = time.perf_counter()
         start = self.start(victim, scores)
-        return self.record(curve, start, self.reads(victim, curve, start), begin)
+        found = list(self.reads(victim, curve, start))
+        if not found or not all(isinstance(read, AttackRead) for read in found):
+            kinds = ", ".join(sorted({type(read).__name__ for read in found})) or "nothing"
+            raise ConfigError(
+                f"attack {self.name!r}: reads() of {type(self).__qualname__} must yield an AttackRead "
+                f"at every place of the curve, got {kinds}."
+            )
+        return self.record(curve, start, found, begin)
 
     def record(
         self,
@@ -278,13 +285,6 @@ class Attack(ABC, Generic[C]):
         **more: Any,
     ) -> schema.Attack:
         """Return the record of a curve that trains nothing; `begin` is when it began, seconds."""
-        found = list(reads)
-        if not found or not all(isinstance(read, AttackRead) for read in found):
-            kinds = ", ".join(sorted({type(read).__name__ for read in found})) or "nothing"
-            raise ConfigError(
-                f"attack {self.name!r}: reads() of {type(self).__qualname__} must yield an AttackRead "
-                f"at every place of the curve, got {kinds}."
-            )
         return schema.Attack(
             name=curve.name,
             kind=self.name,
@@ -295,7 +295,7 @@ class Attack(ABC, Generic[C]):
             scored=self.axis.scored,
             trained=[],
             pool=list(start),
-            reads=[AttackRead(step=0, facts=start), *found],
+            reads=[AttackRead(step=0, facts=start), *reads],
             seconds=round(time.perf_counter() - begin, 2),
             **more,
         )
