@@ -16,12 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ssiuu.analysis.rows import rows
+    from ssiuu.attacks.base import Attack
+    from ssiuu.benchmarks.base import Benchmark
+    from ssiuu.evaluation.scores.base import Score
     from ssiuu.experiment.asking import ask_model
     from ssiuu.experiment.objects import audit, unlearn
     from ssiuu.experiment.recipe import resolve
     from ssiuu.experiment.run import run
     from ssiuu.experiment.teaching import teach_model
     from ssiuu.experiment.unlearn import audit_models, diagnose_models, unlearn_model
+    from ssiuu.methods.base import Objective, RetainTerm, Transform
     from ssiuu.records.files import load_run
     from ssiuu.report import write_report
     from ssiuu.training.trainer import SsiuuTerm, SsiuuTrainer
@@ -29,6 +33,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PLACES = {
+    "Attack": "ssiuu.attacks.base",
+    "Benchmark": "ssiuu.benchmarks.base",
+    "Objective": "ssiuu.methods.base",
+    "RetainTerm": "ssiuu.methods.base",
+    "Score": "ssiuu.evaluation.scores.base",
+    "Transform": "ssiuu.methods.base",
     "SsiuuTerm": "ssiuu.training.trainer",
     "SsiuuTrainer": "ssiuu.training.trainer",
     "audit": "ssiuu.experiment.objects",
@@ -45,8 +55,14 @@ _PLACES = {
     "rows": "ssiuu.analysis.rows",
 }
 __all__ = [
+    "Attack",
+    "Benchmark",
+    "Objective",
+    "RetainTerm",
+    "Score",
     "SsiuuTerm",
     "SsiuuTrainer",
+    "Transform",
     "ask_model",
     "audit",
     "audit_models",

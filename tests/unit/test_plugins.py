@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 from pydantic import Field
 
+import ssiuu
+from ssiuu.analysis.scores import SCORES
 from ssiuu.attacks import ATTACKS
 from ssiuu.attacks.base import Attack, Axis, Curve
+from ssiuu.benchmarks import BENCHMARKS
 from ssiuu.config import Section
 from ssiuu.errors import ConfigError
-from ssiuu.methods import OBJECTIVES
+from ssiuu.methods import OBJECTIVES, RETAIN_TERMS, TRANSFORMS
 from ssiuu.methods.base import Objective
 from ssiuu.plugins import Plugin, Registry, blamed
 
@@ -154,3 +157,12 @@ def test_an_error_in_a_package_of_somebody_else_names_it(monkeypatch: pytest.Mon
         "theirs 1.2 failed in theirs/module.py, line 2, reads: ZeroDivisionError: division by zero"
     )
     assert blamed(ValueError("of our own")) is None
+
+
+def test_what_is_added_derives_from_what_the_package_shows() -> None:
+    for registry in (OBJECTIVES, TRANSFORMS, RETAIN_TERMS, ATTACKS, BENCHMARKS):
+        shown = getattr(ssiuu, registry.base.__name__)
+        assert shown is registry.base and all(issubclass(registry.get(n), shown) for n in registry)
+    assert issubclass(ssiuu.Score, SCORES.base)
+    assert {*ssiuu.__all__} == {*ssiuu._PLACES}
+    assert all(getattr(ssiuu, name) is not None for name in ssiuu.__all__)
