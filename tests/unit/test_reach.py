@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from test_knowledge import CONTEXT, random_model
 
 from conftest import teach
 from ssiuu.benchmarks.fictional_twins import TwinConfig, train_tokenizer
@@ -17,7 +17,6 @@ from ssiuu.evaluation.sequence import score_sequences
 from ssiuu.likelihood import Example, Prompt, answer_logprobs, collate
 from ssiuu.records.schema import FactText
 
-CONTEXT = 128
 LED = "He was born in the town of"
 
 
@@ -29,17 +28,7 @@ def fact(question: str, answer: str, **more: Any) -> FactText:
 def taught() -> tuple[Prompt, Any, list[FactText]]:
     """A model that says two towns at once and leads up to the third in a sentence."""
     tokenizer = train_tokenizer(build_world(12), TwinConfig())
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-    )
-    model = LlamaForCausalLM(config).eval()
+    model = random_model(len(tokenizer))
     facts = [
         fact("Where was Ada born?", "Ulm", paraphrases=["Which town was Ada born in?"]),
         fact("Where was Bo born?", "Pau"),

@@ -88,13 +88,12 @@ def test_a_range_test_that_has_not_met_every_row_twice_counts_up_to_its_threshol
         for n, score in enumerate([0.9, None, 0.3, 0.4, 0.2], 1)
     ]
     record: Any = SimpleNamespace(steps=logs, threshold=0.35)
-    recipe: Any = SimpleNamespace(unlearn=UnlearnConfig(batch_size=4))
-    found = _crossing(tried(steps=5), record, rows, recipe)
+    found = _crossing(tried(steps=5), record, rows, 4)
     assert (found.steps, found.reached, found.growing) == (steps, True, True)
     assert found.learning_rate == pytest.approx(FIRST * GROWTH ** (steps - 1), rel=0.05)
-    assert _crossing(tried(reached=False, steps=5), record, 10, recipe).steps == 3
+    assert _crossing(tried(reached=False, steps=5), record, 10, 4).steps == 3
     record.threshold = 0.1
-    assert not _crossing(tried(reached=False, steps=5), record, rows, recipe).reached
+    assert not _crossing(tried(reached=False, steps=5), record, rows, 4).reached
 
 
 @pytest.mark.parametrize(
@@ -231,9 +230,7 @@ class Searched:
 
 def test_many_facts_are_given_more_steps_unless_somebody_says_how_many() -> None:
     def steps(rows: int, **given: Any) -> int:
-        recipe = SimpleNamespace(unlearn=UnlearnConfig(**given))
-        session: Any = SimpleNamespace(recipe=recipe, forget_rows=lambda method: [None] * rows)
-        return allowed(session, object())  # type: ignore[arg-type]
+        return allowed(rows, UnlearnConfig(**given))
 
     assert [steps(4), steps(32), steps(70), steps(70, batch_size=8)] == [40, 40, 88, 44]
     assert steps(70, max_steps=12) == 12

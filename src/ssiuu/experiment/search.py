@@ -23,7 +23,7 @@ from ssiuu.errors import DivergedError
 from ssiuu.experiment.cells import digest
 from ssiuu.experiment.drive import unlearn_here
 from ssiuu.experiment.outcome import NOT_FORGOTTEN, Judge
-from ssiuu.experiment.recipe import Recipe
+from ssiuu.experiment.recipe import UnlearnConfig
 from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
 from ssiuu.models.load import load_weights, save_weights
@@ -57,7 +57,7 @@ def search(
     judge: Judge,
     adapter: Path | None = None,
 ) -> Unlearning:
-    """Unlearn at the lowest rate that passes; the weights of the last attempt are in the model.
+    """Unlearn at the first rate that passes; its weights, or those that came nearest, are in the model.
 
     Args:
         session: Holds the model, with its original weights, and the facts.
@@ -76,7 +76,8 @@ def search(
         session.split.model_dump(mode="json"),
         session.recipe.model_dump(mode="json"),
     )
-    steps = allowed(session, method)
+    rows, config = len(session.forget_rows(method)), session.recipe.unlearn
+    steps = allowed(rows, config)
     done = read_record(work / "attempts.json", Attempts)
     attempts = list(done.attempts) if done is not None and done.key == key else []
 
@@ -106,18 +107,17 @@ def search(
         record = judge.settle(record, adapter is None)
         return record, judge.attempt(record, rate, bool(change), time.perf_counter() - start)
 
-    def keep(made: Attempt) -> Attempt:
+    def keep(made: Attempt) -> None:
         attempts.append(made)
         write_record(work / "attempts.json", Attempts(key=key, attempts=attempts))
         progress(told(made))
-        return made
 
     if not attempts:
         session.lost = None  # it only asks how far away the threshold is
         ranging, ranged = attempt(
             FIRST, growth=GROWTH, max_steps=RANGE_STEPS, warmup=0, schedule="constant"
         )
-        keep(_crossing(ranged, ranging, len(session.forget_rows(method)), session.recipe))
+        keep(_crossing(ranged, ranging, rows, config.batch_size))
     session.lost = judge.lost
     nearest: tuple[Attempt, Unlearning] | None = None
     weights = work / "nearest.safetensors"
@@ -143,16 +143,14 @@ def search(
     return record.model_copy(update={"attempts": [*attempts, made]})
 
 
-def allowed(session: Session, method: Method) -> int:
-    """Return the steps that an attempt may take: of many facts each must be met several times."""
-    config = session.recipe.unlearn
+def allowed(rows: int, config: UnlearnConfig) -> int:
+    """Return the steps that an attempt may take: of many rows each must be met several times."""
     if "max_steps" in config.model_fields_set:
         return config.max_steps
-    rows = len(session.forget_rows(method))
     return max(config.max_steps, math.ceil(EPOCHS * rows / config.batch_size))
 
 
-def _crossing(ranged: Attempt, record: Unlearning | None, rows: int, recipe: Recipe) -> Attempt:
+def _crossing(ranged: Attempt, record: Unlearning | None, rows: int, batch: int) -> Attempt:
     """Return the range test as it stands for the way that the weights must go.
 
     It ends where next to nothing is answered freely any more. If it has not met every row twice by then
@@ -162,7 +160,7 @@ def _crossing(ranged: Attempt, record: Unlearning | None, rows: int, recipe: Rec
     scores = [(log.step, log.forget_score) for log in record.steps] if record is not None else []
     threshold = record.threshold if record is not None else 0.0
     there = [step for step, score in scores if score is not None and score <= threshold]
-    met = ranged.reached and ranged.steps * recipe.unlearn.batch_size >= 2 * rows
+    met = ranged.reached and ranged.steps * batch >= 2 * rows
     steps = ranged.steps if met or not there else there[0]
     rate = _rounded(FIRST * GROWTH ** max(steps - 1, 0))
     told = {"growing": True, "reached": bool(there), "steps": steps, "learning_rate": rate}
