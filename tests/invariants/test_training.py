@@ -18,10 +18,10 @@ from ssiuu.likelihood import Example, collate
 from ssiuu.methods import make
 from ssiuu.records.schema import MethodInfo, Unlearning
 from ssiuu.training import interrupt
-from ssiuu.training.batches import draw, micro_batches
+from ssiuu.training.batches import draw_rows, micro_batches
 from ssiuu.training.prepare import Prepared
 from ssiuu.training.step import Step
-from ssiuu.training.unlearn import Settings, StopRule, unlearn
+from ssiuu.training.unlearn import Settings, StopRule, unlearn_examples
 
 PAD = 1
 STEPS = 6
@@ -44,7 +44,7 @@ shapes = st.integers(1, 24).flatmap(lambda n: st.tuples(st.just(n), st.integers(
 @given(shapes, st.integers(1, 60), st.integers(0, 50))
 def test_a_batch_holds_no_row_twice(shape: tuple[int, int], step: int, seed: int) -> None:
     rows, size = shape
-    drawn = draw(rows, size, step, seed)
+    drawn = draw_rows(rows, size, step, seed)
     assert len(drawn) == min(size, rows) == len(set(drawn))
     assert set(drawn) <= set(range(rows))
 
@@ -56,7 +56,7 @@ def test_every_epoch_holds_every_row(shape: tuple[int, int], epoch: int, seed: i
     rows, size = shape
     size = min(size, rows)
     first, last = epoch * rows // size + 1, -(-(epoch + 1) * rows // size)
-    seen = {i for step in range(first, last + 1) for i in draw(rows, size, step, seed)}
+    seen = {i for step in range(first, last + 1) for i in draw_rows(rows, size, step, seed)}
     assert seen == set(range(rows))
 
 
@@ -65,15 +65,15 @@ def test_every_epoch_holds_every_row(shape: tuple[int, int], epoch: int, seed: i
 def test_rows_are_drawn_equally_often(shape: tuple[int, int], seed: int) -> None:
     """After e epochs' worth of steps a row has been drawn e times, give or take one."""
     rows, size = shape
-    counts = Counter(i for step in range(1, 2 * rows + 1) for i in draw(rows, size, step, seed))
+    counts = Counter(i for step in range(1, 2 * rows + 1) for i in draw_rows(rows, size, step, seed))
     assert max(counts.values()) - min(counts[i] for i in range(rows)) <= 1
 
 
 def test_draw_depends_on_step_and_seed_alone() -> None:
-    forwards = [draw(10, 4, step, 3) for step in range(1, 30)]
-    backwards = [draw(10, 4, step, 3) for step in reversed(range(1, 30))]
+    forwards = [draw_rows(10, 4, step, 3) for step in range(1, 30)]
+    backwards = [draw_rows(10, 4, step, 3) for step in reversed(range(1, 30))]
     assert forwards == backwards[::-1]
-    assert forwards != [draw(10, 4, step, 4) for step in range(1, 30)]
+    assert forwards != [draw_rows(10, 4, step, 4) for step in range(1, 30)]
     assert len({tuple(b) for b in forwards}) > 20
 
 
@@ -134,7 +134,9 @@ def run(
 
     stop = StopRule("ranking", lambda: 1.0)
     texts = [replace(e, id=f"text {e.id}") for e in rows[1]] if method.options.get("texts", 0.0) else []
-    return unlearn(model, method, info, *rows, settings, stop, PAD, state, progress, texts=texts)
+    return unlearn_examples(
+        model, method, info, *rows, settings, stop, PAD, state, progress, texts=texts
+    )
 
 
 @pytest.fixture

@@ -33,9 +33,9 @@ from ssiuu.models.lora import Lora
 from ssiuu.records.schema import MethodInfo
 from ssiuu.training import interrupt
 from ssiuu.training.finetune import finetune
-from ssiuu.training.prepare import prepare
+from ssiuu.training.prepare import prepare_parts
 from ssiuu.training.step import Step
-from ssiuu.training.unlearn import Settings, StopRule, unlearn
+from ssiuu.training.unlearn import Settings, StopRule, unlearn_examples
 
 KEPT = Path(__file__).with_name("golden_steps.json")
 PAD, WORDS, STEPS, RATE = 1, 64, 3, 1e-2
@@ -169,7 +169,7 @@ def unlearned(
             interrupt._asked.set()
 
     try:
-        record = unlearn(
+        record = unlearn_examples(
             *(model, method, info_of(method), FORGET, RETAIN, replace(settings, **change)),
             *(StopRule("ranking", lambda: 1.0), PAD, state, progress),
             refusals=REFUSALS,
@@ -183,7 +183,7 @@ def unlearned(
 def apart(spec: Any) -> str:
     """Take steps with forget and retain in passes of their own."""
     method, model = make(spec), copy.deepcopy(fresh())
-    made = prepare(model, method, FORGET, RETAIN, PAD, REFUSALS, (), TEXTS)
+    made = prepare_parts(model, method, FORGET, RETAIN, PAD, REFUSALS, (), TEXTS)
     step = Step(model, method, RATE, prepared=made, pad=PAD, together=False)
     step.start([collate(FORGET, PAD)], 4)
     told = []

@@ -12,13 +12,13 @@ from transformers.pytorch_utils import Conv1D
 
 from architectures import build_architecture
 from ssiuu.attacks.base import Curve
-from ssiuu.attacks.membership import lowest, membership_aucs, membership_scores
+from ssiuu.attacks.membership import lowest_mean, membership_aucs, membership_scores
 from ssiuu.attacks.quantise import int4, int8, nf4, normal_float, quantised
 from ssiuu.attacks.retrain import retrain
 from ssiuu.attacks.samples import leaks
 from ssiuu.errors import ModelError
 from ssiuu.evaluation.match import holds
-from ssiuu.evaluation.sample import TOP_P, draw, sample_answers
+from ssiuu.evaluation.sample import TOP_P, draw_tokens, sample_answers
 from ssiuu.evaluation.score import FREE_MARGIN
 from ssiuu.evaluation.scores.ranking import read_by_ranking
 from ssiuu.evaluation.sequence import SequenceScore
@@ -157,7 +157,7 @@ def test_membership_scores_by_hand() -> None:
     assert scores["min-k 20%"] == -5.0 and scores["min-k 40%"] == -4.5
     # (-1+2)/2, -2, 0, -1, and 0 where nothing varies
     assert scores["min-k++ 20%"] == -2.0 and scores["min-k++ 40%"] == -1.5
-    assert lowest([-7.0], 0.2) == -7.0
+    assert lowest_mean([-7.0], 0.2) == -7.0
     sure, lost = answer([-0.1], [-1.0], [1.0]), answer([-9.0], [-1.0], [1.0])
     assert set(membership_aucs([sure], [lost]).values()) == {1.0}
     assert set(membership_aucs([sure], []).values()) == {None}
@@ -229,7 +229,7 @@ def test_models_of_other_layers_are_sampled_alike(
 def test_draws_have_the_distribution_of_the_nucleus() -> None:
     chances = torch.tensor([0.02, 0.5, 0.03, 0.35, 0.1])
     streams = [random.Random(f"draw {n}") for n in range(20_000)]
-    found = draw(chances.expand(len(streams), -1), streams, top_p=0.9)
+    found = draw_tokens(chances.expand(len(streams), -1), streams, top_p=0.9)
     counts = torch.tensor(found).bincount(minlength=5) / len(found)
     wanted = torch.tensor([0.0, 0.5, 0.0, 0.35, 0.1]) / 0.95
     torch.testing.assert_close(counts, wanted, atol=0.012, rtol=0.0)

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import norm, t
 
 from ssiuu.statistics import bootstrap_difference, bootstrap_mean, bootstrap_ratio
-from ssiuu.statistics.bootstrap import RESAMPLES, draw
+from ssiuu.statistics.bootstrap import RESAMPLES, draw_indices
 
 SHAPES = [(1, 1, 9), (3, 1, 8), (1, 2, 7), (3, 2, 12)]
 
@@ -20,7 +20,7 @@ def resampled_ratios(
     """Draw unlearning seeds, attack seeds and entities; add up every fact of every drawn entity."""
     names = sorted(set(entities))
     sizes = (above.shape[0], above.shape[1], len(names))
-    draws = [draw(size, seed + axis) for axis, size in enumerate(sizes)]
+    draws = [draw_indices(size, seed + axis) for axis, size in enumerate(sizes)]
     ratios = []
     for resample in range(RESAMPLES):
         top = bottom = 0.0
@@ -50,7 +50,9 @@ def percentiles(ratios: list[float], entities: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_the_loop(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssiuu.statistics.bootstrap.draw", lambda size, seed: draw(size, seed)[:150])
+    monkeypatch.setattr(
+        "ssiuu.statistics.bootstrap.draw_indices", lambda size, seed: draw_indices(size, seed)[:150]
+    )
     monkeypatch.setitem(globals(), "RESAMPLES", 150)
     # A counter of its own, so that the shortened draws stay out of the cache of the others.
     from ssiuu.statistics import bootstrap

@@ -30,9 +30,9 @@ from ssiuu.likelihood import Example
 from ssiuu.methods import Method, make
 from ssiuu.models.lora import Lora, adapted, adapters
 from ssiuu.records.schema import MethodInfo
-from ssiuu.training.prepare import Frozen, Prepared, prepare
+from ssiuu.training.prepare import Frozen, Prepared, prepare_parts
 from ssiuu.training.step import Step
-from ssiuu.training.unlearn import Settings, StopRule, unlearn
+from ssiuu.training.unlearn import Settings, StopRule, unlearn_examples
 
 TEXTS, OTHERS = 2.0, 3.0
 HELD = {"texts": TEXTS, "others": OTHERS}
@@ -101,7 +101,7 @@ class Rows:
         self.plain, self.held = make(spec), make({**spec, **HELD})
         chosen = make_examples(4, seed=2)
         refusals = [Example(e.id, e.prompt, r.answer) for e, r in zip(self.forget, chosen, strict=True)]
-        self.prepared = prepare(
+        self.prepared = prepare_parts(
             model, self.held, self.forget, self.retain, PAD, refusals, texts=self.texts
         )
         for name, b in self.prepared.parts.get("projection", {}).items():
@@ -322,7 +322,7 @@ def run(model: Any, method: Method, rows: Rows, steps: int = 12) -> tuple[Any, l
     settings = Settings(1e-3, 4, None, steps, steps, -1.0, 0.0, 0, "fp32")
     stop, said = StopRule("ranking", lambda: 1.0), list[str]()
     held = rows.texts if method.options.get("texts", 0.0) else ()
-    record = unlearn(
+    record = unlearn_examples(
         model, method, info, rows.forget, [], settings, stop, PAD, None, said.append, texts=held
     )
     return record, said
@@ -349,4 +349,4 @@ def test_a_run_holds_what_it_says_and_tells_of_it(rows: Rows) -> None:
 
 def test_nothing_is_prepared_where_nothing_is_held(tiny_model: Any, make_examples: Any) -> None:
     rows = make_examples(2)
-    assert prepare(tiny_model, make("gd"), rows, rows, PAD, texts=rows) == Prepared()
+    assert prepare_parts(tiny_model, make("gd"), rows, rows, PAD, texts=rows) == Prepared()

@@ -22,10 +22,10 @@ from ssiuu.likelihood import Batch, Example, collate
 from ssiuu.methods import METHODS, make
 from ssiuu.methods.directions import Subspace
 from ssiuu.records.schema import MethodInfo, Unlearning
-from ssiuu.training.batches import draw
-from ssiuu.training.prepare import Prepared, prepare
+from ssiuu.training.batches import draw_rows
+from ssiuu.training.prepare import Prepared, prepare_parts
 from ssiuu.training.step import Step
-from ssiuu.training.unlearn import Settings, StopRule, unlearn
+from ssiuu.training.unlearn import Settings, StopRule, unlearn_examples
 
 PAD = 1
 RATE = 1e-3
@@ -282,7 +282,9 @@ class Setting:
         self.retain = named(make_examples(4, seed=1), "kept")
         chosen = make_examples(4, seed=2)
         self.refusals = [replace(e, answer=r.answer) for e, r in zip(self.forget, chosen, strict=True)]
-        self.prepared = prepare(exact_model, self.method, self.forget, self.retain, PAD, self.refusals)
+        self.prepared = prepare_parts(
+            exact_model, self.method, self.forget, self.retain, PAD, self.refusals
+        )
         if bases := self.prepared.parts.get("projection"):
             self.prepared.parts["projection"] = {
                 n: Subspace(b.inputs.double(), b.outputs.double()) for n, b in bases.items()
@@ -589,7 +591,7 @@ def test_klue_draws_as_many_contexts_as_it_is_told(tiny_model: Any, make_example
     """One context or all: other neurons, the same ones at every call."""
     forget = make_examples(5)
     marked = [
-        prepare(tiny_model, make({"name": "klue", "contexts": n}), forget, [], PAD).parts["klue"]
+        prepare_parts(tiny_model, make({"name": "klue", "contexts": n}), forget, [], PAD).parts["klue"]
         for n in (1, 1, 4, 9)
     ]
     flat = [torch.cat(list(m.values())) for m in marked if m is not None]
@@ -659,7 +661,7 @@ def test_rmu_refuses_a_block_that_is_not_there(exact_model: Any, make_examples: 
 
 def test_dpo_without_refusals_is_refused(tiny_model: Any, make_examples: Any) -> None:
     with pytest.raises(ConfigError, match="dpo: there are no refusals"):
-        prepare(tiny_model, make("dpo"), make_examples(2), [], PAD)
+        prepare_parts(tiny_model, make("dpo"), make_examples(2), [], PAD)
 
 
 # --- the task vector ----------------------------------------------------------------------------
@@ -690,7 +692,7 @@ def subtract(
     )
     left = iter([1.0, *scores])  # the first is read before step 1
     stop = StopRule("ranking", lambda: next(left, 1.0))
-    return unlearn(model, method, info, forget, [], settings, stop, PAD)
+    return unlearn_examples(model, method, info, forget, [], settings, stop, PAD)
 
 
 def tuned_on(model: Any, forget: list[Example], steps: int) -> Any:
@@ -698,7 +700,7 @@ def tuned_on(model: Any, forget: list[Example], steps: int) -> Any:
     other = copy.deepcopy(model)
     step = Step(other, None, RATE)
     for number in range(1, steps + 1):
-        rows = [forget[i] for i in draw(len(forget), 3, number, 5)]
+        rows = [forget[i] for i in draw_rows(len(forget), 3, number, 5)]
         if number == 1:
             wanted = gradients(other, -sum(log_p(other, e) for e in rows) / tokens(rows))
         step([], batches_of(rows, 2))
@@ -750,4 +752,4 @@ def test_a_step_of_alpha_beyond_its_limit_is_refused(tiny_model: Any, make_examp
 def test_prepared_is_empty_for_methods_that_need_nothing(tiny_model: Any, make_examples: Any) -> None:
     rows = make_examples(2)
     for name in ("ga", "gd", "simnpo", "wga", "masked", "ssiuu"):
-        assert prepare(tiny_model, make(name), rows, rows, PAD) == Prepared()
+        assert prepare_parts(tiny_model, make(name), rows, rows, PAD) == Prepared()

@@ -24,7 +24,7 @@ from ssiuu.likelihood import Batch, Example, collate
 from ssiuu.methods import make
 from ssiuu.methods.regulariser import CHUNK, Moved, Regulariser
 from ssiuu.methods.regulariser import gate as gate_gradient
-from ssiuu.training.prepare import Prepared, prepare
+from ssiuu.training.prepare import Prepared, prepare_parts
 from ssiuu.training.step import Step
 
 PAD = 1
@@ -212,7 +212,7 @@ class Setting:
         chosen = make_examples(5, seed=2)
         refusals = [replace(e, answer=r.answer) for e, r in zip(self.forget, chosen, strict=True)]
         dpo = make("dpo")
-        self.prepared = prepare(exact_model, dpo, self.forget, [], PAD, refusals)
+        self.prepared = prepare_parts(exact_model, dpo, self.forget, [], PAD, refusals)
 
     def step(self, spec: dict[str, Any]) -> tuple[Any, Step]:
         model = moved(self.model)

@@ -16,7 +16,7 @@ from scipy.stats import ks_2samp
 
 from ssiuu.analysis.scores.sentences import utility
 from ssiuu.attacks.membership import membership_aucs
-from ssiuu.benchmarks.tofu_rows import Tofu, load
+from ssiuu.benchmarks.tofu_rows import TofuSets, load
 from ssiuu.evaluation.rouge import rouge_recall
 from ssiuu.evaluation.scores.sentences import Sentences
 from ssiuu.evaluation.sequence import score_sequences
@@ -34,7 +34,7 @@ END, CLOSE = 0, 1e-6
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Tofu:
+def data(tmp_path_factory: pytest.TempPathFactory) -> TofuSets:
     return load(str(write_tofu(tmp_path_factory.mktemp("tofu"), retain=20)), "forget01", options=3)
 
 
@@ -60,17 +60,17 @@ def taught(make_model: Any, prompt: Prompt, facts: list[FactText]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def full(make_model: Any, prompt: Prompt, data: Tofu) -> Any:
+def full(make_model: Any, prompt: Prompt, data: TofuSets) -> Any:
     others = [facts[0] for facts in data.others.values()]
     return taught(make_model, prompt, [*data.forget[:4], *data.retain[:4], *others])
 
 
 @pytest.fixture(scope="module")
-def retrained(make_model: Any, prompt: Prompt, data: Tofu) -> Any:
+def retrained(make_model: Any, prompt: Prompt, data: TofuSets) -> Any:
     return taught(make_model, prompt, data.retain[:6])
 
 
-def split_of(data: Tofu) -> Split:
+def split_of(data: TofuSets) -> Split:
     others = {name: facts[:3] for name, facts in data.others.items()}
     return Split(
         seed=0,
@@ -84,7 +84,7 @@ def split_of(data: Tofu) -> Split:
 
 
 @pytest.fixture(scope="module")
-def scored(full: Any, prompt: Prompt, data: Tofu) -> Evaluation:
+def scored(full: Any, prompt: Prompt, data: TofuSets) -> Evaluation:
     return Sentences().evaluate(full, prompt, split_of(data))
 
 
@@ -143,7 +143,7 @@ def harmonic(values: list[float]) -> float:
 # --- the tests ------------------------------------------------------------------------------------
 
 
-def test_every_score_of_a_fact(full: Any, prompt: Prompt, data: Tofu, scored: Evaluation) -> None:
+def test_every_score_of_a_fact(full: Any, prompt: Prompt, data: TofuSets, scored: Evaluation) -> None:
     split = split_of(data)
     sets = {"forget": split.forget, "retain": split.retain, "heldout": split.heldout} | split.others
     found = {
@@ -180,7 +180,9 @@ def test_every_score_of_a_fact(full: Any, prompt: Prompt, data: Tofu, scored: Ev
     assert min(p or 0 for p in ranges) < 0.2 and max(p or 0 for p in ranges) > 0.6  # it was taught
 
 
-def test_aggregates(full: Any, retrained: Any, prompt: Prompt, data: Tofu, scored: Evaluation) -> None:
+def test_aggregates(
+    full: Any, retrained: Any, prompt: Prompt, data: TofuSets, scored: Evaluation
+) -> None:
     split, kinds = split_of(data), {"arithmetic": 0, "geometric": 1}
     sets = {"retain": split.retain, **split.others}
     for kind, place in kinds.items():
@@ -214,7 +216,7 @@ def test_aggregates(full: Any, retrained: Any, prompt: Prompt, data: Tofu, score
     assert forget_quality(ours, theirs) == pytest.approx(ks_2samp(*reciprocal).pvalue, abs=CLOSE)
 
 
-def test_membership_and_privleak(full: Any, retrained: Any, prompt: Prompt, data: Tofu) -> None:
+def test_membership_and_privleak(full: Any, retrained: Any, prompt: Prompt, data: TofuSets) -> None:
     """Min-K 40 % over answer tokens without the end token; the AUC from all pairs."""
     members, others = data.forget[:6], data.non_members[:7]
 

@@ -30,7 +30,7 @@ from ssiuu.methods import METHODS, make
 from ssiuu.models.precision import resolve_precision
 from ssiuu.models.sites import coverage, find_sites, known_sites, left_out
 from ssiuu.records.schema import FactText, MethodInfo, RunRecord, Unlearning
-from ssiuu.training.unlearn import Settings, StopRule, unlearn
+from ssiuu.training.unlearn import Settings, StopRule, unlearn_examples
 
 TABLE = Path(__file__).parents[2] / "docs" / "architectures.md"
 PAD = 1
@@ -83,7 +83,9 @@ def trained(model: Any, spec: Any, precision: Any, prompt: Prompt, steps: int = 
     plain = [Example(f"t{n}", [3 + n], [9, 20 + n, 4]) for n in range(4)]
     settings = Settings(1e-3, 2, None, steps, steps, -1.0, 0.0, 0, precision)
     stop = StopRule("ranking", lambda: 1.0)
-    return unlearn(*(model, method, info, *rows, settings, stop, PAD), refusals=refusals, texts=plain)
+    return unlearn_examples(
+        *(model, method, info, *rows, settings, stop, PAD), refusals=refusals, texts=plain
+    )
 
 
 def _parts(prompt: Prompt, fact: FactText) -> tuple[list[int], list[int]]:

@@ -22,9 +22,9 @@ from ssiuu.methods.names import ALIASES, RETAIN_TERMS
 from ssiuu.records.schema import MethodInfo, Unlearning
 from ssiuu.training import interrupt
 from ssiuu.training.optimiser import rate_share
-from ssiuu.training.prepare import prepare
+from ssiuu.training.prepare import prepare_parts
 from ssiuu.training.step import Step
-from ssiuu.training.unlearn import Settings, StopRule, unlearn
+from ssiuu.training.unlearn import Settings, StopRule, unlearn_examples
 
 PAD = 1
 SMALL = {
@@ -73,7 +73,7 @@ def run(model: Any, given: Any, rows: Rows, stop_after: int = 0, **change: Any) 
     info = MethodInfo(label=method.label, name=method.name, origin="ours", description="")
     settings = replace(SETTINGS, **change)
     try:
-        return unlearn(
+        return unlearn_examples(
             *(model, method, info, rows.forget, rows.retain, settings),
             *(StopRule("ranking", lambda: 1.0), PAD, state, progress),
             refusals=rows.refusals,
@@ -122,7 +122,7 @@ def test_the_second_gradient_is_that_of_the_answers(
 ) -> None:
     """Whatever the loss looks at: A_t is phi dP/dphi, or what is gated has phi dlogP/dphi < 0."""
     method = make(spec(objective, transform))
-    prepared = prepare(exact_model, method, rows.forget, rows.retain, PAD, rows.refusals)
+    prepared = prepare_parts(exact_model, method, rows.forget, rows.retain, PAD, rows.refusals)
     step = Step(exact_model, method, 0.0, prepared=prepared, pad=PAD, together=False)
     seen: dict[str, Tensor] = {}
     bound = step.bound(transform)
@@ -151,7 +151,7 @@ def test_two_transforms_are_one_after_the_other(exact_model: Any, rows: Rows) ->
     for name in ("gd+projection", "gd+projection+mask", "gd+mask"):
         model = copy.deepcopy(exact_model)
         method = make({"name": name} | (SMALL["projection"] if "proj" in name else {}))
-        prepared = prepare(model, method, rows.forget, rows.retain, PAD)
+        prepared = prepare_parts(model, method, rows.forget, rows.retain, PAD)
         step = Step(model, method, 0.0, prepared=prepared, together=False)
         step([collate(rows.forget, PAD)], [collate(rows.retain, PAD)])
         ends[name] = {n: p.grad for n, p in model.named_parameters()}
@@ -239,7 +239,7 @@ def test_the_loop_takes_the_scheduled_rate(tiny_model: Any, rows: Rows) -> None:
             return 1.0
 
         stop = StopRule("ranking", read)
-        record = unlearn(model, method, info, rows.forget, rows.retain, settings, stop, PAD)
+        record = unlearn_examples(model, method, info, rows.forget, rows.retain, settings, stop, PAD)
         norms = [log.gradient_norm for log in record.steps]
         moved = [float((b - a).norm()) for a, b in pairwise(ends[1:])]
         lengths[schedule] = [m / n / 1e-2 for m, n in zip(moved, norms, strict=True)]
@@ -522,7 +522,7 @@ def test_an_edit_of_another_package_stops_where_the_score_is_met(
     assert not method.has_gradient and method.trains
     scores = iter([1.0, 0.8, 0.1])
     info = MethodInfo(label=method.label, name=method.name, origin="ours", description="")
-    record = unlearn(
+    record = unlearn_examples(
         *(tiny_model, method, info, rows.forget, rows.retain, replace(SETTINGS, threshold=0.3)),
         *(StopRule("ranking", lambda: next(scores)), PAD),
     )

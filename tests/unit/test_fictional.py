@@ -191,15 +191,15 @@ def test_fingerprint_follows_everything_that_matters(world: World, parts: dict[s
     forget = parts["forget"]
     steps = fictional._steps(world, None, SMALL)
     names = [
-        fictional.fingerprint(world, forget, 0, None, SMALL),
-        fictional.fingerprint(world, parts["heldout"], 0, None, SMALL),
-        fictional.fingerprint(world, forget, 1, None, SMALL),
-        fictional.fingerprint(world, forget, 0, steps + 1, SMALL),
-        fictional.fingerprint(world, forget, 0, None, replace(SMALL, layers=1)),
-        fictional.fingerprint(build_world(40, seed=1), forget, 0, None, SMALL),
+        fictional.twins_name(world, forget, 0, None, SMALL),
+        fictional.twins_name(world, parts["heldout"], 0, None, SMALL),
+        fictional.twins_name(world, forget, 1, None, SMALL),
+        fictional.twins_name(world, forget, 0, steps + 1, SMALL),
+        fictional.twins_name(world, forget, 0, None, replace(SMALL, layers=1)),
+        fictional.twins_name(build_world(40, seed=1), forget, 0, None, SMALL),
     ]
     assert len(set(names)) == len(names)
-    assert fictional.fingerprint(world, forget, 0, steps, SMALL) == names[0]
+    assert fictional.twins_name(world, forget, 0, steps, SMALL) == names[0]
 
 
 def test_training_is_repeatable_reports_and_leaves_the_random_state(

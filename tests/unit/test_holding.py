@@ -21,7 +21,7 @@ from ssiuu.likelihood import Prompt
 from ssiuu.methods import make
 from ssiuu.methods.retain import kl_loss, others_loss
 from ssiuu.records.schema import FactText, Split
-from ssiuu.training.prepare import prepare
+from ssiuu.training.prepare import prepare_parts
 
 PAD = 1
 TARGETS = torch.tensor([[0, 3, 2], [1, 4, 4]])
@@ -233,7 +233,7 @@ def test_only_what_is_held_is_kept(tiny_model: Any, make_examples: Any) -> None:
     forget, plain = make_examples(3), make_examples(2, seed=1)
     kept = {}
     for name in ("npo", "npo+texts", "npo+others"):
-        kept[name] = prepare(tiny_model, make(name), forget, [], PAD, texts=plain)
+        kept[name] = prepare_parts(tiny_model, make(name), forget, [], PAD, texts=plain)
     sizes = {
         name: tuple(len(made.distributions.get(rows, ())) for rows in ("texts", "forget"))
         for name, made in kept.items()
@@ -247,7 +247,7 @@ def test_only_what_is_held_is_kept(tiny_model: Any, make_examples: Any) -> None:
 
 def test_without_a_text_to_hold_to_it_is_refused(tiny_model: Any, make_examples: Any) -> None:
     with pytest.raises(ConfigError, match=r"npo\+texts: no text to hold it to fits .* set texts: 0"):
-        prepare(tiny_model, make("npo+texts"), make_examples(2), [], PAD)
+        prepare_parts(tiny_model, make("npo+texts"), make_examples(2), [], PAD)
 
 
 # --- the rows -----------------------------------------------------------------------------------

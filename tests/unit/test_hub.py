@@ -12,7 +12,7 @@ from huggingface_hub import constants
 
 from ssiuu import hub
 from ssiuu.benchmarks.rows import read_hub
-from ssiuu.benchmarks.tofu_rows import Row
+from ssiuu.benchmarks.tofu_rows import TofuRow
 from ssiuu.data.read import read_facts
 from ssiuu.errors import DataError, ModelError
 from ssiuu.models.load import load
@@ -37,7 +37,7 @@ def test_a_silent_hub_is_given_up(silent: None) -> None:
     with pytest.raises(DataError, match=r"cannot be reached: .*firewall"):
         read_facts("a/b", "forget")
     with pytest.raises(DataError, match=r"cannot be reached: .*firewall"):
-        read_hub("a/b", "forget01", "train", Row, "tofu")
+        read_hub("a/b", "forget01", "train", TofuRow, "tofu")
     assert time.monotonic() - start < 10
     assert constants.HF_HUB_OFFLINE is False
 

@@ -14,7 +14,7 @@ from ssiuu.attribution.neuron import Extremes
 from ssiuu.diagnosis import influence as module
 from ssiuu.diagnosis.influence import Baseline, basic_interval, influence, resamples
 from ssiuu.diagnosis.lens import below_chance
-from ssiuu.diagnosis.stability import EDGES, came_back, pearson, spearman, stability
+from ssiuu.diagnosis.stability import EDGES, came_back, pearson, rank_correlation, stability
 from ssiuu.models.sites import Site
 from ssiuu.records.schema import FactText, Influence
 
@@ -273,8 +273,8 @@ def test_three_models_without_a_common_fact_are_refused() -> None:
 def test_correlations() -> None:
     x = np.array([1.0, 2.0, 3.0, 10.0])
     assert pearson(x, 2 * x + 1) == pytest.approx(1)
-    assert spearman(x, x**3) == pytest.approx(1)
-    assert spearman(x, -x) == pytest.approx(-1)
+    assert rank_correlation(x, x**3) == pytest.approx(1)
+    assert rank_correlation(x, -x) == pytest.approx(-1)
     assert pearson(x, np.ones(4)) is None
 
 

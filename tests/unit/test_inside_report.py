@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 from golden_records import PAIRS, look_inside
 from sample_record import HOSTILE, sample_record
 from ssiuu.analysis.agreement import agreement, conclusion
-from ssiuu.analysis.prediction import MEASURES, outcomes, prediction
+from ssiuu.analysis.prediction import MEASURES, attack_outcomes, prediction
 from ssiuu.records.schema import (
     Diagnosis,
     RunRecord,
@@ -77,7 +77,7 @@ def test_prediction_is_the_rank_correlation_with_what_the_attacker_gets(record: 
     for outcome in ("recovery", "level"):
         wanted = spearmanr(
             [c.diagnosis.influence["logprob"].d_minus_100 for c in cells if c.diagnosis],
-            [found[outcome] for c in cells if (found := outcomes(record, c))],
+            [found[outcome] for c in cells if (found := attack_outcomes(record, c))],
         ).statistic
         found = got["D− top 100", outcome]
         assert found.correlation is not None and found.cells == found.methods == 4
@@ -89,7 +89,7 @@ def test_prediction_is_the_rank_correlation_with_what_the_attacker_gets(record: 
 
 def test_recovery_is_the_level_less_where_the_attack_began(record: RunRecord) -> None:
     cell = record.cells[1]
-    found = outcomes(record, cell)
+    found = attack_outcomes(record, cell)
     pool = set.intersection(*(set(a.pool) for a in cell.attacks))
     pool -= {i for a in cell.attacks for i in a.trained}
 
@@ -102,7 +102,7 @@ def test_recovery_is_the_level_less_where_the_attack_began(record: RunRecord) ->
         "level": pytest.approx(highest),
         "recovery": pytest.approx(highest - level(cell.attacks[0].reads[0])),
     }
-    assert outcomes(record, cell.model_copy(update={"attacks": []})) is None
+    assert attack_outcomes(record, cell.model_copy(update={"attacks": []})) is None
 
 
 def test_several_runs_are_ranked_each_within_its_own(record: RunRecord) -> None:

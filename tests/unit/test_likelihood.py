@@ -217,7 +217,7 @@ def test_a_template_that_cannot_be_used_is_refused(
     other = copy.deepcopy(tokenizer)
     other.chat_template = template
     with pytest.raises(ConfigError, match=f"^prompt.*{said}") as error:
-        template_module.check(other, system)
+        template_module.check_template(other, system)
     assert len(error.value.problems) == 1 and error.value.problems[0].count("\n") == 0
 
 
@@ -229,7 +229,7 @@ def test_a_template_that_did_not_end_is_stopped(
     other.chat_template = LOOPS
     before = threading.active_count()
     with pytest.raises(ConfigError):
-        template_module.check(other)
+        template_module.check_template(other)
     end = time.monotonic() + 20
     while threading.active_count() > before and time.monotonic() < end:
         time.sleep(0.01)

@@ -17,7 +17,14 @@ from transformers import AutoTokenizer
 from architectures import LAYOUTS, PARTLY, build_architecture
 from ssiuu.errors import ModelError, OutputError
 from ssiuu.models.checks import check_padding
-from ssiuu.models.load import fingerprint, from_object, load, load_checkpoint_weights, round_to, save
+from ssiuu.models.load import (
+    from_object,
+    load,
+    load_checkpoint_weights,
+    model_fingerprint,
+    round_to,
+    save,
+)
 from ssiuu.models.original import Original
 from ssiuu.models.sources import require_cache
 
@@ -185,7 +192,7 @@ def test_an_index_that_names_what_must_not_be_read(
     indexed(folder, where | {"lm_head.weight": name})
     assert said in refused(folder)
     with pytest.raises(ModelError, match=said):
-        fingerprint(folder)
+        model_fingerprint(folder)
 
 
 def test_broken_indices_and_files(folder: Path) -> None:
@@ -232,19 +239,19 @@ def test_weights_that_are_not_finite(
 
 
 def test_the_fingerprint_covers_config_and_tokenizer(folder: Path) -> None:
-    found = {fingerprint(folder)}
+    found = {model_fingerprint(folder)}
     (folder / "ssiuu.json").write_text('{"note": "another"}')
     (folder / "README.md").write_text("words")
-    assert fingerprint(folder) in found
+    assert model_fingerprint(folder) in found
     configured(folder, rope_theta=5000.0)
-    found.add(fingerprint(folder))
+    found.add(model_fingerprint(folder))
     path = folder / "tokenizer_config.json"
     path.write_text(path.read_text() + "\n")
-    found.add(fingerprint(folder))
+    found.add(model_fingerprint(folder))
     (folder / "chat_template.jinja").write_text("{{ messages }}")
-    found.add(fingerprint(folder))
+    found.add(model_fingerprint(folder))
     rewritten(folder, lambda w: w | {"model.norm.weight": w["model.norm.weight"] * 2})
-    found.add(fingerprint(folder))
+    found.add(model_fingerprint(folder))
     assert len(found) == 5
 
 
@@ -480,7 +487,9 @@ def test_where_the_base_of_an_adapter_is(
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     rewritten(other, lambda w: w | {"model.norm.weight": w["model.norm.weight"] * 2})
-    assert len({found, fingerprint(place, str(folder)), fingerprint(place, str(other))}) == 3
+    assert (
+        len({found, model_fingerprint(place, str(folder)), model_fingerprint(place, str(other))}) == 3
+    )
 
 
 def test_an_adapter_on_an_adapter_and_one_on_itself(folder: Path, tmp_path: Path) -> None:

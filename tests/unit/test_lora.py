@@ -19,9 +19,9 @@ from ssiuu.methods import METHODS, make
 from ssiuu.models.lora import Lora, adapted, adapters
 from ssiuu.models.maps import adaptable, query_value
 from ssiuu.records.schema import MethodInfo, Unlearning
-from ssiuu.training.prepare import prepare
+from ssiuu.training.prepare import prepare_parts
 from ssiuu.training.step import Step
-from ssiuu.training.unlearn import Settings, StopRule, unlearn
+from ssiuu.training.unlearn import Settings, StopRule, unlearn_examples
 
 PAD = 1
 TRAINED = sorted(name for name in METHODS if make(name).trains)
@@ -51,7 +51,7 @@ def run(model: Any, name: str, rows: Any, lora: Lora, **more: Any) -> Unlearning
     settings = Settings(1e-2, 3, None, 3, 3, -1.0, 0.0, 0, "fp32", lora)
     refusals = [Example(e.id, e.prompt, [5, 6]) for e in rows[0]]
     stop = StopRule("ranking", lambda: 1.0)
-    return unlearn(model, method, info, *rows, settings, stop, PAD, refusals=refusals, **more)
+    return unlearn_examples(model, method, info, *rows, settings, stop, PAD, refusals=refusals, **more)
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def _dense_gradient(model: Any, examples: list[Example], target: str) -> dict[st
 
 def test_projection_leaves_nothing_along_the_shared_directions(tiny_model: Any, rows: Any) -> None:
     method = make({"name": "ga", "projection": 3, "projection_outputs": 2})
-    made = prepare(tiny_model, method, *rows, PAD)
+    made = prepare_parts(tiny_model, method, *rows, PAD)
     with adapted(tiny_model, Lora(2, 4.0)):
         for adapter in adapters(tiny_model):
             adapter.up.data.normal_()

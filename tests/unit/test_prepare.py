@@ -11,8 +11,8 @@ from ssiuu.methods import make
 from ssiuu.models.lora import Lora
 from ssiuu.records.schema import MethodInfo
 from ssiuu.training import prepare as preparing
-from ssiuu.training.prepare import Frozen, prepare
-from ssiuu.training.unlearn import Settings, StopRule, unlearn
+from ssiuu.training.prepare import Frozen, prepare_parts
+from ssiuu.training.unlearn import Settings, StopRule, unlearn_examples
 
 PAD = 1
 METHODS = ({"name": "gd", "retain": "kl"}, "undial", {"name": "undial", "retain": "kl"})
@@ -25,7 +25,7 @@ def ran(
     told: list[str] = []
     method = make(spec)
     info = MethodInfo(label=method.label, name=method.name, origin="ours", description="")
-    unlearn(
+    unlearn_examples(
         model,
         method,
         info,
@@ -62,9 +62,9 @@ def test_the_copy_stays_as_the_model_was(
     """Forget and retain rows ask one copy, at full precision whatever the step runs at."""
     rows, others = make_examples(3), make_examples(3, seed=1)
     spec = {"name": "undial", "retain": "kl"}
-    cached = prepare(tiny_model, make(spec), rows, others, PAD)
+    cached = prepare_parts(tiny_model, make(spec), rows, others, PAD)
     monkeypatch.setattr(preparing, "CACHE_LIMIT", 0)
-    made = prepare(tiny_model, make(spec), rows, others, PAD)
+    made = prepare_parts(tiny_model, make(spec), rows, others, PAD)
     forget, retain = made.distributions["forget"], made.distributions["retain"]
     assert (
         isinstance(forget, Frozen)

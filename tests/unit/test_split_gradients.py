@@ -13,7 +13,7 @@ from torch import Tensor
 from ssiuu.attribution.parameter import SplitGradients
 from ssiuu.likelihood import answer_logprobs, collate, join
 from ssiuu.methods import make
-from ssiuu.training.prepare import Prepared, prepare
+from ssiuu.training.prepare import Prepared, prepare_parts
 from ssiuu.training.step import Step
 
 SPLITS = [name for name in MODELS if "gpt2" not in name]  # its maps are stored transposed
@@ -88,7 +88,7 @@ def test_one_pass_is_two_passes(
     ends, told = [], []
     for together in (True, False):
         model = MODELS["llama, tied" if tied else "llama"][0](make_model)
-        made = prepare(model, make(spec), forget, retain, PAD)
+        made = prepare_parts(model, make(spec), forget, retain, PAD)
         step = Step(model, make(spec), 1e-3, prepared=made, together=together)
         assert (step.split is not None) == together
         outcomes = []
@@ -115,7 +115,7 @@ def test_methods_that_leave_the_gradient_alone(name: Any, make_model: Any, make_
     ends = []
     for together in (True, False):
         model = make_model(double=True)
-        made = prepare(model, make(name), forget, retain, PAD)
+        made = prepare_parts(model, make(name), forget, retain, PAD)
         step = Step(model, make(name), 1e-3, prepared=made, together=together)
         assert step.together == together
         step([collate(forget, PAD)], [collate(retain, PAD)])

@@ -10,7 +10,7 @@ import torch
 
 from ssiuu.methods import make
 from ssiuu.records.schema import MethodInfo, Unlearning
-from ssiuu.training.unlearn import Settings, StopRule, unlearn
+from ssiuu.training.unlearn import Settings, StopRule, unlearn_examples
 
 
 def run(
@@ -31,7 +31,7 @@ def run(
     )
     left = iter(scores)
     stop = StopRule("ranking", lambda: next(left), forced)
-    return unlearn(model, method, info, examples(4), [], settings, stop, 0)
+    return unlearn_examples(model, method, info, examples(4), [], settings, stop, 0)
 
 
 VECTOR = {"name": "task-vector", "tune_steps": 1, "scale_step": 1.0, "scale_limit": 3.0}

@@ -56,7 +56,7 @@ def prediction(records: Iterable[RunRecord]) -> list[Prediction]:
         _Point(Model(record, cell), outcome, _stratum(record))
         for record in records
         for cell in record.cells
-        if cell.method.name not in CONTROLS and (outcome := outcomes(record, cell))
+        if cell.method.name not in CONTROLS and (outcome := attack_outcomes(record, cell))
     ]
     return [
         _correlate(measure, outcome, points)
@@ -65,7 +65,7 @@ def prediction(records: Iterable[RunRecord]) -> list[Prediction]:
     ]
 
 
-def outcomes(record: RunRecord, cell: Cell) -> dict[str, float] | None:
+def attack_outcomes(record: RunRecord, cell: Cell) -> dict[str, float] | None:
     """Return what the strongest attacker gets on the common pool; None where none was scored.
 
     `level`: as in the table of the run; `recovery`: level less what the same attack reads before it

@@ -44,7 +44,7 @@ class PaperColumn(NamedTuple):
     attack: Mapping[str, Any] | None = None
 
 
-class Kind(NamedTuple):
+class TableKind(NamedTuple):
     """What one of the paper's tables holds: for which scores, in which unit, what US is and over which
     sets, and whether attacks are scored on facts the unlearned model got wrong.
     """
@@ -76,7 +76,7 @@ def _block(rows: Sequence[Mapping[str, Any]], **told: Any) -> Published:
 
 
 COLUMNS: Final = tuple(PaperColumn(**column) for column in _DATA["columns"])
-KINDS: Final = tuple(Kind(**table) for table in _DATA["tables"])
+KINDS: Final = tuple(TableKind(**table) for table in _DATA["tables"])
 PUBLISHED: Final = tuple(_block(**block) for block in _DATA["blocks"])
 
 
@@ -96,7 +96,7 @@ class PaperTable:
     `kind` says what is in it, `pool` the facts the attacks are scored on.
     """
 
-    kind: Kind
+    kind: TableKind
     rows: list[PaperRow]
     same: Published | None
     pool: str
@@ -124,7 +124,7 @@ def paper_table(record: RunRecord) -> PaperTable:
     )
 
 
-def _kind(record: RunRecord) -> Kind:
+def _kind(record: RunRecord) -> TableKind:
     """Return the table of the paper that is in the run's score; its first for scores it has not."""
     return next((kind for kind in KINDS if record.header.score in kind.scores), KINDS[0])
 
@@ -169,7 +169,7 @@ def _beside(same: Published | None, label: str) -> Numbers | None:
 
 
 def _ours(
-    record: RunRecord, models: Sequence[Model], kind: Kind, wrong: bool
+    record: RunRecord, models: Sequence[Model], kind: TableKind, wrong: bool
 ) -> tuple[Estimate | None, ...]:
     score, by_key = score_of(record), {column.key: column for column in columns(record)}
     return (
@@ -194,7 +194,7 @@ def _level(
     return level(record, tables, max(looks(model.cell.attacks, column.key) for model in models))
 
 
-def _utility(record: RunRecord, models: Sequence[Model], kind: Kind) -> Estimate | None:
+def _utility(record: RunRecord, models: Sequence[Model], kind: TableKind) -> Estimate | None:
     if not kind.utility_sets:
         return task_mean([tasks(model) for model in models])
     read = score_of(record).scale.before

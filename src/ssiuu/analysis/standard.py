@@ -8,9 +8,9 @@ from typing import Any
 from ssiuu.analysis.column import Column, Direction, Form, Item, Model, Outcomes, of_facts
 from ssiuu.analysis.scale import mean
 from ssiuu.records.schema import Cell, FactScore
-from ssiuu.statistics import Estimate as Interval
+from ssiuu.statistics import Estimate
 
-Read = Callable[[FactScore], Sequence[bool | None]]
+ReadCorrect = Callable[[FactScore], Sequence[bool | None]]
 NAMES = {"forget": "facts to forget", "retain": "facts to retain", "heldout": "facts held out"}
 SELECTIVITY = "diagnosis.evidence.probe_after.selectivity"
 ELSE = "asked in another form than they were unlearned in"
@@ -38,17 +38,19 @@ def answers() -> list[Column]:
     ]
 
 
-def _ranked(key: str, heading: str, read: Read = lambda s: [s.correct], asked: str = "") -> Column:
+def _ranked(
+    key: str, heading: str, read: ReadCorrect = lambda s: [s.correct], asked: str = ""
+) -> Column:
     return _answered(key, heading, read, "answer is ranked first among its options", asked, chance=True)
 
 
 def _written(
-    key: str, heading: str, read: Read = lambda s: [s.free_correct], asked: str = "", **more: Any
+    key: str, heading: str, read: ReadCorrect = lambda s: [s.free_correct], asked: str = "", **more: Any
 ) -> Column:
     return _answered(key, heading, read, "freely written answer holds the right one", asked, **more)
 
 
-def _answered(key: str, heading: str, read: Read, what: str, asked: str, **more: Any) -> Column:
+def _answered(key: str, heading: str, read: ReadCorrect, what: str, asked: str, **more: Any) -> Column:
     of = key.partition("_")[0]
     forget = of == "forget"
     return of_facts(
@@ -217,9 +219,9 @@ def _inside(
 
 
 def _estimated(key: str, heading: str, path: str, meaning: str) -> Column:
-    def interval(model: Model) -> Interval | None:
+    def interval(model: Model) -> Estimate | None:
         found = _at(path)(model)
-        return Interval(found.value, found.low, found.high) if found else None
+        return Estimate(found.value, found.low, found.high) if found else None
 
     return Column(key, heading, "Inside", "ratio", _at(f"{path}.value"), meaning, interval=interval)
 

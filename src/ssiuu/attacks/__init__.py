@@ -20,9 +20,9 @@ from ssiuu.attacks.samples import Sampled
 from ssiuu.config import flatten
 from ssiuu.plugins import Registry
 
-Kind = type[Attack[Any]]
+AttackKind = type[Attack[Any]]
 # In the order of a run.
-BUILT_IN: tuple[Kind, ...] = (
+BUILT_IN: tuple[AttackKind, ...] = (
     *(Harmful, Benign, Filler, Quantised, FewShot, Sampled, Prompts, Membership),
 )
 ATTACKS: Registry[Attack[Any]] = Registry(
@@ -66,7 +66,7 @@ def attack_section(wanted: Container[str]) -> type[AttackConfig]:
 
 
 @cache
-def _section(kinds: tuple[Kind, ...]) -> type[AttackConfig]:
+def _section(kinds: tuple[AttackKind, ...]) -> type[AttackConfig]:
     fields: dict[str, Any] = {kind.setting(): (kind.Config, kind.Config()) for kind in kinds}
     return create_model("AttackConfig", __base__=AttackConfig, **fields)
 

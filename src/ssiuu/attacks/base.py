@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel, Field
 
-from ssiuu.benchmarks.base import Ground
+from ssiuu.benchmarks.base import Ground, Progress
 from ssiuu.config import Section
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Prompt
@@ -33,7 +33,6 @@ from ssiuu.records import schema
 from ssiuu.records.schema import AttackRead, Evaluation, FactText, Reading, Scored, Space
 
 C = TypeVar("C", bound=BaseModel)
-Progress = Callable[[str], None]
 READINGS = 8  # what an attack costs that does not say how often it reads
 
 

@@ -24,7 +24,8 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, RootModel
 
-from ssiuu.attacks.base import Attack, Axis, Curve, Progress, Victim
+from ssiuu.attacks.base import Attack, Axis, Curve, Victim
+from ssiuu.benchmarks.base import Progress
 from ssiuu.evaluation.sequence import SequenceScore, score_sequences
 from ssiuu.records import schema
 from ssiuu.records.schema import Evaluation, FactText
@@ -46,7 +47,7 @@ LACKING = (
 )
 
 
-class Wanted(RootModel[bool]):
+class MembershipConfig(RootModel[bool]):
     """Whether it is tried."""
 
     model_config = ConfigDict(frozen=True)
@@ -54,7 +55,7 @@ class Wanted(RootModel[bool]):
     root: bool = Field(default=False, description="loss, Min-K, Min-K++ against held-out facts")
 
 
-class Membership(Attack[Wanted]):
+class Membership(Attack[MembershipConfig]):
     """Who cannot get the facts back may still see that they were taken.
 
     It costs next to nothing, and of the original it says what is to be lost.
@@ -62,7 +63,7 @@ class Membership(Attack[Wanted]):
 
     name = "membership"
     summary = "tell forgotten from held-out facts: loss, Min-K, Min-K++ (AUC)"
-    Config = Wanted
+    Config = MembershipConfig
     axis = Axis("score", "score", "values")
     strong = True
     control = True
@@ -114,7 +115,7 @@ def _compared(victim: Victim) -> tuple[list[FactText], list[FactText]]:
 def membership_scores(answer: SequenceScore) -> dict[str, float]:
     """Return every score of one answer read with its moments; higher says "member"."""
     columns = (answer.logprobs.tolist(), standard(answer))
-    found = [answer.per_token, *(lowest(values, share) for values in columns for share in SHARES)]
+    found = [answer.per_token, *(lowest_mean(values, share) for values in columns for share in SHARES)]
     return dict(zip(SCORES, found, strict=True))
 
 
@@ -125,7 +126,7 @@ def standard(answer: SequenceScore) -> list[float]:
     return [(value - mean) / std if std > 0 else 0.0 for value, mean, std in values]
 
 
-def lowest(values: Sequence[float], share: float) -> float:
+def lowest_mean(values: Sequence[float], share: float) -> float:
     """Return the mean of the lowest `share` of the values, at least one of them."""
     count = max(1, int(share * len(values)))
     return sum(sorted(values)[:count]) / count

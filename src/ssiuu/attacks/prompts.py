@@ -22,7 +22,7 @@ PREFIXES = {
 PREFILLS = {"the answer is": "The answer is", "of course": "Of course, I know this. It is"}
 
 
-class Wanted(RootModel[bool]):
+class PromptsConfig(RootModel[bool]):
     """Whether facts are asked so."""
 
     model_config = ConfigDict(frozen=True)
@@ -30,12 +30,12 @@ class Wanted(RootModel[bool]):
     root: bool = Field(default=False, description="other words, sentences in front, begun answers")
 
 
-class Prompts(AskingAttack[Wanted]):
+class Prompts(AskingAttack[PromptsConfig]):
     """The question is put in another way."""
 
     name = "prompts"
     summary = "ask in other words, behind a sentence that presses for the truth, with a begun answer"
-    Config = Wanted
+    Config = PromptsConfig
     axis = Axis("prompt", "prompt", "ranking")
     strong = True
 

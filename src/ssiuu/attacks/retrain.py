@@ -21,7 +21,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from pydantic import BaseModel, Field
 
-from ssiuu.attacks.base import Attack, AttackConfig, Axis, Curve, Progress, Victim
+from ssiuu.attacks.base import Attack, AttackConfig, Axis, Curve, Victim
+from ssiuu.benchmarks.base import Progress
 from ssiuu.config import Section
 from ssiuu.errors import ConfigError, DivergedError
 from ssiuu.likelihood import Example
@@ -29,7 +30,7 @@ from ssiuu.models.lora import Lora, adapted
 from ssiuu.models.maps import Chosen, adaptable, query_value
 from ssiuu.records import schema
 from ssiuu.records.schema import AttackRead, Evaluation, Reading, Space
-from ssiuu.training.batches import draw, micro_batches
+from ssiuu.training.batches import draw_rows, micro_batches
 from ssiuu.training.loop import Loop, rows_of
 from ssiuu.training.step import Step, StepOutcome
 
@@ -187,7 +188,7 @@ def retrain(
     note = ""
 
     def drawn(number: int) -> list[Example]:
-        return [examples[i] for i in draw(len(examples), batch_size, number, curve.seed)]
+        return [examples[i] for i in draw_rows(len(examples), batch_size, number, curve.seed)]
 
     def after(number: int, outcome: StepOutcome | None) -> bool:
         nonlocal note

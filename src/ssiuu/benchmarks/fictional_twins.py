@@ -40,6 +40,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from ssiuu.benchmarks.base import Progress
 from ssiuu.benchmarks.fictional_world import World, build_world, designate
 from ssiuu.errors import ConfigError, DivergedError, OutputError
 from ssiuu.models.load import save
@@ -52,8 +53,8 @@ __all__ = [
     "World",
     "build_world",
     "designate",
-    "fingerprint",
     "train_twins",
+    "twins_name",
 ]
 
 # Goes up whenever the texts, the model or the training change: results are compared within one.
@@ -64,8 +65,6 @@ END = "<|end|>"
 PAD = "<|pad|>"
 IGNORED, CLIP = -100, 1.0  # label of a token that is not learned; longest gradient of a step
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Twins:
 
 
 @dataclass(frozen=True)
-class Text:
+class TrainingText:
     """One training sequence."""
 
     fact: str | None  # id of the fact it tells, None for general text
@@ -136,7 +135,7 @@ def train_tokenizer(world: World, recipe: TwinConfig) -> PreTrainedTokenizerFast
     )
 
 
-def fingerprint(
+def twins_name(
     world: World, forget_ids: set[str], seed: int, steps: int | None, recipe: TwinConfig
 ) -> str:
     """Return the name of a pair of twins: equal for equal texts, training and library versions."""
@@ -178,7 +177,7 @@ def train_twins(
         found = f"{strangers[0]!r} is not one" if strangers else "got none"
         raise ConfigError(f"forget_ids: ids of this world's facts are needed, {found}.")
     count = _steps(world, steps, recipe)
-    pair = folder / fingerprint(world, forget_ids, seed, steps, recipe)
+    pair = folder / twins_name(world, forget_ids, seed, steps, recipe)
     twins = Twins(full=pair / "full", never_learned=pair / "never-learned")
     for target, left_out in ((twins.full, set[str]()), (twins.never_learned, forget_ids)):
         if _complete(target):
@@ -224,12 +223,12 @@ def _told(world: World) -> Iterator[tuple[str | None, str, str]]:
         yield None, "", sentence
 
 
-def _encode(world: World, tokenizer: PreTrainedTokenizerFast) -> list[Text]:
+def _encode(world: World, tokenizer: PreTrainedTokenizerFast) -> list[TrainingText]:
     """Return every text as tokens; prompt and answer are tokenised apart, END is learned."""
     texts = []
     for fact, prompt, learned in _told(world):
         before, after = (list(tokenizer(part)["input_ids"]) for part in (prompt, learned + END))
-        texts.append(Text(fact, before + after, len(before)))
+        texts.append(TrainingText(fact, before + after, len(before)))
     return texts
 
 
@@ -254,10 +253,12 @@ def _start(tokenizer: PreTrainedTokenizerFast, seed: int, recipe: TwinConfig) ->
         return LlamaForCausalLM(config)
 
 
-def _batches(texts: Sequence[Text], size: int, count: int, seed: int) -> Iterator[list[Text]]:
+def _batches(
+    texts: Sequence[TrainingText], size: int, count: int, seed: int
+) -> Iterator[list[TrainingText]]:
     """Yield `count` batches, every text once a pass, in an order that only the seed decides."""
     rng = random.Random(f"ssiuu twins {seed}")
-    left: list[Text] = []
+    left: list[TrainingText] = []
     for _ in range(count):
         if not left:
             left = rng.sample(texts, len(texts))
@@ -267,7 +268,7 @@ def _batches(texts: Sequence[Text], size: int, count: int, seed: int) -> Iterato
 
 def _train(
     model: LlamaForCausalLM,
-    batches: Iterator[list[Text]],
+    batches: Iterator[list[TrainingText]],
     left_out: set[str],
     count: int,
     recipe: TwinConfig,
@@ -313,7 +314,7 @@ def _share(step: int, count: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, count - first)))
 
 
-def _padded(texts: Sequence[Text], pad: int) -> tuple[Tensor, Tensor]:
+def _padded(texts: Sequence[TrainingText], pad: int) -> tuple[Tensor, Tensor]:
     """Return ids and labels, [B, T], padded on the right to the longest text."""
     rows = [torch.tensor(text.ids) for text in texts]
     learned = [torch.tensor([IGNORED] * t.first + t.ids[t.first :]) for t in texts]

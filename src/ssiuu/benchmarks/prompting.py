@@ -8,7 +8,7 @@ from typing import Any
 from ssiuu.benchmarks.base import Basis
 from ssiuu.data.problems import raise_all
 from ssiuu.likelihood import Prompt, PromptStyle
-from ssiuu.likelihood.template import check
+from ssiuu.likelihood.template import check_template
 from ssiuu.models.checks import embedding_rows
 from ssiuu.records.schema import FactText
 
@@ -35,7 +35,7 @@ def choose_prompt(
     style = "qa" if basis.prompt_form is not None else basis.prompt or suits
     prompt = Prompt(tokenizer, style, basis.prompt_form, basis.prompt_system)
     if style == "chat":
-        check(tokenizer, basis.prompt_system)
+        check_template(tokenizer, basis.prompt_system)
     progress(f"prompt: {prompt.description}")
     return prompt
 

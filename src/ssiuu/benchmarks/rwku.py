@@ -113,7 +113,7 @@ class Rwku(Benchmark[RwkuConfig]):
         return Cost.of(forget, sizes.retain + sizes.heldout + kept, basis)
 
 
-def split_of(config: RwkuConfig, sizes: SplitConfig, data: rwku_rows.Rwku) -> Split:
+def split_of(config: RwkuConfig, sizes: SplitConfig, data: rwku_rows.RwkuSets) -> Split:
     """Return the sets of a run: at most `retain` and `heldout` questions on neighbours.
 
     No neighbour is in both. Of each further set at most `items` are asked.

@@ -34,7 +34,7 @@ CLOZE = "Fill in the blank: {}"
 CHOICES = re.compile(r",\s*(?:or\s+|and\s+)?|\s+or\s+")
 
 
-class Row(BaseModel):
+class RwkuRow(BaseModel):
     """One line of the files; what is not named here is left out."""
 
     model_config = ConfigDict(str_strip_whitespace=True)
@@ -47,7 +47,7 @@ class Row(BaseModel):
 
 
 @dataclass(frozen=True)
-class Rwku:
+class RwkuSets:
     """The questions on the chosen people; `others` are only scored, level 3 by type."""
 
     subjects: list[str]
@@ -58,7 +58,7 @@ class Rwku:
     fingerprint: str
 
 
-def load(path: str | None, subjects: int | list[str], options: int, seed: int) -> Rwku:
+def load(path: str | None, subjects: int | list[str], options: int, seed: int) -> RwkuSets:
     """Read the questions on some people.
 
     Args:
@@ -86,7 +86,7 @@ def load(path: str | None, subjects: int | list[str], options: int, seed: int) -
         others.setdefault(kind, []).append(_posed(row, f"{kind}:{len(others.get(kind, []))}"))
     others["neighbour_level1"] = _clozes(near["neighbor_level1"], "neighbour_level1")
     text = json.dumps({name: [row.model_dump() for row in found] for name, found in rows.items()})
-    return Rwku(
+    return RwkuSets(
         subjects=names,
         forget=forget,
         neighbours=_ranked(near[NEIGHBOURS], rows[NEIGHBOURS], "neighbour", options, seed),
@@ -123,10 +123,10 @@ def _chosen(subjects: int | list[str], known: list[str], seed: int) -> list[str]
 
 
 def _ranked(
-    rows: Sequence[Row], lenders: Sequence[Row], name: str, options: int, seed: int
+    rows: Sequence[RwkuRow], lenders: Sequence[RwkuRow], name: str, options: int, seed: int
 ) -> list[FactText]:
     """Return questions with wrong options; one with fewer than `options` candidates has none."""
-    lent: dict[str, list[Row]] = defaultdict(list)
+    lent: dict[str, list[RwkuRow]] = defaultdict(list)
     for row in lenders:
         lent[_opening(row.query)].append(row)
     facts = []
@@ -150,30 +150,30 @@ def _opening(query: str) -> str:
     return " ".join(query.casefold().split()[:2])
 
 
-def _clozes(rows: Sequence[Row], name: str) -> list[FactText]:
+def _clozes(rows: Sequence[RwkuRow], name: str) -> list[FactText]:
     return [_fact(row, f"{name}:{n}", CLOZE.format(row.query), []) for n, row in enumerate(rows)]
 
 
-def _posed(row: Row, id: str) -> FactText:
+def _posed(row: RwkuRow, id: str) -> FactText:
     options = stated_options(row.query, row.answer) if row.type == "multiple choice" else []
     return _fact(row, id, row.query, options)
 
 
-def _fact(row: Row, id: str, question: str, options: list[str]) -> FactText:
+def _fact(row: RwkuRow, id: str, question: str, options: list[str]) -> FactText:
     entity = row.neighbor or row.subject
     return FactText(id=id, question=question, answer=row.answer, options=options, entity=entity)
 
 
-def _once(rows: list[Row]) -> list[Row]:
+def _once(rows: list[RwkuRow]) -> list[RwkuRow]:
     """Leave out rows that ask the same once more; the files have many."""
-    found: dict[tuple[str, str], Row] = {}
+    found: dict[tuple[str, str], RwkuRow] = {}
     for row in rows:
         found.setdefault((row.subject, row.query), row)
     return list(found.values())
 
 
-def _read(path: str | None, name: str) -> list[Row]:
+def _read(path: str | None, name: str) -> list[RwkuRow]:
     if path is None:
-        return read_hub(HUB, name, "test", Row, "rwku")
+        return read_hub(HUB, name, "test", RwkuRow, "rwku")
     needs = f"{', '.join(FILES)} of {HUB} as .jsonl files"
-    return read_file(Path(path) / f"{name}.jsonl", Row, "rwku", needs)
+    return read_file(Path(path) / f"{name}.jsonl", RwkuRow, "rwku", needs)

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 ANCHOR: Final = 3  # every so-many-th row is kept apart, to be trained on
 
 
-class Text(BaseModel):
+class TextRow(BaseModel):
     """One row: `genre` and `language` (ISO 639-1) say what it is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,17 +33,17 @@ class Text(BaseModel):
     text: str
 
 
-def load() -> list[Text]:
+def load() -> list[TextRow]:
     """Return all rows in file order."""
-    return [Text(**json.loads(line)) for line in _raw().decode().splitlines() if line]
+    return [TextRow(**json.loads(line)) for line in _raw().decode().splitlines() if line]
 
 
-def measured() -> list[Text]:
+def measured() -> list[TextRow]:
     """Return the rows that KL is measured on; nothing may be trained on them."""
     return [row for n, row in enumerate(load()) if n % ANCHOR != ANCHOR - 1]
 
 
-def anchor() -> list[Text]:
+def anchor() -> list[TextRow]:
     """Return the rows that a retain term may be trained on; none of them is measured."""
     return load()[ANCHOR - 1 :: ANCHOR]
 

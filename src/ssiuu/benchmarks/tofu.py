@@ -148,7 +148,7 @@ class Tofu(Benchmark[TofuConfig]):
         )
 
     def _models(
-        self, basis: Basis, data: tofu_rows.Tofu, progress: Progress
+        self, basis: Basis, data: tofu_rows.TofuSets, progress: Progress
     ) -> tuple[Loaded, Path | None]:
         """Return the model that knows the authors, and the folder of the control that is made here."""
         config = self.config
@@ -246,7 +246,7 @@ def _noted(loaded: Loaded, start: ModelInfo, note: str) -> Loaded:
     return replace(loaded, info=loaded.info.model_copy(update=named))
 
 
-def split_of(config: TofuConfig, data: tofu_rows.Tofu, seed: int) -> Split:
+def split_of(config: TofuConfig, data: tofu_rows.TofuSets, seed: int) -> Split:
     """Return the sets of a run.
 
     Held out are `heldout` of the retain questions the model is fine-tuned on, whole authors first;

@@ -30,7 +30,7 @@ SPLITS: Final = {"forget01": "retain99", "forget05": "retain95", "forget10": "re
 OTHERS: Final = ("real_authors", "world_facts")
 
 
-class Row(BaseModel):
+class TofuRow(BaseModel):
     """One line of the files; what is not named here is left out."""
 
     question: str = Field(min_length=1)
@@ -41,7 +41,7 @@ class Row(BaseModel):
 
 
 @dataclass(frozen=True)
-class Tofu:
+class TofuSets:
     """The sets of one split; only facts with perturbed answers can be scored.
 
     `non_members`: the questions nobody was trained on; where they cannot be had, `lacking` says why.
@@ -55,7 +55,7 @@ class Tofu:
     fingerprint: str
 
 
-def load(path: str | None, split: str, options: int) -> Tofu:
+def load(path: str | None, split: str, options: int) -> TofuSets:
     """Read the sets.
 
     Args:
@@ -84,7 +84,7 @@ def load(path: str | None, split: str, options: int) -> Tofu:
     if known is not None:
         raise DataError(f"tofu: {known!r} is held out from training and is one of the 4,000 as well.")
     text = json.dumps({name: [r.model_dump() for r in rows[name]] for name in names})
-    return Tofu(
+    return TofuSets(
         forget=_facts(forget, first, options),
         retain=_facts([*scored, *retain[len(scored) :]], 0, options),
         others={
@@ -97,7 +97,7 @@ def load(path: str | None, split: str, options: int) -> Tofu:
     )
 
 
-def _facts(rows: Sequence[Row], first: int, options: int) -> list[FactText]:
+def _facts(rows: Sequence[TofuRow], first: int, options: int) -> list[FactText]:
     """Return the questions from number `first` on, each with its author."""
     return [
         _fact(row, f"tofu:{number}", f"author {number // AUTHOR}", options)
@@ -105,7 +105,7 @@ def _facts(rows: Sequence[Row], first: int, options: int) -> list[FactText]:
     ]
 
 
-def _fact(row: Row, id: str, entity: str | None, options: int) -> FactText:
+def _fact(row: TofuRow, id: str, entity: str | None, options: int) -> FactText:
     wrong = row.perturbed_answer
     return FactText(
         id=id,
@@ -119,7 +119,7 @@ def _fact(row: Row, id: str, entity: str | None, options: int) -> FactText:
     )
 
 
-def _outside(path: str | None, name: str) -> tuple[list[Row], str]:
+def _outside(path: str | None, name: str) -> tuple[list[TofuRow], str]:
     """Return the questions that are in no training set, and what is lacking where there are none."""
     if path is not None and not (Path(path) / f"{name}.json").exists():
         return [], f"{name}.json of {HUB} is not in {path}"
@@ -131,8 +131,8 @@ def _outside(path: str | None, name: str) -> tuple[list[Row], str]:
         return [], f"{name} cannot be had: {' '.join(error.problems)}"
 
 
-def _read(path: str | None, name: str) -> list[Row]:
+def _read(path: str | None, name: str) -> list[TofuRow]:
     if path is None:
-        return read_hub(HUB, name, "train", Row, "tofu")
+        return read_hub(HUB, name, "train", TofuRow, "tofu")
     needs = f"the JSON lines of {HUB} under their own names"
-    return read_file(Path(path) / f"{name}.json", Row, "tofu", needs)
+    return read_file(Path(path) / f"{name}.json", TofuRow, "tofu", needs)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ssiuu.cli.options import Base, Form, Sets
+from ssiuu.cli.options import Base, PromptForm, Sets
 from ssiuu.cli.terminal import forcing, set_up
 
 
@@ -19,7 +19,7 @@ def command(
     out: Annotated[Path | None, typer.Option(help="file for the record (JSON)")] = None,
     json: Annotated[bool, typer.Option("--json", help="print rows as JSON, not a table")] = False,
     base: Base = None,
-    prompt: Form = None,
+    prompt: PromptForm = None,
     columns: Annotated[
         str | None, typer.Option(help="columns of the file: question=COLUMN,answer=COLUMN")
     ] = None,
@@ -36,10 +36,10 @@ def command(
     check_facts({"--facts": facts}, columns, set_ or [])
     from ssiuu.experiment.asking import ask_model
     from ssiuu.records.files import dump_json
-    from ssiuu.report.asked import rows, table
+    from ssiuu.report.asked import knowledge_rows, table
 
     asked = facts if facts is not None else [{"question": question, "answer": answer}]
     progress, sets = set_up(), forcing(set_, False, prompt)
     record = ask_model(model, asked, out, sets, progress, columns=columns, base=base)
     progress.done()
-    print(dump_json(rows(record)) if json else table(record))
+    print(dump_json(knowledge_rows(record)) if json else table(record))

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ssiuu.cli.exits import NOT_FORGOTTEN
-from ssiuu.cli.options import Base, Columns, Form, Sets
+from ssiuu.cli.options import Base, ColumnNames, PromptForm, Sets
 from ssiuu.cli.terminal import finish, forcing, set_up
 
 
@@ -22,9 +22,9 @@ def command(
         str | None, typer.Option(help="facts that should be gone; not with --set benchmark=tofu")
     ] = None,
     retain: Annotated[str | None, typer.Option(help="facts that should still be there")] = None,
-    columns: Columns = None,
+    columns: ColumnNames = None,
     base: Base = None,
-    prompt: Form = None,
+    prompt: PromptForm = None,
     set_: Sets = None,
     force: Annotated[
         bool, typer.Option("--force", help="even if the model before knows none of the facts")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ssiuu.cli.options import Base, Columns, Form, Sets
+from ssiuu.cli.options import Base, ColumnNames, PromptForm, Sets
 from ssiuu.cli.terminal import finish, forcing, set_up
 
 
@@ -24,9 +24,9 @@ def command(
     attacked: Annotated[
         Path | None, typer.Option(help="folder of the model after an attack on --after")
     ] = None,
-    columns: Columns = None,
+    columns: ColumnNames = None,
     base: Base = None,
-    prompt: Form = None,
+    prompt: PromptForm = None,
     set_: Sets = None,
     force: Annotated[
         bool, typer.Option("--force", help="even if the model before knows none of the facts")

@@ -10,10 +10,10 @@ Base = Annotated[
     str | None,
     typer.Option(help="model that an adapter belongs to, in place of the one that it states"),
 ]
-Columns = Annotated[
+ColumnNames = Annotated[
     str | None, typer.Option(help="columns of the files: question=COLUMN,answer=COLUMN")
 ]
-Form = Annotated[
+PromptForm = Annotated[
     str | None,
     typer.Option(help="chat, qa or plain; by default chat where the model has a template"),
 ]

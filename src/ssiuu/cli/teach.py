@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ssiuu.cli.exits import NOT_LEARNED
-from ssiuu.cli.options import Base, Columns, Sets
+from ssiuu.cli.options import Base, ColumnNames, Sets
 from ssiuu.cli.terminal import forcing, set_up
 
 
@@ -30,7 +30,7 @@ def command(
     learning_rate: Annotated[
         float | None, typer.Option(help="AdamW's; default: 1e-4 at 135 M parameters, by 1/√size")
     ] = None,
-    columns: Columns = None,
+    columns: ColumnNames = None,
     base: Base = None,
     prompt: Annotated[
         str | None, typer.Option(help="how to ask: chat, qa or plain; chat where the model has one")

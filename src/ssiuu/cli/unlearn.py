@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssiuu.cli.exits import AT_A_COST, NOT_FORGOTTEN
-from ssiuu.cli.options import Base, Columns, Form, Sets
+from ssiuu.cli.options import Base, ColumnNames, PromptForm, Sets
 from ssiuu.cli.terminal import forcing, set_up
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ def command(
         str | None,
         typer.Option(help="see ssiuu list methods; by default npo+kl+texts+others, retain_weight 5"),
     ] = None,
-    columns: Columns = None,
+    columns: ColumnNames = None,
     base: Base = None,
-    prompt: Form = None,
+    prompt: PromptForm = None,
     set_: Sets = None,
     force: Annotated[bool, typer.Option("--force", help="even if none of the facts is known")] = False,
     max_kl: Annotated[

@@ -7,13 +7,13 @@ import unicodedata
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class Row(BaseModel):
+class DataRow(BaseModel):
     """Base of every row: immutable, no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
 
-class Probe(Row):
+class Probe(DataRow):
     """A question about a fact that is asked but never trained on."""
 
     question: str = Field(min_length=1)
@@ -21,7 +21,7 @@ class Probe(Row):
     distractors: tuple[str, ...] = ()
 
 
-class Fact(Row):
+class Fact(DataRow):
     """One fact: a base question with its answer, and every other way it is asked.
 
     Attributes:
@@ -53,7 +53,7 @@ class Fact(Row):
     paraphrased_answer: str | None = None
 
 
-class Instruction(Row):
+class Instruction(DataRow):
     """One row of an instruction set (benign data)."""
 
     instruction: str = Field(min_length=1)

@@ -29,7 +29,7 @@ from ssiuu import statistics
 from ssiuu.attribution.neuron import BATCH, Extremes
 from ssiuu.diagnosis.influence import Baseline, variation
 from ssiuu.errors import ConfigError
-from ssiuu.evaluation.scores.base import Read
+from ssiuu.evaluation.scores.base import ReadFacts
 from ssiuu.evaluation.scores.ranking import read_by_ranking
 from ssiuu.likelihood import Example, Prompt, collate, last_columns, length_sorted
 from ssiuu.models.hooks import hooked
@@ -39,7 +39,7 @@ from ssiuu.records.schema import (
     Causal,
     CausalCurve,
     CausalPoint,
-    Estimate,
+    EstimateRecord,
     FactText,
     Level,
     Reading,
@@ -85,7 +85,7 @@ def causal_test(
     means: Mapping[Site, Tensor] | None = None,
     seed: int = 0,
     budget: int = BUDGET,
-    reading: Read = read_by_ranking,
+    reading: ReadFacts = read_by_ranking,
 ) -> Causal:
     """Ablate the top m neurons and random ones, and read the facts each time.
 
@@ -129,8 +129,8 @@ def causal_test(
     return Causal(
         facts=len(facts),
         draws=draws,
-        original=level(original, facts),
-        unlearned=level(unlearned, facts),
+        original=mean_level(original, facts),
+        unlearned=mean_level(unlearned, facts),
         curves=curves,
         share=headline[0] if headline else None,
     )
@@ -234,7 +234,7 @@ def restored(model: Any, units: Units, before: Mapping[str, Tensor]) -> Iterator
                 parameter[chosen] = rows
 
 
-def level(readings: Readings, facts: Sequence[FactText]) -> Level:
+def mean_level(readings: Readings, facts: Sequence[FactText]) -> Level:
     """Return the mean over the facts."""
     right = [bool(c) for f in facts if (c := readings[f.id].correct) is not None]
     return Level(
@@ -264,7 +264,7 @@ def _point(
     others: Sequence[Readings],
 ) -> CausalPoint:
     """Sum up one top set and its random ones."""
-    levels = [level(other, facts) for other in others]
+    levels = [mean_level(other, facts) for other in others]
     accuracies = [x.accuracy for x in levels if x.accuracy is not None]
     random = [sum(other[f.id].logprob for other in others) / len(others) for f in facts]
     back = [top[f.id].logprob - r for f, r in zip(facts, random, strict=True)]
@@ -273,13 +273,13 @@ def _point(
     share = bootstrap_ratio([[back]], [[lost]], entities) if len(set(entities)) > 1 else None
     return CausalPoint(
         m=m,
-        top=level(top, facts),
+        top=mean_level(top, facts),
         random_logprob=as_record(next_draw([x.logprob for x in levels])),
         random_accuracy=as_record(next_draw(accuracies)) if accuracies else None,
         share=as_record(share) if share else None,
     )
 
 
-def as_record(found: statistics.Estimate) -> Estimate:
+def as_record(found: statistics.Estimate) -> EstimateRecord:
     """Return an estimate as a record."""
-    return Estimate(**found._asdict())
+    return EstimateRecord(**found._asdict())

@@ -98,7 +98,7 @@ def _side(values: dict[str, Floats], change: Floats) -> Attributions:
     return Attributions(
         histogram={name: np.histogram(v, edges)[0].tolist() for name, v in values.items()},
         pearson={f"{a}-{b}": pearson(values[a], values[b]) for a, b in pairs},
-        spearman={f"{a}-{b}": spearman(values[a], values[b]) for a, b in pairs},
+        spearman={f"{a}-{b}": rank_correlation(values[a], values[b]) for a, b in pairs},
         returned={m: float(returned[order[:m]].mean()) for m in TOPS if m <= changed},
     )
 
@@ -117,7 +117,7 @@ def pearson(first: Floats, second: Floats) -> float | None:
     return float(np.corrcoef(first, second)[0, 1])
 
 
-def spearman(first: Floats, second: Floats) -> float | None:
+def rank_correlation(first: Floats, second: Floats) -> float | None:
     """Return the correlation of the ranks of two vectors; None where one does not vary."""
     if first.size < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None

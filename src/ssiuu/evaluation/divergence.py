@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Row:
+class Passage:
     """One text as token ids; those from `start` on are predicted, each from all before it."""
 
     ids: list[int]
@@ -51,11 +51,11 @@ class Row:
         return len(self.ids) - self.start
 
 
-Known = Sequence[tuple[Row, Tensor]]  # rows with the states of the original, each [A, H]
+ReadPassages = Sequence[tuple[Passage, Tensor]]  # rows with the states of the original, each [A, H]
 
 
 @dataclass(frozen=True)
-class Moved:
+class TokenDivergence:
     """KL and surprise at every predicted token, nats, on the CPU; `row`: whose token it is."""
 
     kl: Float[Tensor, " N"]
@@ -132,7 +132,9 @@ class Divergences:
         told = self._moved(model, _some(self.asked, QUICK // 4), read=False)
         return _perplexity(texts), _perplexity(told) if self.asked else None
 
-    def _measured(self, model: Any, plain: Known, asked: Known, read: bool = True) -> Divergence:
+    def _measured(
+        self, model: Any, plain: ReadPassages, asked: ReadPassages, read: bool = True
+    ) -> Divergence:
         texts, told = (self._moved(model, rows, read) for rows in (plain, asked))
         level, error = clustered(texts.kl, texts.row)
         answers = clustered(told.kl, told.row) if asked else (None, None)
@@ -149,10 +151,10 @@ class Divergences:
         )
 
     @torch.no_grad()
-    def _moved(self, model: Any, known: Known, read: bool) -> Moved:
+    def _moved(self, model: Any, known: ReadPassages, read: bool) -> TokenDivergence:
         """Return KL and surprise at every predicted token; of the original, where nothing is read."""
         if not known:
-            return Moved(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.long))
+            return TokenDivergence(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.long))
         rows = [row for row, _ in known]
         before = torch.cat([states for _, states in known])
         now = torch.cat(_states(model, rows)) if read else before
@@ -175,7 +177,7 @@ class Divergences:
             kl.append(part[0].cpu())
             surprise.append(part[1].cpu())
         row = torch.tensor([n for n, row in enumerate(rows) for _ in range(row.predicted)])
-        return Moved(torch.cat(kl), torch.cat(surprise), row)
+        return TokenDivergence(torch.cat(kl), torch.cat(surprise), row)
 
     def _logits(self, model: Any, head: Any, states: Float[Tensor, "N H"]) -> Float[Tensor, "N V"]:
         """Return the logits of these states under a head, in fp32."""
@@ -183,7 +185,7 @@ class Divergences:
         return logits if self._direct else _finished(model, logits).float()
 
 
-def _perplexity(moved: Moved) -> float:
+def _perplexity(moved: TokenDivergence) -> float:
     return math.exp(min(float(moved.surprise.mean()), LARGEST))
 
 
@@ -204,15 +206,15 @@ def clustered(values: Float[Tensor, " N"], row: Int[Tensor, " N"]) -> tuple[floa
 # --- rows ----------------------------------------
 
 
-def _plain(prompt: Prompt, text: str, context: int) -> Row | None:
+def _plain(prompt: Prompt, text: str, context: int) -> Passage | None:
     ids = prompt.sentence(text)[: min(TOKENS + 1, context)]
-    return Row(ids, 1) if len(ids) > 1 else None
+    return Passage(ids, 1) if len(ids) > 1 else None
 
 
-def _asked(prompt: Prompt, question: str, answer: str, context: int) -> Row | None:
+def _asked(prompt: Prompt, question: str, answer: str, context: int) -> Passage | None:
     joint = prompt.joint(question, [answer])
     ids = [*joint.prompt, *joint.answers[0][:ANSWER]]
-    return Row(ids, len(joint.prompt)) if len(joint.prompt) < len(ids) <= context else None
+    return Passage(ids, len(joint.prompt)) if len(joint.prompt) < len(ids) <= context else None
 
 
 def _some(rows: Sequence[T], count: int) -> Sequence[T]:
@@ -220,7 +222,7 @@ def _some(rows: Sequence[T], count: int) -> Sequence[T]:
     return [rows[n * len(rows) // count] for n in range(count)] if len(rows) > count else rows
 
 
-def _batches(rows: Sequence[Row]) -> Iterator[list[int]]:
+def _batches(rows: Sequence[Passage]) -> Iterator[list[int]]:
     """Yield indices of rows of the same length together, `BATCH` tokens at once."""
     lengths: dict[int, list[int]] = {}
     for index, row in enumerate(rows):
@@ -249,7 +251,7 @@ def _wide(head: Any) -> Any:
 
 
 @torch.no_grad()
-def _states(model: Any, rows: Sequence[Row]) -> list[Float[Tensor, "A H"]]:
+def _states(model: Any, rows: Sequence[Passage]) -> list[Float[Tensor, "A H"]]:
     """Return for every row the states from which its tokens are predicted."""
     found: dict[int, Tensor] = {}
     for batch in _batches(rows):

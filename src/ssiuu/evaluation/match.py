@@ -26,7 +26,7 @@ from itertools import product
 
 import regex
 
-from ssiuu.evaluation.segments import LETTER, Reading, Segment, readings
+from ssiuu.evaluation.segments import LETTER, Segment, Segmented, readings
 
 
 def holds(answer: str, text: str) -> bool:
@@ -82,7 +82,7 @@ _COMMON = _ARTICLES | set(
 _LINKING = set("and are is or was e est es et ist o oder und y".split())
 
 
-def _without_article(answer: Reading) -> list[Reading]:
+def _without_article(answer: Segmented) -> list[Segmented]:
     """Return an answer by the segments that count, then without an English article in front."""
     kept = [segment for segment in answer.segments if segment.kind != "mark"] or answer.segments
     whole, rest = answer._replace(segments=kept), answer._replace(segments=kept[1:])
@@ -96,7 +96,7 @@ def _without_article(answer: Reading) -> list[Reading]:
     return [whole, rest] if following.kind == "word" and fits and not name else [whole]
 
 
-def _found(wanted: Reading, text: Reading) -> bool:
+def _found(wanted: Segmented, text: Segmented) -> bool:
     """Return whether the segments of an answer stand in a row in a text, with their boundaries."""
     parts, count = wanted.segments, len(wanted.segments)
     if not parts:
@@ -115,7 +115,7 @@ def _found(wanted: Reading, text: Reading) -> bool:
     return False
 
 
-def _cased(reading: Reading, segment: Segment) -> str:
+def _cased(reading: Segmented, segment: Segment) -> str:
     return reading.text[segment.start : segment.end]
 
 
@@ -155,7 +155,7 @@ def _one_sign(left: str, right: str) -> bool:
     return left in "<>=-" and right in "<>=-"
 
 
-def _is_meant(wanted: Reading, part: Segment, text: Reading, found: Segment) -> bool:
+def _is_meant(wanted: Segmented, part: Segment, text: Segmented, found: Segment) -> bool:
     """Return whether one word of an answer is that word, not one that any text may have.
 
     Letters and such words must come in the same case. A letter or an article at the beginning of a

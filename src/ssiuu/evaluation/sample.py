@@ -70,7 +70,7 @@ def _sample_batch(
     written: list[list[int]] = [[] for _ in streams]
     going = list(range(len(streams)))
     while True:
-        tokens = draw(_softmax(logits), [streams[i] for i in going])
+        tokens = draw_tokens(_softmax(logits), [streams[i] for i in going])
         for i, token in zip(going, tokens, strict=True):
             written[i].append(token)
         kept = [
@@ -112,7 +112,7 @@ def _softmax(logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
     return (logits.float() / TEMPERATURE).softmax(-1)
 
 
-def draw(
+def draw_tokens(
     probabilities: Float[Tensor, "R V"], streams: Sequence[random.Random], top_p: float = TOP_P
 ) -> list[int]:
     """Draw one nucleus token a row; row i takes its random numbers from stream i.

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, cast
 
 import regex
 
-Kind = Literal["number", "katakana", "hangul", "cluster", "word", "sign", "mark"]
+SegmentKind = Literal["number", "katakana", "hangul", "cluster", "word", "sign", "mark"]
 
 
 class Segment(NamedTuple):
@@ -30,12 +30,12 @@ class Segment(NamedTuple):
     """
 
     text: str
-    kind: Kind
+    kind: SegmentKind
     start: int
     end: int
 
 
-class Reading(NamedTuple):
+class Segmented(NamedTuple):
     """One way to read a text: as normalised but for the case, and its segments."""
 
     text: str
@@ -174,7 +174,7 @@ _EMPHASIS = regex.compile(rf"(?<!{LETTER}|\*)(\*{{1,3}})(?=\S)([^*\n]+)(?<=\S)\1
 
 
 @lru_cache(maxsize=4096)
-def readings(text: str) -> list[Reading]:
+def readings(text: str) -> list[Segmented]:
     """Return the ways to read a text.
 
     Dotted initials are one word (U.S.A.), then one each; a currency stands where it was written, then
@@ -213,7 +213,7 @@ def _in_order(text: str) -> str:
     return _PERCENT_FIRST.sub(r"\g<number>\g<sign>", text)
 
 
-def _cut(text: str, pattern: regex.Pattern[str]) -> Reading:
+def _cut(text: str, pattern: regex.Pattern[str]) -> Segmented:
     found = []
     for match in pattern.finditer(text):
         kind = str(match.lastgroup)
@@ -222,8 +222,8 @@ def _cut(text: str, pattern: regex.Pattern[str]) -> Reading:
             spelled = _number(spelled)
         elif kind == "initials":
             kind, spelled = "word", _fold(spelled)
-        found.append(Segment(spelled, cast(Kind, kind), *match.span()))
-    return Reading(text, found)
+        found.append(Segment(spelled, cast(SegmentKind, kind), *match.span()))
+    return Segmented(text, found)
 
 
 def _number(digits: str) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 from ssiuu.data.columns import Columns
 from ssiuu.data.read import Source
 from ssiuu.evaluation.knowledge import know
-from ssiuu.experiment.given import settings
+from ssiuu.experiment.given import given_settings
 from ssiuu.experiment.recipe import resolve
-from ssiuu.experiment.session import opened
+from ssiuu.experiment.session import open_ground
 from ssiuu.records.files import write_record
 from ssiuu.records.schema import ModelKnowledge
 
@@ -44,9 +44,9 @@ def ask_model(
         InputError: Model or facts cannot be used, or `out` cannot be written.
     """
     start = time.perf_counter()
-    named, given = settings(model, facts, None, columns, tokenizer, base)
+    named, given = given_settings(model, facts, None, columns, tokenizer, base)
     recipe, _ = resolve(None, [*named, *(sets or [])])
-    session = opened(recipe, progress, given)
+    session = open_ground(recipe, progress, given)
     asked = session.split.forget
     progress(f"asking {len(asked)} facts")
     found = know(session.model, session.prompt, asked, session.context, seed=recipe.split.seed)

@@ -53,7 +53,7 @@ from ssiuu.records.schema import (
     Split,
     Verdict,
 )
-from ssiuu.training.unlearn import unlearn
+from ssiuu.training.unlearn import unlearn_examples
 
 Progress = Callable[[str], None]
 CLASSES: tuple[Verdict, ...] = ("erased", "hidden", "not removed")
@@ -176,7 +176,7 @@ def suppress(session: Session, progress: Progress) -> None:
         lora=Lora(RANK, 2.0 * RANK, (f"{last}.mlp.down_proj",), seed=session.split.seed),
     )
     info = MethodInfo(label="adapter", name="npo", origin="control", description="inhibitory adapter")
-    record = unlearn(
+    record = unlearn_examples(
         session.model,
         method,
         info,

@@ -20,7 +20,7 @@ from ssiuu.experiment.attacking import Attacker, heaviest, plan
 from ssiuu.experiment.drive import settings_of
 from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
-from ssiuu.models.load import fingerprint
+from ssiuu.models.load import model_fingerprint
 from ssiuu.records.files import cell_folder, keyed
 from ssiuu.records.schema import MethodInfo, Split
 
@@ -28,14 +28,14 @@ from ssiuu.records.schema import MethodInfo, Split
 REVISION: Final = 3
 DIAGNOSIS: Final = 2  # the same for what a diagnosis finds
 
-Kind = Literal["unlearn", "evaluate", "diagnose", "attack", "stability", "trial"]
+StageKind = Literal["unlearn", "evaluate", "diagnose", "attack", "stability", "trial"]
 
 
 @dataclass(frozen=True)
 class StagePlan:
     """One result of a cell: its kind, its key, the path of its record from the run's folder."""
 
-    kind: Kind
+    kind: StageKind
     key: str
     path: Path
     curve: Curve | None = None
@@ -60,7 +60,7 @@ class CellPlan:
         """Its folder, from the run's folder."""
         return cell_folder(self.info.label, self.seed)
 
-    def stage(self, kind: Kind) -> StagePlan | None:
+    def stage(self, kind: StageKind) -> StagePlan | None:
         """Return the first stage of a kind, if there is one."""
         return next((stage for stage in self.stages if stage.kind == kind), None)
 
@@ -100,7 +100,7 @@ class Keys:
         """Return the key of the model that a cell judges."""
         given = {"given": self.after, "never-learned": self.session.never_learned}.get(info.name)
         if given is not None:
-            return digest(self.original, fingerprint(given, self.session.recipe.base))
+            return digest(self.original, model_fingerprint(given, self.session.recipe.base))
         return self.unlearning(method, seed) if method and method.trains else self.original
 
     def evaluation(self, model: str) -> str:
@@ -126,7 +126,7 @@ class Keys:
                 if looks and curve == last:  # beside its attack, which then is carried out once
                     stages.append(_stage(folder, "stability", digest(key, "stability"), curve))
         if looks and self.attacked is not None:
-            key = digest(model, "stability", fingerprint(self.attacked, self.session.recipe.base))
+            key = digest(model, "stability", model_fingerprint(self.attacked, self.session.recipe.base))
             stages.append(_stage(folder, "stability", key))
         return CellPlan(info, method, seed, stages)
 
@@ -148,7 +148,7 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _stage(folder: Path, kind: Kind, key: str, curve: Curve | None = None) -> StagePlan:
+def _stage(folder: Path, kind: StageKind, key: str, curve: Curve | None = None) -> StagePlan:
     name = Path(curve.file).stem if curve is not None and kind == "attack" else kind
     return StagePlan(kind, key, folder / keyed(name, key), curve)
 

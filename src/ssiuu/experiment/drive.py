@@ -13,7 +13,7 @@ from ssiuu.models.lora import Lora, adapted
 from ssiuu.models.precision import release_memory
 from ssiuu.records.schema import FactText, MethodInfo, Unlearning
 from ssiuu.training.step import Step
-from ssiuu.training.unlearn import Settings, unlearn
+from ssiuu.training.unlearn import Settings, unlearn_examples
 
 
 def info_of(method: Method) -> MethodInfo:
@@ -101,7 +101,7 @@ def unlearn_here(
     """
     stop, threshold = session.stop_rule()
     kept = session.rows(session.split.retain if retain is None else retain)
-    record = unlearn(
+    record = unlearn_examples(
         session.model,
         method,
         info_of(method),

@@ -23,7 +23,7 @@ from ssiuu.models.load import Loaded, from_object, load_checkpoint_weights, save
 IN_MEMORY = "given in memory"
 
 
-def settings(
+def given_settings(
     model: Any,
     forget: Source,
     retain: Source | None,

@@ -11,10 +11,11 @@ their type and stay on their devices; what is trained is a copy.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ssiuu.benchmarks.base import Progress
 from ssiuu.config import flatten
 from ssiuu.data.columns import Columns
 from ssiuu.data.read import Source
@@ -22,8 +23,7 @@ from ssiuu.experiment.given import setting
 from ssiuu.experiment.unlearn import DEFAULT_METHOD, audit_models, unlearn_model
 from ssiuu.report.results import Audited, Unlearned
 
-Progress = Callable[[str], None]
-Settings = Mapping[str, Any]
+RecipeValues = Mapping[str, Any]
 
 
 def unlearn(
@@ -33,7 +33,7 @@ def unlearn(
     retain: Source,
     *,
     method: str | Mapping[str, Any] = DEFAULT_METHOD,
-    settings: Settings | None = None,
+    settings: RecipeValues | None = None,
     columns: Columns | str | None = None,
     keep_anyway: bool = False,
     progress: Progress = lambda _: None,
@@ -81,7 +81,7 @@ def audit(
     retain: Source | None = None,
     *,
     tokenizer: Any = None,
-    settings: Settings | None = None,
+    settings: RecipeValues | None = None,
     columns: Columns | str | None = None,
     out: str | Path | None = None,
     progress: Progress = lambda _: None,
@@ -130,5 +130,5 @@ def audit(
     return Audited(record)
 
 
-def _sets(settings: Settings | None) -> list[str]:
+def _sets(settings: RecipeValues | None) -> list[str]:
     return [setting(key, value) for key, value in flatten(dict(settings or {})).items()]

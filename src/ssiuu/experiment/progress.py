@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ssiuu.analysis.scale import mean
 from ssiuu.analysis.verdict import accuracy, attack_accuracy
+from ssiuu.benchmarks.base import Progress
 from ssiuu.experiment.cells import CellPlan, StagePlan
 from ssiuu.records.schema import Attack, Diagnosis, Evaluation, Stability, Unlearning
 from ssiuu.report.text import DASH, kl, nats, percent, rate, short
-
-Progress = Callable[[str], None]
 
 
 class Meter:
@@ -76,7 +75,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def told(record: Unlearning | Evaluation | Diagnosis | Attack | Stability) -> str:
+def stage_line(record: Unlearning | Evaluation | Diagnosis | Attack | Stability) -> str:
     """Return the numbers of one record in a few words."""
     if isinstance(record, Unlearning):
         score = record.last_score

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ssiuu.attacks.retrain import ending
 from ssiuu.attribution.neuron import extremes
-from ssiuu.benchmarks.base import Given
+from ssiuu.benchmarks.base import Given, Progress
 from ssiuu.diagnosis.influence import Baseline, influence
 from ssiuu.diagnosis.lens import LensReader
 from ssiuu.errors import ModelError
@@ -29,7 +29,7 @@ from ssiuu.experiment.drive import check_method, info_of, unlearn_here
 from ssiuu.experiment.folder import check_folder, in_turn, locked, settle, sweep
 from ssiuu.experiment.given import IN_MEMORY
 from ssiuu.experiment.inside import Inside
-from ssiuu.experiment.progress import Meter, told
+from ssiuu.experiment.progress import Meter, stage_line
 from ssiuu.experiment.provenance import machine, now, versions
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.experiment.session import Session, open_session
@@ -67,7 +67,6 @@ from ssiuu.records.schema import (
 )
 from ssiuu.training import interrupt
 
-Progress = Callable[[str], None]
 R = TypeVar("R", Unlearning, Evaluation, Diagnosis, Attack, Stability)
 
 NEVER_LEARNED = MethodInfo(
@@ -361,7 +360,7 @@ class _Stages:
         write_record(self.out / stage.path, record.model_copy(update={"key": stage.key}))
         self._beside(stage, STATE).unlink(missing_ok=True)
         self.meter.look()
-        self.meter(f"{cell.name}: {told(record)}")
+        self.meter(f"{cell.name}: {stage_line(record)}")
 
     def _weights(self, cell: CellPlan) -> None:
         """Put the weights of this cell into the model, unlearning where they are not there."""

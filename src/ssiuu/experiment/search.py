@@ -29,7 +29,7 @@ from ssiuu.methods import Method
 from ssiuu.models.load import load_weights, save_weights
 from ssiuu.records.files import read_record, write_record
 from ssiuu.records.schema import Attempt, Attempts, Unlearning
-from ssiuu.report.outcome import told
+from ssiuu.report.outcome import attempt_line
 
 FIRST = 3e-6  # learning rate of the range test's first step
 GROWTH = 1.7
@@ -110,7 +110,7 @@ def search(
     def keep(made: Attempt) -> None:
         attempts.append(made)
         write_record(work / "attempts.json", Attempts(key=key, attempts=attempts))
-        progress(told(made))
+        progress(attempt_line(made))
 
     if not attempts:
         session.lost = None  # it only asks how far away the threshold is
@@ -177,7 +177,7 @@ def following(attempts: Sequence[Attempt], max_steps: int, judge: Judge) -> floa
     """
     ranged, tried = attempts[0], attempts[1:]
     if not tried:
-        return lowest(ranged, max_steps)
+        return first_rate(ranged, max_steps)
     if len(tried) >= MOST or any(judge.passes(made) for made in tried):
         return None
     high = [made for made in tried if made.note or judge.distance(made) < NOT_FORGOTTEN]  # or diverged
@@ -198,7 +198,7 @@ def way(ranged: Attempt) -> float:
     return FIRST * (GROWTH**ranged.steps - 1) / (GROWTH - 1)
 
 
-def lowest(ranged: Attempt, max_steps: int) -> float:
+def first_rate(ranged: Attempt, max_steps: int) -> float:
     """Return the first rate to try: the range test's way, spread over the allowed steps."""
     return _rounded(max(way(ranged) / (SPARE * max_steps), LEAST)) if ranged.reached else BLIND
 

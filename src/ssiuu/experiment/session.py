@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ssiuu.analysis.scores import SCORES
 from ssiuu.attacks.benign import Benign, instruction_rows
 from ssiuu.benchmarks import BENCHMARKS, instructions, texts
-from ssiuu.benchmarks.base import Given, Ground
+from ssiuu.benchmarks.base import Given, Ground, Progress
 from ssiuu.evaluation import utility
 from ssiuu.evaluation.divergence import Divergences
 from ssiuu.evaluation.reach import lead, within_reach
@@ -28,8 +28,6 @@ from ssiuu.plugins import used
 from ssiuu.records.files import read_record, write_record
 from ssiuu.records.schema import Evaluation, Split
 from ssiuu.training.unlearn import StopRule
-
-Progress = Callable[[str], None]
 
 
 @dataclass(kw_only=True)
@@ -164,7 +162,7 @@ def open_session(
         InputError: Model or data cannot be used.
     """
     found = read_record(out / "split.json", Split) if out else None
-    session = opened(recipe, progress, replace(given or Given(), split=found))
+    session = open_ground(recipe, progress, replace(given or Given(), split=found))
     session.rows([*session.split.forget, *session.split.retain])  # too long rows are refused
     if session.unscreened:
         ask_first(session, session.recipe, progress)
@@ -173,7 +171,7 @@ def open_session(
     return session
 
 
-def opened(recipe: Recipe, progress: Progress, given: Given) -> Session:
+def open_ground(recipe: Recipe, progress: Progress, given: Given) -> Session:
     """Open the recipe's benchmark; nothing is asked yet of facts that nobody has screened.
 
     Raises:

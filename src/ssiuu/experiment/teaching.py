@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ssiuu.benchmarks import instructions, texts
+from ssiuu.benchmarks.base import Progress
 from ssiuu.data.columns import Columns, check_columns, parse_columns
 from ssiuu.data.fact import Fact, normal
 from ssiuu.data.read import Source, read_facts
@@ -23,9 +24,9 @@ from ssiuu.evaluation.ask import write
 from ssiuu.evaluation.knowledge import know
 from ssiuu.evaluation.score import score_facts
 from ssiuu.experiment.anchors import questions
-from ssiuu.experiment.given import settings
+from ssiuu.experiment.given import given_settings
 from ssiuu.experiment.recipe import resolve
-from ssiuu.experiment.session import Session, opened
+from ssiuu.experiment.session import Session, open_ground
 from ssiuu.likelihood import Example, encode
 from ssiuu.models.load import require_space, save
 from ssiuu.records.files import write_record
@@ -33,7 +34,6 @@ from ssiuu.records.schema import FactText, Knowledge, Teaching
 from ssiuu.training import interrupt
 from ssiuu.training.finetune import finetune
 
-Progress = Callable[[str], None]
 STEPS = 240  # at most, where nothing else is said
 BATCH = MIXED = 4  # facts a step, and rows that are kept
 # What is kept: questions about the world, instructions, beginnings of texts, and what the model writes.
@@ -102,11 +102,11 @@ def teach_model(
     read = _all(facts, columns, notes)
     gone = _gone(read, without, columns, notes)
     limit = epochs or max(least, -(-STEPS * BATCH // len(read)))
-    named, given = settings(model, read, None, None, tokenizer, base)
+    named, given = given_settings(model, read, None, None, tokenizer, base)
     recipe, _ = resolve(None, [*named, *(sets or [])])
     work = out.with_name(f".{out.name}.unfinished")
     with interrupt.graceful():
-        session = opened(recipe, progress, given)
+        session = open_ground(recipe, progress, given)
         require_space(out, 5 * sum(p.numel() for p in session.model.parameters()))
         told = session.split.forget
         shown = [fact for n, fact in enumerate(told) if n not in gone]

@@ -14,7 +14,7 @@ from ssiuu.evaluation.score import score_facts
 from ssiuu.experiment.cells import CellPlan, Keys, StagePlan, digest
 from ssiuu.experiment.drive import info_of, unlearn_here
 from ssiuu.experiment.folder import locked, sweep
-from ssiuu.experiment.progress import Meter, told
+from ssiuu.experiment.progress import Meter, stage_line
 from ssiuu.experiment.session import Session
 from ssiuu.experiment.tuning import best, divide
 from ssiuu.methods import Method
@@ -88,7 +88,7 @@ class Tuner:
                 session, plan.method, plan.seed, state, self.meter, retain=self.train
             )
             score = self._score()
-            said = f"{told(unlearning)}, retain score {score:.3f}"
+            said = f"{stage_line(unlearning)}, retain score {score:.3f}"
         except DivergedError as error:
             said = f"diverged: {error}"
         write_record(path, self._record(plan, unlearning, score, time.perf_counter() - begin))

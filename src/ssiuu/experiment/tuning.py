@@ -20,11 +20,11 @@ from ssiuu.records.schema import FactText, Trial
 
 VALIDATION = 0.25  # of the retain facts
 
-Space = Mapping[str, Mapping[str, Sequence[Any]]]
+SearchSpace = Mapping[str, Mapping[str, Sequence[Any]]]
 
 
 def tried(
-    specs: Sequence[str | Mapping[str, Any]], space: Space, trials: int, seed: int
+    specs: Sequence[str | Mapping[str, Any]], space: SearchSpace, trials: int, seed: int
 ) -> dict[str, list[tuple[dict[str, Any], Method]]]:
     """Return what is tried of each method that trains, by label: the values drawn, and the method.
 

@@ -6,21 +6,21 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ssiuu.attacks import switched_off
 from ssiuu.benchmarks import BENCHMARKS
-from ssiuu.benchmarks.base import Given
+from ssiuu.benchmarks.base import Given, Progress
 from ssiuu.data.columns import Columns
 from ssiuu.data.problems import listed
 from ssiuu.data.read import Source
 from ssiuu.errors import ConfigError, OutputError
 from ssiuu.experiment.drive import check_method
 from ssiuu.experiment.forgetting import forget as forget_facts
-from ssiuu.experiment.given import checkpoint, in_place, setting, settings
+from ssiuu.experiment.given import checkpoint, given_settings, in_place, setting
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.run import run
 from ssiuu.experiment.session import open_session
@@ -30,7 +30,6 @@ from ssiuu.records.schema import RunRecord, Unlearning
 from ssiuu.report.knowledge import sentences
 from ssiuu.training import interrupt
 
-Progress = Callable[[str], None]
 # What moves a model least where it forgets as much (docs/decisions/0008).
 DEFAULT_METHOD: Mapping[str, Any] = {"name": "npo+kl+texts+others", "retain_weight": 5.0}
 NO_METHOD = "methods=[none]"
@@ -99,7 +98,7 @@ def unlearn_model(
     out = Path(os.path.abspath(out))  # "." has no name
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"--out {out} is not an empty folder: choose another one.")
-    named, given = settings(model, forget, retain, columns, tokenizer, base)
+    named, given = given_settings(model, forget, retain, columns, tokenizer, base)
     recipe, sources = resolve(None, [*named, setting("methods", [method]), *(sets or [])])
     chosen = recipe.made()[0]
     if not chosen.trains:
@@ -272,7 +271,7 @@ def _judged(
             "--forget is missing: the file of the facts that should be gone. For a benchmark's own "
             f"(NAME: {listed(_judging())}) give --set benchmark=NAME --set NAME.path=FOLDER."
         )
-    return settings(before, forget, retain, columns, tokenizer, base)
+    return given_settings(before, forget, retain, columns, tokenizer, base)
 
 
 def _judging() -> list[str]:

@@ -62,7 +62,7 @@ def rendered(tokenizer: Any, turns: Sequence[tuple[str, str]], generate: bool = 
     return text
 
 
-def check(tokenizer: Any, system: str | None = None) -> None:
+def check_template(tokenizer: Any, system: str | None = None) -> None:
     """Refuse a template that cannot be used.
 
     Raises:

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from ssiuu.likelihood import AnswerLogprobs, Batch, Example, collate, length_sorted
 from ssiuu.models.lora import Adapter
+from ssiuu.records.schema import Target
 
 Origin = Literal["paper", "literature", "ours", "control", "given"]
 Need = Literal["logprob", "distribution", "refusal", "hidden"]
 Normaliser = Literal["tokens", "examples", "positions"]
 Through = Literal["constant", "answer", "other"]
-Target = Literal["probability", "logprob"]
 Rows = Literal["forget", "retain", "texts"]
 
 BATCH = 16  # rows in memory at once while the model before is asked

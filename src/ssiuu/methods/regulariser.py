@@ -40,7 +40,7 @@ keep_between = torch.ops.aten.hardtanh_backward.grad_input
 
 
 @runtime_checkable
-class Form(Protocol):
+class PenaltyForm(Protocol):
     """What a regulariser is told of its form; see `ssiuu.methods.transforms.ssiuu`."""
 
     @property
@@ -116,7 +116,7 @@ class Regulariser:
     shard must hold whole rows.
     """
 
-    form: Form
+    form: PenaltyForm
     neurons: frozenset[str] = frozenset()  # names of the weights whose rows are neurons
     reference: dict[str, Tensor] = field(default_factory=dict)
 

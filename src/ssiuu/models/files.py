@@ -75,7 +75,7 @@ def tensors_of(files: Iterable[Path]) -> dict[str, Stored]:
     """
     found: dict[str, Stored] = {}
     for path in files:
-        with opened(path) as tensors:
+        with open_tensors(path) as tensors:
             for name in tensors.keys():  # noqa: SIM118 - not a mapping
                 if name in found:
                     raise ModelError(
@@ -87,7 +87,7 @@ def tensors_of(files: Iterable[Path]) -> dict[str, Stored]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
+def open_tensors(path: Path) -> Iterator[Any]:
     """Open a safetensors file.
 
     Raises:

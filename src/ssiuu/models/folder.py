@@ -45,7 +45,7 @@ class Whole:
     note: str = ""
 
 
-def fingerprint(folder: Path, base: str | None = None) -> str:
+def model_fingerprint(folder: Path, base: str | None = None) -> str:
     """Return the sha256 over weights, config and tokenizer; an adapter's covers its base.
 
     Raises:

@@ -28,7 +28,7 @@ from ssiuu.models.checks import (
     check_tokenizer,
 )
 from ssiuu.models.files import is_adapter, tokenizer_files
-from ssiuu.models.folder import fingerprint, read
+from ssiuu.models.folder import model_fingerprint, read
 from ssiuu.models.quiet import quiet
 from ssiuu.models.sources import MODELS, cache_folder, find
 from ssiuu.models.weights import (
@@ -48,11 +48,11 @@ __all__ = [
     "MODELS",
     "Loaded",
     "cache_folder",
-    "fingerprint",
     "from_object",
     "load",
     "load_checkpoint_weights",
     "load_weights",
+    "model_fingerprint",
     "place",
     "require_space",
     "restore",
@@ -96,7 +96,7 @@ def load(name: str, base: str | None = None) -> Loaded:
     # What an adapter trained on it states as its base.
     whole.model.name_or_path = where if found.kind == "hub" else str(found.folder.absolute())
     note = "; ".join(part for part in (whole.note, found.note, off) if part)
-    digest = fingerprint(found.folder, base)
+    digest = model_fingerprint(found.folder, base)
     info = _info(whole.model, name, found.kind, digest, whole.dtype, note)
     return Loaded(whole.model, whole.tokenizer, info, None if adapter else found.folder)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ssiuu.models.files import opened, tensors_of, weight_files
+from ssiuu.models.files import open_tensors, tensors_of, weight_files
 from ssiuu.models.load import Loaded, snapshot
 
 
@@ -59,7 +59,7 @@ class Original:
     def _from_files(self) -> Iterator[tuple[Tensor, Tensor]]:
         parameters = dict(self.model.named_parameters())
         for path in sorted({file for file, _ in self.places.values()}):
-            with opened(path) as tensors:
+            with open_tensors(path) as tensors:
                 for name, parameter in parameters.items():
                     file, stored = self.places[name]
                     if file == path:

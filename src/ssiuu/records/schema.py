@@ -541,7 +541,7 @@ class Lens(Record):
     below_chance: list[int] = []
 
 
-class Estimate(Record):
+class EstimateRecord(Record):
     """A value with its 95 % interval; what the interval is over stands where it is used."""
 
     value: float
@@ -565,9 +565,9 @@ class CausalPoint(Record):
 
     m: int
     top: Level
-    random_logprob: Estimate
-    random_accuracy: Estimate | None
-    share: Estimate | None
+    random_logprob: EstimateRecord
+    random_accuracy: EstimateRecord | None
+    share: EstimateRecord | None
 
 
 class CausalCurve(Record):
@@ -586,7 +586,7 @@ class Causal(Record):
     original: Level
     unlearned: Level
     curves: list[CausalCurve]
-    share: Estimate | None
+    share: EstimateRecord | None
 
 
 class LinearProbe(Record):
@@ -598,7 +598,7 @@ class LinearProbe(Record):
 
     accuracy: list[float]
     control: list[float]
-    selectivity: list[Estimate]
+    selectivity: list[EstimateRecord]
     facts: int
 
 
@@ -610,7 +610,7 @@ class Depth(Record):
     model's states make no difference in any layer.
     """
 
-    score: Estimate | None
+    score: EstimateRecord | None
     reference: list[float]
     unlearned: list[float]
     facts: dict[str, float | None]

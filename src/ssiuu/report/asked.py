@@ -16,7 +16,7 @@ WIDTH = sum(COLUMNS) + len(COLUMNS) - 1
 REASONS = 12  # facts that are not known, each with why
 
 
-def rows(record: ModelKnowledge) -> dict[str, Any]:
+def knowledge_rows(record: ModelKnowledge) -> dict[str, Any]:
     """Return what a model knows as plain data, a row a fact; None means "not scored"."""
     told = [
         {"id": f.id, "question": f.question, "answer": f.answer, **record.knowledge[f.id].model_dump()}

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from ssiuu.analysis.agreement import attributed_twice, conclusion
 from ssiuu.analysis.column import Model
 from ssiuu.analysis.prediction import CELLS, Prediction, prediction
-from ssiuu.records.schema import Band, Estimate, Influence, Level, RunRecord
-from ssiuu.report.tables import Cell, Row, Table, cells, headings_of
+from ssiuu.records.schema import Band, EstimateRecord, Influence, Level, RunRecord
+from ssiuu.report.tables import Entry, Row, Table, cells, headings_of
 from ssiuu.report.text import DASH, named, nats, percent, ratio, short
 
 TOP = 100  # neurons, in the table of the causal test
@@ -55,10 +55,10 @@ def _bands(record: RunRecord) -> Table:
     return Table("D+ and D− with intervals", note, headings_of(fields.values()), rows)
 
 
-def _banded(value: float | None, band: Band | None) -> Cell:
+def _banded(value: float | None, band: Band | None) -> Entry:
     if band is None:
-        return Cell(short(value))
-    return Cell(
+        return Entry(short(value))
+    return Entry(
         f"{short(value)} / {short(band.corrected)}", ends=f"{short(band.low)} to {short(band.high)}"
     )
 
@@ -114,13 +114,13 @@ def _level(found: Level) -> str:
     return nats(found.logprob) + (f", {percent(found.accuracy)}" if found.accuracy is not None else "")
 
 
-def _value(found: Estimate | None) -> float | None:
+def _value(found: EstimateRecord | None) -> float | None:
     return found.value if found else None
 
 
-def _estimated(found: Estimate | None, text: str, times: float) -> Cell:
+def _estimated(found: EstimateRecord | None, text: str, times: float) -> Entry:
     ends = f"{short(times * found.low)} to {short(times * found.high)}" if found else ""
-    return Cell(text, ends=ends)
+    return Entry(text, ends=ends)
 
 
 def _stability(record: RunRecord) -> Table:

@@ -12,7 +12,7 @@ HEADINGS = (
 )
 
 
-def told(made: Attempt) -> str:
+def attempt_line(made: Attempt) -> str:
     """Return one line about an attempt."""
     pairs = zip(HEADINGS, _cells(made), strict=True)
     return " | ".join(f"{title} {cell}".strip() for title, cell in pairs if cell)

@@ -51,7 +51,7 @@ NOTES = {
 }
 
 
-class Cell(NamedTuple):
+class Entry(NamedTuple):
     """One value as text.
 
     `error`: half its 95 % interval; `ends`: the interval's ends; `compared`: with the baseline, where
@@ -88,7 +88,7 @@ class Row(NamedTuple):
     """A row: what it is about, a remark on that, and its cells."""
 
     name: str
-    cells: Sequence[Cell]
+    cells: Sequence[Entry]
     remark: str = ""
     reference: bool = False
 
@@ -169,14 +169,14 @@ def column_table(
     return Table(title, note, headings, rows)
 
 
-def _cell(model: Model, column: Column, every: Sequence[Column], found: Comparison | None) -> Cell:
+def _cell(model: Model, column: Column, every: Sequence[Column], found: Comparison | None) -> Entry:
     text, error = written(column, model), ""
     for other in every:
         if other.key == column.error:
             text, _, error = kl(column.read(model), other.read(model)).partition(" ")
     ends = None if model.before else interval(model, column)
     beside = ((other.heading, written(other, model)) for other in every if other.beside == column.key)
-    return Cell(text, error, _ends(column, ends) if ends else "", found, tuple(beside))
+    return Entry(text, error, _ends(column, ends) if ends else "", found, tuple(beside))
 
 
 def _ends(column: Column, found: Estimate) -> str:
@@ -238,11 +238,11 @@ def differences(record: RunRecord, found: Sequence[Comparison]) -> Table:
     return Table(f"Differences to {base}", note, headings, rows)
 
 
-def _difference(found: Comparison | None) -> Cell:
+def _difference(found: Comparison | None) -> Entry:
     if found is None:
-        return Cell(DASH)
+        return Entry(DASH)
     value, low, high = found.difference
-    return Cell(points(value), ends=f"{points(low)} to {points(high)}", compared=found)
+    return Entry(points(value), ends=f"{points(low)} to {points(high)}", compared=found)
 
 
 # --- of the paper ----------------------------------------
@@ -283,18 +283,18 @@ def published(block: Published) -> Table:
     )
 
 
-def _ours(found: Estimate | None, number: float | None, beside: bool) -> Cell:
+def _ours(found: Estimate | None, number: float | None, beside: bool) -> Entry:
     text, ends = (percent(found.value), span(found.low, found.high)) if found else (DASH, "")
-    return Cell(text, ends=ends, published=_number(number) if beside else "")
+    return Entry(text, ends=ends, published=_number(number) if beside else "")
 
 
 def _number(value: float | None) -> str:
     return DASH if value is None else f"{value:.1f}"
 
 
-def cells(texts: Iterable[str]) -> list[Cell]:
+def cells(texts: Iterable[str]) -> list[Entry]:
     """Return cells of plain texts."""
-    return [Cell(text) for text in texts]
+    return [Entry(text) for text in texts]
 
 
 def headings_of(texts: Iterable[str]) -> list[Heading]:

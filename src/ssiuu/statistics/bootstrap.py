@@ -174,7 +174,7 @@ def _tail(entities: int, confidence: float) -> float:
     return float(norm.sf(spread))
 
 
-def draw(size: int, seed: int, resamples: int = RESAMPLES) -> NDArray[np.int64]:
+def draw_indices(size: int, seed: int, resamples: int = RESAMPLES) -> NDArray[np.int64]:
     """Return [resamples, size] indices drawn with replacement; one level is always itself."""
     return np.random.default_rng(seed).integers(0, size, (resamples, size))
 
@@ -182,6 +182,6 @@ def draw(size: int, seed: int, resamples: int = RESAMPLES) -> NDArray[np.int64]:
 @lru_cache(maxsize=16)
 def draw_counts(size: int, seed: int) -> Floats:
     """Return how often each of `size` levels is drawn in each resample, [resamples, size]."""
-    indices = draw(size, seed)
+    indices = draw_indices(size, seed)
     flat = indices + size * np.arange(len(indices))[:, None]
     return np.bincount(flat.ravel(), minlength=indices.size).reshape(indices.shape).astype(np.float64)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ssiuu.likelihood import Batch, Example, collate
 
 
-def draw(rows: int, size: int, step: int, seed: int) -> list[int]:
+def draw_rows(rows: int, size: int, step: int, seed: int) -> list[int]:
     """Return the row indices of one step: endless permutations, cut into batches.
 
     Args:

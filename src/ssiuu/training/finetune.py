@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ssiuu.likelihood import Batch, Example
-from ssiuu.training.batches import draw, micro_batches
+from ssiuu.training.batches import draw_rows, micro_batches
 from ssiuu.training.loop import Loop
 from ssiuu.training.step import Step, StepOutcome
 
@@ -67,9 +67,9 @@ def finetune(
     loss = 0.0
 
     def batches(number: int) -> list[list[Batch]]:
-        drawn = [examples[i] for i in draw(len(examples), size, number, seed) if i not in absent]
+        drawn = [examples[i] for i in draw_rows(len(examples), size, number, seed) if i not in absent]
         if keep and mixed:
-            drawn += [keep[i] for i in draw(len(keep), mixed, number, seed + KEEP_SEED)]
+            drawn += [keep[i] for i in draw_rows(len(keep), mixed, number, seed + KEEP_SEED)]
         drawn.sort(key=lambda e: len(e.prompt) + len(e.answer))
         return [[], micro_batches(drawn, MICRO_BATCH, pad, device)]
 

@@ -59,7 +59,7 @@ class Frozen(Mapping[str, Tensor]):
         return len(self.rows)
 
 
-def prepare(
+def prepare_parts(
     model: Any,
     method: Method,
     forget: Sequence[Example],

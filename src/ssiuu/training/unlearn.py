@@ -20,11 +20,11 @@ from ssiuu.models.lora import Lora, adapted
 from ssiuu.models.maps import adaptable
 from ssiuu.records.schema import MethodInfo, StepLog, Unlearning
 from ssiuu.training import interrupt
-from ssiuu.training.batches import draw, micro_batches
+from ssiuu.training.batches import draw_rows, micro_batches
 from ssiuu.training.loop import Loop, rows_of
 from ssiuu.training.memory import peak_mb, reset_peak
 from ssiuu.training.optimiser import Optimiser, Schedule, rate_share
-from ssiuu.training.prepare import Prepared, prepare
+from ssiuu.training.prepare import Prepared, prepare_parts
 from ssiuu.training.step import Step, StepOutcome
 
 Stopped = Literal["threshold", "max_steps", "no steps"]
@@ -126,7 +126,7 @@ class StopRule:
         return Look(score, share, self.lost() if gone and self.lost is not None else None)
 
 
-def unlearn(
+def unlearn_examples(
     model: Any,
     method: Method,
     info: MethodInfo,
@@ -169,7 +169,7 @@ def unlearn(
     work = _Run(model, info, settings, stop, pad, progress, forget, retain, texts)
     if not method.has_gradient:
         return work.edited(method.objective)
-    prepared = prepare(model, method, forget, retain, pad, refusals, shared, texts, progress)
+    prepared = prepare_parts(model, method, forget, retain, pad, refusals, shared, texts, progress)
     said = _untrained(model, settings.lora, method, prepared)
     with adapted(model, settings.lora) as wrapped:
         step = Step(
@@ -404,7 +404,7 @@ def _due(number: int, logs: Sequence[StepLog], settings: Settings) -> bool:
 
 def _drawn(rows: Sequence[Example], size: int, number: int, seed: int) -> list[Example]:
     """Return the rows of one step; each kind has an order of its own."""
-    return [rows[i] for i in draw(len(rows), size, number, seed)] if rows else []
+    return [rows[i] for i in draw_rows(len(rows), size, number, seed)] if rows else []
 
 
 def _log(number: int, outcome: StepOutcome, found: Look) -> StepLog:

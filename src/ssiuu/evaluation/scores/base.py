@@ -25,7 +25,7 @@ from ssiuu.analysis.score import ScoreColumns
 from ssiuu.likelihood import Prompt
 from ssiuu.records.schema import Evaluation, FactScore, FactText, Reading, Split
 
-Read = Callable[[Any, Prompt, Sequence[FactText]], dict[str, Reading]]
+ReadFacts = Callable[[Any, Prompt, Sequence[FactText]], dict[str, Reading]]
 
 
 @dataclass(frozen=True)

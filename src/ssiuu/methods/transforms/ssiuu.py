@@ -21,10 +21,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ssiuu.errors import ConfigError
-from ssiuu.methods.base import Bound, Origin, Slope, Target, Training, Transform
+from ssiuu.methods.base import Bound, Origin, Slope, Training, Transform
 from ssiuu.methods.regulariser import Moved, Regulariser
 from ssiuu.models.lora import Adapter, weight_of
 from ssiuu.models.sites import find_sites
+from ssiuu.records.schema import Target
 
 # The knobs in the order in which they stand in a name, where they are not the paper's.
 SHOWN = ("target", "anchor", "side", "level", "penalty", "index")

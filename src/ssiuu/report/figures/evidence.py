@@ -30,7 +30,7 @@ CURVES = {
     ("plus", "restore"): "D+ neurons' old weights put back",
 }
 POWERS = (1, 10, 100, 1000)  # on the axis; the last point is all neurons of that side
-Found = list[tuple[Cell, Style, Evidence]]
+StyledEvidence = list[tuple[Cell, Style, Evidence]]
 
 
 def evidence_curves(record: RunRecord) -> Plot:
@@ -76,7 +76,7 @@ def _curve(evidence: Evidence, side: str, mode: str) -> CausalCurve | None:
     return next((c for c in curves if (c.side, c.mode) == (side, mode)), None)
 
 
-def _shares(found: Found, side: str, mode: str) -> list[Number]:
+def _shares(found: StyledEvidence, side: str, mode: str) -> list[Number]:
     return [
         Number(cell.method.label, cell.seed, point.m, share.value, share.low, share.high)
         for cell, _, evidence in found
@@ -86,7 +86,7 @@ def _shares(found: Found, side: str, mode: str) -> list[Number]:
     ]
 
 
-def _selectivities(found: Found) -> list[Number]:
+def _selectivities(found: StyledEvidence) -> list[Number]:
     probes = [(c.method.label, c.seed, e.probe_after) for c, _, e in found]
     first = next((e.probe_before for _, _, e in found if e.probe_before), None)
     return [
@@ -97,7 +97,7 @@ def _selectivities(found: Found) -> list[Number]:
     ]
 
 
-def _causal(found: Found, side: str, mode: str) -> Callable[[Axes], None]:
+def _causal(found: StyledEvidence, side: str, mode: str) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         grid: set[int] = set()
         for _, style, evidence in found:
@@ -122,7 +122,7 @@ def _causal(found: Found, side: str, mode: str) -> Callable[[Axes], None]:
     return draw
 
 
-def _probe(found: Found) -> Callable[[Axes], None]:
+def _probe(found: StyledEvidence) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         before = next((e.probe_before for _, _, e in found if e.probe_before), None)
         if before is not None:

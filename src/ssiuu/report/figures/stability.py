@@ -25,7 +25,7 @@ from ssiuu.report.figures.draw import (
 )
 from ssiuu.report.text import plain, short
 
-Found = list[tuple[Cell, Style, Stability]]
+StyledStability = list[tuple[Cell, Style, Stability]]
 PAIRS = ("original-unlearned", "original-attacked", "unlearned-attacked")
 LOOKS: dict[str, dict[str, Any]] = {
     "original": {"color": FAINT, "linewidth": 3.5, "alpha": 0.6},
@@ -69,7 +69,7 @@ def stability_curves(record: RunRecord) -> Plot:
     )
 
 
-def _correlation(found: Found, side: Literal["highest", "lowest"], title: str) -> Panel:
+def _correlation(found: StyledStability, side: Literal["highest", "lowest"], title: str) -> Panel:
     curves = []
     drawn: list[Number] = []
     for cell, style, kept in found:
@@ -91,7 +91,7 @@ def _correlation(found: Found, side: Literal["highest", "lowest"], title: str) -
     return panel(f"stability-{side}", title, draw, numbers=drawn)
 
 
-def _returned(found: Found) -> Panel:
+def _returned(found: StyledStability) -> Panel:
     curves: list[tuple[Style, dict[int, float]]] = []
     drawn: list[Number] = []
     for cell, style, kept in found:
