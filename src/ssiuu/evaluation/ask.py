@@ -197,12 +197,12 @@ def _free(
     rows, tokens = list(range(len(begun))), [b.token for b in begun]
     texts = growing(model, begun)
     while True:
-        left = []
+        unfinished = []
         for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
             written[row].append(token)
             if len(written[row]) < limits[row] and not prompt.ended(written[row], endings[row], ends):
-                left.append(place)
-        if not left:
+                unfinished.append(place)
+        if not unfinished:
             return written
-        rows = [rows[place] for place in left]
-        tokens = texts.step(left, [tokens[place] for place in left]).argmax(-1).tolist()
+        rows = [rows[place] for place in unfinished]
+        tokens = texts.step(unfinished, [tokens[place] for place in unfinished]).argmax(-1).tolist()

@@ -89,9 +89,9 @@ class Divergences:
         self._head = copy.deepcopy(_head(model)).requires_grad_(False)
         self._direct = _direct(model)
         plain = [row for text in texts if (row := _plain(prompt, text, context))]
-        asked = [row for pair in instructions if (row := _asked(prompt, *pair, context))]
+        answers = [row for pair in instructions if (row := _asked(prompt, *pair, context))]
         self.plain = list(zip(plain, _states(model, plain), strict=True))
-        self.asked = list(zip(asked, _states(model, asked), strict=True))
+        self.asked = list(zip(answers, _states(model, answers), strict=True))
 
     def measure(self, model: Any, quick: bool = False) -> Divergence:
         """Return how far a model is from the original on these rows.
@@ -128,24 +128,24 @@ class Divergences:
         Returns:
             The second is None where no instruction fits the model.
         """
-        texts = self._moved(model, _some(self.plain, QUICK), read=False)
-        told = self._moved(model, _some(self.asked, QUICK // 4), read=False)
-        return _perplexity(texts), _perplexity(told) if self.asked else None
+        on_texts = self._moved(model, _some(self.plain, QUICK), read=False)
+        on_answers = self._moved(model, _some(self.asked, QUICK // 4), read=False)
+        return _perplexity(on_texts), _perplexity(on_answers) if self.asked else None
 
     def _measured(
         self, model: Any, plain: ReadPassages, asked: ReadPassages, read: bool = True
     ) -> Divergence:
-        texts, told = (self._moved(model, rows, read) for rows in (plain, asked))
-        level, error = clustered(texts.kl, texts.row)
-        answers = clustered(told.kl, told.row) if asked else (None, None)
+        on_texts, on_answers = (self._moved(model, rows, read) for rows in (plain, asked))
+        level, error = clustered(on_texts.kl, on_texts.row)
+        spread = clustered(on_answers.kl, on_answers.row) if asked else (None, None)
         return Divergence(
             plain=level,
             plain_se=error,
-            instructions=answers[0],
-            instructions_se=answers[1],
-            perplexity=_perplexity(texts),
+            instructions=spread[0],
+            instructions_se=spread[1],
+            perplexity=_perplexity(on_texts),
             rows=len(plain),
-            tokens=len(texts.kl),
+            tokens=len(on_texts.kl),
             instruction_rows=len(asked),
             text_version=self.version,
         )
@@ -253,28 +253,28 @@ def _wide(head: Any) -> Any:
 @torch.no_grad()
 def _states(model: Any, rows: Sequence[Passage]) -> list[Float[Tensor, "A H"]]:
     """Return for every row the states from which its tokens are predicted."""
-    found: dict[int, Tensor] = {}
+    states_of: dict[int, Tensor] = {}
     for batch in _batches(rows):
-        seen: list[Tensor] = []
+        inputs: list[Tensor] = []
 
-        def keep(module: Any, given: tuple[Tensor, ...], seen: list[Tensor] = seen) -> tuple[Tensor]:
-            seen.append(given[0])
-            return (given[0][:, -1:],)  # no logits are needed here
+        def keep(module: Any, args: tuple[Tensor, ...], seen: list[Tensor] = inputs) -> tuple[Tensor]:
+            seen.append(args[0])
+            return (args[0][:, -1:],)  # no logits are needed here
 
         with _head(model).register_forward_pre_hook(keep):
             _read(model, [rows[n].ids[:-1] for n in batch])
-        for n, states in zip(batch, seen[0], strict=True):
-            found[n] = states[rows[n].start - 1 :].clone()
-    return [found[n] for n in range(len(rows))]
+        for n, states in zip(batch, inputs[0], strict=True):
+            states_of[n] = states[rows[n].start - 1 :].clone()
+    return [states_of[n] for n in range(len(rows))]
 
 
 @torch.no_grad()
 def _direct(model: Any) -> bool:
     """Whether a model's logits are what its head returns, with nothing done to them."""
-    seen: list[Tensor] = []
-    with _head(model).register_forward_hook(lambda module, given, made: seen.append(made)):
+    outputs: list[Tensor] = []
+    with _head(model).register_forward_hook(lambda module, args, output: outputs.append(output)):
         logits = _read(model, [[0, 1, 2, 3]])
-    return torch.equal(logits.float(), seen[0].float())
+    return torch.equal(logits.float(), outputs[0].float())
 
 
 def _finished(model: Any, logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:

@@ -119,13 +119,13 @@ def _tried(model: Any) -> bool:
         whole = all(type(layer) is DynamicLayer for layer in cache.layers)
         if not cache.layers or not whole or cache.get_seq_length() != 2:
             return False
-        found = Kept(model, cache, torch.ones_like(ids[:, :2])).step([0], [2])
+        cached = Kept(model, cache, torch.ones_like(ids[:, :2])).step([0], [2])
     except Exception:  # a model that takes no such cache may fail anywhere in it
         return False
-    wanted = next_logits(model, ids.tolist())
-    if not bool(wanted.isfinite().all()):
+    read_whole = next_logits(model, ids.tolist())
+    if not bool(read_whole.isfinite().all()):
         return True  # nothing can be told from these weights
-    return float((found - wanted).abs().max()) <= NEAR * float(wanted.std())
+    return float((cached - read_whole).abs().max()) <= NEAR * float(read_whole.std())
 
 
 def _stacked(rows: Sequence[Tensor]) -> Tensor:

@@ -67,8 +67,8 @@ def know(
     asked = _first_look(model, prompt, asked, context)
     asked = [replace(a, elsewhere=_elsewhere(a, asked)) for a in asked]
     asked = _second_look(model, prompt, asked, context)
-    found = {a.fact.id: a.judged() for a in asked} | cannot
-    return {fact.id: found[fact.id] for fact in facts}
+    judgements = {a.fact.id: a.judged() for a in asked} | cannot
+    return {fact.id: judgements[fact.id] for fact in facts}
 
 
 def _fitting(
@@ -112,7 +112,7 @@ class _Fact:
     def says_it(self) -> bool:
         """Whether it says the answer, and not to everybody."""
         rates = zip(self.holds, self.elsewhere, strict=True)
-        return any(held and (rate is None or rate <= ELSEWHERE) for held, rate in rates)
+        return any(holds and (rate is None or rate <= ELSEWHERE) for holds, rate in rates)
 
     @property
     def leads(self) -> bool:
@@ -134,16 +134,16 @@ class _Fact:
     @property
     def firm(self) -> bool:
         """Whether it shows knowledge: a clear first, in most paraphrases, and of this question."""
-        held = [margin >= LEAD for margin in self.paraphrases]
+        clear_rewordings = [margin >= LEAD for margin in self.paraphrases]
         clear = self.leads and min(self.margin or 0.0, self.gain or 0.0) >= LEAD
-        return clear and 2 * sum(held) >= len(held)
+        return clear and 2 * sum(clear_rewordings) >= len(clear_rewordings)
 
     def judged(self) -> Knowledge:
         state, margin = self.state(), self.margin
         finite = math.isfinite(self.logprob)
         rank = 1 + sum(other >= self.ranks[0] for other in self.ranks[1:])
         scored = margin is not None and finite
-        held = next((n for n, holds in enumerate(self.holds) if holds), 0)
+        form = next((n for n, holds in enumerate(self.holds) if holds), 0)
         return Knowledge(
             state=state,
             why=self._why(rank),
@@ -151,7 +151,7 @@ class _Fact:
             holds=self.holds[0],
             says_otherwise=self.says[1],
             holds_otherwise=self.holds[1],
-            elsewhere=self.elsewhere[held],
+            elsewhere=self.elsewhere[form],
             rank=rank if scored else None,
             among=len(self.ranks) if scored else None,
             source=self.rivals.source if scored else None,
@@ -179,10 +179,10 @@ class _Fact:
         each = self.logprob / self.tokens
         if self.margin is None:
             return f"nothing to rank it against, log p {each:.1f} a token"
-        found = f"{rank} of {len(self.ranks)} ({self.rivals.source}), {self.margin:+.1f} nats a token"
+        place = f"{rank} of {len(self.ranks)} ({self.rivals.source}), {self.margin:+.1f} nats a token"
         if self.gain is not None:
-            return f"{found}, {self.gain:+.1f} more than when other questions are asked"
-        return found
+            return f"{place}, {self.gain:+.1f} more than when other questions are asked"
+        return place
 
 
 def _rounded(value: float | None) -> float | None:
@@ -200,14 +200,14 @@ def _mean_margin(ranks: Sequence[float]) -> float:
 def _first_look(model: Any, prompt: Prompt, asked: list[_Fact], context: int) -> list[_Fact]:
     """Read the answer and its alternatives, and let the model write its own, in both forms."""
     ranked = _ranks(model, prompt, [(a.fact.question, a) for a in asked], context)
-    said = [_written(model, form, asked, context) for form in (prompt, prompt.other())]
+    written = [_written(model, form, asked, context) for form in (prompt, prompt.other())]
     return [
         replace(
             a,
             ranks=tuple(s.logprob / s.tokens for s in scores),
             logprob=scores[0].logprob,
             tokens=scores[0].tokens,
-            says=tuple(texts[n] for texts in said),
+            says=tuple(texts[n] for texts in written),
         )
         for n, (a, scores) in enumerate(zip(asked, ranked, strict=True))
     ]
@@ -284,8 +284,8 @@ def _second_look(model: Any, prompt: Prompt, asked: list[_Fact], context: int) -
 
 def _without(a: _Fact, other: FactText) -> _Fact:
     """Leave out the right answer of another question, so that its own knowledge does not count."""
-    kept = tuple(o for o in a.rivals.answers if normal(o) != normal(other.answer))
-    return replace(a, rivals=replace(a.rivals, answers=kept))
+    answers = tuple(o for o in a.rivals.answers if normal(o) != normal(other.answer))
+    return replace(a, rivals=replace(a.rivals, answers=answers))
 
 
 def _fits(prompt: Prompt, question: str, a: _Fact, context: int) -> bool:

@@ -42,9 +42,9 @@ def holds(answer: str, text: str) -> bool:
         text: What the model wrote.
     """
     return _dialled(answer, text) or any(
-        _found(wanted, found)
-        for reading, found in product(readings(answer), readings(text))
-        for wanted in _without_article(reading)
+        _found(answer_segments, segmented)
+        for reading, segmented in product(readings(answer), readings(text))
+        for answer_segments in _without_article(reading)
     )
 
 
@@ -58,7 +58,7 @@ def _dialled(answer: str, text: str) -> bool:
     wanted = answer.strip()
     if not _GROUPED.fullmatch(wanted) or len(_digits(wanted)) < _DIALLED or "." in wanted:
         return False
-    return any(_digits(found.group()) == _digits(wanted) for found in _GROUPED.finditer(text))
+    return any(_digits(number.group()) == _digits(wanted) for number in _GROUPED.finditer(text))
 
 
 def _digits(number: str) -> str:
@@ -84,11 +84,11 @@ _LINKING = set("and are is or was e est es et ist o oder und y".split())
 
 def _without_article(answer: Segmented) -> list[Segmented]:
     """Return an answer by the segments that count, then without an English article in front."""
-    kept = [segment for segment in answer.segments if segment.kind != "mark"] or answer.segments
-    whole, rest = answer._replace(segments=kept), answer._replace(segments=kept[1:])
-    if len(kept) < 2 or kept[0].text not in _ARTICLES:
+    counting = [segment for segment in answer.segments if segment.kind != "mark"] or answer.segments
+    whole, rest = answer._replace(segments=counting), answer._replace(segments=counting[1:])
+    if len(counting) < 2 or counting[0].text not in _ARTICLES:
         return [whole]
-    article, following = kept[:2]
+    article, following = counting[:2]
     if article.text == "the":
         return [whole, rest]
     fits = (following.text[0] in "aeiouh") if article.text == "an" else following.text[0] not in "aei"

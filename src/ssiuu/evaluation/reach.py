@@ -73,16 +73,16 @@ def _begun(prompt: Prompt, fact: FactText, known: Knowledge | None, context: int
 
 def _reworded(model: Any, prompt: Prompt, facts: Sequence[FactText], context: int) -> set[str]:
     """Return the facts whose answer is written when they are asked in other words."""
-    asked = []
+    rewordings = []
     for fact in facts:
         for text in fact.paraphrases:
             joint = prompt.joint(text, [fact.answer])
             question = Question.of(joint).free(prompt, joint, FREE_MARGIN)
             if len(joint.prompt) + question.generate <= context:
-                asked.append((fact, question))
-    answers = ask(model, prompt, [question for _, question in asked])
+                rewordings.append((fact, question))
+    answers = ask(model, prompt, [question for _, question in rewordings])
     return {
         fact.id
-        for (fact, question), answer in zip(asked, answers, strict=True)
+        for (fact, question), answer in zip(rewordings, answers, strict=True)
         if holds(fact.answer, prompt.text(answer.free, question.ending))
     }

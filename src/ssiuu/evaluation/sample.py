@@ -49,14 +49,14 @@ def sample_answers(
         seed: Of the random streams.
         rows: Samples written at once.
     """
-    found: dict[str, list[list[int]]] = {}
+    answers: dict[str, list[list[int]]] = {}
     size = max(1, rows // count)
     for indices in length_sorted([len(e.prompt) for e in examples], size):
         chunk = [examples[i] for i in indices]
         written = _sample_batch(model, prompt, chunk, count, margin, seed)
         for i, example in enumerate(chunk):
-            found[example.id] = written[i * count : (i + 1) * count]
-    return found
+            answers[example.id] = written[i * count : (i + 1) * count]
+    return answers
 
 
 def _sample_batch(
@@ -73,15 +73,15 @@ def _sample_batch(
         tokens = draw_tokens(_softmax(logits), [streams[i] for i in going])
         for i, token in zip(going, tokens, strict=True):
             written[i].append(token)
-        kept = [
+        unfinished = [
             place
             for place, i in enumerate(going)
             if len(written[i]) < limits[i] and not prompt.ended(written[i], endings[i], ends)
         ]
-        if not kept:
+        if not unfinished:
             return written
-        going = [going[place] for place in kept]
-        logits = texts.step(kept, [tokens[place] for place in kept])
+        going = [going[place] for place in unfinished]
+        logits = texts.step(unfinished, [tokens[place] for place in unfinished])
 
 
 def _begun(
@@ -122,10 +122,10 @@ def draw_tokens(
     """
     cumulative = probabilities.cumsum(-1)
     tokens = [0] * len(streams)
-    left = list(range(len(streams)))
-    while left:
-        rows = torch.tensor(left, device=probabilities.device)
-        uniform = cumulative.new_tensor([[streams[i].random()] for i in left])
+    undrawn = list(range(len(streams)))
+    while undrawn:
+        rows = torch.tensor(undrawn, device=probabilities.device)
+        uniform = cumulative.new_tensor([[streams[i].random()] for i in undrawn])
         # A sum in fp32 is not quite 1.
         ceiling = cumulative[rows, -1:]
         drawn = torch.searchsorted(cumulative[rows], uniform * ceiling, right=True)
@@ -133,9 +133,9 @@ def draw_tokens(
         chances = probabilities[rows]
         likelier = (chances * (chances > chances.gather(1, drawn))).sum(1)
         again = []
-        for i, token, above in zip(left, drawn[:, 0].tolist(), likelier.tolist(), strict=True):
+        for i, token, above in zip(undrawn, drawn[:, 0].tolist(), likelier.tolist(), strict=True):
             tokens[i] = token
             if above >= top_p:
                 again.append(i)
-        left = again
+        undrawn = again
     return tokens

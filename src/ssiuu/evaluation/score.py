@@ -52,8 +52,8 @@ def score_facts(
         score = _score(prompt, fact, bases[i], next(answers))
         if other is not None:
             again = _score(other, fact, others[i], next(answers))
-            asked = {"form": again.correct, "text": again.free_text, "free": again.free_correct}
-            score = score.model_copy(update={f"other_{key}": value for key, value in asked.items()})
+            otherwise = {"form": again.correct, "text": again.free_text, "free": again.free_correct}
+            score = score.model_copy(update={f"other_{key}": value for key, value in otherwise.items()})
         if paraphrases:
             kinds = ("paraphrases", "multi_hop", "same_answer")
             ranked = {kind: [next(answers).first for _ in getattr(fact, kind)] for kind in kinds}

@@ -61,7 +61,7 @@ def words(text: str) -> list[str]:
 
     Digits are taken as they stand, unlike in `segments`: 1,000 is two words, as ROUGE counts them.
     """
-    return [found[0] for found in _WORD.finditer(normalise(text))]
+    return [word[0] for word in _WORD.finditer(normalise(text))]
 
 
 # --- One spelling -----------------------------------------------------------------------------
@@ -109,7 +109,7 @@ def _unsquared(square: str) -> str:
 
 
 def _without_invisible(text: str) -> str:
-    joined = {found.start() for found in _JOINED.finditer(text)}
+    joined = {match.start() for match in _JOINED.finditer(text)}
     return _INVISIBLE.sub(lambda found: found[0] if found.start() in joined else "", text)
 
 
@@ -182,8 +182,8 @@ def readings(text: str) -> list[Segmented]:
     """
     plain = _EMPHASIS.sub(r"\2", _plain(text))
     texts = dict.fromkeys((plain, _in_order(plain)))
-    found = [_cut(text, pattern) for text in texts for pattern in (_SEGMENT_OR_INITIALS, _SEGMENT)]
-    return [reading for n, reading in enumerate(found) if reading not in found[:n]]
+    ways = [_cut(text, pattern) for text in texts for pattern in (_SEGMENT_OR_INITIALS, _SEGMENT)]
+    return [reading for n, reading in enumerate(ways) if reading not in ways[:n]]
 
 
 # Codes of currencies; a sign in the place of those that alone have it.
@@ -214,7 +214,7 @@ def _in_order(text: str) -> str:
 
 
 def _cut(text: str, pattern: regex.Pattern[str]) -> Segmented:
-    found = []
+    segments = []
     for match in pattern.finditer(text):
         kind = str(match.lastgroup)
         spelled = match[0].replace(".", "") if kind == "initials" else _fold(match[0])
@@ -222,8 +222,8 @@ def _cut(text: str, pattern: regex.Pattern[str]) -> Segmented:
             spelled = _number(spelled)
         elif kind == "initials":
             kind, spelled = "word", _fold(spelled)
-        found.append(Segment(spelled, cast(SegmentKind, kind), *match.span()))
-    return Segmented(text, found)
+        segments.append(Segment(spelled, cast(SegmentKind, kind), *match.span()))
+    return Segmented(text, segments)
 
 
 def _number(digits: str) -> str:

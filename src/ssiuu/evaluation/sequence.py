@@ -92,7 +92,7 @@ def score_sequences(
         examples: Prompts and answers; what they begin with in common is read once.
         moments: Take mean and standard deviation of the log-probability too.
     """
-    found: dict[int, SequenceScore] = {}
+    scores: dict[int, SequenceScore] = {}
     for tree, indices, paths in grown(model, [(e.prompt, e.answer) for e in examples]):
         tree.read()
         highest, best = tree.logprobs.max(-1)
@@ -102,8 +102,8 @@ def score_sequences(
             logprobs = tree.logprobs[rows, answer].cpu()
             hits = best[rows].cpu() == answer
             columns = (column[rows].cpu() for column in (highest, *spread))
-            found[i] = SequenceScore(logprobs, hits, *columns)
-    return [found[i] for i in range(len(examples))]
+            scores[i] = SequenceScore(logprobs, hits, *columns)
+    return [scores[i] for i in range(len(examples))]
 
 
 def _moments(logprobs: Float[Tensor, "N V"]) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:

@@ -68,10 +68,10 @@ class Tree:
 
         After a reading, answers may be added to the questions that are there, but no questions.
         """
-        asked = self._grow(-1, question, answer=False)
-        predictors = [asked[-1], *self._grow(asked[-1], answer[:-1], answer=True)]
+        question_nodes = self._grow(-1, question, answer=False)
+        predictors = [question_nodes[-1], *self._grow(question_nodes[-1], answer[:-1], answer=True)]
         self._wanted |= {node: None for node in predictors if node not in self._rows}
-        return Path(asked, predictors)
+        return Path(question_nodes, predictors)
 
     def read(self) -> None:
         """Read the nodes that are new."""
@@ -80,9 +80,9 @@ class Tree:
         wanted = sorted(self._wanted)  # as they are laid out
         logits = self._read_packed(wanted) if self._packs() else self._read_padded(wanted)
         wide = logits if logits.dtype == torch.float64 else logits.float()
-        found = wide - wide.logsumexp(-1, keepdim=True)  # in fp32 nearer than log_softmax
+        logprobs = wide - wide.logsumexp(-1, keepdim=True)  # in fp32 nearer than log_softmax
         self._rows |= {node: len(self._rows) + i for i, node in enumerate(wanted)}
-        self.logprobs = torch.cat([self.logprobs, found]) if self._read else found
+        self.logprobs = torch.cat([self.logprobs, logprobs]) if self._read else logprobs
         self._wanted, self._read = {}, len(self)
 
     def rows(self, predictors: Sequence[int]) -> list[int]:
@@ -143,8 +143,8 @@ class Tree:
         self._cache = DynamicCache() if self._cache is None else self._cache
         self._places = {node: (0, node) for node in range(len(self))}
         pieces = range(self._read, len(self), PIECE)
-        found = [self._read_piece(s, min(s + PIECE, len(self)), wanted) for s in pieces]
-        return torch.cat(found)
+        piece_logits = [self._read_piece(s, min(s + PIECE, len(self)), wanted) for s in pieces]
+        return torch.cat(piece_logits)
 
     def _read_piece(self, start: int, stop: int, wanted: list[int]) -> Float[Tensor, "N V"]:
         """Read nodes that follow those in the cache; return the logits of the wanted among them."""
@@ -152,14 +152,14 @@ class Tree:
         mask = torch.full((stop - start, stop), torch.finfo(model.dtype).min, dtype=model.dtype)
         for node in range(start, stop):
             mask[node - start, self._ancestors(node)] = 0
-        kept = [node - start for node in wanted if start <= node < stop]
+        rows = [node - start for node in wanted if start <= node < stop]
         logits: Tensor = model(
             input_ids=torch.tensor([self._ids[start:stop]], device=model.device),
             attention_mask=mask[None, None].to(model.device),
             position_ids=torch.tensor([self._depths[start:stop]], device=model.device),
             past_key_values=self._cache,
             use_cache=True,
-            logits_to_keep=torch.tensor(kept, dtype=torch.long, device=model.device),
+            logits_to_keep=torch.tensor(rows, dtype=torch.long, device=model.device),
         ).logits
         return logits[0]
 
@@ -173,14 +173,14 @@ class Tree:
             node: (row, column) for row, path in enumerate(paths) for column, node in enumerate(path)
         }
         places = [self._places[node] for node in wanted]
-        kept = sorted({column for _, column in places})
+        columns = sorted({column for _, column in places})
         logits: Tensor = self.model(
             input_ids=pad_sequence(rows, batch_first=True).to(self.model.device),
             **({"past_key_values": self._cache} if self._cache is not None else {}),
             use_cache=self._cache is not None,
-            logits_to_keep=torch.tensor(kept, device=self.model.device),
+            logits_to_keep=torch.tensor(columns, device=self.model.device),
         ).logits
-        return logits[[row for row, _ in places], [kept.index(column) for _, column in places]]
+        return logits[[row for row, _ in places], [columns.index(column) for _, column in places]]
 
 
 def takes_trees(model: Any) -> bool:

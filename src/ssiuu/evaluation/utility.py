@@ -71,7 +71,7 @@ def measure(model: Any, tokenizer: Any) -> dict[str, TaskScore]:
         try:
             with reaching() as silent:
                 # Nothing global is seeded; examples in front of a question have a seed of their own.
-                found = lm_eval.simple_evaluate(
+                results = lm_eval.simple_evaluate(
                     model=wrapped,
                     tasks=names,
                     limit=limit,
@@ -89,7 +89,7 @@ def measure(model: Any, tokenizer: Any) -> dict[str, TaskScore]:
                 f"{KEY}: {', '.join(names)} cannot be had from the hub ({reason}). Connect to it, or "
                 f"set {KEY} to false: what is done already is kept."
             ) from error
-        scores |= {name: parse(found, name) for name in names}
+        scores |= {name: parse(results, name) for name in names}
     return scores
 
 

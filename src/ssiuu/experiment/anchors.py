@@ -29,20 +29,20 @@ def anchors(prompt: Prompt, context: int, split: Split) -> list[Example]:
         context: Longest sequence of the model, tokens.
         split: The run's own facts; its seed decides which instructions and questions.
     """
-    made = []
+    examples = []
     for text in texts.anchor()[:ROWS]:
         ids = prompt.sentence(text.text)[: min(TOKENS + 1, context)]
-        made.append(Example(f"text:{text.id}", ids[:1], ids[1:]))
+        examples.append(Example(f"text:{text.id}", ids[:1], ids[1:]))
     away = {row.instruction for row in instructions.measured()}
     rows = [row for row in instructions.load() if row.instruction not in away]
     drawn = random.Random(f"anchors:{split.seed}").sample(rows, min(ROWS, len(rows)))
-    asked = [(row.instruction, row.output) for row in drawn]
-    asked += [(fact.question, fact.answer) for fact in questions(split)]
-    for number, (question, answer) in enumerate(asked):
+    pairs = [(row.instruction, row.output) for row in drawn]
+    pairs += [(fact.question, fact.answer) for fact in questions(split)]
+    for number, (question, answer) in enumerate(pairs):
         joint = prompt.joint(question, [answer])
         if len(joint.prompt) + ANSWER <= context:
-            made.append(Example(f"text:asked:{number}", joint.prompt, joint.answers[0][:ANSWER]))
-    return [example for example in made if example.answer]
+            examples.append(Example(f"text:asked:{number}", joint.prompt, joint.answers[0][:ANSWER]))
+    return [example for example in examples if example.answer]
 
 
 def questions(split: Split) -> list[Fact]:
@@ -51,12 +51,12 @@ def questions(split: Split) -> list[Fact]:
     own += [fact for facts in split.others.values() for fact in facts]
     named = " | ".join(normal(f"{fact.question} {fact.answer}") for fact in own)
     entities = {normal(fact.entity) for fact in own if fact.entity}
-    left: dict[str, list[Fact]] = {}
+    by_relation: dict[str, list[Fact]] = {}
     facts = worldfacts.load()[0]
     for fact in random.Random(f"questions:{split.seed}").sample(facts, len(facts)):
         entity = normal(fact.entity or "")
         if entity and entity not in named and entity not in entities:
-            left.setdefault(fact.relation or "", []).append(fact)
-    turns = max(map(len, left.values()), default=0)
-    in_turn = [kind[turn] for turn in range(turns) for kind in left.values() if turn < len(kind)]
+            by_relation.setdefault(fact.relation or "", []).append(fact)
+    turns = max(map(len, by_relation.values()), default=0)
+    in_turn = [kind[turn] for turn in range(turns) for kind in by_relation.values() if turn < len(kind)]
     return in_turn[:QUESTIONS]

@@ -47,15 +47,15 @@ def ask_model(
     named, given = given_settings(model, facts, None, columns, tokenizer, base)
     recipe, _ = resolve(None, [*named, *(sets or [])])
     session = open_ground(recipe, progress, given)
-    asked = session.split.forget
-    progress(f"asking {len(asked)} facts")
-    found = know(session.model, session.prompt, asked, session.context, seed=recipe.split.seed)
+    forget = session.split.forget
+    progress(f"asking {len(forget)} facts")
+    knowledge = know(session.model, session.prompt, forget, session.context, seed=recipe.split.seed)
     record = ModelKnowledge(
         model=session.loaded.info,
         form=session.prompt.name,
         asked=session.prompt.description,
-        facts=asked,
-        knowledge=found,
+        facts=forget,
+        knowledge=knowledge,
         seconds=round(time.perf_counter() - start, 2),
         notes=list(given.notes),
     )

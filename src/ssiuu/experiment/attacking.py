@@ -28,8 +28,8 @@ def heaviest(curves: Iterable[Curve]) -> Curve | None:
     The first of equals. Which curve brings most back is known only when all are done, and their
     weights are not kept.
     """
-    told = [curve for curve in curves if curve.fraction is not None]
-    return max(told, key=lambda c: (c.fraction or 0.0, c.learning_rate or 0.0), default=None)
+    training_curves = [curve for curve in curves if curve.fraction is not None]
+    return max(training_curves, key=lambda c: (c.fraction or 0.0, c.learning_rate or 0.0), default=None)
 
 
 class Attacker:
@@ -46,39 +46,39 @@ class Attacker:
         self.attacks = {attack.name: attack for attack in attacks_of(config)}
         self.batch_size = config.batch_size
         forget = session.split.forget
-        asked = [attack for attack in self.attacks.values() if attack.curves()]
-        fractions = [p for attack in self.attacks.values() if asked for p in attack.holds()]
-        held = attacked_facts(forget, fractions, config.seed)
+        wanted = [attack for attack in self.attacks.values() if attack.curves()]
+        fractions = [p for attack in self.attacks.values() if wanted for p in attack.holds()]
+        held_ids = attacked_facts(forget, fractions, config.seed)
         facts = {fact.id: fact for fact in forget}
-        held_facts = [facts[i] for i in held]
-        self.victim = Victim(session, session.precision, held_facts, apart(forget, held))
-        if asked and not self.victim.pool:
+        held_facts = [facts[i] for i in held_ids]
+        self.victim = Victim(session, session.precision, held_facts, apart(forget, held_ids))
+        if wanted and not self.victim.pool:
             raise ConfigError(
                 "attacks: every forget fact shares an entity with one the attacker holds, so none "
                 "is left to score. Lower attacks.harmful.fractions or forget more entities."
             )
-        notes = [note for attack in asked for note in attack.fits(self.victim)]
+        notes = [note for attack in wanted for note in attack.fits(self.victim)]
         session.notes.extend(dict.fromkeys(notes))
-        for attack in asked:
+        for attack in wanted:
             for curve in attack.curves():
                 self.settings(curve)
 
     @property
     def plugins(self) -> dict[str, str]:
         """Which attacks of this run come from other packages: "attack noise" is of "my-package 1.0"."""
-        asked = [name for name, attack in self.attacks.items() if attack.curves()]
-        return used(*((ATTACKS, name) for name in asked))
+        wanted = [name for name, attack in self.attacks.items() if attack.curves()]
+        return used(*((ATTACKS, name) for name in wanted))
 
     def settings(self, curve: Curve) -> dict[str, Any]:
         """Return everything beside the model that decides a curve, for its key."""
-        found = {
+        decides = {
             "curve": asdict(curve),
             "batch_size": self.batch_size,
             "examples": self.attacks[curve.kind].uses(self.victim, curve),
             "pool": [fact.id for fact in self.victim.pool],
         }
         plugin = used((ATTACKS, curve.kind))
-        return {**found, "plugin": plugin} if plugin else found
+        return {**decides, "plugin": plugin} if plugin else decides
 
     def control(self, curve: Curve) -> bool:
         """Whether the original model is attacked too, where not every attack is."""

@@ -28,17 +28,17 @@ def ask_first(ground: Ground, recipe: Recipe, progress: Callable[[str], None]) -
     """
     split = ground.split
     progress("asking the model what it knows")
-    found = _asked(ground, split.forget, split.retain)
+    knowledge = _asked(ground, split.forget, split.retain)
     drawn = random.Random(split.seed).sample(split.retain, min(RETAIN, len(split.retain)))
-    ground.knowledge = {"forget": found, "retain": _asked(ground, drawn, split.forget)}
-    unknown = [fact for fact in split.forget if found[fact.id].state in UNKNOWN]
-    if not any(known.state == "known" for known in found.values()):
+    ground.knowledge = {"forget": knowledge, "retain": _asked(ground, drawn, split.forget)}
+    unknown = [fact for fact in split.forget if knowledge[fact.id].state in UNKNOWN]
+    if not any(known.state == "known" for known in knowledge.values()):
         if not recipe.force:
-            raise ConfigError(_refusal(ground, recipe, found))
+            raise ConfigError(_refusal(ground, recipe, knowledge))
         unknown = []  # all are scored, for what it is worth
-    left = [fact for fact in split.forget if fact not in unknown]
+    forget = [fact for fact in split.forget if fact not in unknown]
     ground.split = split.model_copy(
-        update={"forget": left, "unknown": unknown, "known": split.known - len(unknown)}
+        update={"forget": forget, "unknown": unknown, "known": split.known - len(unknown)}
     )
     ground.notes += sentences(ground.knowledge)
 
@@ -49,14 +49,15 @@ def _asked(
     return know(ground.model, ground.prompt, facts, ground.context, others, ground.split.seed)
 
 
-def _refusal(ground: Ground, recipe: Recipe, found: Mapping[str, Knowledge]) -> str:
+def _refusal(ground: Ground, recipe: Recipe, knowledge: Mapping[str, Knowledge]) -> str:
     prompt = ground.prompt
     fact = ground.split.forget[0]
-    known = found[fact.id]
-    said = f"is answered {known.says!r}" if known.says is not None else known.why
+    known = knowledge[fact.id]
+    outcome = f"is answered {known.says!r}" if known.says is not None else known.why
     return (
-        f"forget: {recipe.forget}: the model {recipe.model} knows none of these {len(found)} facts "
-        f"({counts(found)}), so there is nothing to forget: {fact.question!r} {said}, and right is "
-        f"{fact.answer!r}. Check that it is the model meant and that it is asked in the right form "
-        f"(it is prompt={prompt.name}); `ssiuu ask` shows every fact. --force (force=true) goes on."
+        f"forget: {recipe.forget}: the model {recipe.model} knows none of these {len(knowledge)} facts "
+        f"({counts(knowledge)}), so there is nothing to forget: {fact.question!r} {outcome}, and "
+        f"right is {fact.answer!r}. Check that it is the model meant and that it is asked in the "
+        f"right form (it is prompt={prompt.name}); `ssiuu ask` shows every fact. --force (force=true) "
+        "goes on."
     )

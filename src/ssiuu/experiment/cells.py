@@ -93,14 +93,14 @@ class Keys:
         """Return the key of an unlearned model."""
         settings = asdict(settings_of(self.session, method, seed, self.threshold))
         parts = [[part.name, part.options] for part in method.all]
-        made = [parts, method.retain_weight, method.plugins()]
-        return digest(self.original, made, settings, self.stop.kind, self.shared)
+        objective = [parts, method.retain_weight, method.plugins()]
+        return digest(self.original, objective, settings, self.stop.kind, self.shared)
 
     def model(self, info: MethodInfo, method: Method | None, seed: int) -> str:
         """Return the key of the model that a cell judges."""
-        given = {"given": self.after, "never-learned": self.session.never_learned}.get(info.name)
-        if given is not None:
-            return digest(self.original, model_fingerprint(given, self.session.recipe.base))
+        folder = {"given": self.after, "never-learned": self.session.never_learned}.get(info.name)
+        if folder is not None:
+            return digest(self.original, model_fingerprint(folder, self.session.recipe.base))
         return self.unlearning(method, seed) if method and method.trains else self.original
 
     def evaluation(self, model: str) -> str:
@@ -155,8 +155,8 @@ def _stage(folder: Path, kind: StageKind, key: str, curve: Curve | None = None) 
 
 def _told(split: Split) -> dict[str, Any]:
     """Return a split as it stands in a key; what older runs did not have only where there is any."""
-    told = split.model_dump(mode="json")
-    return told if split.unknown else {k: v for k, v in told.items() if k != "unknown"}
+    dumped = split.model_dump(mode="json")
+    return dumped if split.unknown else {k: v for k, v in dumped.items() if k != "unknown"}
 
 
 def _row(example: Any) -> list[Any]:

@@ -100,19 +100,19 @@ def unlearn_here(
         ConfigError: A projection is wanted and there is nothing to take directions from.
     """
     stop, threshold = session.stop_rule()
-    kept = session.rows(session.split.retain if retain is None else retain)
+    retain_rows = session.rows(session.split.retain if retain is None else retain)
     record = unlearn_examples(
         session.model,
         method,
         info_of(method),
         session.forget_rows(method),
-        kept,
+        retain_rows,
         replace(settings_of(session, method, seed, threshold), **(change or {})),
         stop,
         session.pad,
         state,
         progress,
-        shared=kept or session.benign(),
+        shared=retain_rows or session.benign(),
         refusals=session.refusals(method),
         adapter=adapter,
         texts=session.anchors() if any(term.rows == "texts" for term in method.others) else (),

@@ -52,9 +52,9 @@ def _tokens(recipe: Recipe, cost: Cost) -> float:
     tuning = (recipe.tune.trials or 0) * (unlearned + validated)
     judged, attacked = _models(recipe, cost)
     looked = 3.0 * cost.tokens * cost.forget * (judged + 1) if recipe.diagnose else 0.0
-    asked = _attack_tokens(recipe, cost.tokens, cost.forget)
+    per_model = _attack_tokens(recipe, cost.tokens, cost.forget)
     scored = READ + (cost.score + MOVED) * (judged + 1)
-    return cost.start + tuning + scored + seeds * unlearned + looked + attacked * asked
+    return cost.start + tuning + scored + seeds * unlearned + looked + attacked * per_model
 
 
 def _models(recipe: Recipe, cost: Cost) -> tuple[int, int]:
@@ -105,13 +105,13 @@ def _throughput() -> float:
     products still says what it does when it is free, and threads that wait for each other do not.
     """
     threads = torch.get_num_threads()
-    left, right = torch.randn(256, 1024), torch.randn(1024, 1024)
+    activations, weights = torch.randn(256, 1024), torch.randn(1024, 1024)
     best = float("inf")
     torch.set_num_threads(1)
     try:
         for _ in range(50):
             start = time.perf_counter()
-            left @ right
+            activations @ weights
             best = min(best, time.perf_counter() - start)
     finally:
         torch.set_num_threads(threads)

@@ -50,15 +50,15 @@ def check_folder(out: Path, recipe: Recipe, after: Path | None = None) -> None:
     if not out.is_dir():
         raise OutputError(f"--out {out} is a file; name a folder.")
     if not (out / "run.json").exists():
-        left = [p.name for p in out.iterdir() if not p.name.startswith(".")]
-        if left:
-            raise OutputError(f"--out {out} is not empty and holds no run ({left[0]}, ...).")
+        entries = [p.name for p in out.iterdir() if not p.name.startswith(".")]
+        if entries:
+            raise OutputError(f"--out {out} is not empty and holds no run ({entries[0]}, ...).")
         return
-    there = read_header(out)
+    header = read_header(out)
     kind = "run" if after is None else "audit"
-    if there.kind != kind:
-        raise OutputError(f"--out {out} holds {_a(there.kind)}, this is {_a(kind)}. {OTHER}")
-    old, new = flatten(there.config), flatten(recipe.model_dump(mode="json"))
+    if header.kind != kind:
+        raise OutputError(f"--out {out} holds {_a(header.kind)}, this is {_a(kind)}. {OTHER}")
+    old, new = flatten(header.config), flatten(recipe.model_dump(mode="json"))
     changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and _fixed(k))
     if changed:
         key = changed[0]
@@ -85,15 +85,15 @@ def settle(out: Path, header: RunHeader) -> RunHeader:
         OutputError: What is there has another model or other facts.
     """
     path = out / "run.json"
-    there = read_record(path, RunHeader)
-    if there is not None:
-        _same_ground(out, there, header)
-        if (there.config, there.stages) == (header.config, header.stages):
-            return there
+    standing = read_record(path, RunHeader)
+    if standing is not None:
+        _same_ground(out, standing, header)
+        if (standing.config, standing.stages) == (header.config, header.stages):
+            return standing
         content = path.read_bytes()
         write_bytes(out / f"run-{hashlib.sha256(content).hexdigest()[:8]}.json", content)
     write_record(path, header)
-    if there is None:
+    if standing is None:
         write_record(out / "split.json", header.split)
     return header
 
@@ -152,16 +152,16 @@ def in_turn(jobs: Sequence[P], attempt: Callable[[P], bool], progress: Callable[
         attempt: Does one; False if another process is at it.
         progress: Told once when only those of other processes are left.
     """
-    told = False
+    announced = False
     while jobs:
-        left = [job for job in jobs if not attempt(job)]
-        if len(left) == len(jobs):
-            if not told:
-                progress(f"{left[0].name}: another process is at it; waiting")
-            told = True
+        waiting = [job for job in jobs if not attempt(job)]
+        if len(waiting) == len(jobs):
+            if not announced:
+                progress(f"{waiting[0].name}: another process is at it; waiting")
+            announced = True
             interrupt.check()
             time.sleep(PAUSE)
-        jobs = left
+        jobs = waiting
 
 
 def sweep(folder: Path, name: str = "") -> None:

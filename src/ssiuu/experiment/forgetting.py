@@ -45,8 +45,8 @@ def forget(
     seed = session.recipe.seeds[0]
     retain = session.split.retain
     if searches and len(retain) >= FEWEST and not session.split.heldout:
-        kept, aside = divide(retain, session.split.seed)
-        session.split = session.split.model_copy(update={"retain": kept, "heldout": aside})
+        trained, aside = divide(retain, session.split.seed)
+        session.split = session.split.model_copy(update={"retain": trained, "heldout": aside})
     progress("reading what should stay as it is")
     judge = Judge(session)
     progress("preparing the first step")

@@ -51,20 +51,20 @@ def given_settings(
     check_columns(columns or {})
     notes: list[str] = []
     facts = {"forget": forget, "retain": "none" if retain is None else retain}
-    held = {
+    rows_given = {
         key: read_facts(rows, key, columns, notes.append)
         for key, rows in facts.items()
         if not _is_name(rows)
     }
     loaded = None if _is_name(model) else _held(model, tokenizer, "model")
     values: dict[str, Any] = {"benchmark": "own", "model": IN_MEMORY if loaded else str(model)}
-    values |= {key: IN_MEMORY if key in held else str(rows) for key, rows in facts.items()}
+    values |= {key: IN_MEMORY if key in rows_given else str(rows) for key, rows in facts.items()}
     if columns:
         values["columns"] = dict(columns)
     if base is not None:
         values["base"] = str(base)
-    made = [setting(key, value) for key, value in values.items()]
-    return made, Given(held.get("forget"), held.get("retain"), loaded, tuple(notes))
+    assignments = [setting(key, value) for key, value in values.items()]
+    return assignments, Given(rows_given.get("forget"), rows_given.get("retain"), loaded, tuple(notes))
 
 
 def setting(key: str, value: Any) -> str:

@@ -75,7 +75,7 @@ class Judge:
     def attempt(self, record: Unlearning, rate: float, growing: bool, seconds: float) -> Attempt:
         """Return what an attempt led to, read over a part of the texts."""
         moved = None if growing else self._moved(quick=True)
-        kept, said = (None, None) if growing else self.kept()
+        still_known, still_said = (None, None) if growing else self.kept()
         score = record.last_score
         at_threshold = score is not None and score <= record.threshold
         return Attempt(
@@ -85,8 +85,8 @@ class Judge:
             reached=record.stopped == "threshold" or (at_threshold and not growing),
             forget=score,
             answered=None if growing else self.session.answered(),
-            kept=kept,
-            said=said,
+            kept=still_known,
+            said=still_said,
             kl=moved.plain if moved else None,
             kl_instructions=moved.instructions if moved else None,
             seconds=round(seconds, 2),
@@ -117,23 +117,25 @@ class Judge:
         score = record.last_score
         if score is None:
             score = self.session.stop_rule()[0].read()
-        made = record.attempts[-1] if record.attempts else None
-        if made is not None and made.answered is not None:  # read on these very weights
-            still, kept, said = made.answered, made.kept, made.said
+        last = record.attempts[-1] if record.attempts else None
+        if last is not None and last.answered is not None:  # read on these very weights
+            answered_share, still_known, still_said = last.answered, last.kept, last.said
         else:
-            still, (kept, said) = self.session.answered(), self.kept()
+            answered_share, (still_known, still_said) = self.session.answered(), self.kept()
         reasons = []
-        asked = self.session.knowledge.get("forget", {}).values()
-        if asked and not any(known.state == "known" for known in asked):
+        forget_knowledge = self.session.knowledge.get("forget", {}).values()
+        if forget_knowledge and not any(known.state == "known" for known in forget_knowledge):
             reasons.append("none of the facts was known before, so this shows nothing")
         elif record.stopped == "no steps" or (self.session.recipe.force and _began_there(record)):
             reasons.append("the forget score was at its threshold before step 1, so it shows nothing")
         if score > record.threshold:
             reasons.append(f"the forget score is {score:.2f}, above its {record.threshold:.2f}")
-        if still > ANSWERED:
-            reasons.append(f"{still:.0%} of the facts to forget are still answered when asked freely")
+        if answered_share > ANSWERED:
+            reasons.append(
+                f"{answered_share:.0%} of the facts to forget are still answered when asked freely"
+            )
         state = "not forgotten" if reasons else "forgotten"
-        cost = self._cost(kept, said, divergence)
+        cost = self._cost(still_known, still_said, divergence)
         if cost and state == "forgotten":
             state = "forgotten at a cost"
         return Outcome(
@@ -141,11 +143,11 @@ class Judge:
             reasons=[*reasons, *cost],
             forget=score,
             threshold=record.threshold,
-            answered=still,
+            answered=answered_share,
             facts=len(self.session.split.forget),
-            kept=kept,
+            kept=still_known,
             kept_of=len(self._known),
-            said=said,
+            said=still_said,
             said_of=len(self._said),
             set_aside=bool(self.session.split.heldout),
             kl=divergence.plain,
@@ -175,9 +177,9 @@ class Judge:
         where there was none.
         """
         now = self._read([fact for fact in self.facts if fact.id in self._known | self._said])
-        kept = [answered(now[i]) or bool(now[i].correct) for i in self._known]
-        said = [answered(now[i]) for i in self._said]
-        return _share(kept), _share(said)
+        still_known = [answered(now[i]) or bool(now[i].correct) for i in self._known]
+        still_said = [answered(now[i]) for i in self._said]
+        return _share(still_known), _share(still_said)
 
     def _cost(self, kept: float | None, said: float | None, moved: Divergence | None) -> list[str]:
         """Return a sentence for every limit that is passed."""

@@ -48,8 +48,8 @@ class Meter:
 
     def __call__(self, text: str) -> None:
         """Say one line."""
-        left = self.left()
-        time_left = "" if left is None else f", {duration(left)} left"
+        seconds = self.left()
+        time_left = "" if seconds is None else f", {duration(seconds)} left"
         self.say(f"{self.done}/{len(self.cells)} {self.what}{time_left} | {text}")
 
     def left(self) -> float | None:
@@ -89,8 +89,8 @@ def stage_line(record: Unlearning | Evaluation | Diagnosis | Attack | Stability)
         levels = [attack_accuracy(record, n, record.pool) for n in range(len(record.reads))]
         return f"{record.name}{speed}: right {' → '.join(map(percent, levels))} %"
     if isinstance(record, Stability):
-        found = record.lowest.pearson if record.lowest else {}
-        pairs = (f"{pair} {DASH if r is None else f'{r:.2f}'}" for pair, r in found.items())
+        correlations = record.lowest.pearson if record.lowest else {}
+        pairs = (f"{pair} {DASH if r is None else f'{r:.2f}'}" for pair, r in correlations.items())
         return f"attributions after {record.attack}: {', '.join(pairs) or record.note}"
     sets = {"forget": record.forget, "retain": record.retain, "held-out": record.heldout}
     right = [f"{name} {percent(accuracy(s.values()))} %" for name, s in sets.items() if s]

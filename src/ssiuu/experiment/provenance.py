@@ -14,13 +14,13 @@ PACKAGES = ("ssiuu", "torch", "transformers", "accelerate", "tokenizers", "numpy
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and the packages that decide a result."""
-    found = {"python": platform.python_version()}
+    by_package = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            by_package[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            by_package[name] = "not installed"
+    return by_package
 
 
 def machine(precision: str) -> dict[str, str]:

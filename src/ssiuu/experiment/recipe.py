@@ -168,9 +168,10 @@ def _recipe(wanted: Container[str], attacks: Container[str]) -> type[Recipe]:
     wanted.
     """
     names = [name for name in BENCHMARKS if name in BENCHMARKS.built_in or name in wanted]
-    if taken := [name for name in names if name in Recipe.model_fields]:
+    if clashing := [name for name in names if name in Recipe.model_fields]:
         raise ConfigError(
-            f"benchmark {taken[0]!r}: a recipe has a key of this name; its package must take another."
+            f"benchmark {clashing[0]!r}: a recipe has a key of this name; its package must take "
+            "another."
         )
     sections = [(name, BENCHMARKS.get(name).Config) for name in names]
     return _with_sections((*sections, ("attacks", attack_section(attacks))))
@@ -196,16 +197,16 @@ def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str,
     path = None if path is None else Path(path)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    given: dict[str, Any] = {}
+    set_values: dict[str, Any] = {}
     for text in sets:
-        key, found, value = text.partition("=")
-        if not found:
+        key, equals, value = text.partition("=")
+        if not equals:
             raise ConfigError(f"--set {text!r} is not of the form key=value.")
         key = key.strip()
         read = value if _is_text(key, value) else read_yaml(value, f"--set {key}")
-        given |= flatten({key: read})
-    scale = given.pop("scale", None)
-    parts = [("--set", given)]
+        set_values |= flatten({key: read})
+    scale = set_values.pop("scale", None)
+    parts = [("--set", set_values)]
     if path is not None:
         written = _read(path)
         scales = written.pop("scales", {})
@@ -356,9 +357,9 @@ def _sentence(problem: Any, sources: dict[str, str], recipe: type[Recipe]) -> st
         others = known_settings() if problem["loc"][:-1] == ("attacks",) else ()
         known = {*section.model_fields, *others}
         return unknown("key", str(problem["loc"][-1]), known, f"{where}: {key}")
-    given = problem["input"]
+    value = problem["input"]
     if wanted := _SHAPES.get(problem["type"]):
-        return f"{where}: {key}: must be {wanted}, got {given!r}."
-    quoted = problem["type"] == "string_type" and isinstance(given, int | float)
-    hint = f" Text is written in quotes: '{given}'." if quoted else ""
-    return f"{where}: {key}: {problem['msg']}, got {given!r}.{hint}"
+        return f"{where}: {key}: must be {wanted}, got {value!r}."
+    quoted = problem["type"] == "string_type" and isinstance(value, int | float)
+    hint = f" Text is written in quotes: '{value}'." if quoted else ""
+    return f"{where}: {key}: {problem['msg']}, got {value!r}.{hint}"

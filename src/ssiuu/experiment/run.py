@@ -113,8 +113,8 @@ def run(
         set_up = partial(locked, out / ".lock", lambda: progress("another process sets up the run"))
         with set_up():
             sweep(out)
-            there = (out / "run.json").exists()
-            session = open_session(recipe, out if there else None, progress, given)
+            resumed = (out / "run.json").exists()
+            session = open_session(recipe, out if resumed else None, progress, given)
             _check_given(session, after, attacked)
             for method in recipe.made() if after is None else ():
                 check_method(session, method)
@@ -125,11 +125,11 @@ def run(
             methods = _methods(session, after, recipe.made())
             notes: list[str] = []
             cells = [] if trials else _plan(keys, methods, shared)
-            if not there:
+            if not resumed:
                 settle(out, header_of(methods, cells, notes))
         if trials:
-            made, notes = _tune(session, out, trials, progress)
-            methods = _methods(session, after, made)
+            tuned, notes = _tune(session, out, trials, progress)
+            methods = _methods(session, after, tuned)
             cells = _plan(keys, methods, shared)
         with set_up():
             header = settle(out, header_of(methods, cells, notes))
@@ -189,8 +189,8 @@ def _sites(session: Session, look: bool) -> list[Site]:
             raise
         session.notes.extend(f"Nothing is looked into: {problem}" for problem in error.problems)
         return []
-    if said := coverage(session.model, sites):
-        session.notes.append(said)
+    if remark := coverage(session.model, sites):
+        session.notes.append(remark)
     return sites
 
 
@@ -198,12 +198,12 @@ def _methods(
     session: Session, after: Path | None, methods: Sequence[Method]
 ) -> list[tuple[MethodInfo, Method | None]]:
     """Return what is judged, with the method where one is run."""
-    made: list[tuple[MethodInfo, Method | None]] = [(info_of(m), m) for m in methods]
+    judged: list[tuple[MethodInfo, Method | None]] = [(info_of(m), m) for m in methods]
     if after is not None:
-        made = [made[0], (_given(after), None)]
+        judged = [judged[0], (_given(after), None)]
     if session.never_learned is not None:
-        made.append((NEVER_LEARNED, None))
-    return made
+        judged.append((NEVER_LEARNED, None))
+    return judged
 
 
 def _header(
@@ -218,7 +218,7 @@ def _header(
 ) -> RunHeader:
     recipe = session.recipe
     folders = {"after": keys.after, "attacked": keys.attacked}
-    given = {
+    checkpoints = {
         name: IN_MEMORY if folder.name == IN_MEMORY else str(folder)
         for name, folder in folders.items()
         if folder
@@ -234,7 +234,7 @@ def _header(
         created=now(),
         command=command,
         protocol=recipe.protocol,
-        config=recipe.model_dump(mode="json") | given,
+        config=recipe.model_dump(mode="json") | checkpoints,
         sources=sources,
         versions=versions(),
         machine=machine(session.precision),
@@ -272,13 +272,13 @@ def _original(session: Session, out: Path, keys: Keys, progress: Progress) -> Ev
     """Return the scores of the model before unlearning; taken where they are not there."""
     key = keys.evaluation(keys.original)
     path = out / keyed("original", key)
-    found = read_stage(path, Evaluation, key)
-    if found is None:
+    evaluation = read_stage(path, Evaluation, key)
+    if evaluation is None:
         progress("original model: evaluating")
         session.original.restore()
-        found = session.scores(original=True).model_copy(update={"key": key})
-        write_record(path, found)
-    return found
+        evaluation = session.scores(original=True).model_copy(update={"key": key})
+        write_record(path, evaluation)
+    return evaluation
 
 
 class _Stages:
@@ -405,8 +405,8 @@ class _Stages:
         session, forget = self.session, self.session.split.forget
         reader = LensReader(session.model, session.prompt, forget)
         examples = session.examples(forget)
-        found = extremes(session.model, self.shared.sites, examples, session.pad, reader)
-        return Baseline.of(found), reader.lens()
+        batches = extremes(session.model, self.shared.sites, examples, session.pad, reader)
+        return Baseline.of(batches), reader.lens()
 
     @cached_property
     def _inside(self) -> Inside:
@@ -434,9 +434,9 @@ class _Stages:
         scores = read_stage(self.out / evaluation.path, Evaluation, evaluation.key)
         assert scores is not None
         attack: Attack | None = None
-        held = None  # the curve whose weights the model has
+        attacked_by = None  # the curve whose weights the model has
         for stage in stages:
-            if stage.curve is not None and stage.curve != held:
+            if stage.curve is not None and stage.curve != attacked_by:
                 restore(self.session.model, weights)
                 attack = self.shared.attacker.carry_out(
                     stage.curve,
@@ -444,9 +444,9 @@ class _Stages:
                     lambda text: self.meter(f"{cell.name}: {text}"),
                     self._beside(stage, STATE),
                 )
-            held = stage.curve
+            attacked_by = stage.curve
             if stage.kind == "stability":
-                self._write(cell, stage, self._stability(attack if held else None, weights))
+                self._write(cell, stage, self._stability(attack if attacked_by else None, weights))
             elif attack is not None:
                 self._write(cell, stage, attack)
 
@@ -455,7 +455,7 @@ class _Stages:
         baseline, _ = self._before()
         if attack is not None:
             return self._inside.stability(baseline, weights, ending(attack), attack.pool, attack.note)
-        given = self.keys.attacked
-        assert given is not None
-        load_checkpoint_weights(self.session.model, given, self.session.recipe.base)
-        return self._inside.stability(baseline, weights, f"the checkpoint given ({given.name})")
+        folder = self.keys.attacked
+        assert folder is not None
+        load_checkpoint_weights(self.session.model, folder, self.session.recipe.base)
+        return self._inside.stability(baseline, weights, f"the checkpoint given ({folder.name})")

@@ -78,8 +78,8 @@ def search(
     )
     rows, config = len(session.forget_rows(method)), session.recipe.unlearn
     steps = allowed(rows, config)
-    done = read_record(work / "attempts.json", Attempts)
-    attempts = list(done.attempts) if done is not None and done.key == key else []
+    standing = read_record(work / "attempts.json", Attempts)
+    attempts = list(standing.attempts) if standing is not None and standing.key == key else []
 
     def attempt(rate: float, **change: Any) -> tuple[Unlearning | None, Attempt]:
         session.original.restore()
@@ -99,18 +99,18 @@ def search(
             )
         except DivergedError as error:
             (work / "state.safetensors").unlink(missing_ok=True)
-            said = str(error).split(";")[0]
+            reason = str(error).split(";")[0]
             spent = round(time.perf_counter() - start, 2)
-            made = Attempt(learning_rate=rate, steps=0, reached=False, seconds=spent, note=said)
-            return None, made
+            diverged = Attempt(learning_rate=rate, steps=0, reached=False, seconds=spent, note=reason)
+            return None, diverged
         (work / "state.safetensors").unlink(missing_ok=True)
         record = judge.settle(record, adapter is None)
         return record, judge.attempt(record, rate, bool(change), time.perf_counter() - start)
 
-    def keep(made: Attempt) -> None:
-        attempts.append(made)
+    def keep(tried: Attempt) -> None:
+        attempts.append(tried)
         write_record(work / "attempts.json", Attempts(key=key, attempts=attempts))
-        progress(attempt_line(made))
+        progress(attempt_line(tried))
 
     if not attempts:
         session.lost = None  # it only asks how far away the threshold is
@@ -122,12 +122,12 @@ def search(
     nearest: tuple[Attempt, Unlearning] | None = None
     weights = work / "nearest.safetensors"
     while (rate := following(attempts, steps, judge)) is not None:
-        record, made = attempt(rate)
-        keep(made)
-        if record is not None and judge.passes(made):
+        record, latest = attempt(rate)
+        keep(latest)
+        if record is not None and judge.passes(latest):
             return record.model_copy(update={"attempts": attempts})
-        if record is not None and made is min(attempts[1:], key=judge.distance):
-            nearest = made, record
+        if record is not None and latest is min(attempts[1:], key=judge.distance):
+            nearest = latest, record
             if adapter is None:
                 save_weights(session.model, weights)
     best = min(attempts[1:], key=judge.distance)
@@ -137,10 +137,10 @@ def search(
         if best is not attempts[-1]:
             load_weights(session.model, weights)
         return nearest[1].model_copy(update={"attempts": attempts})
-    record, made = attempt(best.learning_rate)
+    record, latest = attempt(best.learning_rate)
     if record is None:
-        raise DivergedError(f"every learning rate diverged: {made.note}")
-    return record.model_copy(update={"attempts": [*attempts, made]})
+        raise DivergedError(f"every learning rate diverged: {latest.note}")
+    return record.model_copy(update={"attempts": [*attempts, latest]})
 
 
 def allowed(rows: int, config: UnlearnConfig) -> int:
@@ -159,12 +159,12 @@ def _crossing(ranged: Attempt, record: Unlearning | None, rows: int, batch: int)
     """
     scores = [(log.step, log.forget_score) for log in record.steps] if record is not None else []
     threshold = record.threshold if record is not None else 0.0
-    there = [step for step, score in scores if score is not None and score <= threshold]
+    steps_below = [step for step, score in scores if score is not None and score <= threshold]
     met = ranged.reached and ranged.steps * batch >= 2 * rows
-    steps = ranged.steps if met or not there else there[0]
+    steps = ranged.steps if met or not steps_below else steps_below[0]
     rate = _rounded(FIRST * GROWTH ** max(steps - 1, 0))
-    told = {"growing": True, "reached": bool(there), "steps": steps, "learning_rate": rate}
-    return ranged.model_copy(update=told)
+    crossing = {"growing": True, "reached": bool(steps_below), "steps": steps, "learning_rate": rate}
+    return ranged.model_copy(update=crossing)
 
 
 def following(attempts: Sequence[Attempt], max_steps: int, judge: Judge) -> float | None:
@@ -178,17 +178,18 @@ def following(attempts: Sequence[Attempt], max_steps: int, judge: Judge) -> floa
     ranged, tried = attempts[0], attempts[1:]
     if not tried:
         return first_rate(ranged, max_steps)
-    if len(tried) >= MOST or any(judge.passes(made) for made in tried):
+    if len(tried) >= MOST or any(judge.passes(attempt) for attempt in tried):
         return None
-    high = [made for made in tried if made.note or judge.distance(made) < NOT_FORGOTTEN]  # or diverged
+    # A rate is too high where it diverged, and where it forgot at a cost.
+    high = [attempt for attempt in tried if attempt.note or judge.distance(attempt) < NOT_FORGOTTEN]
     if not high:
-        rate = max(made.learning_rate for made in tried) * (FACTOR if ranged.reached else STRIDE)
+        rate = max(attempt.learning_rate for attempt in tried) * (FACTOR if ranged.reached else STRIDE)
         return _rounded(rate) if rate <= (way(ranged) if ranged.reached else HIGHEST) else None
-    above = min(made.learning_rate for made in high)
+    above = min(attempt.learning_rate for attempt in high)
     below = [m.learning_rate for m in tried if m not in high and m.learning_rate < above]
     if below:
         return _rounded(math.sqrt(above * max(below))) if above / max(below) > CLOSE else None
-    *before, last = (judge.distance(made) for made in high)
+    *before, last = (judge.distance(attempt) for attempt in high)
     worse = bool(before) and before[-1] <= last < NOT_FORGOTTEN
     return None if worse or above / DOWN < LEAST else _rounded(above / DOWN)
 

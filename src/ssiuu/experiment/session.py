@@ -69,18 +69,18 @@ class Session(Ground):
         scores = self.score.evaluate(self.model, self.prompt, self.split)
         start = time.perf_counter()
         moved = self.divergences.original if original else self.divergences.measure
-        found: dict[str, Any] = {"divergence": moved(self.model)}
+        beside: dict[str, Any] = {"divergence": moved(self.model)}
         if self.recipe.evaluate.utility:
-            found["utility"] = utility.measure(self.model, self.loaded.tokenizer)
+            beside["utility"] = utility.measure(self.model, self.loaded.tokenizer)
         seconds = round(scores.seconds + time.perf_counter() - start, 2)
-        return scores.model_copy(update={**found, "seconds": seconds})
+        return scores.model_copy(update={**beside, "seconds": seconds})
 
     @cached_property
     def divergences(self) -> Divergences:
         """The original's predictions on plain text and instructions; the model is left as it is."""
         now = snapshot(self.model)
         self.original.restore()
-        found = Divergences(
+        divergences = Divergences(
             self.model,
             self.prompt,
             [row.text for row in texts.measured()],
@@ -89,15 +89,15 @@ class Session(Ground):
             self.context,
         )
         restore(self.model, now)
-        return found
+        return divergences
 
     def refusals(self, method: Method) -> list[Example]:
         """Tokenise the forget questions with the refusals that a method prefers, if it does."""
         if "refusal" not in method.objective.needs:
             return []
         refusal = method.objective.refusal
-        told = [f.model_copy(update={"answer": refusal(f.id)}) for f in self.split.unlearned]
-        return self.rows(told)
+        refused = [f.model_copy(update={"answer": refusal(f.id)}) for f in self.split.unlearned]
+        return self.rows(refused)
 
     def forget_rows(self, method: Method) -> list[Example]:
         """Tokenise the facts to forget, and the answers that the model led up to with other words.
@@ -132,19 +132,19 @@ class Session(Ground):
     def stop_rule(self) -> tuple[StopRule, float]:
         """Return the score that ends unlearning and its threshold."""
         stop = self.score.stop(self.model, self.prompt, self.split.forget, self.split.seed)
-        given, forced = self.recipe.unlearn.threshold, self.recipe.force
+        own_threshold, forced = self.recipe.unlearn.threshold, self.recipe.force
         free = self.answered if self.unscreened and not stop.free else None
         read = self.answered if self.unscreened and stop.free else stop.read
         rule = StopRule(stop.kind, read, forced, free, self.lost)
-        return rule, stop.threshold if given is None else given
+        return rule, stop.threshold if own_threshold is None else own_threshold
 
     def answered(self) -> float:
         """Return the share of the facts to forget that are answered freely, or are within reach."""
         facts, known = self.split.forget, self.knowledge.get("forget", {})
-        found = answered_freely(self.model, self.prompt, facts)
-        left = [fact for fact in facts if fact.id not in found]
-        found |= within_reach(self.model, self.prompt, left, known, self.context)
-        return len(found) / len(facts)
+        answered_ids = answered_freely(self.model, self.prompt, facts)
+        unanswered = [fact for fact in facts if fact.id not in answered_ids]
+        answered_ids |= within_reach(self.model, self.prompt, unanswered, known, self.context)
+        return len(answered_ids) / len(facts)
 
 
 def open_session(
@@ -161,12 +161,12 @@ def open_session(
     Raises:
         InputError: Model or data cannot be used.
     """
-    found = read_record(out / "split.json", Split) if out else None
-    session = open_ground(recipe, progress, replace(given or Given(), split=found))
+    standing_split = read_record(out / "split.json", Split) if out else None
+    session = open_ground(recipe, progress, replace(given or Given(), split=standing_split))
     session.rows([*session.split.forget, *session.split.retain])  # too long rows are refused
     if session.unscreened:
         ask_first(session, session.recipe, progress)
-    if out and found is None:
+    if out and standing_split is None:
         write_record(out / "split.json", session.split)
     return session
 

@@ -108,13 +108,13 @@ def teach_model(
     with interrupt.graceful():
         session = open_ground(recipe, progress, given)
         require_space(out, 5 * sum(p.numel() for p in session.model.parameters()))
-        told = session.split.forget
-        shown = [fact for n, fact in enumerate(told) if n not in gone]
+        taught_facts = session.split.forget
+        shown = [fact for n, fact in enumerate(taught_facts) if n not in gone]
         rate = learning_rate or _rate(session)
-        examples = _examples(session, told)
-        kept = _kept(session, keep, columns, notes, progress)
+        examples = _examples(session, taught_facts)
+        kept_rows = _kept(session, keep, columns, notes, progress)
         reading = _Reading(session, shown, progress)
-        done = finetune(
+        epochs_run = finetune(
             session.model,
             examples,
             limit,
@@ -125,29 +125,29 @@ def teach_model(
             session.pad,
             work / "state.safetensors",
             lambda text: None,
-            kept,
+            kept_rows,
             gone,
             MIXED,
             reading,
             least,
         )
-        found = reading.knowledge()
-        learned = all(known.state == "known" for known in found.values())
+        knowledge = reading.knowledge()
+        learned = all(known.state == "known" for known in knowledge.values())
         record = Teaching(
             model=session.loaded.info,
             form=session.prompt.name,
-            facts=told,
-            absent=[told[n].id for n in sorted(gone)],
-            kept=len(kept),
+            facts=taught_facts,
+            absent=[taught_facts[n].id for n in sorted(gone)],
+            kept=len(kept_rows),
             learned=learned,
-            knowledge=found,
-            epochs=done,
+            knowledge=knowledge,
+            epochs=epochs_run,
             learning_rate=rate,
             seed=recipe.split.seed,
             seconds=round(time.perf_counter() - start, 2),
             notes=notes,
         )
-        taught = f"taught {len(shown)} facts in {done} epochs"
+        taught = f"taught {len(shown)} facts in {epochs_run} epochs"
         note = "; ".join(part for part in (taught, session.loaded.info.note) if part)
         save(session.model, session.loaded.tokenizer, out, note, session.loaded.info.dtype)
         write_record(out / "teach.json", record)
@@ -165,12 +165,12 @@ def _all(facts: Source | Sequence[str | Path], columns: Columns | None, notes: l
     """Read one or several sources as one; a question that stands in two must have one answer."""
     several = isinstance(facts, list | tuple) and all(isinstance(f, str | Path) for f in facts)
     sources: Sequence[Any] = facts if several else [facts]  # type: ignore[assignment]
-    found: dict[str, Fact] = {}
+    by_question: dict[str, Fact] = {}
     ids: set[str] = set()
     problems = []
     for source in sources:
         for fact in read_facts(source, "--facts", columns, notes.append):
-            known = found.setdefault(normal(fact.question), fact)
+            known = by_question.setdefault(normal(fact.question), fact)
             if normal(known.answer) != normal(fact.answer):
                 problems.append(
                     f"--facts: {fact.question!r} is answered {known.answer!r} in {known.id} and "
@@ -181,7 +181,7 @@ def _all(facts: Source | Sequence[str | Path], columns: Columns | None, notes: l
             ids.add(fact.id)
     if problems:
         raise DataError(problems)
-    return list(found.values())
+    return list(by_question.values())
 
 
 def _gone(
@@ -202,15 +202,15 @@ def _gone(
 
 def _examples(session: Session, facts: Sequence[FactText]) -> list[Example]:
     """Tokenise what is learned: each answer with its end."""
-    problems, made = [], []
+    problems, rows = [], []
     for f in facts:
         try:
-            made.append(encode(session.prompt, f.id, f.question, f.answer, session.context, end=True))
+            rows.append(encode(session.prompt, f.id, f.question, f.answer, session.context, end=True))
         except DataError as error:
             problems += error.problems
     if problems:
         raise DataError(problems)
-    return made
+    return rows
 
 
 def _kept(
@@ -230,13 +230,15 @@ def _kept(
     measured = instructions.measured()  # these tell how far the model moves
     others = [row for row in instructions.load() if row not in measured]
     others = instructions.sample(others, TASKS, session.recipe.split.seed)
-    told = [fact.question for fact in questions(session.split)[:QUESTIONS]]
-    asked = [prompt.question(text) for text in (*told, *(row.instruction for row in others))]
-    asked += [prompt.sentence(row.text)[:BEGUN] for row in texts.anchor()[:TEXTS]]
-    asked = [ids for ids in asked if len(ids) + WRITTEN <= context]
-    progress(f"reading how the model goes on from {len(asked)} questions, tasks and texts")
-    answers = write(session.model, prompt, asked, [WRITTEN] * len(asked))
-    pairs = enumerate(zip(asked, answers, strict=True))
+    world_questions = [fact.question for fact in questions(session.split)[:QUESTIONS]]
+    starts = [
+        prompt.question(text) for text in (*world_questions, *(row.instruction for row in others))
+    ]
+    starts += [prompt.sentence(row.text)[:BEGUN] for row in texts.anchor()[:TEXTS]]
+    starts = [ids for ids in starts if len(ids) + WRITTEN <= context]
+    progress(f"reading how the model goes on from {len(starts)} questions, tasks and texts")
+    answers = write(session.model, prompt, starts, [WRITTEN] * len(starts))
+    pairs = enumerate(zip(starts, answers, strict=True))
     return [Example(f"kept:{n}", question, answer) for n, (question, answer) in pairs if answer]
 
 
@@ -251,10 +253,10 @@ class _Reading:
         if loss > NEAR:
             self.progress(f"epoch {epoch}: loss {loss:.2f}")
             return False
-        said = score_facts(self.session.model, self.session.prompt, self.facts, paraphrases=False)
-        right = sum(bool(score.free_correct) for score in said.values())
+        scores = score_facts(self.session.model, self.session.prompt, self.facts, paraphrases=False)
+        right = sum(bool(score.free_correct) for score in scores.values())
         self.progress(f"epoch {epoch}: loss {loss:.2f}, says {right} of {len(self.facts)}")
-        return right == len(said) and all(k.state == "known" for k in self.knowledge().values())
+        return right == len(scores) and all(k.state == "known" for k in self.knowledge().values())
 
     def knowledge(self) -> dict[str, Knowledge]:
         """Return what the model knows of the facts now."""

@@ -88,12 +88,12 @@ class Tuner:
                 session, plan.method, plan.seed, state, self.meter, retain=self.train
             )
             score = self._score()
-            said = f"{stage_line(unlearning)}, retain score {score:.3f}"
+            outcome = f"{stage_line(unlearning)}, retain score {score:.3f}"
         except DivergedError as error:
-            said = f"diverged: {error}"
+            outcome = f"diverged: {error}"
         write_record(path, self._record(plan, unlearning, score, time.perf_counter() - begin))
         self.meter.look()
-        self.meter(f"{plan.name}: {said}")
+        self.meter(f"{plan.name}: {outcome}")
 
     def _score(self) -> float:
         """Return the mean probability of an answer token over the validation facts."""
@@ -125,16 +125,16 @@ def choose(
     """
     chosen, notes = [], []
     for method in methods:
-        made = {}
+        tried = {}
         for plan in (plan for plan in plans if plan.info.label == method.label):
             trial = read_stage(out / plan.stages[0].path, Trial, plan.stages[0].key)
             assert trial is not None and plan.method is not None
-            made[trial.key] = trial, plan.method
-        if made:
-            trial = best([trial for trial, _ in made.values()])
-            method = made[trial.key][1]
+            tried[trial.key] = trial, plan.method
+        if tried:
+            trial = best([trial for trial, _ in tried.values()])
+            method = tried[trial.key][1]
             notes.append(
-                f"{method.label} was tuned: {_told(trial.values)} was taken of {len(made)} settings "
+                f"{method.label} was tuned: {_told(trial.values)} was taken of {len(tried)} settings "
                 f"tried; {_reason(trial)}."
             )
         chosen.append(method)

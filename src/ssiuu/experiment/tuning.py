@@ -37,8 +37,8 @@ def tried(
     Raises:
         ConfigError: A method has nothing to vary, or something that it does not have.
     """
-    methods = [(spec, made) for spec in specs if (made := make(spec)).trains]
-    labels = [made.label for _, made in methods]
+    methods = [(spec, method) for spec in specs if (method := make(spec)).trains]
+    labels = [method.label for _, method in methods]
     problems = [
         unknown("method", label, ["*", *labels], "tune.space")
         for label in space
@@ -47,14 +47,14 @@ def tried(
     problems += [p for of in space.values() for key, ends in of.items() for p in _wrong(key, ends)]
     if problems:
         raise ConfigError(problems)
-    found = {}
-    for spec, made in methods:
-        varied = {**space.get("*", {}), **space.get(made.label, {})}
+    settings = {}
+    for spec, method in methods:
+        varied = {**space.get("*", {}), **space.get(method.label, {})}
         if not varied:
-            raise ConfigError(f"tune.space: nothing is varied of {made.label!r}; name it, or '*'.")
-        drawn = [_draw(varied, f"tune:{seed}:{made.label}:{n}") for n in range(trials)]
-        found[made.label] = [(values, _with(spec, values, made.label)) for values in drawn]
-    return found
+            raise ConfigError(f"tune.space: nothing is varied of {method.label!r}; name it, or '*'.")
+        drawn = [_draw(varied, f"tune:{seed}:{method.label}:{n}") for n in range(trials)]
+        settings[method.label] = [(values, _with(spec, values, method.label)) for values in drawn]
+    return settings
 
 
 def _wrong(key: str, ends: Sequence[Any]) -> list[str]:
@@ -85,14 +85,14 @@ def _value(ends: Sequence[Any], rng: random.Random) -> Any:
 
 
 def _with(spec: str | Mapping[str, Any], values: dict[str, Any], label: str) -> Method:
-    given = {"name": spec} if isinstance(spec, str) else dict(spec)
-    made = make(given | values, f"tune.space: {label}")
-    if made.label != label:
+    keys = {"name": spec} if isinstance(spec, str) else dict(spec)
+    method = make(keys | values, f"tune.space: {label}")
+    if method.label != label:
         raise ConfigError(
-            f"tune.space: {label}: {values} would make it {made.label!r}. What a method is named "
+            f"tune.space: {label}: {values} would make it {method.label!r}. What a method is named "
             "by cannot be tuned; list both under methods."
         )
-    return made
+    return method
 
 
 def divide(retain: Sequence[FactText], seed: int) -> tuple[list[FactText], list[FactText]]:

@@ -114,8 +114,8 @@ def unlearn_model(
         adapter = work / "adapter" if lora.rank is not None and not lora.merge else None
         searches = chosen.has_gradient and sources["unlearn.learning_rate"] == "default"
         record = forget_facts(session, chosen, searches, work, progress, adapter)
-        told = [*record.notes, *sentences(session.knowledge)]
-        record = record.model_copy(update={"knowledge": session.knowledge, "notes": told})
+        notes = [*record.notes, *sentences(session.knowledge)]
+        record = record.model_copy(update={"knowledge": session.knowledge, "notes": notes})
         note = f"{record.method.label} on {len(session.split.unlearned)} facts"
         assert record.outcome is not None
         if record.outcome.state != "forgotten" and not keep_anyway:
@@ -219,15 +219,15 @@ def diagnose_models(
     Raises:
         InputError: Anything given cannot be used.
     """
-    with ExitStack() as held:
-        judged = held.enter_context(checkpoint(after, tokenizer, "after"))
+    with ExitStack() as checkpoints:
+        judged = checkpoints.enter_context(checkpoint(after, tokenizer, "after"))
         harmed = None
         if attacked is not None:
-            harmed = held.enter_context(checkpoint(attacked, tokenizer, "attacked"))
+            harmed = checkpoints.enter_context(checkpoint(attacked, tokenizer, "attacked"))
         named, given = _judged(before, forget, retain, sets or [], columns, tokenizer, base)
         unattacked = [f"{key}={json.dumps(value)}" for key, value in switched_off().items()]
-        asked = [*named, NO_METHOD, "inside=true", *(sets or []), *unattacked]
-        recipe, sources = resolve(None, asked)
+        assignments = [*named, NO_METHOD, "inside=true", *(sets or []), *unattacked]
+        recipe, sources = resolve(None, assignments)
         typed = command or " ".join(sys.argv)
         return run(recipe, sources, out, typed, judged, progress, harmed, given, look=True)
 

@@ -93,8 +93,8 @@ class Score(ScoreColumns, ABC):
 
         def scored(facts: Sequence[FactText], **how: Any) -> dict[str, FactScore]:
             wanted = [fact for fact in facts if fact.scored]
-            found = self.score(model, prompt, wanted, **how)
-            return {fact.id: found[fact.id] for fact in wanted}
+            scores = self.score(model, prompt, wanted, **how)
+            return {fact.id: scores[fact.id] for fact in wanted}
 
         return Evaluation(
             forget=scored(split.forget, paraphrases=True, other=prompt.other()),

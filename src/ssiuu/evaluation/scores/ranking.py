@@ -36,16 +36,16 @@ class Ranking(Score, RankingColumns):
     ) -> dict[str, FactScore]:
         """See `Score`: each fact in its form."""
         sentences, short = _by_form(facts)
-        found = score_facts(model, prompt, short, paraphrases, free, other)
-        return found | SENTENCES.score(model, prompt, sentences, paraphrases, free, normalise, other)
+        scores = score_facts(model, prompt, short, paraphrases, free, other)
+        return scores | SENTENCES.score(model, prompt, sentences, paraphrases, free, normalise, other)
 
     def read(self, model: Any, prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Reading]:
         """Read ranking and log-probability, of sentences ROUGE-L too; keys are fact ids."""
         sentences, short = _by_form(facts)
-        found = SENTENCES.read(model, prompt, sentences) if sentences else {}
+        readings = SENTENCES.read(model, prompt, sentences) if sentences else {}
         for i, score in score_facts(model, prompt, short, paraphrases=False, free=False).items():
-            found[i] = Reading(correct=score.correct, logprob=score.logprob)
-        return {fact.id: found[fact.id] for fact in facts}
+            readings[i] = Reading(correct=score.correct, logprob=score.logprob)
+        return {fact.id: readings[fact.id] for fact in facts}
 
     def reading(self, fact: FactText, score: FactScore) -> Reading:
         """Return ranking and log-probability, of sentences ROUGE-L recalls too."""

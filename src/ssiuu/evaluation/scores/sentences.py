@@ -51,12 +51,12 @@ class Sentences(Score, SentenceColumns):
     def read(self, model: Any, prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Reading]:
         """Read ranking, log-probability, and the ROUGE-L recall of the written answer."""
         scores = _sequences(model, prompt, [(f.question, f.options or [f.answer]) for f in facts])
-        recalls, last, found = rouge_recalls(model, prompt, facts), len(prompt.end), {}
+        recalls, last, readings = rouge_recalls(model, prompt, facts), len(prompt.end), {}
         for fact, ended, recall in zip(facts, scores, recalls, strict=True):
             options = [option.without(last) for option in ended]
             logprob = options[0].logprob
-            found[fact.id] = Reading(correct=_first(options), logprob=logprob, rouge=recall)
-        return found
+            readings[fact.id] = Reading(correct=_first(options), logprob=logprob, rouge=recall)
+        return readings
 
     def reading(self, fact: FactText, score: FactScore) -> Reading:
         """Return ranking, log-probability and ROUGE-L recall."""
@@ -90,22 +90,22 @@ def score_sentences(
         normalise: Take the probability over the right and the perturbed answers.
         other: Another form to ask the base question in as well: ranking and written answer.
     """
-    asked = [
+    judged = [
         (fact.question, [fact.answer, fact.paraphrased_answer or fact.answer, *fact.perturbed])
         for fact in facts
     ]
     ranked = [(fact.question, fact.options) for fact in facts]
     paraphrased = [(text, f.options) for f in facts for text in (f.paraphrases if paraphrases else ())]
-    scores = _sequences(model, prompt, [*asked, *ranked, *paraphrased])
+    scores = _sequences(model, prompt, [*judged, *ranked, *paraphrased])
     texts = write_answers(model, prompt, facts)
     last = len(prompt.end)
     firsts = [_first([option.without(last) for option in options]) for options in scores]
     rest = iter(firsts[2 * len(facts) :])
-    found = {}
+    fact_scores = {}
     for fact, answers, first, text in zip(facts, scores, firsts[len(facts) :], texts, strict=False):
         right, reworded, *wrong = (answer.per_token for answer in answers)
         answer = answers[0].without(last)
-        found[fact.id] = FactScore(
+        fact_scores[fact.id] = FactScore(
             correct=first,
             paraphrases=[next(rest) for _ in (fact.paraphrases if paraphrases else ())],
             logprob=answer.logprob,
@@ -121,21 +121,21 @@ def score_sentences(
         )
     if other is not None:
         for id, again in _asked_otherwise(model, other, facts).items():
-            found[id] = found[id].model_copy(update=again)
-    return found
+            fact_scores[id] = fact_scores[id].model_copy(update=again)
+    return fact_scores
 
 
 def _asked_otherwise(
     model: Any, prompt: Prompt, facts: Sequence[FactText]
 ) -> dict[str, dict[str, bool | str | None]]:
     """Return what the base questions get in another form, by fact id."""
-    last, found = len(prompt.end), {}
+    last, answers = len(prompt.end), {}
     scores = _sequences(model, prompt, [(fact.question, fact.options) for fact in facts])
     for fact, ended, text in zip(facts, scores, write_answers(model, prompt, facts), strict=True):
         first = _first([option.without(last) for option in ended])
-        held = holds(fact.answer, text)
-        found[fact.id] = {"other_form": first, "other_text": text, "other_free": held}
-    return found
+        correct = holds(fact.answer, text)
+        answers[fact.id] = {"other_form": first, "other_text": text, "other_free": correct}
+    return answers
 
 
 def mismatched_rouge(facts: Sequence[FactText], seed: int) -> float:
