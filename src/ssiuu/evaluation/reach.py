@@ -54,21 +54,34 @@ def lead(answer: str, said: str | None, held: bool | None) -> str | None:
     return said[: max(said.casefold().find(answer.casefold()), 0)].rstrip(" ")
 
 
+def behind_lead(
+    prompt: Prompt, fact: FactText, words: str, context: int, row: str | None = None
+) -> Example | None:
+    """Return the answer behind its question and the words that led up to it; None: it does not fit.
+
+    Args:
+        prompt: How the question becomes tokens.
+        fact: What is asked.
+        words: What was said before the answer; none: the answer came at once.
+        context: Longest sequence of the model, tokens.
+        row: Id of the example; None: the fact's.
+    """
+    joint = prompt.joint(fact.question, [fact.answer], begun=words)
+    (answer,) = joint.answers
+    fits = answer and len(joint.prompt) + len(answer) <= context
+    return Example(row or fact.id, joint.prompt, answer) if fits else None
+
+
 def _begun(prompt: Prompt, fact: FactText, known: Knowledge | None, context: int) -> list[Example]:
     """Return the answer behind its question and what led up to it, in each form it was said in."""
     if known is None:
         return []
     forms = (
-        (prompt, known.says, known.holds),
-        (prompt.other(), known.says_otherwise, known.holds_otherwise),
+        (prompt, lead(fact.answer, known.says, known.holds)),
+        (prompt.other(), lead(fact.answer, known.says_otherwise, known.holds_otherwise)),
     )
-    rows = []
-    for form, said, held in forms:
-        words = lead(fact.answer, said, held)
-        if words is not None:
-            joint = form.joint(fact.question, [fact.answer], begun=words)
-            rows.append(Example(fact.id, joint.prompt, joint.answers[0]))
-    return [row for row in rows if row.answer and len(row.prompt) + len(row.answer) <= context]
+    rows = [behind_lead(form, fact, words, context) for form, words in forms if words is not None]
+    return [row for row in rows if row is not None]
 
 
 def _reworded(model: Any, prompt: Prompt, facts: Sequence[FactText], context: int) -> set[str]:

@@ -15,7 +15,7 @@ from ssiuu.benchmarks import BENCHMARKS, instructions, texts
 from ssiuu.benchmarks.base import Given, Ground, Progress
 from ssiuu.evaluation import utility
 from ssiuu.evaluation.divergence import Divergences
-from ssiuu.evaluation.reach import lead, within_reach
+from ssiuu.evaluation.reach import behind_lead, lead, within_reach
 from ssiuu.evaluation.scores.ranking import answered_freely
 from ssiuu.experiment.anchors import anchors
 from ssiuu.experiment.before import ask_first
@@ -109,16 +109,15 @@ class Session(Ground):
         facts, known = self.split.unlearned, self.knowledge.get("forget", {})
         if "refusal" in method.objective.needs:
             return self.rows(facts)
-        made = []
+        rows = self.rows(facts)
         for fact in facts:
             asked = known.get(fact.id)
             words = lead(fact.answer, asked.says, asked.holds) if asked else None
-            if not words:
+            if not words:  # said at once, which is the row as it stands
                 continue
-            joint = self.prompt.joint(fact.question, [fact.answer], begun=words)
-            if len(joint.prompt) + len(joint.answers[0]) <= self.context:
-                made.append(Example(f"{fact.id} as said", joint.prompt, joint.answers[0]))
-        return [*self.rows(facts), *made]
+            row = behind_lead(self.prompt, fact, words, self.context, f"{fact.id} as said")
+            rows += [] if row is None else [row]
+        return rows
 
     def anchors(self) -> list[Example]:
         """Tokenise what the second retain term holds the model to."""
