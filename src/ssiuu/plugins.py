@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -31,6 +31,7 @@ GROUPS = [
     f"ssiuu.{kind}"
     for kind in ("objectives", "transforms", "retain_terms", "attacks", "benchmarks", "scores")
 ]
+SENTENCES = (str, "sentences")  # what a method that names problems returns
 
 
 class Plugin(NamedTuple):
@@ -167,15 +168,56 @@ def used(*names: tuple[Registry[Any], str]) -> dict[str, str]:
 
 def blamed(error: BaseException) -> str | None:
     """Return where an error arose in another package, in one sentence; None: in none of them."""
-    points = {p.module.partition(".")[0]: p for group in GROUPS for p in entry_points(group=group)}
+    packages = _packages()
     for frame, line in reversed([*traceback.walk_tb(error.__traceback__)]):
         module = str(frame.f_globals.get("__name__", ""))
-        if (point := points.get(module.partition(".")[0])) is not None and point.dist is not None:
+        if (plugin := packages.get(module.partition(".")[0])) is not None:
             return (
-                f"{Plugin(point.dist.name, point.dist.version)} failed in {frame.f_code.co_filename}, "
+                f"{plugin} failed in {frame.f_code.co_filename}, "
                 f"line {line}, {frame.f_code.co_name}: {type(error).__name__}: {error}"
             )
     return None
+
+
+def held_to(cls: type[Any], returns: Mapping[str, tuple[type, str]]) -> None:
+    """Have methods of a class refuse to return anything but a list of what they should.
+
+    A problem that is a bare text would else be shown letter by letter, and None break off far from
+    where it arose.
+
+    Args:
+        cls: The class; methods that it inherits are held to it already.
+        returns: By the method's name: the type of what is in the list, and in words.
+    """
+    for name, (kind, words) in returns.items():
+        if (method := vars(cls).get(name)) is not None:
+            setattr(cls, name, _returning(method, kind, words))
+
+
+def _returning(method: Callable[..., Any], kind: type, words: str) -> Callable[..., Any]:
+    @wraps(method)
+    def held(*given: Any, **named: Any) -> Any:
+        returned = method(*given, **named)
+        if isinstance(returned, list) and all(isinstance(part, kind) for part in returned):
+            return returned
+        module, code = method.__module__, method.__code__
+        plugin = _packages().get(module.partition(".")[0], module)
+        raise ConfigError(
+            f"{plugin}: {method.__qualname__}() in {code.co_filename}, line {code.co_firstlineno}, "
+            f"must return a list of {words}, [] where there is none, got {returned!r}."
+        )
+
+    return held
+
+
+def _packages() -> dict[str, Plugin]:
+    """Return the packages that add something, by the name of their outermost module."""
+    points = [point for group in GROUPS for point in entry_points(group=group)]
+    return {
+        point.module.partition(".")[0]: Plugin(point.dist.name, point.dist.version)
+        for point in points
+        if point.dist is not None
+    }
 
 
 def _lacking(found: type[Any]) -> list[str]:

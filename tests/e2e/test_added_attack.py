@@ -131,3 +131,36 @@ def test_it_is_carried_out_recorded_and_shown(
 def test_an_attack_that_does_nothing_is_refused() -> None:
     with pytest.raises(TypeError, match=r"Idle does nothing: define reads\(\) or carry_out\(\)"):
         type("Idle", (Attack,), {"name": "idle"})
+
+
+def test_facts_without_options_are_not_ranked_whatever_an_attack_says(
+    sets: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attack of somebody else's that calls every answer wrong has no level of 0."""
+    noise = ATTACKS.get("noise")
+
+    def wrong(self: Attack[Any], *given: Any) -> Any:
+        for read in type(self).honest(self, *given):  # type: ignore[attr-defined]
+            facts = {i: r.model_copy(update={"correct": False}) for i, r in read.facts.items()}
+            yield read.model_copy(update={"facts": facts})
+
+    monkeypatch.setattr(noise, "honest", noise.reads, raising=False)
+    monkeypatch.setattr(noise, "reads", wrong)
+    settings = ["methods=[gd]", "unlearn={max_steps: 1}", "diagnose=false"]
+    settings += ["attacks.harmful.fractions=[]", "attacks.benign.learning_rates=[]"]
+    recipe, sources = ssiuu.resolve(None, [*sets, *settings, NOISE])
+    ranked = ssiuu.run(recipe, sources, tmp_path / "ranked")
+    assert ssiuu.rows(ranked)["rows"][0]["noise"] == 0.0
+    monkeypatch.setattr(
+        "ssiuu.benchmarks.own._with_options", lambda f, *_: f.model_copy(update={"options": []})
+    )
+    record = ssiuu.run(recipe, sources, tmp_path / "run")
+    (attack,) = record.cells[0].attacks
+    assert {r.correct for read in attack.reads for r in read.facts.values()} == {None}
+    (row,) = ssiuu.rows(record)["rows"]
+    assert row["noise"] is None and row["strongest"] is None and row["noise_over_control"] is None
+    columns = summary(record).split("log p:")[0]
+    assert " noise " not in columns and " sigma" not in columns
+    page = ssiuu.write_report(record, tmp_path / "run").read_text()
+    facts = page.partition('id="facts"')[2]
+    assert facts and "not first" not in facts

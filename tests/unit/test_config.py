@@ -103,11 +103,52 @@ def test_a_folder_may_have_any_name(name: str) -> None:
         ("attacks.harmfull.steps=1", "^--set: .*'harmfull'. Did you mean 'harmful'"),
         ("unlearn.lora=3", "^--set: unlearn.lora: must be a section of settings.*got 3"),
         ("attacks.reads=a", "^--set: attacks.reads: must be a list.*got 'a'"),
+        ("methods=[3]", r"^--set: methods\.0: must be a name, or a mapping .*, got 3\.$"),
+        ("methods=[gd, [npo]]", r"^--set: methods\.1: must be a name, or a mapping .*got \['npo'\]\.$"),
+        ("methods=[gd++sam]", r"^methods\[0\]: 'gd\+\+sam': .*Did you mean 'gd\+sam'"),
     ],
 )
 def test_settings_that_are_no_settings(text: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=said) as caught:
         resolve(None, [text])
+    assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "idle"),
+    [
+        ("own", ["forget", "heldout", "retain"]),
+        ("tofu", ["forget", "heldout", "retain"]),
+        ("faithun", ["forget", "heldout", "retain"]),
+        ("rwku", ["forget"]),
+        ("worldfacts", []),
+        ("fictional", []),
+    ],
+)
+def test_sizes_that_a_benchmark_does_not_take_are_refused_or_said(
+    benchmark: str, idle: list[str], tmp_path: Path
+) -> None:
+    """Given for it they are refused; in a recipe of another one they are marked, the default is not."""
+    named = [f"benchmark={benchmark}", "model=m", "forget=f.jsonl"]
+    given = [f"split.{name}=24" for name in ("forget", "heldout", "retain")]
+    if idle:
+        with pytest.raises(ConfigError) as caught:
+            resolve(None, [*named, *given])
+        assert caught.value.problems == [
+            f"--set: split.{name}: no effect with benchmark {benchmark}, which has sets of its own: leave "
+            "it out."
+            for name in idle
+        ]
+    else:
+        assert resolve(None, [*named, *given])[0].split.retain == 24
+    path = tmp_path / "r.yaml"
+    path.write_text("benchmark: worldfacts\nsplit: {forget: 24, heldout: 24, retain: 24}\n")
+    sources = resolve(path, named)[1]
+    marked = [
+        key for key, source in sources.items() if f"no effect with benchmark {benchmark}" in source
+    ]
+    assert sorted(marked) == [f"split.{name}" for name in idle]
+    assert not any("no effect" in source for source in resolve(None, named)[1].values())
 
 
 def test_one_key_in_two_ways_is_refused_in_a_recipe_and_the_last_one_counts_on_the_command_line(

@@ -96,6 +96,14 @@ def test_what_a_benchmark_costs_is_read_from_its_files(tmp_path: Path) -> None:
     found = cost("benchmark=tofu", path, "tofu.epochs=2")
     assert (found.forget, found.start) == (40, 3 * found.tokens * 2 * (40 + 2 * 60))
     assert found.twin and found.model == "smollm2-135m"
+    rows = [f'{{"question": "Who is {n}?", "answer": "n{n}"}}\n' for n in range(9)]
+    for name, part in (("forget", rows[:4]), ("retain", rows[4:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(part))
+    own = [f"{name}={tmp_path / name}.jsonl" for name in ("forget", "retain")]
+    found = cost("benchmark=own", "model=m", *own)
+    assert (found.forget, found.start) == (4, 4 * TOKENS * 9)
+    assert cost("benchmark=own", "model=m", own[0]).start == 4 * TOKENS * 4
+    assert cost("benchmark=own", "model=m", "forget=owner/name", "retain=none").forget == 48
     given = cost("benchmark=tofu", path, "tofu.model=there")
     assert (given.start, given.twin, given.model) == (0, False, "there")
 

@@ -12,6 +12,7 @@ from ssiuu.analysis.scores import SCORES
 from ssiuu.attacks import ATTACKS
 from ssiuu.attacks.base import Attack, Axis, Curve
 from ssiuu.benchmarks import BENCHMARKS
+from ssiuu.benchmarks.base import Benchmark
 from ssiuu.config import Section
 from ssiuu.errors import ConfigError
 from ssiuu.methods import OBJECTIVES, RETAIN_TERMS, TRANSFORMS
@@ -166,3 +167,36 @@ def test_what_is_added_derives_from_what_the_package_shows() -> None:
     assert issubclass(ssiuu.Score, SCORES.base)
     assert {*ssiuu.__all__} == {*ssiuu._PLACES}
     assert all(getattr(ssiuu, name) is not None for name in ssiuu.__all__)
+
+
+@pytest.mark.parametrize(("returned", "got"), [(None, "None"), ("wrong", "'wrong'"), ([3], r"\[3\]")])
+def test_what_is_no_list_of_sentences_names_the_line(
+    monkeypatch: pytest.MonkeyPatch, returned: object, got: str
+) -> None:
+    """Else None breaks off somewhere of ours, and a text is shown letter by letter."""
+    source = (
+        "class Whole:\n    def problems(self, *basis):\n        return said\n\n"
+        "    def curves(self):\n        return said\n"
+    )
+    body: dict[str, Any] = {"said": returned, "__name__": "theirs.module"}
+    exec(compile(source, "theirs/module.py", "exec"), body)
+    monkeypatch.setattr("ssiuu.plugins.entry_points", lambda group: [Point("added", Added)])
+    methods = {name: vars(body["Whole"])[name] for name in ("problems", "curves")}
+    made = attack(**methods)(Settings(), None)  # type: ignore[arg-type]
+    for line, name, words in ((2, "problems", "sentences"), (5, "curves", "curves")):
+        said = (
+            rf"^theirs 1\.2: Whole\.{name}\(\) in theirs/module\.py, line {line}, must return a list of "
+            rf"{words}, \[\] where there is none, got {got}\.$"
+        )
+        with pytest.raises(ConfigError, match=said) as caught:
+            getattr(made, name)()
+        assert len(caught.value.problems) == 1
+    kept = type("Kept", (Benchmark,), {"problems": methods["problems"], "open": None, "cost": None})
+    with pytest.raises(ConfigError, match=r"Whole\.problems\(\) in .* sentences"):
+        kept(Section()).problems(None)
+
+
+def test_what_is_a_list_of_sentences_is_passed_on() -> None:
+    made = attack(problems=lambda self: ["too much"], curves=lambda self: [Curve("a", "b")])
+    assert made(Settings(), None).problems() == ["too much"]  # type: ignore[arg-type]
+    assert made(Settings(), None).curves() == [Curve("a", "b")]  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args
@@ -29,6 +29,7 @@ from ssiuu.benchmarks.base import Ground, Progress
 from ssiuu.config import Section
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Prompt
+from ssiuu.plugins import SENTENCES, held_to
 from ssiuu.records import schema
 from ssiuu.records.schema import AttackRead, Evaluation, FactText, Reading, Scored, Space
 
@@ -172,9 +173,11 @@ class Attack(ABC, Generic[C]):
 
     def __init_subclass__(cls, **more: Any) -> None:
         """Refuse what would fail only when it has run: an attack that does nothing, or an axis that no
-        record could hold.
+        record could hold; hold methods to what they should return.
         """
         super().__init_subclass__(**more)
+        held_to(cls, dict.fromkeys(("problems", "too_few", "fits"), SENTENCES))
+        held_to(cls, {"curves": (Curve, "curves")})
         if cls.reads is Attack.reads and cls.carry_out is Attack.carry_out:
             raise TypeError(f"{cls.__name__} does nothing: define reads() or carry_out().")
         axis = getattr(cls, "axis", None)
@@ -273,6 +276,10 @@ class Attack(ABC, Generic[C]):
                 f"attack {self.name!r}: reads() of {type(self).__qualname__} must yield an AttackRead "
                 f"at every place of the curve, got {kinds}."
             )
+        if self.axis.scored == "ranking":
+            alone = {fact.id for fact in victim.pool if not fact.options}
+            start = _unranked(start, alone)
+            found = [r.model_copy(update={"facts": _unranked(r.facts, alone)}) for r in found]
         return self.record(curve, start, found, begin)
 
     def record(
@@ -308,6 +315,14 @@ class Attack(ABC, Generic[C]):
             pool: How many facts are scored.
         """
         return fact * pool * (len(curve.points) or READINGS)
+
+
+def _unranked(facts: Mapping[str, Reading], alone: Collection[str]) -> dict[str, Reading]:
+    """Return readings with the rank of facts left open that have nothing to be ranked among."""
+    return {
+        i: reading.model_copy(update={"correct": None}) if i in alone else reading
+        for i, reading in facts.items()
+    }
 
 
 def ascending(key: str, values: Sequence[int], what: str = "numbers") -> list[str]:

@@ -31,6 +31,7 @@ from ssiuu.evaluation.scores.ranking import Ranking
 from ssiuu.likelihood import Example, Prompt, encode
 from ssiuu.models.load import Loaded
 from ssiuu.models.original import Original
+from ssiuu.plugins import SENTENCES, held_to
 from ssiuu.records.schema import BenchmarkInfo, FactText, Knowledge, Split
 
 C = TypeVar("C", bound=Section)
@@ -227,6 +228,7 @@ class Benchmark(ABC, Generic[C]):
         Config: Its section; one without fields has none.
         defaults: What it decides where the recipe says nothing, by dotted key.
         sized: Whether its sets have exactly the sizes that `split` asks for.
+        sizes: Which sizes of `split` it takes at all; any other would have no effect.
         before: The key that names the model before unlearning, where a pair of checkpoints can be
             judged on it.
         yours: Whether its facts are those of whoever asks, named in the recipe or given in memory.
@@ -237,11 +239,17 @@ class Benchmark(ABC, Generic[C]):
     Config: ClassVar[type[Section]] = Section
     defaults: ClassVar[dict[str, Any]] = {}
     sized: ClassVar[bool] = False
+    sizes: ClassVar[frozenset[str]] = frozenset({"forget", "retain", "heldout"})
     before: ClassVar[str | None] = None
     yours: ClassVar[bool] = False
 
     def __init__(self, config: C) -> None:
         self.config = config
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Hold `problems` to what it should return."""
+        super().__init_subclass__(**more)
+        held_to(cls, {"problems": SENTENCES})
 
     def problems(self, basis: Basis) -> list[str]:
         """Return what is wrong with its settings, a sentence each."""

@@ -36,6 +36,7 @@ class Faithun(Benchmark[FaithunConfig]):
     summary = "FaithUn's questions about 200 people, with its official splits"
     Config = FaithunConfig
     defaults: ClassVar[dict[str, Any]] = {"model": "smollm2-135m", "prompt": "qa"}
+    sizes: ClassVar[frozenset[str]] = frozenset()  # the official ones
 
     def open(self, basis: Basis, given: Given, progress: Progress) -> Ground:
         """Read the data and load the model."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
-from ssiuu.benchmarks.base import PLAIN, Basis, Benchmark, Cost, Given, Ground, Progress
+from ssiuu.benchmarks.base import PLAIN, Basis, Benchmark, Cost, Given, Ground, Progress, SplitConfig
 from ssiuu.benchmarks.prompting import check_tokens, choose_prompt
 from ssiuu.benchmarks.screening import as_text
 from ssiuu.config import Section
 from ssiuu.data.fact import Fact
 from ssiuu.data.read import borrow_distractors, check_pair, read_facts
+from ssiuu.errors import InputError
 from ssiuu.evaluation.alternatives import alternatives
 from ssiuu.models.load import load
 from ssiuu.models.original import Original
@@ -26,6 +28,7 @@ class Own(Benchmark[Section]):
     defaults: ClassVar[dict[str, Any]] = {"methods": [*PLAIN]}
     before = "model"
     yours = True
+    sizes: ClassVar[frozenset[str]] = frozenset()  # the files', whatever they are
 
     def problems(self, basis: Basis) -> list[str]:
         """Refuse to go without facts or model."""
@@ -71,8 +74,11 @@ class Own(Benchmark[Section]):
         )
 
     def cost(self, basis: Basis) -> Cost:
-        """Return the cost of the sizes that `split` asks for: the files are not read for it."""
-        return Cost.of(basis.split.forget, basis.split.retain + basis.split.heldout, basis)
+        """Return the cost of the files' facts; of a usual number where they are not on this machine."""
+        usual = SplitConfig()
+        sources = ((basis.forget, usual.forget), (basis.retain, usual.retain))
+        forget, retain = (_count(basis, source, else_) for source, else_ in sources)
+        return Cost.of(forget, retain, basis)
 
 
 def _facts(basis: Basis, given: Given, notes: list[str]) -> tuple[list[Fact], list[Fact]]:
@@ -92,6 +98,18 @@ def _facts(basis: Basis, given: Given, notes: list[str]) -> tuple[list[Fact], li
     retain = read(given.retain, basis.retain, "retain") if kept else []
     check_pair(forget, retain)
     return forget, retain
+
+
+def _count(basis: Basis, source: str | None, usual: int) -> int:
+    """Return how many facts a file holds."""
+    if source in (None, "none"):
+        return 0
+    if not Path(str(source)).is_file():
+        return usual
+    try:
+        return len(read_facts(str(source), columns=basis.columns))
+    except InputError:  # said when it is opened
+        return usual
 
 
 def _with_options(fact: FactText, others: Sequence[FactText], count: int, seed: int) -> FactText:

@@ -61,6 +61,7 @@ class Rwku(Benchmark[RwkuConfig]):
     summary = "RWKU: famous people to forget, asked on three levels; not screened"
     Config = RwkuConfig
     defaults: ClassVar[dict[str, Any]] = {"model": "smollm2-135m", "prompt": "qa", "methods": [*PLAIN]}
+    sizes: ClassVar[frozenset[str]] = frozenset({"retain", "heldout"})
 
     def entities(self) -> tuple[str, int]:
         """Return the people."""

@@ -85,6 +85,7 @@ class Tofu(Benchmark[TofuConfig]):
         "methods": [*PLAIN],
         "attacks.membership": True,
     }
+    sizes: ClassVar[frozenset[str]] = frozenset()  # its own section's
     before = "tofu.model"
 
     def problems(self, basis: Basis) -> list[str]:

@@ -6,9 +6,10 @@ import math
 from collections.abc import Container, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationError, create_model
+from pydantic import BeforeValidator, Field, ValidationError, create_model
+from pydantic_core import PydanticCustomError
 
 from ssiuu.attacks import attack_section, attacks_of, known_settings, strong_defaults
 from ssiuu.attacks.base import AttackConfig
@@ -91,11 +92,21 @@ class TuneConfig(Section):
     )
 
 
+def _is_spec(value: Any) -> Any:
+    """Refuse what is no method in one sentence, where a union has one for each of its types."""
+    if isinstance(value, str) or (isinstance(value, dict) and all(isinstance(k, str) for k in value)):
+        return value
+    raise PydanticCustomError("method", "must be a name, or a mapping with name and hyper-parameters")
+
+
+Spec = Annotated[str | dict[str, Any], BeforeValidator(_is_spec)]
+
+
 class Recipe(Basis):
     """A whole experiment. A null is filled in by the benchmark, which has a section under its name."""
 
     benchmark: str = "worldfacts"
-    methods: list[str | dict[str, Any]] = Field(
+    methods: list[Spec] = Field(
         default=[
             "none",
             "gd",
@@ -238,6 +249,7 @@ def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str,
         recipe = kind.model_validate(nested)
     except ValidationError as error:
         raise ConfigError([_sentence(p, sources, kind) for p in error.errors()]) from error
+    _check_idle(benchmark, sources)
     for key in flatten(recipe.model_dump()):
         sources.setdefault(key, "default")
     _check(recipe)
@@ -275,6 +287,23 @@ def _scaled(scales: Any, scale: Any, path: Path) -> dict[str, Any]:
         names = list(scales) if isinstance(scales, dict) else []
         raise ConfigError(unknown("scale", str(scale), names, f"{path}: scales"))
     return dict(scales[scale])
+
+
+def _check_idle(benchmark: type[Benchmark[Any]], sources: dict[str, str]) -> None:
+    """Refuse sizes that a benchmark does not take, where they are given for it.
+
+    In a recipe of another benchmark than the one that is asked for they are only said to be idle.
+    """
+    problems = []
+    for key in sorted({"split.forget", "split.retain", "split.heldout"} & {*sources}):
+        if key.removeprefix("split.") in benchmark.sizes:
+            continue
+        idle = f"no effect with benchmark {benchmark.name}"
+        if sources[key] in ("--set", sources.get("benchmark")):
+            problems.append(f"{sources[key]}: {key}: {idle}, which has sets of its own: leave it out.")
+        sources[key] += f" ({idle})"
+    if problems:
+        raise ConfigError(problems)
 
 
 def _check(recipe: Recipe) -> None:
