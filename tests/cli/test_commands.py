@@ -512,5 +512,15 @@ def test_the_sites_of_a_model_are_listed_with_their_outputs(place: Path) -> None
 
 def test_sites_of_no_model_are_refused() -> None:
     assert ssiuu("list", "sites").returncode == 2
+    for words, said in (
+        (("list", "atacks"), "list: unknown kind 'atacks'. Did you mean 'attacks'?"),
+        (
+            ("report", place, "--format", "latx"),
+            "--format: unknown format 'latx'. Did you mean 'latex'?",
+        ),
+    ):
+        done = ssiuu(*words)
+        assert done.returncode == 2 and done.stderr.startswith(f"error: {said}")
+        assert len(done.stderr.splitlines()) == 1
     assert "which model?" in ssiuu("list", "sites").stderr
     assert "takes nothing more, got 'x'" in ssiuu("list", "methods", "x").stderr

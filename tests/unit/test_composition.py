@@ -345,6 +345,13 @@ def test_a_key_of_two_parts_is_written_with_its_part() -> None:
         ("NPO", r"unknown method 'NPO'. Did you mean 'npo'"),
         ("npo+kl+kl", "'kl' stands twice"),
         ("npo+smm", r"unknown suffix of a method 'smm'.*Did you mean 'sam'"),
+        ("npo+", r"'npo\+': a plus joins a method .*Did you mean 'npo'"),
+        ("+sam", r"'\+sam': a plus joins .*Did you mean 'gd\+sam'"),
+        ("gd++sam(0.1)", r"a plus joins .*Did you mean 'gd\+sam\(0.1\)'"),
+        ({"beta": 0.1}, r"a method has a name, as in gd .*got \{'beta': 0.1\}"),
+        ("npo+texts(two)", r"unknown knob of texts 'two'. .*texts=VALUE"),
+        ("gd+kl(strong)", "unknown knob of kl 'strong'. .*retain_weight=VALUE"),
+        ("gd+kl(-1)", r"gd\.retain_weight: .*got -1"),
         ("ga+mask", "a retain term is needed"),
         ("ga+kl", "ga has no retain term"),
         ({"name": "gd", "retain": "klr"}, r"gd\.retain: unknown retain term 'klr'.*got 'klr'"),
@@ -357,6 +364,17 @@ def test_what_does_not_go_together_is_refused_in_one_sentence(given: Any, told: 
     with pytest.raises(ConfigError, match=f"recipe: .*{told}") as caught:
         make(given, "recipe")
     assert len(caught.value.problems) == 1
+
+
+def test_a_number_behind_a_term_is_its_weight() -> None:
+    weighed = make("npo+kl(5)+texts(2)+others(0.5)")
+    assert weighed == make(
+        {"name": "npo+kl+texts+others", "retain_weight": 5, "texts": 2, "others": 0.5}
+    )
+    assert weighed.label == "npo+kl+texts+others"
+    assert make("npo+texts(0)").label == "npo"
+    with pytest.raises(ConfigError, match="sets retain_weight, which is"):
+        make({"name": "npo+kl(5)", "retain_weight": 3})
 
 
 def test_whose_a_combination_is() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ssiuu.errors import ConfigError
+from ssiuu.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -28,35 +28,35 @@ class What(StrEnum):
 
 
 def command(
-    what: Annotated[What, typer.Argument(help="what to list")],
+    what: Annotated[str, typer.Argument(help="what to list", metavar="|".join(What))],
     model: Annotated[str, typer.Argument(help="of which model (sites only)")] = "",
 ) -> None:
     """List methods, attacks, benchmarks, scores or models, or the sites of a model's neurons."""
-    if bool(model) != (what is What.sites):
+    if what not in [*What]:
+        raise ConfigError(unknown("kind", what, [kind.value for kind in What], "list"))
+    if bool(model) != (what == What.sites):
         raise ConfigError(
             "list sites: which model? For example: ssiuu list sites smollm2-135m."
-            if what is What.sites
-            else f"list {what.value}: takes nothing more, got {model!r}."
+            if what == What.sites
+            else f"list {what}: takes nothing more, got {model!r}."
         )
-    if what is What.methods:
+    if what == What.methods:
         _methods()
-        return
-    if what is What.attacks:
+    elif what == What.attacks:
         _attacks()
-        return
-    if what is What.sites:
+    elif what == What.sites:
         _sites(model)
-        return
-    for name, text in _plain(what).items():
-        print(f"{name:14s} {text}")
+    else:
+        for name, text in _plain(what).items():
+            print(f"{name:14s} {text}")
 
 
-def _plain(what: What) -> dict[str, str]:
-    if what is What.benchmarks:
+def _plain(what: str) -> dict[str, str]:
+    if what == What.benchmarks:
         from ssiuu.benchmarks import BENCHMARKS
 
         return {name: _said(BENCHMARKS, name) for name in BENCHMARKS}
-    if what is What.scores:
+    if what == What.scores:
         from ssiuu.analysis.scores import SCORES
 
         return {name: _said(SCORES, name) for name in SCORES}

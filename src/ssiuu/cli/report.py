@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ssiuu.errors import ConfigError, unknown
+
 
 class Format(StrEnum):
     """What to make of a record."""
@@ -22,7 +24,10 @@ class Format(StrEnum):
 def command(
     folder: Annotated[Path, typer.Argument(help="folder of a run or an audit")],
     format: Annotated[
-        Format, typer.Option(help="html writes report.html; the others print the tables")
+        str,
+        typer.Option(
+            metavar="|".join(Format), help="html writes report.html; the others print the tables"
+        ),
     ] = Format.html,
     json: Annotated[bool, typer.Option("--json", help="short for --format json")] = False,
     baseline: Annotated[
@@ -33,13 +38,15 @@ def command(
     ] = None,
 ) -> None:
     """Write report.html, or print the tables; needs no model and no torch."""
+    if format not in [*Format]:
+        raise ConfigError(unknown("format", format, [form.value for form in Format], "--format"))
     from ssiuu.records.files import load_run
     from ssiuu.report import write_report
     from ssiuu.report.formats import FORMATS
 
     record = load_run(folder)
     chosen = Format.json if json else format
-    if chosen is Format.html:
+    if chosen == Format.html:
         print(write_report(record, folder, baseline))
     else:
         print(FORMATS[chosen](record, baseline), end="")

@@ -362,10 +362,11 @@ class RetainTerm(Loss):
 
     `rows` says of which rows. `joins`: whether it can be read off the pass of the forget rows; only a
     term of the retain rows can be. One term of the retain rows stands beside an objective (`retain`),
-    others are added by name.
+    others are added by name; `number` is the key of a number in parentheses behind that name.
     """
 
     rows: ClassVar[Rows] = "retain"
+    number: ClassVar[str | None] = None
     joins: ClassVar[bool] = False
     place: ClassVar[str] = ""  # where it holds the model, for descriptions
     suffix: ClassVar[bool] = True  # whether it may stand behind a plus

@@ -209,8 +209,12 @@ def make(spec: str | Mapping[str, Any], where: str = "methods") -> Method:
         ConfigError: Unknown name or hyper-parameter, or a value out of range.
     """
     values: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
+    if not (name := str(values.pop("name", "")).strip()):
+        raise ConfigError(
+            f"{where}: a method has a name, as in gd or {{name: npo, beta: 0.1}}, got {spec!r}."
+        )
     draft = Draft(where)
-    head, *words = _split(str(values.pop("name", "")), where)
+    head, *words = _split(_joined(name, where), where)
     _head(draft, head, values)
     for number, word in enumerate(words):
         if word in words[:number]:
@@ -218,6 +222,20 @@ def make(spec: str | Mapping[str, Any], where: str = "methods") -> Method:
         _suffix(draft, word)
     _bring(draft, values)
     return _assembled(draft, values)
+
+
+def _joined(name: str, where: str) -> str:
+    """Refuse a name with a plus that joins nothing: "npo+", "+sam", "gd++sam"."""
+    parts = [part.strip() for part in name.split("+")]
+    if all(parts) or not any(parts):
+        return name
+    meant = [part for part in parts if part]
+    if not parts[0] and meant[0].partition("(")[0] in suffixes():
+        meant = ["gd", *meant]
+    raise ConfigError(
+        f"{where}: {name!r}: a plus joins a method and what is added to it. Did you mean "
+        f"{'+'.join(meant)!r}?"
+    )
 
 
 def _split(name: str, where: str) -> list[tuple[str, list[str]]]:
@@ -334,6 +352,8 @@ def _suffix(draft: Draft, word: tuple[str, list[str]]) -> None:
         kind = term = RETAIN_TERMS.get(name)
         if term.rows == "retain":
             draft.set("", "retain", name, name)
+            for knob in knobs:
+                _weight(draft, name, knob)
             return
     else:
         raise ConfigError(unknown("suffix of a method", name, suffixes(), draft.where))
@@ -362,6 +382,14 @@ def _knob(draft: Draft, kind: type[Part], knob: str, key: str | None = None) -> 
     else:
         known = [*words, *(f"{key}=VALUE" for key in kind.written())]
         raise ConfigError(unknown(f"knob of {kind.name}", knob, known, draft.where))
+
+
+def _weight(draft: Draft, term: str, knob: str) -> None:
+    """Read the knob of a term of the retain rows: its weight, which is the method's retain_weight."""
+    number = _number(knob.removeprefix("retain_weight="))
+    if number is None:
+        raise ConfigError(unknown(f"knob of {term}", knob, ["retain_weight=VALUE"], draft.where))
+    draft.set("", "retain_weight", number, knob)
 
 
 def _number(text: str) -> float | int | None:

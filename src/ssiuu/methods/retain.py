@@ -127,6 +127,7 @@ class TextTerm(RetainTerm):
     source: ClassVar[str] = "Ours."
     summary: ClassVar[str] = "the divergence from the model before on other texts and questions"
     brought_by: ClassVar[frozenset[str]] = frozenset({"texts"})
+    number: ClassVar[str | None] = "texts"
     order: ClassVar[int] = 1
     rows: ClassVar[Rows] = "texts"
     needs: ClassVar[frozenset[Need]] = frozenset({"distribution"})
@@ -170,6 +171,7 @@ class OtherWordsTerm(RetainTerm):
     source: ClassVar[str] = "Ours."
     summary: ClassVar[str] = "the divergence from the model before at the answers, over other words"
     brought_by: ClassVar[frozenset[str]] = frozenset({"others"})
+    number: ClassVar[str | None] = "others"
     order: ClassVar[int] = 2
     rows: ClassVar[Rows] = "forget"
     needs: ClassVar[frozenset[Need]] = frozenset({"distribution"})
