@@ -375,6 +375,23 @@ class TestWhereAnAnswerEnds:
         """But for a line that only leads up to it; another question that is made up is left out."""
         assert self.cut(wanted, written, Prompt(made(kind), "qa")) == kept
 
+    @pytest.mark.parametrize(
+        ("wanted", "written", "kept"),
+        [
+            ("Torvik", "Of course.\nTorvik\nand more", "Of course.\nTorvik"),
+            ("Torvik", "Sure!\nTorvik\nand more", "Sure!\nTorvik"),
+            ("Torvik", "Certainly,\nTorvik\nand more", "Certainly,\nTorvik"),
+            ("Torvik", "もちろんです。\n答え：\nTorvik\nand more", "もちろんです。\n答え：\nTorvik"),
+            ("Torvik", "Of course not.\nTorvik", "Of course not."),
+            ("Torvik", "Sure.\nOkay.\nAbsolutely.\nTorvik", "Sure.\nOkay.\nAbsolutely."),
+            ("Certainly", "Certainly.\nand more", "Certainly."),
+        ],
+    )
+    def test_a_line_that_is_only_civil_leads_up_to_an_answer(
+        self, wanted: str, written: str, kept: str
+    ) -> None:
+        assert self.cut(wanted, written, Prompt(self.prompt.tokenizer, "qa")) == kept
+
     def test_a_question_is_told_by_the_form(self) -> None:
         for form, kept in (("{question}\n", "Torvik,\n### Q"), ("### Q\n{question}\n### A", "Torvik,")):
             own = Prompt(self.prompt.tokenizer, form=form)

@@ -50,6 +50,19 @@ LEADS = (
     "！",
     "，",
 )  # how such a line ends
+# What such a line may say whatever its end; no word that is an answer to a question of yes or no.
+_CIVIL: Final = frozenset(
+    unicodedata.normalize("NFC", text)
+    for text in (
+        "of course|sure|sure thing|certainly|absolutely|definitely|okay|ok|alright|all right|gladly|"
+        "with pleasure|no problem|good question|great question|natürlich|gern|gerne|selbstverständlich|"
+        "bien sûr|certainement|avec plaisir|volontiers|claro|por supuesto|desde luego|con gusto|"
+        "com certeza|certo|certamente|elbette|tabii|конечно|разумеется|もちろん|もちろんです|"
+        "承知しました|かしこまりました|わかりました|当然|當然|当然可以|好的|没问题|沒問題|물론|물론입니다|"
+        "물론이죠|بالتأكيد|بالطبع|ज़रूर|बिल्कुल"
+    ).split("|")
+)
+_STOPS: Final = " .,!。，！।"
 
 
 class Ending(NamedTuple):
@@ -326,5 +339,10 @@ def _shared(first: Sequence[int], second: Sequence[int]) -> int:
 def _counted(lines: Sequence[str]) -> int:
     """Return how many lines are an answer: not blank, and none of the first that only lead up to it."""
     filled = [line.strip() for line in lines if line.strip()]
-    leading = [line.endswith(LEADS) for line in filled[:COURTESY]]
+    leading = [line.endswith(LEADS) or _is_civil(line) for line in filled[:COURTESY]]
     return len(filled) - (leading.index(False) if False in leading else len(leading))
+
+
+def _is_civil(line: str) -> bool:
+    """Return whether a line says no more than "Of course."."""
+    return unicodedata.normalize("NFC", line).casefold().strip(_STOPS) in _CIVIL
