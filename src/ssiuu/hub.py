@@ -50,20 +50,20 @@ def silence() -> str:
 
     if constants.HF_HUB_OFFLINE:
         return ""
-    found: list[str] = []
+    reasons: list[str] = []
 
     def ask() -> None:
         try:
             get_session().head(constants.ENDPOINT, timeout=PATIENCE)
-            found.append("")
+            reasons.append("")
         except Exception as error:  # the client raises many unrelated kinds
-            found.append(first_line(error))
+            reasons.append(first_line(error))
 
     # A thread, because looking up a name and trying address after address know no timeout.
     thread = Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PATIENCE)
-    reason = found[0] if found else f"no answer within {PATIENCE:.0f} s"
+    reason = reasons[0] if reasons else f"no answer within {PATIENCE:.0f} s"
     if not reason:
         return ""
     return (
@@ -76,7 +76,7 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's text that says something, or its kind; 160 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # A line that ends in a colon only announces the next one.
-    told = next((line for line in lines if not line.endswith(":")), type(error).__name__)
+    phrase = next((line for line in lines if not line.endswith(":")), type(error).__name__)
     if isinstance(error, KeyError):
-        told = f"{told} is not known"
-    return told[:160].rstrip(".")
+        phrase = f"{phrase} is not known"
+    return phrase[:160].rstrip(".")

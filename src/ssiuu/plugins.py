@@ -66,16 +66,16 @@ class Registry(Generic[T]):
 
     @cached_property
     def _points(self) -> dict[str, EntryPoint]:
-        found: dict[str, EntryPoint] = {}
+        points: dict[str, EntryPoint] = {}
         for point in entry_points(group=self.group):
-            if other := self.built_in.get(point.name) or found.get(point.name):
-                there = _package(other) if isinstance(other, EntryPoint) else "ssiuu"
+            if other := self.built_in.get(point.name) or points.get(point.name):
+                package = _package(other) if isinstance(other, EntryPoint) else "ssiuu"
                 raise ConfigError(
-                    f"{self.kind} {point.name!r} is in {there} and in {_package(point)}: one of the "
+                    f"{self.kind} {point.name!r} is in {package} and in {_package(point)}: one of the "
                     "two packages has to be uninstalled, or to name it otherwise."
                 )
-            found[point.name] = point
-        return found
+            points[point.name] = point
+        return points
 
     def __iter__(self) -> Iterator[str]:
         """Yield every name: built in, installed, registered."""
@@ -118,8 +118,8 @@ class Registry(Generic[T]):
         """
         name = str(getattr(added, "name", ""))
         self._checked(added, name, added.__qualname__)
-        taken = name in self.built_in or name in self._points
-        if taken or (
+        known = name in self.built_in or name in self._points
+        if known or (
             name in self._registered and self._registered[name].__qualname__ != added.__qualname__
         ):
             raise ConfigError(f"{self.kind} {name!r} is there already: give yours another name.")

@@ -29,11 +29,11 @@ class Agreement(NamedTuple):
 def rank_agreement(first: Mapping[str, Influence], second: Mapping[str, Influence]) -> Agreement:
     """Compare the order of the methods that both hold, by label."""
     labels = sorted(first.keys() & second.keys())
-    found = {}
+    taus = {}
     for name in Agreement._fields[1:]:
         pairs = [(getattr(first[m], name), getattr(second[m], name)) for m in labels]
-        found[name] = _tau([(a, b) for a, b in pairs if a is not None and b is not None])
-    return Agreement(len(labels), **found)
+        taus[name] = _tau([(a, b) for a, b in pairs if a is not None and b is not None])
+    return Agreement(len(labels), **taus)
 
 
 def _tau(pairs: list[tuple[float, float]]) -> float | None:
@@ -53,10 +53,10 @@ def attributed_twice(record: RunRecord) -> dict[tuple[str, int], BothAttribution
 
 def agreement(record: RunRecord) -> Agreement:
     """Compare the order of the models under both attributions."""
-    found = {f"{label} {seed}": both for (label, seed), both in attributed_twice(record).items()}
+    by_model = {f"{label} {seed}": both for (label, seed), both in attributed_twice(record).items()}
     return rank_agreement(
-        {name: both.gradient for name, both in found.items()},
-        {name: both.integrated for name, both in found.items()},
+        {name: both.gradient for name, both in by_model.items()},
+        {name: both.integrated for name, both in by_model.items()},
     )
 
 
@@ -70,15 +70,15 @@ def conclusion(record: RunRecord) -> str:
     if not ratios:
         return ""
     alike = sum((a > HALF) == (b > HALF) for a, b in ratios)
-    found = agreement(record)
-    orders = {"D+": found.d_plus_all, "D−": found.d_minus_all, "hide ratio": found.hide_ratio}
+    order = agreement(record)
+    orders = {"D+": order.d_plus_all, "D−": order.d_minus_all, "hide ratio": order.hide_ratio}
     known = {name: tau for name, tau in orders.items() if tau is not None}
-    said = f"The hide ratio is on the same side of one half for {alike} of {len(ratios)} models."
+    sentence = f"The hide ratio is on the same side of one half for {alike} of {len(ratios)} models."
     if known:
         taus = ", ".join(f"{name} {tau:.2f}" for name, tau in known.items()).replace("-", "−")
-        said += f" Order of the {found.methods} models, Kendall's tau (1: the same): {taus}."
+        sentence += f" Order of the {order.methods} models, Kendall's tau (1: the same): {taus}."
     else:
-        said += " With one model there is no order to compare."
+        sentence += " With one model there is no order to compare."
     if alike == len(ratios) and all(tau == 1 for tau in known.values()):
-        return f"{said} The conclusions hold under both."
-    return f"{said} The conclusions do not all hold under both: build on none that only one shows."
+        return f"{sentence} The conclusions hold under both."
+    return f"{sentence} The conclusions do not all hold under both: build on none that only one shows."

@@ -60,8 +60,8 @@ class Model:
 
     def scores(self, name: str) -> Mapping[str, FactScore]:
         """Return the scores of a set: "forget", "retain", "heldout"; empty where there is none."""
-        found: Mapping[str, FactScore] = getattr(self.cell.evaluation, name, {})
-        return found
+        scores: Mapping[str, FactScore] = getattr(self.cell.evaluation, name, {})
+        return scores
 
 
 @dataclass(frozen=True)

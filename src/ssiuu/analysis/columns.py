@@ -74,7 +74,7 @@ def every(
         tasks: Names of public tasks.
         aucs: Names of membership scores.
     """
-    found = [
+    columns = [
         *_verdict(),
         *answers(),
         *score.columns(others),
@@ -89,7 +89,7 @@ def every(
     ]
     order = [*TABLES]
     own = order.index("Utility") - 0.5  # a score's own group stands after the main table
-    return sorted(found, key=lambda c: order.index(c.group) if c.group in order else own)
+    return sorted(columns, key=lambda c: order.index(c.group) if c.group in order else own)
 
 
 def attack_scales(record: RunRecord) -> dict[str, Scale]:
@@ -183,7 +183,7 @@ def attack_columns(name: str, scale: Scale) -> list[Column]:
         lambda model, pool: attacked(model, name, scale, pool),
         chance=scale.chance,
     )
-    found = [
+    columns = [
         level,
         beside(
             "wrong_only",
@@ -203,10 +203,10 @@ def attack_columns(name: str, scale: Scale) -> list[Column]:
         ),
     ]
     if scale not in (RANKING, FREE):
-        found.append(
+        columns.append(
             beside("ranking", lambda model: peak(model, name, RANKING), "The accuracy along it.")
         )
-    return found
+    return columns
 
 
 def _pools() -> list[Column]:
@@ -323,7 +323,7 @@ def _estimated(
     key: str, heading: str, interval: Callable[[Model], Estimate | None], meaning: str
 ) -> Column:
     def read(model: Model) -> float | None:
-        found = interval(model)
-        return found.value if found else None
+        estimate = interval(model)
+        return estimate.value if estimate else None
 
     return Column(key, heading, "Utility", "share", read, meaning, "higher", interval=interval)

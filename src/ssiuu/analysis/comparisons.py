@@ -81,8 +81,8 @@ def entities(record: RunRecord) -> dict[str, str]:
 def row_intervals(record: RunRecord, cell: Cell) -> dict[str, Estimate]:
     """Return the interval of each score of one row, by key; what was not scored is left out."""
     model = Model(record, cell)
-    found = {column.key: interval(model, column) for column in columns(record)}
-    return {key: estimate for key, estimate in found.items() if estimate is not None}
+    intervals = {column.key: interval(model, column) for column in columns(record)}
+    return {key: estimate for key, estimate in intervals.items() if estimate is not None}
 
 
 def interval(model: Model, column: Column) -> Estimate | None:
@@ -121,15 +121,15 @@ def level(record: RunRecord, tables: Sequence[Outcomes], looks: int = 1) -> Esti
     if len(set(names)) < 2:
         return None
     scored = np.isfinite(values)
-    found = bootstrap_ratio(np.nan_to_num(values), scored, names, confidence=1 - 0.05 / looks)
+    estimate = bootstrap_ratio(np.nan_to_num(values), scored, names, confidence=1 - 0.05 / looks)
     # A resample that holds no scored fact at all: so few that any share is possible.
-    return found or Estimate(float(np.nanmean(values)), 0.0, 1.0)
+    return estimate or Estimate(float(np.nanmean(values)), 0.0, 1.0)
 
 
 def _seeds(tables: Iterable[Outcomes]) -> list[int]:
     """Return the attack seeds that every item of every table has."""
-    found = [set(values) for table in tables for values in table.values()]
-    return sorted(set.intersection(*found)) if found else []
+    by_item = [set(values) for table in tables for values in table.values()]
+    return sorted(set.intersection(*by_item)) if by_item else []
 
 
 def _row(table: Outcomes, items: Sequence[Item], seed: int) -> list[float]:
@@ -181,13 +181,13 @@ def compare(record: RunRecord, against: str | None = None) -> list[Comparison]:
         cells.setdefault(cell.method.label, {})[cell.seed] = cell
     if base is None:
         return []
-    found = [
+    comparisons = [
         _compare(record, cells[label], cells[base], column)
         for label in cells
         if label != base
         for column in compared(record)
     ]
-    return [comparison for comparison in found if comparison is not None]
+    return [comparison for comparison in comparisons if comparison is not None]
 
 
 def _compare(

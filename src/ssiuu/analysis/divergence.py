@@ -13,8 +13,8 @@ WORDS: Final = "general language ability damaged"
 
 def damaged(cell: Cell) -> bool:
     """Whether a method moved the model further on plain text than `DAMAGED`; no control is judged."""
-    found = cell.evaluation.divergence if cell.evaluation else None
-    return found is not None and cell.method.origin != "control" and found.plain > DAMAGED
+    divergence = cell.evaluation.divergence if cell.evaluation else None
+    return divergence is not None and cell.method.origin != "control" and divergence.plain > DAMAGED
 
 
 def damaged_labels(cells: Iterable[Cell]) -> list[str]:

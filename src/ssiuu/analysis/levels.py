@@ -44,8 +44,8 @@ def attack_names(record: RunRecord) -> list[str]:
     Those that bring back values alone (membership inference) have no level and are not among them.
     """
     attacks = [attack for cell in record.cells for attack in cell.attacks]
-    found = {attack.name: attack for attack in attacks if attack.scored != "values"}
-    return sorted(found, key=lambda n: (found[n].fraction is None, found[n].fraction or 0.0, n))
+    by_name = {attack.name: attack for attack in attacks if attack.scored != "values"}
+    return sorted(by_name, key=lambda n: (by_name[n].fraction is None, by_name[n].fraction or 0.0, n))
 
 
 def of_name(attacks: Iterable[Attack], name: str) -> list[Attack]:
@@ -69,9 +69,9 @@ def _top(attack: Attack, pool: Collection[str], scale: Scale) -> Point | None:
     """Return the highest point of a curve; that of place 0 only where nothing follows."""
     places = range(1, len(attack.reads)) or range(len(attack.reads))
     points = [
-        Point(attack, place, found)
+        Point(attack, place, height)
         for place in places
-        if (found := level(attack, place, pool, scale)) is not None
+        if (height := level(attack, place, pool, scale)) is not None
     ]
     return max(points, key=lambda point: point.level, default=None)
 
@@ -107,14 +107,14 @@ def attacked(model: Model, name: str, scale: Scale, pool: Collection[str] | None
     pool = model.pool if pool is None else pool
     best = strongest_setting(of_name(model.cell.attacks, name), pool, scale)
     points = best.points if best else ()
-    found: dict[Item, dict[int, float]] = {}
+    levels: dict[Item, dict[int, float]] = {}
     for attack, place, _ in points:
         readings = attack.reads[place].facts
         for fact in pool:
             value = scale.read(readings[fact]) if fact in readings else None
             if value is not None:
-                found.setdefault((fact, 0), {})[attack.seed] = float(value)
-    return {item: values for item, values in found.items() if len(values) == len(points)}
+                levels.setdefault((fact, 0), {})[attack.seed] = float(value)
+    return {item: values for item, values in levels.items() if len(values) == len(points)}
 
 
 def peak(model: Model, name: str, scale: Scale, pool: Collection[str] | None = None) -> float | None:

@@ -93,21 +93,21 @@ def _stratum(record: RunRecord) -> str:
 def _correlate(measure: Column, outcome: str, points: list[_Point]) -> Prediction:
     scored = [(value, p) for p in points if (value := measure.read(p.model)) is not None]
     methods = [f"{p.stratum} {p.model.cell.method.label}" for _, p in scored]
-    found = None
+    correlation = None
     if len(scored) >= CELLS:
-        found = spearman(
+        correlation = spearman(
             [value for value, _ in scored],
             [p.outcome[outcome] for _, p in scored],
             methods,
             [p.stratum for _, p in scored],
         )
-    return Prediction(measure.heading, outcome, len(scored), len(set(methods)), found)
+    return Prediction(measure.heading, outcome, len(scored), len(set(methods)), correlation)
 
 
 def _measures() -> list[Column]:
     keys = ("d_minus_100", "d_plus_100", "hide_ratio", "lens", "depth_score", "causal_share", "probe")
-    found = {column.key: column for column in [*inside(), *answers()]}
-    return [found[key] for key in (*keys, "forget_logprob")]
+    by_key = {column.key: column for column in [*inside(), *answers()]}
+    return [by_key[key] for key in (*keys, "forget_logprob")]
 
 
 MEASURES = _measures()

@@ -143,10 +143,10 @@ def same_cells(record: RunRecord, block: Published) -> bool:
 
 
 def _setting(config: Mapping[str, Any], key: str) -> Any:
-    found: Any = config
+    value: Any = config
     for part in key.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def others(record: RunRecord) -> list[Published]:

@@ -16,8 +16,8 @@ def rows(record: RunRecord) -> dict[str, Any]:
     Shares are in [0, 1], log-probabilities nats a fact, seconds wall time; None means "not measured" or
     "not scored".
     """
-    found = columns(record)
-    return {"schema": SCHEMA, "rows": [row(Model(record, cell), found) for cell in record.cells]}
+    read_columns = columns(record)
+    return {"schema": SCHEMA, "rows": [row(Model(record, cell), read_columns) for cell in record.cells]}
 
 
 def row(model: Model, found: list[Column]) -> dict[str, Any]:

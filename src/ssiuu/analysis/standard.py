@@ -86,8 +86,8 @@ def known_probes(model: Model, kind: str) -> dict[Item, bool]:
 
 def _probe(kind: str, heading: str, what: str, direction: Direction) -> Column:
     def outcomes(model: Model, pool: Collection[str] | None) -> Outcomes:
-        found = known_probes(model, kind)
-        return {i: {0: float(right)} for i, right in found.items() if pool is None or i[0] in pool}
+        answers = known_probes(model, kind)
+        return {i: {0: float(right)} for i, right in answers.items() if pool is None or i[0] in pool}
 
     return Column(
         f"forget_{kind}",
@@ -139,10 +139,10 @@ def _at(path: str) -> Callable[[Model], Any]:
     """Return how to read a field of a cell by its path; None where a part of the way is not there."""
 
     def read(model: Model) -> Any:
-        found: Any = model.cell
+        value: Any = model.cell
         for name in path.split("."):
-            found = found.get(name) if isinstance(found, dict) else getattr(found, name, None)
-        return found
+            value = value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+        return value
 
     return read
 
@@ -220,8 +220,8 @@ def _inside(
 
 def _estimated(key: str, heading: str, path: str, meaning: str) -> Column:
     def interval(model: Model) -> Estimate | None:
-        found = _at(path)(model)
-        return Estimate(found.value, found.low, found.high) if found else None
+        estimate = _at(path)(model)
+        return Estimate(estimate.value, estimate.low, estimate.high) if estimate else None
 
     return Column(key, heading, "Inside", "ratio", _at(f"{path}.value"), meaning, interval=interval)
 

@@ -14,8 +14,8 @@ Z = 1.96
 
 def task_names(record: RunRecord) -> list[str]:
     """Return the public tasks that a run has scores of, in their order."""
-    found = [record.original, *(cell.evaluation for cell in record.cells)]
-    return list(dict.fromkeys(name for scores in found if scores for name in scores.utility))
+    evaluations = [record.original, *(cell.evaluation for cell in record.cells)]
+    return list(dict.fromkeys(name for scores in evaluations if scores for name in scores.utility))
 
 
 def tasks(model: Model) -> Mapping[str, TaskScore]:
@@ -28,8 +28,8 @@ def task_interval(model: Model, name: str) -> Estimate | None:
     score = tasks(model).get(name)
     if score is None:
         return None
-    found = wilson(round(score.accuracy * score.items), score.items)
-    return Estimate(score.accuracy, found.low, found.high)
+    interval = wilson(round(score.accuracy * score.items), score.items)
+    return Estimate(score.accuracy, interval.low, interval.high)
 
 
 def task_mean(models: Sequence[Mapping[str, TaskScore]]) -> Estimate | None:

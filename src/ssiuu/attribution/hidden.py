@@ -30,14 +30,14 @@ def blocks(model: Any) -> torch.nn.ModuleList:
     Raises:
         ConfigError: The model has no list of blocks under a known name.
     """
-    found = [
+    lists = [
         module
         for path, module in model.named_modules()
         if isinstance(module, torch.nn.ModuleList) and path.rpartition(".")[2] in _LISTS
     ]
-    if not found:
+    if not lists:
         raise ConfigError(f"{type(model).__name__} has no list of blocks named {', '.join(_LISTS)}.")
-    return max(found, key=len)
+    return max(lists, key=len)
 
 
 def block(model: Any, layer: int, key: str = "layer") -> torch.nn.Module:

@@ -70,8 +70,8 @@ def _batch(model: Any, sites: Sequence[Site], batch: Batch, steps: int) -> Extre
         with torch.no_grad(), scaled(model, paths, 0.0):
             share = whole - answer_logprobs(model, batch).sum
         by_token = [t.reshape(*keep.shape, -1).sum(-1) for t in totals.values()]
-        found = torch.stack(by_token).sum(0).masked_fill(~keep, 0.0).sum(1)
-        missed, worth = missed + (found - share).abs(), worth + share.abs()
+        attributed = torch.stack(by_token).sum(0).masked_fill(~keep, 0.0).sum(1)
+        missed, worth = missed + (attributed - share).abs(), worth + share.abs()
         ends = {path: token_extremes(total, keep) for path, total in totals.items()}
         lowest += [site.take(ends[site.path][0]) for site in block]
         highest += [site.take(ends[site.path][1]) for site in block]

@@ -64,9 +64,9 @@ def extremes(
             yield _batch(model, sites, batch)
             continue
         with residuals(model) as states:
-            found = _batch(model, sites, batch)
+            batch_extremes = _batch(model, sites, batch)
         seen(batch, states)
-        yield found
+        yield batch_extremes
 
 
 def batches(model: Any, examples: Sequence[Example], pad: int) -> Iterator[Batch]:
@@ -77,7 +77,7 @@ def batches(model: Any, examples: Sequence[Example], pad: int) -> Iterator[Batch
 
 
 def _batch(model: Any, sites: Sequence[Site], batch: Batch) -> Extremes:
-    found: dict[Site, tuple[Tensor, Tensor]] = {}
+    ends: dict[Site, tuple[Tensor, Tensor]] = {}
     placed = by_path(sites)
     keep = batch.attention_mask.bool()
 
@@ -85,15 +85,15 @@ def _batch(model: Any, sites: Sequence[Site], batch: Batch) -> Extremes:
         kind = torch.promote_types(activation.dtype, torch.float32)
         low, high = token_extremes(activation.to(kind) * gradient.to(kind), keep)
         for site in placed[path]:
-            found[site] = site.take(high), site.take(low)
+            ends[site] = site.take(high), site.take(low)
 
     with frozen(model), capture(model, placed, sink):
         logprob = answer_logprobs(model, batch).sum
         logprob.sum().backward()
     return Extremes(
         ids=batch.ids,
-        highest=torch.cat([found[site][0] for site in sites], 1),
-        lowest=torch.cat([found[site][1] for site in sites], 1),
+        highest=torch.cat([ends[site][0] for site in sites], 1),
+        lowest=torch.cat([ends[site][1] for site in sites], 1),
         logprob=logprob.detach(),
     )
 

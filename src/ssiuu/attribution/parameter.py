@@ -268,14 +268,14 @@ class SplitGradients:
 def _owners(model: torch.nn.Module, named: Mapping[str, Tensor]) -> list[tuple[torch.nn.Module, Names]]:
     """Return every module that owns some of the parameters, with their names by local name."""
     names = {id(parameter): name for name, parameter in named.items()}
-    found = []
+    owners = []
     for module in model.modules():
         own = {
             local: names[id(p)] for local, p in module.named_parameters(recurse=False) if id(p) in names
         }
         if own:
-            found.append((module, own))
-    return found
+            owners.append((module, own))
+    return owners
 
 
 def _weighted(gradient: Tensor, scale: Float[Tensor, " B"]) -> Tensor:
@@ -319,10 +319,10 @@ def _again(
     ):
         again = type(module).forward(module, *_detached(args), **kwargs)
         wanted = [getattr(module, local) for local in names]
-        found = [
+        gradients = [
             torch.autograd.grad(again, wanted, c.to(again.dtype), retain_graph=True) for c in cotangents
         ]
-    return [dict(zip(names.values(), values, strict=True)) for values in found]
+    return [dict(zip(names.values(), values, strict=True)) for values in gradients]
 
 
 def _bias(rows: Tensor, bias: Tensor) -> Tensor:
@@ -332,9 +332,9 @@ def _bias(rows: Tensor, bias: Tensor) -> Tensor:
 def _add_product(store: dict[str, Tensor], name: str, rows: Tensor, inputs: Tensor) -> None:
     rows = rows.reshape(-1, rows.shape[-1])
     inputs = inputs.reshape(-1, inputs.shape[-1]).to(rows.dtype)
-    there = store.get(name)
-    if there is not None and rows.dtype == there.dtype:
-        there.addmm_(rows.T, inputs)
+    total = store.get(name)
+    if total is not None and rows.dtype == total.dtype:
+        total.addmm_(rows.T, inputs)
     else:
         product = rows.T @ inputs
         _add(store, name, product if product.dtype == torch.float64 else product.float())

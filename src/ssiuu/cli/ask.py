@@ -38,8 +38,8 @@ def command(
     from ssiuu.records.files import dump_json
     from ssiuu.report.asked import knowledge_rows, table
 
-    asked = facts if facts is not None else [{"question": question, "answer": answer}]
+    rows = facts if facts is not None else [{"question": question, "answer": answer}]
     progress, sets = set_up(), forcing(set_, False, prompt)
-    record = ask_model(model, asked, out, sets, progress, columns=columns, base=base)
+    record = ask_model(model, rows, out, sets, progress, columns=columns, base=base)
     progress.done()
     print(dump_json(knowledge_rows(record)) if json else table(record))

@@ -69,8 +69,8 @@ def _plain(what: str) -> dict[str, str]:
 def _said(registry: Registry[Any], name: str) -> str:
     """Return what a name stands for, and the package that it is from where that is another one."""
     package = registry.plugin(name)
-    said = str(registry.get(name).summary)
-    return said if package is None else f"{said} [{package}]"
+    summary = str(registry.get(name).summary)
+    return summary if package is None else f"{summary} [{package}]"
 
 
 def _attacks() -> None:
@@ -104,8 +104,8 @@ def _sites(name: str) -> None:
             f"{site.layer:5d}  {site.module:6s}  {site.width:5d}  {site.path:{longest}s}  {site.units}"
         )
     print(f"\n{sum(site.width for site in sites):,} neurons in {len(sites)} sites.")
-    if said := coverage(model, sites):
-        print(said)
+    if remark := coverage(model, sites):
+        print(remark)
 
 
 def _methods() -> None:

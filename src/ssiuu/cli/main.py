@@ -98,10 +98,10 @@ def _run() -> None:
     except Exception as error:
         from ssiuu.plugins import blamed
 
-        if (said := blamed(error)) is None:
+        if (blame := blamed(error)) is None:
             raise
         traceback.print_exc()
-        print(f"error: {said}", file=sys.stderr)
+        print(f"error: {blame}", file=sys.stderr)
         sys.exit(FAILED)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # what the parser makes of Ctrl-C

@@ -64,26 +64,26 @@ def check_facts(files: Mapping[str, str | None], columns: str | None, sets: Sequ
         DataError: With every problem of every file.
         ConfigError: Two flags name one file, or the columns are not valid.
     """
-    given = {flag: Path(name) for flag, name in files.items() if name not in (None, NONE)}
-    places = [path.resolve() for path in given.values()]
+    paths = {flag: Path(name) for flag, name in files.items() if name not in (None, NONE)}
+    places = [path.resolve() for path in paths.values()]
     if len(set(places)) < len(places):
-        raise ConfigError(f"{' and '.join(given)} are the same file, {next(iter(given.values()))}.")
+        raise ConfigError(f"{' and '.join(paths)} are the same file, {next(iter(paths.values()))}.")
     named = parse_columns(columns) if columns is not None else None
     if any(text.strip().startswith("columns") for text in sets):
         return
     problems: list[str] = []
-    found: list[list[Fact]] = []
-    for flag, path in given.items():
+    facts: list[list[Fact]] = []
+    for flag, path in paths.items():
         if kind_of(path) not in FILES:
             continue
         try:
-            found.append(read_facts(path, flag, named))
+            facts.append(read_facts(path, flag, named))
         except DataError as error:
             problems += error.problems
     if problems:
         raise DataError(problems)
-    if len(found) == len(given) == 2:
-        check_pair(*found)
+    if len(facts) == len(paths) == 2:
+        check_pair(*facts)
 
 
 def check_number(flag: str, value: float | None, least: float, most: float = math.inf) -> None:

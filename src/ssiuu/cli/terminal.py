@@ -46,8 +46,8 @@ def finish(record: RunRecord, out: Path, progress: Printer) -> None:
 
 def forcing(sets: list[str] | None, force: bool, prompt: str | None = None) -> list[str]:
     """Return the settings given, with what --force and --prompt stand for."""
-    asked = [] if prompt is None else [f"prompt={prompt}"]
-    return [*asked, *(sets or []), *(["force=true"] if force else [])]
+    lines = [] if prompt is None else [f"prompt={prompt}"]
+    return [*lines, *(sets or []), *(["force=true"] if force else [])]
 
 
 def set_up() -> Printer:

@@ -18,7 +18,7 @@ REASONS = 12  # facts that are not known, each with why
 
 def knowledge_rows(record: ModelKnowledge) -> dict[str, Any]:
     """Return what a model knows as plain data, a row a fact; None means "not scored"."""
-    told = [
+    rows = [
         {"id": f.id, "question": f.question, "answer": f.answer, **record.knowledge[f.id].model_dump()}
         for f in record.facts
     ]
@@ -28,7 +28,7 @@ def knowledge_rows(record: ModelKnowledge) -> dict[str, Any]:
         "model": record.model.name,
         "form": record.form,
         "counts": {state: states[state] for state in STATES},
-        "rows": told,
+        "rows": rows,
     }
 
 
@@ -47,9 +47,9 @@ def table(record: ModelKnowledge) -> str:
         if len(unclear) > REASONS:
             lines.append(f"… and {len(unclear) - REASONS} more; --json has all")
     many = f"{len(record.facts)} fact{'s' if len(record.facts) > 1 else ''}"
-    said = f"{many}: {counts(record.knowledge)}."
+    tally = f"{many}: {counts(record.knowledge)}."
     note = "Rank and margin (nats a token): against the best alternative; log p: nats, of the answer."
-    return "\n".join([*lines, "", *record.notes, said, f"Asked as {record.asked}", note])
+    return "\n".join([*lines, "", *record.notes, tally, f"Asked as {record.asked}", note])
 
 
 def _cells(fact: FactText, known: Knowledge) -> list[str]:
@@ -82,13 +82,13 @@ def cut(text: str, room: int) -> str:
     """Return the text, or as much of it as fits into so many columns, with an ellipsis."""
     if width(text) <= room:
         return text
-    kept, used = "", 0
+    fitting, used = "", 0
     for char in text:
         used += _columns(char)
         if used > room - 1:
             break
-        kept += char
-    return f"{kept}…"
+        fitting += char
+    return f"{fitting}…"
 
 
 def _columns(char: str) -> int:

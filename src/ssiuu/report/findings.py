@@ -170,9 +170,9 @@ def _probes(record: RunRecord, cell: Cell) -> list[str]:
     """Say how the probes are answered that the original model got right."""
     kinds = {"multi_hop": "Multi-hop questions", "same_answer": "Other facts with the same answer"}
     return [
-        f"{words}: {sum(found)} of the {len(found)} that the original model knew are still right."
+        f"{words}: {sum(answers)} of the {len(answers)} that the original model knew are still right."
         for kind, words in kinds.items()
-        if (found := known_probes(Model(record, cell), kind).values())
+        if (answers := known_probes(Model(record, cell), kind).values())
     ]
 
 
@@ -198,10 +198,12 @@ def _below_chance(record: RunRecord, cell: Cell) -> list[str]:
     after = wilson(sum(right), len(right))
     if after.share >= chance - 1e-9:  # a third of the facts is not a third of one
         return []
-    seen = f"Over-unlearning: {_share(after.share, 1)} is below guessing ({_share(chance, 1)})"
+    over_unlearned = (
+        f"Over-unlearning: {_share(after.share, 1)} is below guessing ({_share(chance, 1)})"
+    )
     if after.high < chance:
-        return [f"{seen}, so the answer is avoided rather than unknown."]
-    return [f"{seen}, though by less than {len(right)} facts can tell apart."]
+        return [f"{over_unlearned}, so the answer is avoided rather than unknown."]
+    return [f"{over_unlearned}, though by less than {len(right)} facts can tell apart."]
 
 
 def _share(value: float, digits: int = 0) -> str:

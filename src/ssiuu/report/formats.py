@@ -36,24 +36,24 @@ def data(record: RunRecord, against: str | None = None) -> dict[str, Any]:
     table = rows(record)
     for row, cell in zip(table["rows"], record.cells, strict=True):
         intervals = row_intervals(record, cell)
-        row["intervals"] = {name: [found.low, found.high] for name, found in intervals.items()}
+        row["intervals"] = {name: [c.low, c.high] for name, c in intervals.items()}
     comparisons = [
         {
-            "method": found.label,
-            "score": found.column,
-            "difference": found.difference.value,
-            "low": found.difference.low,
-            "high": found.difference.high,
-            "items": found.items,
-            "seeds": found.seeds,
-            "differs": found.differs,
-            "better": found.better,
+            "method": c.label,
+            "score": c.column,
+            "difference": c.difference.value,
+            "low": c.difference.low,
+            "high": c.difference.high,
+            "items": c.items,
+            "seeds": c.seeds,
+            "differs": c.differs,
+            "better": c.better,
         }
-        for found in compare(record, base)
+        for c in compare(record, base)
     ]
     predictions = [
-        found._asdict() | {"correlation": found.correlation and found.correlation._asdict()}
-        for found in prediction([record])
+        c._asdict() | {"correlation": c.correlation and c.correlation._asdict()}
+        for c in prediction([record])
     ]
     described = {
         column.key: {"heading": column.heading, "form": column.form, "wanted": column.direction}
@@ -69,10 +69,10 @@ def tables(record: RunRecord, against: str | None = None) -> list[Table]:
     Raises:
         ConfigError: The run has no method with the label `against`.
     """
-    found = compare(record, against)
-    main, *more = column_tables(record, found)
-    made = [main, differences(record, found), *more, *inside_tables(record), paper(record)]
-    return [table for table in made if table.rows] + [published(block) for block in others(record)]
+    comparisons = compare(record, against)
+    main, *more = column_tables(record, comparisons)
+    every = [main, differences(record, comparisons), *more, *inside_tables(record), paper(record)]
+    return [table for table in every if table.rows] + [published(block) for block in others(record)]
 
 
 def markdown(record: RunRecord, against: str | None = None) -> str:
@@ -157,12 +157,12 @@ def comma_separated(record: RunRecord, against: str | None = None) -> str:
     Beside a score: `_low`, `_high` of its interval, `_difference` to the baseline with its own
     `_difference_low`, `_difference_high`.
     """
-    found, every = data(record, against), columns(record)
+    table, every = data(record, against), columns(record)
     ended = [c.key for c in every if c.interval or (c.outcomes and c.shown)]
     against_base = {column.key for column in compared(record)}
-    differences = {(c["method"], c["score"]): c for c in found["comparisons"]}
+    differences = {(c["method"], c["score"]): c for c in table["comparisons"]}
     lines = []
-    for row in found["rows"]:
+    for row in table["rows"]:
         intervals = row.pop("intervals")
         line = {**row}
         for key in ended:

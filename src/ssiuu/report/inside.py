@@ -24,9 +24,9 @@ def inside_tables(record: RunRecord) -> list[Table]:
 def _influences(record: RunRecord) -> Iterator[tuple[str, Influence]]:
     """Yield the influence variation of the log-probability of each model, by its name."""
     for cell in record.cells:
-        found = cell.diagnosis.influence.get("logprob") if cell.diagnosis else None
-        if found is not None:
-            yield named(Model(record, cell)), found
+        influence = cell.diagnosis.influence.get("logprob") if cell.diagnosis else None
+        if influence is not None:
+            yield named(Model(record, cell)), influence
 
 
 def _bands(record: RunRecord) -> Table:
@@ -39,12 +39,12 @@ def _bands(record: RunRecord) -> Table:
         "net_minus": "D− net",
         "hide_ratio": "hide ratio",
     }
-    found = [(name, influence) for name, influence in _influences(record) if influence.bands]
+    banded = [(name, influence) for name, influence in _influences(record) if influence.bands]
     rows = [
         Row(name, [_banded(getattr(influence, key), getattr(influence.bands, key)) for key in fields])
-        for name, influence in found
+        for name, influence in banded
     ]
-    first = next((influence.bands for _, influence in found if influence.bands), None)
+    first = next((influence.bands for _, influence in banded if influence.bands), None)
     note = (
         f"Intervals of {first.confidence:.0%}, basic bootstrap over {first.entities} entities, "
         f"{first.resamples} resamples; after the slash: less its bias. All: over all neurons; net: "
@@ -183,23 +183,23 @@ def _attributions(record: RunRecord) -> Table:
 
 def _predictions(record: RunRecord) -> Table:
     """Return a row a measure; none where no measure has enough cells."""
-    found = prediction([record])
+    predictions = prediction([record])
     by_measure: dict[str, list[Prediction]] = {}
-    for one in found:
+    for one in predictions:
         by_measure.setdefault(one.measure, []).append(one)
     rows = [
         Row(measure, cells([*map(_correlation, pair), str(pair[0].cells), str(pair[0].methods)]))
         for measure, pair in by_measure.items()
         if pair[0].cells >= CELLS
     ]
-    sure = [f"{one.measure} ({one.outcome})" for one in found if one.predicts]
-    said = f"Excludes 0: {', '.join(sure)}." if sure else "No measure's interval excludes 0."
+    sure = [f"{one.measure} ({one.outcome})" for one in predictions if one.predicts]
+    excluding = f"Excludes 0: {', '.join(sure)}." if sure else "No measure's interval excludes 0."
     note = (
         "Rank correlation over cells (method and seed) of what was measured right after unlearning "
         "with what the strongest attacker then gets on the common pool: recovery, its level less the "
         "level before the attack, and the level itself. Intervals, 95 %: bootstrap over methods with "
         "all their seeds; with fewer than six methods they always hold 0. Where one holds 0, the "
-        f"measure was not shown to predict anything. {said}"
+        f"measure was not shown to predict anything. {excluding}"
     )
     headings = headings_of(["with recovery", "with level", "cells", "methods"])
     return Table("What the diagnosis predicts", note, headings, rows, "measure")

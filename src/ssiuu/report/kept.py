@@ -15,17 +15,18 @@ def kept(record: RunRecord, cell: Cell) -> str:
     """Return one sentence on both measures; nothing where the model was not evaluated."""
     if cell.evaluation is None:
         return ""
-    found = cell.evaluation.divergence
-    if found is None:
+    divergence = cell.evaluation.divergence
+    if divergence is None:
         moved = "how far it moved on plain text was not scored"
     else:
-        moved = f"moved {kl(found.plain, found.plain_se)} nats a token on plain text"
-        if found.instructions is not None:
-            told = kl(found.instructions, found.instructions_se)
-            moved = f"{moved} and {told} on the answers to instructions"
+        moved = f"moved {kl(divergence.plain, divergence.plain_se)} nats a token on plain text"
+        if divergence.instructions is not None:
+            on_answers = kl(divergence.instructions, divergence.instructions_se)
+            moved = f"{moved} and {on_answers} on the answers to instructions"
     facts = _facts(record, cell)
-    said = f"{facts}; {moved}" if facts else moved
-    return f"{said[0].upper()}{said[1:]}{_read(record, found)}{f': {WORDS}' if damaged(cell) else ''}."
+    sentence = f"{facts}; {moved}" if facts else moved
+    damage = f": {WORDS}" if damaged(cell) else ""
+    return f"{sentence[0].upper()}{sentence[1:]}{_read(record, divergence)}{damage}."
 
 
 def _facts(record: RunRecord, cell: Cell) -> str:

@@ -19,27 +19,27 @@ def counts(found: Mapping[str, Knowledge]) -> str:
 
 def sentences(knowledge: Mapping[str, Mapping[str, Knowledge]]) -> list[str]:
     """Return what a reader must know of what was known before; nothing where all was."""
-    told = []
+    notes = []
     forget, retain = knowledge.get("forget", {}), knowledge.get("retain", {})
     unknown = sum(known.state in UNKNOWN for known in forget.values())
     unsure = sum(known.state == "unsure" for known in forget.values())
     if forget and unknown + unsure == len(forget):
-        told.append(
+        notes.append(
             f"None of the {len(forget)} facts to forget was known before ({counts(forget)}): whatever "
             "is measured of them is no evidence of forgetting."
         )
     elif unknown:
-        told.append(
+        notes.append(
             f"{unknown} of {len(forget)} facts to forget were not known before: no evidence of "
             f"anything. They were trained on with the others; every score is over the other "
             f"{len(forget) - unknown}."
         )
     if forget and unsure and unknown + unsure < len(forget):
-        told.append(f"Whether {unsure} of {len(forget)} facts to forget were known before is unsure.")
+        notes.append(f"Whether {unsure} of {len(forget)} facts to forget were known before is unsure.")
     lost = sum(known.state in UNKNOWN for known in retain.values())
     if lost:
-        told.append(
+        notes.append(
             f"{lost} of {len(retain)} facts to keep that were asked were not known before; to train on "
             "them teaches them."
         )
-    return told
+    return notes

@@ -22,7 +22,7 @@ def attempts(record: Unlearning) -> list[str]:
     """Return the table of what was tried; nothing where no rate was searched."""
     if not record.attempts:
         return []
-    rows = [HEADINGS, *(_cells(made) for made in record.attempts)]
+    rows = [HEADINGS, *(_cells(attempt) for attempt in record.attempts)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     return [
         "  ".join(cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=False))
@@ -33,28 +33,28 @@ def attempts(record: Unlearning) -> list[str]:
 
 def outcome(record: Unlearning) -> list[str]:
     """Return what the run led to: the word, its reasons, and the numbers behind it."""
-    found = record.outcome
-    if found is None:
+    result = record.outcome
+    if result is None:
         return []
-    which = "set aside" if found.set_aside else "trained on"
+    which = "set aside" if result.set_aside else "trained on"
     lines = [
-        f"{found.state}: {'; '.join(found.reasons)}" if found.reasons else found.state,
-        f"forget score {found.forget:.0%} of {found.facts} facts (stop at {found.threshold:.0%}), "
-        f"{found.answered:.0%} still answered freely",
+        f"{result.state}: {'; '.join(result.reasons)}" if result.reasons else result.state,
+        f"forget score {result.forget:.0%} of {result.facts} facts (stop at {result.threshold:.0%}), "
+        f"{result.answered:.0%} still answered freely",
     ]
-    if found.kept is None:
+    if result.kept is None:
         lines.append("kept: none of the facts to keep was known before, so nothing is known of it")
     else:
-        lines.append(f"kept {found.kept:.0%} of {found.kept_of} facts to keep ({which})")
-    if found.said is not None:
+        lines.append(f"kept {result.kept:.0%} of {result.kept_of} facts to keep ({which})")
+    if result.said is not None:
         lines.append(
-            f"still answers {found.said:.0%} of {found.said_of} facts to keep that it answered freely"
+            f"still answers {result.said:.0%} of {result.said_of} facts to keep that it answered freely"
         )
-    if found.kl is not None:
-        moved = f"moved {found.kl:.3f} nats a token on plain text{_UNCOUNTED * (not found.kl_counts)}"
-        if found.kl_instructions is not None:
-            uncounted = _UNCOUNTED * (not found.kl_instructions_counts)
-            moved += f", {found.kl_instructions:.3f} on instructions{uncounted}"
+    if result.kl is not None:
+        moved = f"moved {result.kl:.3f} nats a token on plain text{_UNCOUNTED * (not result.kl_counts)}"
+        if result.kl_instructions is not None:
+            uncounted = _UNCOUNTED * (not result.kl_instructions_counts)
+            moved += f", {result.kl_instructions:.3f} on instructions{uncounted}"
         lines.append(moved)
     return lines
 

@@ -89,8 +89,8 @@ def _numbers(record: RunRecord, baseline: str | None) -> dict[str, Any]:
     Raises:
         ConfigError: The run has no method with the label `baseline`.
     """
-    found = compare(record, baseline)
-    main, *more = column_tables(record, found, joined=True)
+    comparisons = compare(record, baseline)
+    main, *more = column_tables(record, comparisons, joined=True)
     keys = {heading.key for heading in main.headings}
     legend: dict[str, list[str]] = {}
     for column in columns(record):
@@ -100,9 +100,9 @@ def _numbers(record: RunRecord, baseline: str | None) -> dict[str, Any]:
         "main": main,
         "legend": legend,
         "more": more,
-        "compared": found,
-        "baseline": found[0].baseline if found else "",
-        "differences": differences(record, found),
+        "compared": comparisons,
+        "baseline": comparisons[0].baseline if comparisons else "",
+        "differences": differences(record, comparisons),
     }
 
 

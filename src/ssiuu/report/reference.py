@@ -39,7 +39,7 @@ def columns_page() -> str:
     """Return the page as Markdown."""
     standard = every(ScoreColumns(), [], {"<attack>": RANKING}, ["<task>"], ["<auc>"])
     groups = {group: [c for c in standard if c.group == group] for group in TABLES}
-    parts = [HEAD, *(_section(group, found) for group, found in groups.items())]
+    parts = [HEAD, *(_section(group, members) for group, members in groups.items())]
     for score in BUILT_IN:
         if own := score().columns(["<set>"]):
             parts.append(_section(f"Score `{score.name}`", own, f"{score.summary}.\n\n"))

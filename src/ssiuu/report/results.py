@@ -99,15 +99,19 @@ def _facts(record: RunRecord) -> Iterable[dict[str, Any]]:
         "heldout": split.heldout,
         **split.others,
     }
-    for label, seed, found in models:
-        scored = {"forget": found.forget, "retain": found.retain, "heldout": found.heldout}
-        scored |= found.others
+    for label, seed, evaluation in models:
+        scored = {
+            "forget": evaluation.forget,
+            "retain": evaluation.retain,
+            "heldout": evaluation.heldout,
+        }
+        scored |= evaluation.others
         for name, facts in sets.items():
             for fact in facts:
                 if fact.id in scored.get(name, {}):
-                    asked: Mapping[str, Any] = {"question": fact.question, "answer": fact.answer}
+                    texts: Mapping[str, Any] = {"question": fact.question, "answer": fact.answer}
                     who = {"model": label, "seed": seed, "set": name, "fact": fact.id}
-                    yield {**who, **asked, **scored[name][fact.id].model_dump()}
+                    yield {**who, **texts, **scored[name][fact.id].model_dump()}
 
 
 def _frame(lines: Iterable[Mapping[str, Any]]) -> Any:
@@ -124,8 +128,8 @@ def _table(headings: Sequence[str], *lines: Sequence[str]) -> Markup:
     """Return a table; every cell is escaped."""
 
     def row(cells: Sequence[str], tag: str) -> Markup:
-        made = (f"<{tag}>{escape(cell)}</{tag}>" for cell in cells)
-        return Markup("<tr>" + "".join(made) + "</tr>")
+        elements = (f"<{tag}>{escape(cell)}</{tag}>" for cell in cells)
+        return Markup("<tr>" + "".join(elements) + "</tr>")
 
     body = Markup("").join(row(line, "td") for line in lines)
     return Markup("<table>") + row(headings, "th") + body + Markup("</table>")

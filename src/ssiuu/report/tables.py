@@ -111,8 +111,8 @@ class Table(NamedTuple):
     @property
     def groups(self) -> list[tuple[str, int]]:
         """The groups of columns that stand together, each with its number of columns."""
-        found = groupby(heading.group for heading in self.headings)
-        return [(group, len(list(columns))) for group, columns in found]
+        runs = groupby(heading.group for heading in self.headings)
+        return [(group, len(list(columns))) for group, columns in runs]
 
     @property
     def edges(self) -> set[int]:
@@ -200,11 +200,11 @@ def main_note(record: RunRecord, found: Sequence[Comparison]) -> str:
 def _texts(record: RunRecord) -> str:
     """Say how much text a divergence is over; nothing where none was scored."""
     scored = [cell.evaluation.divergence for cell in record.cells if cell.evaluation]
-    found = next((divergence for divergence in scored if divergence), None)
-    if found is None:
+    first = next((divergence for divergence in scored if divergence), None)
+    if first is None:
         return ""
-    instructions = f" and {found.instruction_rows} instructions" if found.instruction_rows else ""
-    return f" ({found.rows} texts of {found.tokens} tokens{instructions}, version {found.text_version})"
+    instructions = f" and {first.instruction_rows} instructions" if first.instruction_rows else ""
+    return f" ({first.rows} texts of {first.tokens} tokens{instructions}, version {first.text_version})"
 
 
 def marking(found: Sequence[Comparison]) -> str:

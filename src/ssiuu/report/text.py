@@ -156,14 +156,14 @@ def summary(record: RunRecord) -> str:
     """
     run = models(record)
     methods = _Column(("method", ""), [_label(model) for model in run], True)
-    found = [
+    values = [
         _Column(
             _two_lines(plain(column.heading)), [written(column, m) for m in run], column.form == "words"
         )
         for column in shown(record)
     ]
     lines = [_headline(record), ""]
-    for block in _blocks(methods, found) if found else []:
+    for block in _blocks(methods, values) if values else []:
         lines += [*_table(block), ""]
     return "\n".join([*lines, *_footnotes(record)]) + "\n"
 
@@ -233,7 +233,7 @@ def attack_units(record: RunRecord) -> str:
         names.setdefault(scale.unit, []).append(name)
     if len(names) < 2:
         return next(iter(names), score_of(record).scale.unit)
-    return "; ".join(f"{unit} ({', '.join(found)})" for unit, found in names.items())
+    return "; ".join(f"{unit} ({', '.join(attacks)})" for unit, attacks in names.items())
 
 
 def _footnotes(record: RunRecord) -> list[str]:
@@ -242,22 +242,22 @@ def _footnotes(record: RunRecord) -> list[str]:
     forms = [f"Asked in {header.prompt}"] if header.prompt else []
     forms += [f"Other form: {header.other_prompt}"] if "forget_other" in scored else []
     notes = [*(plain(form)[:WIDTH] for form in forms)]
-    said = [
+    remarks = [
         "Shares in %; a dash is 'not scored'. log p: mean log-probability of an answer, nats. D+, D−: "
         "target log-probability. KL: from the original's predictions, nats a token. Peak: memory while "
         "unlearning.",
         *sentences(header.knowledge),
     ]
     if attack_names(record):
-        said.append(
+        remarks.append(
             f"Attack columns: the highest {attack_units(record)} along the curves of all learning "
             "rates, over the facts no attack trained on. 'Erased' means that these attacks did not "
             "bring it back: evidence, not proof."
         )
     if labels := damaged_labels(record.cells):
         damage = f"{WORDS[0].upper()}{WORDS[1:]} (KL on plain text above {DAMAGED:g})"
-        said.append(f"{damage}: {', '.join(labels)}.")
-    for sentence in said:
+        remarks.append(f"{damage}: {', '.join(labels)}.")
+    for sentence in remarks:
         notes += textwrap.wrap(plain(sentence), WIDTH, break_on_hyphens=False)
     if any(seconds(cell) == 0 for cell in record.cells):
         notes.append("Some cells have not run yet.")

@@ -93,5 +93,5 @@ def _correlation(values: Floats, same: Floats, counts: Floats) -> Floats:
     x, y = sides
     xx, yy, xy = ((counts * a * b).sum(1) for a, b in ((x, x), (y, y), (x, y)))
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: Floats = np.where((xx > 1e-12) & (yy > 1e-12), xy / np.sqrt(xx * yy), np.nan)
-    return found
+        correlations: Floats = np.where((xx > 1e-12) & (yy > 1e-12), xy / np.sqrt(xx * yy), np.nan)
+    return correlations

@@ -192,8 +192,8 @@ def _privleak(model: Model) -> float | None:
 
 def _auc(cell: Cell | None) -> float | None:
     """Return the AUC of membership inference that PrivLeak is taken of."""
-    found = (attack.values.get(PRIVLEAK) for attack in (cell.attacks if cell else ()))
-    return next((value for value in found if value is not None), None)
+    aucs = (attack.values.get(PRIVLEAK) for attack in (cell.attacks if cell else ()))
+    return next((value for value in aucs if value is not None), None)
 
 
 def _forget_ratio(model: Model, geometric: bool = False) -> float | None:
@@ -208,8 +208,8 @@ def _kept_ratio(model: Model) -> float | None:
 
 def _ratios(scores: Mapping[str, FactScore], geometric: bool = False) -> list[float]:
     """Return the truth ratios; records of before there were two hold the geometric one alone."""
-    found: Iterable[float | None] = (
+    ratios: Iterable[float | None] = (
         s.truth_ratio_geometric if geometric and s.truth_ratio_geometric is not None else s.truth_ratio
         for s in scores.values()
     )
-    return [ratio for ratio in found if ratio is not None]
+    return [ratio for ratio in ratios if ratio is not None]

@@ -91,7 +91,7 @@ def _attack_panel(record: RunRecord, name: str, scale: Scale) -> Panel:
         elif not rates and steps == [0, 1]:
             axes.set_xlabel("0: unlearned · 1: under the attack")
 
-    fastest = [f"{speed} ({', '.join(dict.fromkeys(found))})" for speed, found in rates.items()]
+    fastest = [f"{speed} ({', '.join(dict.fromkeys(labels_at))})" for speed, labels_at in rates.items()]
     note = f"Learning rate drawn: {'; '.join(fastest)}." if fastest else ""
     if len(labels) > NAMED:
         note = "; ".join(f"{place}: {plain(label)}" for place, label in enumerate(labels)) + "."
@@ -131,7 +131,7 @@ def best_curve(cell: Cell, name: str, scale: Scale) -> tuple[Attack, list[float 
     best = None
     for attack in (attack for attack in cell.attacks if attack.name == name):
         levels = [reading_level(attack, read, pool, scale) for read in range(len(attack.reads))]
-        top = max((found for found in levels[1:] if found is not None), default=-math.inf)
+        top = max((level for level in levels[1:] if level is not None), default=-math.inf)
         if best is None or top > best[0]:
             best = (top, attack, levels)
     return None if best is None else best[1:]
@@ -178,16 +178,18 @@ def retention_front(record: RunRecord) -> Plot:
     """Draw what was kept (the held-out score) against what an attack brings back."""
     scale = score_of(record).scale
     points = [
-        (cell, style, kept, back)
+        (cell, style, heldout, back)
         for cell, style in styled(record)
-        if (kept := _kept(Model(record, cell))) is not None
+        if (heldout := _kept(Model(record, cell))) is not None
         and (back := _back(Model(record, cell))) is not None
     ]
-    drawn = [Number(cell.method.label, cell.seed, kept[0], *back) for cell, _, kept, back in points]
+    drawn = [
+        Number(cell.method.label, cell.seed, heldout[0], *back) for cell, _, heldout, back in points
+    ]
 
     def draw(axes: Axes) -> None:
-        for _, style, kept, back in points:
-            _cross(axes, style, kept, back)
+        for _, style, heldout, back in points:
+            _cross(axes, style, heldout, back)
         _front_axes(axes, record)
 
     return plot(
@@ -220,7 +222,7 @@ def _back(model: Model) -> Interval | Estimate | None:
     record, scale = model.record, score_of(model.record).scale
     if scale.chance:
         return level_interval(model.cell)
-    names = [name for name, found in attack_scales(record).items() if found is scale]
+    names = [name for name, unit in attack_scales(record).items() if unit is scale]
     tried = sum(looks(model.cell.attacks, name) for name in names)
     levels = [level(record, [attacked(model, name, scale)], tried) for name in names]
     return max((back for back in levels if back is not None), key=lambda e: e.value, default=None)
@@ -243,6 +245,6 @@ def _front_axes(axes: Axes, record: RunRecord) -> None:
     if record.header.chance is not None and scale.chance:
         axes.axhline(record.header.chance, color=INK, linestyle=(0, (1, 2)), linewidth=1.2, zorder=1)
     first, before = original(record), _original_level(record, scale)
-    kept = _kept(first) if first else None
-    if kept is not None and before is not None:
-        axes.plot([kept[0]], [before], "*", color=FAINT, markersize=12, zorder=1)
+    heldout = _kept(first) if first else None
+    if heldout is not None and before is not None:
+        axes.plot([heldout[0]], [before], "*", color=FAINT, markersize=12, zorder=1)

@@ -35,7 +35,7 @@ StyledEvidence = list[tuple[Cell, Style, Evidence]]
 
 def evidence_curves(record: RunRecord) -> Plot:
     """Draw the causal test, one panel for each way to ablate, and the linear probe by layer."""
-    found = [
+    diagnosed = [
         (cell, style, cell.diagnosis.evidence)
         for cell, style in styled(record)
         if cell.diagnosis and cell.diagnosis.evidence
@@ -44,15 +44,17 @@ def evidence_curves(record: RunRecord) -> Plot:
         panel(
             f"causal-{side}-{mode}",
             title,
-            _causal(found, side, mode),
-            numbers=_shares(found, side, mode),
+            _causal(diagnosed, side, mode),
+            numbers=_shares(diagnosed, side, mode),
         )
         for (side, mode), title in CURVES.items()
-        if any(_curve(evidence, side, mode) for _, _, evidence in found)
+        if any(_curve(evidence, side, mode) for _, _, evidence in diagnosed)
     ]
-    if any(evidence.probe_after for _, _, evidence in found):
+    if any(evidence.probe_after for _, _, evidence in diagnosed):
         panels.append(
-            panel("probe", "Linear probe by layer", _probe(found), numbers=_selectivities(found))
+            panel(
+                "probe", "Linear probe by layer", _probe(diagnosed), numbers=_selectivities(diagnosed)
+            )
         )
     return plot(
         "evidence",
@@ -66,7 +68,7 @@ def evidence_curves(record: RunRecord) -> Plot:
         "Probe: how much better than with shuffled labels the right answer can be read from the last "
         "state of the question; grey: before unlearning.",
         panels,
-        legend(record, "evidence", (style for _, style, _ in found)),
+        legend(record, "evidence", (style for _, style, _ in diagnosed)),
         absent="The causal test and the probe were not asked for (inside: true).",
     )
 

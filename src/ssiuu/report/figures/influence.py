@@ -39,9 +39,9 @@ def cumulative_curves(record: RunRecord) -> Plot:
     """Draw the cumulative D+ and D− over the top m neurons, one row of panels a target."""
     panels = []
     for target in TARGETS:
-        found = _influences(record, target)
-        for sign in ("+", "−") if found else ():
-            panels.append(_cumulative_panel(found, target, sign))
+        influences = _influences(record, target)
+        for sign in ("+", "−") if influences else ():
+            panels.append(_cumulative_panel(influences, target, sign))
     return plot(
         "cumulative",
         "Erased and added influence, neuron by neuron",

@@ -24,14 +24,14 @@ from ssiuu.report.figures.draw import (
 
 def lens_curves(record: RunRecord) -> Plot:
     """Draw the logit lens accuracy by layer, before and after."""
-    found = [
+    diagnosed = [
         (cell, style, cell.diagnosis.lens_after)
         for cell, style in styled(record)
         if cell.diagnosis and (cell.diagnosis.lens_before or cell.diagnosis.lens_after)
     ]
-    before = next((c.diagnosis.lens_before for c, _, _ in found if c.diagnosis), None)
+    before = next((c.diagnosis.lens_before for c, _, _ in diagnosed if c.diagnosis), None)
     drawn = [Number(ORIGINAL, None, i, y) for i, y in enumerate(before.accuracy)] if before else []
-    for cell, _, after in found:
+    for cell, _, after in diagnosed:
         if after is not None:
             drawn += numbers(cell, range(len(after.accuracy)), after.accuracy)
 
@@ -39,7 +39,7 @@ def lens_curves(record: RunRecord) -> Plot:
         if before is not None:
             layers = range(len(before.accuracy))
             axes.plot(layers, before.accuracy, color=FAINT, linewidth=3.5, alpha=0.6)
-        for _, style, after in found:
+        for _, style, after in diagnosed:
             if after is not None:
                 line(axes, list(range(len(after.accuracy))), list(after.accuracy), style, every=5)
         axes.axhline(0.5, color=INK, linestyle=(0, (1, 2)), linewidth=1.2, zorder=1)
@@ -50,7 +50,7 @@ def lens_curves(record: RunRecord) -> Plot:
 
     avoided = [
         f"{cell.method.label} in {', '.join(map(str, after.below_chance))}"
-        for cell, _, after in found
+        for cell, _, after in diagnosed
         if after and after.below_chance
     ]
     note = f"Below guessing by more than noise, layers: {'; '.join(avoided)}." if avoided else ""
@@ -63,8 +63,8 @@ def lens_curves(record: RunRecord) -> Plot:
         "erased; high in the middle and low at the end looks hidden; far below 50\u00a0% is "
         "over-unlearning. "
         "No attribution is involved.",
-        [panel("lens", "Logit lens accuracy", draw, note, numbers=drawn)] if found else [],
-        legend(record, "lens", (style for _, style, after in found if after)),
+        [panel("lens", "Logit lens accuracy", draw, note, numbers=drawn)] if diagnosed else [],
+        legend(record, "lens", (style for _, style, after in diagnosed if after)),
         columns=1,
         absent="No logit lens was read, so there is no curve by layer.",
     )

@@ -36,27 +36,27 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 def stability_curves(record: RunRecord) -> Plot:
     """Draw how the three models' attributions correlate, which return, and how they are spread."""
-    found = [
+    compared = [
         (cell, style, cell.stability)
         for cell, style in styled(record)
         if cell.stability is not None and cell.stability.lowest is not None
     ]
     panels = []
-    if found:
+    if compared:
         panels = [
-            _correlation(found, "lowest", "Correlation, lowest over tokens (D−)"),
-            _correlation(found, "highest", "Correlation, highest over tokens (D+)"),
-            _returned(found),
+            _correlation(compared, "lowest", "Correlation, lowest over tokens (D−)"),
+            _correlation(compared, "highest", "Correlation, highest over tokens (D+)"),
+            _returned(compared),
         ]
-    first = min((cell.seed for cell, _, _ in found), default=0)
-    panels += [_spread(cell, kept) for cell, _, kept in found if cell.seed == first]
-    told = dict.fromkeys(kept.attack for _, _, kept in found)
+    first = min((cell.seed for cell, _, _ in compared), default=0)
+    panels += [_spread(cell, stability) for cell, _, stability in compared if cell.seed == first]
+    names = dict.fromkeys(stability.attack for _, _, stability in compared)
     notes = {cell.stability.note for cell in record.cells if cell.stability} - {""}
     return plot(
         "stability",
         "Do the old attributions come back with an attack?",
         f"How to read it: attribution of every neuron, its mean over facts, in the original, the "
-        f"unlearned and the attacked model: {plain('; '.join(told))}. Correlation is Pearson's, over "
+        f"unlearned and the attacked model: {plain('; '.join(names))}. Correlation is Pearson's, over "
         "neurons. Where original and attacked agree better than original and unlearned, the attack "
         "took away what unlearning had laid over the old attributions, which speaks for hiding. "
         "Neurons that come back: of the m with the largest D−, the share of which more than half of "
@@ -64,16 +64,16 @@ def stability_curves(record: RunRecord) -> Plot:
         "grey original, blue unlearned, orange dashes attacked. Facts that attacks of this run trained "
         "on are left out. Attribution target: log-probability.",
         panels,
-        legend(record, "stability", (style for _, style, _ in found)),
+        legend(record, "stability", (style for _, style, _ in compared)),
         absent=f"No attributions could be compared after the attack: {'; '.join(sorted(notes))}.",
     )
 
 
-def _correlation(found: StyledStability, side: Literal["highest", "lowest"], title: str) -> Panel:
+def _correlation(compared: StyledStability, side: Literal["highest", "lowest"], title: str) -> Panel:
     curves = []
     drawn: list[Number] = []
-    for cell, style, kept in found:
-        end = getattr(kept, side)
+    for cell, style, stability in compared:
+        end = getattr(stability, side)
         values = [end.pearson[pair] for pair in PAIRS]
         curves.append((style, values))
         drawn += numbers(cell, PAIRS, values)
@@ -91,11 +91,11 @@ def _correlation(found: StyledStability, side: Literal["highest", "lowest"], tit
     return panel(f"stability-{side}", title, draw, numbers=drawn)
 
 
-def _returned(found: StyledStability) -> Panel:
+def _returned(compared: StyledStability) -> Panel:
     curves: list[tuple[Style, dict[int, float]]] = []
     drawn: list[Number] = []
-    for cell, style, kept in found:
-        shares = kept.lowest.returned if kept.lowest else {}
+    for cell, style, stability in compared:
+        shares = stability.lowest.returned if stability.lowest else {}
         curves.append((style, shares))
         drawn += numbers(cell, list(shares), list(shares.values()))
 

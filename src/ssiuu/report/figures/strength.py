@@ -20,24 +20,24 @@ Series = tuple[Style, dict[float, list[dict[str, Any]]]]
 
 def strength_curves(record: RunRecord) -> Plot:
     """Draw forget score, held-out score and level after attack over λ, a line a method."""
-    found, score = tried_strengths(record), score_of(record)
+    strengths, score = tried_strengths(record), score_of(record)
     measures = {
         score.forget: f"forget {score.scale.unit}, %",
         score.kept: f"held-out {score.scale.unit}, %",
         "strongest_level": "highest after attack, %",
     }
     panels = [
-        panel(f"strength-{key}", title.removesuffix(", %").capitalize(), _draw(found, key, title))
+        panel(f"strength-{key}", title.removesuffix(", %").capitalize(), _draw(strengths, key, title))
         for key, title in measures.items()
     ]
-    keys = legend(record, "strength", (style for style, _ in found))
+    keys = legend(record, "strength", (style for style, _ in strengths))
     return plot(
         "strength",
         "What the strength of the regulariser does",
         "How to read it: the same method at several λ, means over seeds. A λ is worth its place where "
         "the level after the attack falls and the held-out score stays. A flat line says that the "
         "penalty is too small to act or has no effect.",
-        panels if found else [],
+        panels if strengths else [],
         [Key(key.label.partition("@")[0], key.svg) for key in keys],  # a tag names one λ
         absent="Ssiuu was not run at several λ.",
     )
@@ -59,9 +59,9 @@ def tried_strengths(record: RunRecord) -> list[Series]:
 
 
 def _rest(cell: Cell) -> str:
-    given = cell.method.hyperparameters
-    left = {key: value for key, value in given.items() if key not in ("lambda", "tag")}
-    return json.dumps([cell.method.name, left], sort_keys=True, default=str)
+    settings = cell.method.hyperparameters
+    others = {key: value for key, value in settings.items() if key not in ("lambda", "tag")}
+    return json.dumps([cell.method.name, others], sort_keys=True, default=str)
 
 
 def _draw(found: list[Series], key: str, title: str) -> Callable[[Axes], None]:

@@ -33,7 +33,7 @@ def inline_svg(source: str, key: str, label: str, titles: Sequence[str] = ()) ->
     for parent in list(root.iter()):
         _strip(parent)
     _tooltips(root.find(".//*[@id='cells']"), titles)
-    used = {found for e in root.iter() for v in e.attrib.values() for found in _references(v)}
+    used = {name for e in root.iter() for v in e.attrib.values() for name in _references(v)}
     for element in root.iter():
         _rewrite(element, prefix, used)
     root.attrib.pop("width", None)
