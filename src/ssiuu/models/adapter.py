@@ -114,14 +114,14 @@ def _check_fit(
 
     Weights of the base itself (an embedding, a bias) may come with an adapter; they replace it.
     """
-    found = []
+    problems = []
     if missing := sorted(wanted.keys() - weights.keys()):
-        found.append(f"{len(missing)} missing ({', '.join(missing[:SHOWN])})")
+        problems.append(f"{len(missing)} missing ({', '.join(missing[:SHOWN])})")
     if unexpected := sorted(weights.keys() - wanted.keys() - known):
-        found.append(f"{len(unexpected)} unexpected ({', '.join(unexpected[:SHOWN])})")
+        problems.append(f"{len(unexpected)} unexpected ({', '.join(unexpected[:SHOWN])})")
     for name in sorted(weights.keys() & wanted.keys()):
         if weights[name].shape != wanted[name].shape:
-            told = f"{tuple(weights[name].shape)}, and {tuple(wanted[name].shape)} is wanted"
-            found.append(f"{name} has shape {told}")
-    if found:
-        raise ModelError(f"{folder} does not fit its base: {'; '.join(found[:SHOWN])}.")
+            shapes = f"{tuple(weights[name].shape)}, and {tuple(wanted[name].shape)} is wanted"
+            problems.append(f"{name} has shape {shapes}")
+    if problems:
+        raise ModelError(f"{folder} does not fit its base: {'; '.join(problems[:SHOWN])}.")

@@ -55,18 +55,18 @@ def read_config(folder: Path) -> Any:
     path = folder / "config.json"
     if not path.exists():
         raise ModelError(f"{folder} is not a model folder: there is no config.json in it.")
-    told = read_json(path)
-    kind = told.get("model_type")
+    written = read_json(path)
+    kind = written.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-        raise ModelError(_unknown_kind(path, kind, "auto_map" in told))
-    if method := _quantised(told):
+        raise ModelError(_unknown_kind(path, kind, "auto_map" in written))
+    if method := _quantised(written):
         raise ModelError(
             f"{path}: the weights are quantised ({method}), and unlearning needs them in full "
             "precision. Give the checkpoint that this one was quantised from, or dequantise it."
         )
-    if told.get("transformers_weights"):
+    if written.get("transformers_weights"):
         raise ModelError(
-            f"{path}: transformers_weights names {told['transformers_weights']!r} as the weights. "
+            f"{path}: transformers_weights names {written['transformers_weights']!r} as the weights. "
             "Only model.safetensors or what its index names is read: take the key out."
         )
     try:
@@ -114,23 +114,26 @@ def check_fit(folder: Path, stored: Mapping[str, Stored], info: Mapping[str, Any
     Raises:
         ModelError: Tensors are missing, unexpected, of another shape, or there twice.
     """
-    found = []
+    problems = []
     if missing := sorted(info["missing_keys"]):
-        found.append(f"{_count(missing, 'tensor')} missing ({_some(missing)})")
+        problems.append(f"{_count(missing, 'tensor')} missing ({_some(missing)})")
     unexpected = sorted(n for n in info["unexpected_keys"] if not _is_table(n, stored.get(n)))
     if unexpected:
-        found.append(f"{len(unexpected)} unexpected ({_some(unexpected)})")
+        problems.append(f"{len(unexpected)} unexpected ({_some(unexpected)})")
     if shapes := sorted(info["mismatched_keys"]):
-        told = [f"{name}: {tuple(got)} stored, {tuple(want)} wanted" for name, got, want in shapes]
-        found.append(f"{len(shapes)} of another shape ({_some(told)})")
+        pairs = [
+            f"{name}: {tuple(stored_shape)} stored, {tuple(want)} wanted"
+            for name, stored_shape, want in shapes
+        ]
+        problems.append(f"{len(shapes)} of another shape ({_some(pairs)})")
     if twice := sorted(name for name in stored if f"{prefix}.{name}" in stored):
-        found.append(f"{len(twice)} there twice, with and without {prefix!r} ({_some(twice)})")
+        problems.append(f"{len(twice)} there twice, with and without {prefix!r} ({_some(twice)})")
     if info["error_msgs"]:
-        found.append(first_line(ValueError(info["error_msgs"][0])))
-    if found:
+        problems.append(first_line(ValueError(info["error_msgs"][0])))
+    if problems:
         raise ModelError(
             f"{folder}: the weights are not those of the model that config.json describes: "
-            f"{'; '.join(found)}.{_wrapper(unexpected)}{_headless(missing)}"
+            f"{'; '.join(problems)}.{_wrapper(unexpected)}{_headless(missing)}"
         )
 
 
@@ -177,26 +180,26 @@ def _constant(weight: Tensor) -> bool:
     return bool((weight.flatten()[-8:] == first).all()) and bool((weight == first).all())
 
 
-def check_tokenizer_class(path: Path, told: Mapping[str, Any]) -> None:
+def check_tokenizer_class(path: Path, config: Mapping[str, Any]) -> None:
     """Refuse a tokenizer of a class that is not to be had: another one would be taken in its place.
 
     Args:
         path: Of tokenizer_config.json.
-        told: What it holds.
+        config: What it holds.
 
     Raises:
         ModelError: The class is unknown, wants code of its own, or a package that is not here.
     """
-    name = told.get("tokenizer_class")
+    name = config.get("tokenizer_class")
     if name is None:
         return
     bare = str(name).removesuffix("Fast")
-    found = tokenizer_class_from_name(bare) or tokenizer_class_from_name(f"{bare}Fast")
-    if lacking := getattr(found, "_backends", ()):
+    kind = tokenizer_class_from_name(bare) or tokenizer_class_from_name(f"{bare}Fast")
+    if lacking := getattr(kind, "_backends", ()):
         raise ModelError(f"{path}: tokenizer_class {name!r} needs pip install {' '.join(lacking)}.")
-    if found is not None:
+    if kind is not None:
         return
-    if "auto_map" in told:
+    if "auto_map" in config:
         raise ModelError(
             f"{path}: the tokenizer ({name}) needs Python code of its own (auto_map), which is never "
             "run. Give a model with a tokenizer.json of a class that transformers itself has."
@@ -282,8 +285,8 @@ def check_padding(where: str, model: Any) -> None:
     last = torch.tensor([-1], device=ids.device)
     try:
         alone, beside = (
-            model(**given, use_cache=False, logits_to_keep=last).logits.float()
-            for given in (
+            model(**inputs, use_cache=False, logits_to_keep=last).logits.float()
+            for inputs in (
                 {"input_ids": ids},
                 {
                     "input_ids": padded,
@@ -322,11 +325,13 @@ def check_same(folder: Path, model: Any, other: Any) -> None:
         return
     ours, theirs = model.config.to_dict(), other.config.to_dict()
     apart = sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key])
-    told = [f"{key}: {theirs[key]!r}, before {ours[key]!r}" for key in apart if key not in TRIFLES]
+    differences = [
+        f"{key}: {theirs[key]!r}, before {ours[key]!r}" for key in apart if key not in TRIFLES
+    ]
     raise ModelError(
         f"{folder} has another architecture than the model before: from the same weights it computes "
-        f"something else ({_some(told) or 'the cause is not in config.json'}). Both must be of the "
-        "same kind."
+        f"something else ({_some(differences) or 'the cause is not in config.json'}). Both must be of "
+        "the same kind."
     )
 
 
@@ -356,12 +361,12 @@ def _unknown_kind(path: Path, kind: object, own_code: bool) -> str:
     return f"{path}: model_type {kind!r} is not known to this version of transformers.{hint}"
 
 
-def _quantised(told: Mapping[str, Any]) -> str:
+def _quantised(config: Mapping[str, Any]) -> str:
     """Return the method by which a configuration says its weights are quantised; empty if none."""
-    for level in (told, told.get("text_config") or {}):
+    for level in (config, config.get("text_config") or {}):
         for key in ("quantization_config", "compression_config"):
-            if isinstance(level, Mapping) and (found := level.get(key)):
-                method = found.get("quant_method") if isinstance(found, Mapping) else None
+            if isinstance(level, Mapping) and (quantised := level.get(key)):
+                method = quantised.get("quant_method") if isinstance(quantised, Mapping) else None
                 return str(method or key)
     return ""
 

@@ -73,17 +73,17 @@ def tensors_of(files: Iterable[Path]) -> dict[str, Stored]:
     Raises:
         ModelError: A file is broken, or a tensor stands in two of them.
     """
-    found: dict[str, Stored] = {}
+    stored: dict[str, Stored] = {}
     for path in files:
         with open_tensors(path) as tensors:
             for name in tensors.keys():  # noqa: SIM118 - not a mapping
-                if name in found:
+                if name in stored:
                     raise ModelError(
-                        f"{name} stands in {path} and in {found[name].file}: which one is meant?"
+                        f"{name} stands in {path} and in {stored[name].file}: which one is meant?"
                     )
                 piece = tensors.get_slice(name)
-                found[name] = Stored(path, str(piece.get_dtype()), tuple(piece.get_shape()))
-    return found
+                stored[name] = Stored(path, str(piece.get_dtype()), tuple(piece.get_shape()))
+    return stored
 
 
 @contextmanager
@@ -163,12 +163,12 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: It is not there, or holds something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {first_line(error)}.") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path} must hold a JSON object, and it holds a {type(found).__name__}.")
-    return found
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} must hold a JSON object, and it holds a {type(value).__name__}.")
+    return value
 
 
 def _named_by(index: Path) -> Iterator[str]:

@@ -93,10 +93,10 @@ def read(folder: Path, base: str | None, above: tuple[Path, ...] = (), tokenizer
     assert under is not None
     own = has_tokenizer(folder)
     below = read(under, None, (*above, folder), tokenizer and not own)
-    made = merge(below.model, folder)
+    merged = merge(below.model, folder)
     note = f"the adapter {folder} merged into {under}"
     reader = _read_tokenizer(folder) if own and tokenizer else below.tokenizer
-    return Whole(made, reader, below.dtype, "; ".join(n for n in (below.note, note) if n))
+    return Whole(merged, reader, below.dtype, "; ".join(n for n in (below.note, note) if n))
 
 
 def _read_model(folder: Path) -> tuple[Any, str, str]:

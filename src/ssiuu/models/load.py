@@ -88,17 +88,17 @@ def load(name: str, base: str | None = None) -> Loaded:
     Raises:
         ModelError: No such model, or not one of which anything can be said: its sentence says why.
     """
-    found = find(name)
-    whole = read(found.folder, base)
+    place = find(name)
+    whole = read(place.folder, base)
     off = _check(name, whole.model, whole.tokenizer)
-    adapter = is_adapter(found.folder)
+    adapter = is_adapter(place.folder)
     where = MODELS[name][0] if name in MODELS else name
     # What an adapter trained on it states as its base.
-    whole.model.name_or_path = where if found.kind == "hub" else str(found.folder.absolute())
-    note = "; ".join(part for part in (whole.note, found.note, off) if part)
-    digest = model_fingerprint(found.folder, base)
-    info = _info(whole.model, name, found.kind, digest, whole.dtype, note)
-    return Loaded(whole.model, whole.tokenizer, info, None if adapter else found.folder)
+    whole.model.name_or_path = where if place.kind == "hub" else str(place.folder.absolute())
+    note = "; ".join(part for part in (whole.note, place.note, off) if part)
+    digest = model_fingerprint(place.folder, base)
+    info = _info(whole.model, name, place.kind, digest, whole.dtype, note)
+    return Loaded(whole.model, whole.tokenizer, info, None if adapter else place.folder)
 
 
 def from_object(model: Any, tokenizer: Any, name: str = "object") -> Loaded:
@@ -126,11 +126,11 @@ def from_object(model: Any, tokenizer: Any, name: str = "object") -> Loaded:
     if model.get_output_embeddings() is None:
         raise ModelError(f"{name}: {type(model).__name__} is not a causal language model.")
     dtype = str(model.dtype).removeprefix("torch.")
-    made: Any = copy.deepcopy(model)
-    made = made.to(device="cpu", dtype=torch.float32).eval().requires_grad_(True)
-    note = _check(name, made, tokenizer)
+    copied: Any = copy.deepcopy(model)
+    copied = copied.to(device="cpu", dtype=torch.float32).eval().requires_grad_(True)
+    note = _check(name, copied, tokenizer)
     digest = _object_digest(model, tokenizer)
-    return Loaded(made, tokenizer, _info(made, name, "object", digest, dtype, note), None)
+    return Loaded(copied, tokenizer, _info(copied, name, "object", digest, dtype, note), None)
 
 
 @torch.no_grad()
@@ -178,14 +178,14 @@ def load_checkpoint_weights(
                 "one of the two or has another shape. Both must be of the same kind."
             )
     for name, parameter in model.named_parameters():
-        there = theirs[name]
+        their_weight = theirs[name]
         if name not in rows:
-            parameter.copy_(there)
+            parameter.copy_(their_weight)
             continue
-        common = min(len(parameter), len(there))
-        parameter[:common] = there[:common]
+        common = min(len(parameter), len(their_weight))
+        parameter[:common] = their_weight[:common]
         # No token is there; the mean's logit is the mean logit, at most an equal share of P.
-        parameter[common:] = there.mean(0)
+        parameter[common:] = their_weight.mean(0)
     if tokenizer is not None:
         check_same(folder, model, other)
     if len(model.get_input_embeddings().weight) != len(other.get_input_embeddings().weight):
@@ -205,9 +205,9 @@ def _fits(ours: Tensor, theirs: Tensor, rows: bool) -> bool:
 def _vocabulary(model: Any) -> set[str]:
     """Return the names of the parameters that have a row for each token."""
     out = model.get_output_embeddings()
-    found = [model.get_input_embeddings().weight, out.weight, getattr(out, "bias", None)]
+    by_token = [model.get_input_embeddings().weight, out.weight, getattr(out, "bias", None)]
     every = model.named_parameters(remove_duplicate=False)
-    return {name for name, parameter in every if any(parameter is one for one in found)}
+    return {name for name, parameter in every if any(parameter is one for one in by_token)}
 
 
 def _untie(model: Any, theirs: dict[str, Tensor], folder: Path) -> list[str]:
@@ -255,10 +255,10 @@ def _object_digest(model: Any, tokenizer: Any) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat: Tensor = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
-    told = model.config.to_dict()
+    config = model.config.to_dict()
     for key in ("_name_or_path", "transformers_version"):
-        told.pop(key, None)
-    digest.update(json.dumps(told, sort_keys=True, default=str).encode())
+        config.pop(key, None)
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     with tempfile.TemporaryDirectory() as place, quiet():
         tokenizer.save_pretrained(place)
         for path in tokenizer_files(Path(place)):

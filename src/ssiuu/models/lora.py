@@ -133,11 +133,11 @@ def targeted(model: Any, lora: Lora) -> list[str]:
             )
         return list(every.paths)
     maps = [p for p, module in model.named_modules() if is_map(module) and p not in every.barred]
-    found: dict[str, None] = {}
+    paths: dict[str, None] = {}
     problems = []
     for target in lora.targets:
         fits = [path for path in maps if path == target or path.endswith(f".{target}")]
-        found |= dict.fromkeys(fits)
+        paths |= dict.fromkeys(fits)
         if not fits:
             names = sorted({path.rpartition(".")[2] for path in every.paths})
             problems.append(
@@ -146,7 +146,7 @@ def targeted(model: Any, lora: Lora) -> list[str]:
             )
     if problems:
         raise ConfigError(problems)
-    return list(found)
+    return list(paths)
 
 
 def adapters(model: Any) -> list[Adapter]:

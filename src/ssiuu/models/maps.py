@@ -68,9 +68,9 @@ def stored_across(model: Any, name: str) -> bool:
 
     The module says so, or else the width of the residual stream does, where the maps begin or end.
     """
-    told = getattr(model.get_submodule(name.rpartition(".")[0]), "is_transposed", None)
-    if told is not None:
-        return bool(told)
+    stated = getattr(model.get_submodule(name.rpartition(".")[0]), "is_transposed", None)
+    if stated is not None:
+        return bool(stated)
     width = getattr(model.config, "hidden_size", None)
     out, inner = model.get_parameter(name).shape[1:]
     own = ".".join(name.split(".")[-2:])
@@ -105,7 +105,7 @@ def query_value(model: Any) -> Chosen:
         match = BLOCK.search(path)
         if match and _mixes(match[2]) and "router" not in match[2]:
             blocks[path[: match.end(1)]].append(path)
-    found: dict[str, list[str]] = {"apart": [], "fused": [], "ends": [], "mixer": []}
+    maps: dict[str, list[str]] = {"apart": [], "fused": [], "ends": [], "mixer": []}
     missed: list[str] = []
     for paths in blocks.values():
         names = {path: path.rpartition(".")[2] for path in paths}
@@ -116,17 +116,17 @@ def query_value(model: Any) -> Chosen:
             "mixer": paths,
         }
         kind = next(kind for kind, chosen in choices.items() if chosen)
-        found[kind] += [path for path in choices[kind] if path not in barred]
+        maps[kind] += [path for path in choices[kind] if path not in barred]
         missed += [path for path in choices[kind] if path in barred]
-    said = {
+    sentences = {
         "fused": "q, k and v are one map here ({}), which is adapted whole",
         "ends": "no q and v in some blocks, where the mixer's outer maps ({}) are adapted",
         "mixer": "q and v are not known here: all maps of the token mixer ({}) are adapted",
     }
-    notes = [text.format(summed(found[kind])) for kind, text in said.items() if found[kind]]
+    notes = [text.format(summed(maps[kind])) for kind, text in sentences.items() if maps[kind]]
     if missed:
         notes.append(_without_call(missed))
-    return Chosen(tuple(path for paths in found.values() for path in paths), tuple(notes), barred)
+    return Chosen(tuple(path for paths in maps.values() for path in paths), tuple(notes), barred)
 
 
 @torch.no_grad()
@@ -154,8 +154,8 @@ def passed_by(model: Any) -> tuple[str, ...]:
     with torch.enable_grad():
         total = model(input_ids=ids, use_cache=False).logits.float().sum()
         weights: list[Any] = [maps[path].weight for path in silent]
-        found = torch.autograd.grad(total, weights, allow_unused=True)
-    return tuple(path for path, grad in zip(silent, found, strict=True) if grad is not None)
+        gradients = torch.autograd.grad(total, weights, allow_unused=True)
+    return tuple(path for path, grad in zip(silent, gradients, strict=True) if grad is not None)
 
 
 def _barred(model: Any) -> tuple[str, ...]:

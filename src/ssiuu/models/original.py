@@ -43,9 +43,9 @@ class Original:
         """Return how far the model is from its original weights, as a share of their norm."""
         moved = whole = 0.0
         for parameter, weight in self._pairs():
-            there = weight.to(parameter)
-            moved += float((parameter - there).square().sum())
-            whole += float(there.square().sum())
+            before = weight.to(parameter)
+            moved += float((parameter - before).square().sum())
+            whole += float(before.square().sum())
         return math.sqrt(moved / whole)
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -75,23 +75,23 @@ def find_sites(model: Any) -> list[Site]:
         ModelError: The model has no such maps, several of one kind in a block, or fused ones whose
             order is not known.
     """
-    found = [site for path, module in model.named_modules() for site in _sites(model, path, module)]
-    if not found:
+    sites = [site for path, module in model.named_modules() for site in _sites(model, path, module)]
+    if not sites:
         maps = [p for p, m in model.named_modules() if is_map(m)]
         raise ModelError(
             f"no neurons found in {type(model).__name__}: none of its {len(maps)} linear maps "
             f"({summed(maps) or 'there is none'}) stands in a numbered block under a known name: "
             f"{', '.join(sorted({*_ATTENTION, *_FEED_FORWARD, *_FUSED, 'gate_up_proj'}))}."
         )
-    seen: dict[tuple[int, str], str] = {}
-    for site in found:
-        other = seen.setdefault((site.layer, site.module), site.path)
+    paths: dict[tuple[int, str], str] = {}
+    for site in sites:
+        other = paths.setdefault((site.layer, site.module), site.path)
         if other != site.path:
             raise ModelError(
                 f"{type(model).__name__}: block {site.layer} has several {site.module} maps ({other}, "
                 f"{site.path}). Several towers are not supported."
             )
-    return sorted(found, key=lambda site: (site.layer, MODULES.index(site.module)))
+    return sorted(sites, key=lambda site: (site.layer, MODULES.index(site.module)))
 
 
 def known_sites(model: Any) -> list[Site]:
@@ -127,12 +127,12 @@ def coverage(model: Any, sites: Sequence[Site]) -> str | None:
         if BLOCK.search(name) and parameter.dim() > 1
     }
     whole = sum(sizes.values())
-    seen = whole - sum(sizes[name] for name in outside)
+    looked_into = whole - sum(sizes[name] for name in outside)
     stacked = [name for name in stacked_weights(model) if name in outside]
     what = "attention only" if all(s.module in "qkvo" for s in sites) else "known maps only"
     experts = f", the experts among them ({sum(sizes[n] for n in stacked) / whole:.0%})"
     return (
-        f"The look inside sees {what}: {seen / whole:.0%} of the numbers in the matrices of the "
+        f"The look inside sees {what}: {looked_into / whole:.0%} of the numbers in the matrices of the "
         f"blocks. Left out{experts if stacked else ''}: {summed(outside)}. What changed there is seen "
         "in no D+, D- or causal test."
     )

@@ -91,8 +91,8 @@ def _note(folder: Path) -> str:
 def _near(folder: Path) -> str:
     """Return the hint at a folder of a similar name."""
     beside = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
-    found = difflib.get_close_matches(folder.name, beside, n=1, cutoff=0.6)
-    return f" Did you mean {str(folder.parent / found[0])!r}?" if found else ""
+    near = difflib.get_close_matches(folder.name, beside, n=1, cutoff=0.6)
+    return f" Did you mean {str(folder.parent / near[0])!r}?" if near else ""
 
 
 def _named(name: str) -> ModelSource:
@@ -116,14 +116,14 @@ def _from_hub(name: str) -> Path:
     wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.txt", "*.model"]
     try:
         with reaching() as silent:
-            found = snapshot_download(name, allow_patterns=wanted, etag_timeout=5)
+            snapshot = snapshot_download(name, allow_patterns=wanted, etag_timeout=5)
     except Exception as error:  # the hub raises many unrelated kinds, all meaning "not had"
         near = _near(Path(name)) or (f" {unknown('model', name, MODELS)}" if "/" not in name else "")
         raise ModelError(
             f"model {name!r} is neither a folder nor to be had from the hub "
             f"({silent or first_line(error)}).{near}"
         ) from error
-    return Path(found)
+    return Path(snapshot)
 
 
 def _convert_gguf(target: Path) -> None:

@@ -49,8 +49,8 @@ def save(model: Any, tokenizer: Any, folder: Path, note: str = "", dtype: str = 
             model.save_pretrained(temporary, state_dict=_cast(model, kind))
             tokenizer.save_pretrained(temporary)
         config = temporary / "config.json"
-        told = json.loads(config.read_text(encoding="utf-8")) | {"dtype": dtype}
-        config.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        settings = json.loads(config.read_text(encoding="utf-8")) | {"dtype": dtype}
+        config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (temporary / "ssiuu.json").write_text(json.dumps({"note": note}, indent=1) + "\n")
         place(temporary, folder)
     except (OSError, SafetensorError) as error:
@@ -65,15 +65,15 @@ def _cast(model: Any, kind: torch.dtype) -> dict[str, torch.Tensor]:
     Raises:
         ModelError: A weight is not finite, or no longer is in this type.
     """
-    made: dict[int, torch.Tensor] = {}
+    by_address: dict[int, torch.Tensor] = {}
     state = {}
     for name, tensor in model.state_dict().items():
         if not tensor.is_floating_point():
             state[name] = tensor
             continue
-        if tensor.data_ptr() not in made:
-            made[tensor.data_ptr()] = tensor.to(kind)
-        state[name] = made[tensor.data_ptr()]
+        if tensor.data_ptr() not in by_address:
+            by_address[tensor.data_ptr()] = tensor.to(kind)
+        state[name] = by_address[tensor.data_ptr()]
     check_finite("the model cannot be saved", state.items())
     return state
 
@@ -174,23 +174,23 @@ def load_weights(model: Any, path: Path) -> None:
     stored = load_file(path)
     for name, parameter in model.named_parameters():
         if name not in stored or stored[name].shape != parameter.shape:
-            found = tuple(stored[name].shape) if name in stored else "nothing"
+            shape = tuple(stored[name].shape) if name in stored else "nothing"
             raise ModelError(
                 f"{path} does not fit the model: {name} should have shape "
-                f"{tuple(parameter.shape)} and the file has {found}."
+                f"{tuple(parameter.shape)} and the file has {shape}."
             )
         parameter.copy_(stored[name])
 
 
 def snapshot(model: Any) -> dict[str, torch.Tensor]:
     """Return a copy of all parameters in memory; those that are tied have one under each name."""
-    made: dict[int, torch.Tensor] = {}
-    found = {}
+    by_id: dict[int, torch.Tensor] = {}
+    copies = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) not in made:
-            made[id(parameter)] = parameter.detach().clone()
-        found[name] = made[id(parameter)]
-    return found
+        if id(parameter) not in by_id:
+            by_id[id(parameter)] = parameter.detach().clone()
+        copies[name] = by_id[id(parameter)]
+    return copies
 
 
 @torch.no_grad()

@@ -37,8 +37,8 @@ def _permutation(rows: int, size: int, epoch: int, seed: int) -> list[int]:
         shuffled = list(range(rows))
         random.Random(f"{seed}:{number}").shuffle(shuffled)
         begun = number * rows % size if order else 0
-        taken = set(order[rows - begun :])
-        head = [i for i in shuffled if i not in taken][: size - begun] if begun else []
+        ahead = set(order[rows - begun :])
+        head = [i for i in shuffled if i not in ahead][: size - begun] if begun else []
         moved = set(head)
         order = head + [i for i in shuffled if i not in moved]
     return order

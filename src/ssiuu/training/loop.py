@@ -62,13 +62,13 @@ class Loop:
         Raises:
             DivergedError: That run diverged: the same one would do so again.
         """
-        found = None if self.state is None else load_state(self.state, self.step, self.key)
-        if found is None:
+        saved = None if self.state is None else load_state(self.state, self.step, self.key)
+        if saved is None:
             return False
-        if found["diverged"]:
-            raise DivergedError(found["diverged"])
-        self.done, self.ended, self._spent = found["done"], found["ended"], found["seconds"]
-        self.memory.update(found["memory"])
+        if saved["diverged"]:
+            raise DivergedError(saved["diverged"])
+        self.done, self.ended, self._spent = saved["done"], saved["ended"], saved["seconds"]
+        self.memory.update(saved["memory"])
         return True
 
     def run(self) -> int:

@@ -39,7 +39,7 @@ def rate_share(schedule: Schedule, number: int, steps: int, warmup: int) -> floa
     if warmup and number < warmup:
         return number / warmup
     first = max(warmup, 1)
-    done = (number - first) / max(1, steps - first + 1)
+    progress = (number - first) / max(1, steps - first + 1)
     if schedule == "linear":
-        return 1.0 - done
-    return (1.0 + math.cos(math.pi * done)) / 2.0 if schedule == "cosine" else 1.0
+        return 1.0 - progress
+    return (1.0 + math.cos(math.pi * progress)) / 2.0 if schedule == "cosine" else 1.0

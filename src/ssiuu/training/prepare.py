@@ -103,8 +103,8 @@ def prepare_parts(
         assert layer is not None
         prepared.hidden = _hidden(ask, retain, layer)
     for part in method.all:
-        if (found := part.prepare(ask)) is not None:
-            prepared.parts[part.name] = found
+        if (prepared_part := part.prepare(ask)) is not None:
+            prepared.parts[part.name] = prepared_part
     return prepared
 
 
@@ -112,19 +112,19 @@ def _wanted(method: Method) -> list[Rows]:
     """Return the sets of rows whose distributions some loss of the method needs."""
     losses: list[tuple[Loss, Rows]] = [(method.objective, "forget")]
     losses += [(term, term.rows) for term in (method.retain, *method.others) if term is not None]
-    found = {rows for loss, rows in losses if "distribution" in loss.needs}
+    needed = {rows for loss, rows in losses if "distribution" in loss.needs}
     every: tuple[Rows, ...] = ("forget", "retain", "texts")
-    return [rows for rows in every if rows in found]
+    return [rows for rows in every if rows in needed]
 
 
 @torch.no_grad()
 def reference_logprobs(ask: Ask, examples: Sequence[Example]) -> dict[str, float]:
     """Return log P(y|x) of every example under the model as it is, by id, nats."""
-    found: dict[str, float] = {}
+    logprobs: dict[str, float] = {}
     for batch in ask.batches(examples):
         sums = answer_logprobs(ask.model, batch).sum.tolist()
-        found |= dict(zip(batch.ids, sums, strict=True))
-    return found
+        logprobs |= dict(zip(batch.ids, sums, strict=True))
+    return logprobs
 
 
 def _all_distributions(ask: Ask, wanted: Sequence[Rows]) -> dict[Rows, Mapping[str, Tensor]]:
@@ -139,28 +139,28 @@ def _all_distributions(ask: Ask, wanted: Sequence[Rows]) -> dict[Rows, Mapping[s
         f"the reference's distributions of {tokens} answer tokens would take {need / 1e9:.1f} GB: they "
         f"are asked of a frozen copy of the model at every step ({size / 1e9:.1f} GB, and slower)"
     )
-    there = replace(ask, model=frozen)
-    return {rows: Frozen(there, ask.rows[rows]) for rows in wanted}
+    frozen_ask = replace(ask, model=frozen)
+    return {rows: Frozen(frozen_ask, ask.rows[rows]) for rows in wanted}
 
 
 @torch.no_grad()
 def _distributions(ask: Ask, examples: Sequence[Example]) -> dict[str, Float[Tensor, "A V"]]:
-    found = {}
+    distributions = {}
     for batch in ask.batches(examples):
         logprobs = answer_logits(ask.model, batch).log_softmax(-1)
         for i, name in enumerate(batch.ids):
-            found[name] = logprobs[i, batch.answer_mask[i]].clone()
-    return found
+            distributions[name] = logprobs[i, batch.answer_mask[i]].clone()
+    return distributions
 
 
 @torch.no_grad()
 def _hidden(ask: Ask, examples: Sequence[Example], layer: int) -> dict[str, Float[Tensor, "T d"]]:
-    found = {}
+    states_of = {}
     for batch in ask.batches(examples):
         states = hidden_states(ask.model, batch, layer)
         for i, name in enumerate(batch.ids):
-            found[name] = states[i, batch.attention_mask[i].bool()].clone()
-    return found
+            states_of[name] = states[i, batch.attention_mask[i].bool()].clone()
+    return states_of
 
 
 def aligned(rows: Sequence[Float[Tensor, "_ d"]], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T d"]:

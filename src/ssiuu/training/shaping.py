@@ -156,7 +156,7 @@ class Shaping:
         value = (wanted * logprobs.sum).sum()
         second.scale = torch.ones_like(wanted) if maps else None
         named = list(self.named.values())
-        found = torch.autograd.grad(value, named, retain_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(value, named, retain_graph=True, allow_unused=True)
         second.scale = None
         if not maps:  # there the collector has heard this pass
-            second.add(found)
+            second.add(gradients)

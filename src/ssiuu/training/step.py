@@ -109,8 +109,8 @@ class Step:
         # Checkpointed activations are computed again in training mode only.
         self.recomputes = any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
         self.bounds: dict[str, Bound] = {}
-        found = {a.name: a for a in adapters(model)} if effective else {}
-        training = Training(model, self.named, found, weight_decay)
+        adapted = {a.name: a for a in adapters(model)} if effective else {}
+        training = Training(model, self.named, adapted, weight_decay)
         for each in method.all if method else ():
             self.bounds[each.name] = each.bind(self.views.prepared.parts.get(each.name))
             self.bounds[each.name].attach(training)
@@ -170,8 +170,10 @@ class Step:
         for bound in self.bounds.values():
             bound.begin()
         with attention(self.precision, ids[0].device.type, max(i.shape[1] for i in ids)):
-            done = self._as_one(forget, retain) if self.together else None
-            losses = Losses(*(done or self._apart(forget, retain)), self.terms.others_backward(batches))
+            losses_joined = self._as_one(forget, retain) if self.together else None
+            losses = Losses(
+                *(losses_joined or self._apart(forget, retain)), self.terms.others_backward(batches)
+            )
         for bound in self.bounds.values():
             bound.finish(self.named)
         norm = self._norm()
@@ -183,18 +185,18 @@ class Step:
                 self.named.values(), self.max_grad_norm, torch.tensor(norm)
             )
         self.optimizer.step()
-        told: dict[str, float] = {}
+        remarks: dict[str, float] = {}
         for bound in self.bounds.values():
             bound.after(losses, self.optimizer.param_groups[0]["lr"])
-            told |= bound.told()
+            remarks |= bound.told()
         return StepOutcome(
             forget_loss=losses.forget,
             retain_loss=losses.retain,
             gradient_norm=norm,
-            penalty_share=told.pop("penalty_share", None),
-            penalty_parameters=told.pop("penalty_parameters", None),
+            penalty_share=remarks.pop("penalty_share", None),
+            penalty_parameters=remarks.pop("penalty_parameters", None),
             text_loss=losses.texts,
-            told=told,
+            told=remarks,
         )
 
     def _apart(self, forget: Sequence[Batch], retain: Sequence[Batch]) -> tuple[float, float | None]:
@@ -234,10 +236,10 @@ class Step:
             return None
         both, rows = join(forget[0], retain[0]), len(forget[0].ids)
         divisor, split = divisor_of(forget, self.objective.normaliser), self.split
-        found = split.found if split is not None and self.shaping.second is not None else None
+        second = split.found if split is not None and self.shaping.second is not None else None
 
         def whole(name: str, gradient: Tensor) -> None:
-            self.shaping.shape(name, gradient, divisor, found)
+            self.shaping.shape(name, gradient, divisor, second)
 
         watching = split.watching(rows, len(both.ids), whole) if split else nullcontext()
         with watching:
@@ -255,9 +257,9 @@ class Step:
                 split.scale = self.shaping.scale(first.logprobs, loss)
                 if split.scale is None:
                     return None
-            kept = self.term.loss(rest).sum() / divisor_of(retain, self.term.normaliser)
-            self.accelerator.backward(loss + self.terms.weight() * kept)
-        return float(loss.detach()), float(kept.detach())
+            retain_loss = self.term.loss(rest).sum() / divisor_of(retain, self.term.normaliser)
+            self.accelerator.backward(loss + self.terms.weight() * retain_loss)
+        return float(loss.detach()), float(retain_loss.detach())
 
     # --- forget ---------------------------------------------------------------------------------
 

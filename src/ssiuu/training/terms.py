@@ -50,12 +50,12 @@ class Terms:
         They have passes of their own: the joined one knows two kinds of rows, and what is done to the
         forget gradient is not to be done to these.
         """
-        given = [(term, batches[term.rows]) for term in self.others if batches[term.rows]]
-        chunks = [[(term, batch)] for term, each in given for batch in each]
-        single = all(len(each) == 1 for _, each in given)
-        if len(given) == 2 and single and not any(t.looks(self.objective) for t, _ in given):
+        terms = [(term, batches[term.rows]) for term in self.others if batches[term.rows]]
+        chunks = [[(term, batch)] for term, each in terms for batch in each]
+        single = all(len(each) == 1 for _, each in terms)
+        if len(terms) == 2 and single and not any(t.looks(self.objective) for t, _ in terms):
             chunks = [[chunk[0] for chunk in chunks]]
-        divisors = {term.name: divisor_of(each, term.normaliser) for term, each in given}
+        divisors = {term.name: divisor_of(each, term.normaliser) for term, each in terms}
         total = 0.0
         for chunk in chunks:
             weighted: Any = 0.0
@@ -64,7 +64,7 @@ class Terms:
                 weighted = weighted + term.weight * loss
                 total += float(loss.detach()) if term.rows == "texts" else 0.0
             self.backward(weighted)
-        return total if any(term.rows == "texts" for term, _ in given) else None
+        return total if any(term.rows == "texts" for term, _ in terms) else None
 
     def _chunk(self, chunk: list[tuple[RetainTerm, Batch]]) -> Iterator[tuple[RetainTerm, View]]:
         """Yield each term with its view; two batches run forward as one."""

@@ -80,14 +80,14 @@ class SsiuuTerm:
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         batch = collate(_examples(input_ids, labels, mask), 0).to(input_ids.device)
-        held = {name: p.grad for name, p in self.named.items()}
+        before = {name: p.grad for name, p in self.named.items()}
         try:
             logprobs = answer_logprobs(self.model, batch).sum
             value = logprobs.exp() if self.form.target == "probability" else logprobs
             second = self._gradients(value.sum())
         finally:
             for name, parameter in self.named.items():
-                parameter.grad = held[name]
+                parameter.grad = before[name]
         slopes = [
             Slope(name, parameter.detach(), parameter.grad, second[name])
             for name, parameter in self.named.items()
@@ -99,8 +99,8 @@ class SsiuuTerm:
         return self.penalty.told()
 
     def _gradients(self, value: Tensor) -> dict[str, Tensor]:
-        found = torch.autograd.grad(value, list(self.named.values()), allow_unused=True)
-        return {n: g for n, g in zip(self.named, found, strict=True) if g is not None}
+        gradients = torch.autograd.grad(value, list(self.named.values()), allow_unused=True)
+        return {n: g for n, g in zip(self.named, gradients, strict=True) if g is not None}
 
 
 class SsiuuTrainer(Trainer):
@@ -169,13 +169,13 @@ def _forgotten(inputs: Mapping[str, Any]) -> Mapping[str, Tensor]:
 
 
 def _examples(input_ids: Tensor, labels: Tensor, mask: Tensor) -> list[Example]:
-    made = []
-    for number, (ids, wanted, seen) in enumerate(zip(input_ids, labels, mask.bool(), strict=True)):
-        text, places = ids[seen].tolist(), (wanted[seen] != IGNORED).nonzero().flatten().tolist()
+    examples = []
+    for number, (ids, wanted, real) in enumerate(zip(input_ids, labels, mask.bool(), strict=True)):
+        text, places = ids[real].tolist(), (wanted[real] != IGNORED).nonzero().flatten().tolist()
         if not places or places[-1] - places[0] + 1 != len(places) or places[0] == 0:
             raise ConfigError(
                 f"SsiuuTerm: row {number} must have an answer in one piece behind a prompt: labels "
                 f"that are not {IGNORED}, of which this one has {len(places)}."
             )
-        made.append(Example(str(number), text[: places[0]], text[places[0] : places[-1] + 1]))
-    return made
+        examples.append(Example(str(number), text[: places[0]], text[places[0] : places[-1] + 1]))
+    return examples

@@ -170,7 +170,7 @@ def unlearn_examples(
     if not method.has_gradient:
         return work.edited(method.objective)
     prepared = prepare_parts(model, method, forget, retain, pad, refusals, shared, texts, progress)
-    said = _untrained(model, settings.lora, method, prepared)
+    notes = _untrained(model, settings.lora, method, prepared)
     with adapted(model, settings.lora) as wrapped:
         step = Step(
             model,
@@ -193,16 +193,16 @@ def unlearn_examples(
             trained = ((name, p) for name, p in wrapped.named_parameters() if p.requires_grad)
             check_finite("the adapter cannot be saved", trained)
             wrapped.save_pretrained(str(adapter), save_embedding_layers=False)
-    return record.model_copy(update={"notes": [*record.notes, *said]})
+    return record.model_copy(update={"notes": [*record.notes, *notes]})
 
 
 def _untrained(model: Any, lora: Lora | None, method: Method, prepared: Prepared) -> list[str]:
     """Return what must be said of weights that the method or the adapters leave as they are."""
-    said = []
+    notes = []
     if lora is not None and not lora.targets:
-        said += [f"unlearn.lora: {note}." for note in adaptable(model).notes]
-    told = [part.untouched(model, prepared.parts.get(part.name)) for part in method.all]
-    return said + [text for text in told if text]
+        notes += [f"unlearn.lora: {note}." for note in adaptable(model).notes]
+    untouched = [part.untouched(model, prepared.parts.get(part.name)) for part in method.all]
+    return notes + [text for text in untouched if text]
 
 
 @dataclass
@@ -269,13 +269,13 @@ class _Run:
         if self._nothing_to_do():
             return self._record(0.0, [_nothing(self.settings)])
         notes: list[str] = []
-        for said in edit.edit(self.model, Work(self.forget, self.retain, self.pad, self._tune)):
-            found, last = self.stop.look(self.settings.threshold), self.logs[-1:]
+        for note in edit.edit(self.model, Work(self.forget, self.retain, self.pad, self._tune)):
+            look, last = self.stop.look(self.settings.threshold), self.logs[-1:]
             outcome = StepOutcome(last[0].forget_loss if last else 0.0, None, 0.0)
-            self.logs.append(_log(len(self.logs) + 1, outcome, found))
-            self.progress(f"{self.info.label} | {said} | forget score {found.score or 0.0:.2f}")
-            notes = [said]
-            if found.met(self.settings, self.stop) and not self.below:
+            self.logs.append(_log(len(self.logs) + 1, outcome, look))
+            self.progress(f"{self.info.label} | {note} | forget score {look.score or 0.0:.2f}")
+            notes = [note]
+            if look.met(self.settings, self.stop) and not self.below:
                 self.stopped = "threshold"
                 break
             interrupt.check()
@@ -334,13 +334,13 @@ class _Run:
     def _after(self, number: int, outcome: StepOutcome | None) -> bool:
         """Read the stop score where it is due; whether it ends the run."""
         assert outcome is not None
-        found = Look(None)
+        look = Look(None)
         if _due(number, self.logs, self.settings):
             self.model.eval()
-            found = self.stop.look(self.settings.threshold)
-            met = found.met(self.settings, self.stop) and not self.below
+            look = self.stop.look(self.settings.threshold)
+            met = look.met(self.settings, self.stop) and not self.below
             self.stopped = "threshold" if met else "max_steps"
-        self.logs.append(_log(number, outcome, found))
+        self.logs.append(_log(number, outcome, look))
         self.progress(_line(self.info.label, self.logs[-1], self.settings))
         self.memory["steps"].append(self.logs[-1].model_dump())
         return self.stopped == "threshold"

@@ -48,8 +48,8 @@ class Views:
                 logits = answer_logits(self.model, batch)
             view = self.answers(batch, logits)
             if "refusal" in loss.needs:
-                told = [self.prepared.refusals[i] for i in batch.ids]
-                refusal = answer_logprobs(self.model, collate(told, self.pad).to(device))
+                refused = [self.prepared.refusals[i] for i in batch.ids]
+                refusal = answer_logprobs(self.model, collate(refused, self.pad).to(device))
                 reference = _values(self.prepared.refusal_logprob, batch.ids, device)
                 view = replace(view, refusal=refusal, reference_refusal=reference)
         return self.referred(loss, rows, view, batch.ids)
