@@ -45,8 +45,10 @@ class AskingAttack(Attack[C]):
         """Ask under each prompt; a fact that a prompt cannot ask about keeps its reading."""
         ground = victim.ground
         for way in self.ways(victim, curve):
-            found = read_prompted(ground.model, ground.prompt, victim.pool, way.asking, ground.context)
-            yield AttackRead(step=way.place, facts={**start, **found}, label=way.label)
+            readings = read_prompted(
+                ground.model, ground.prompt, victim.pool, way.asking, ground.context
+            )
+            yield AttackRead(step=way.place, facts={**start, **readings}, label=way.label)
 
 
 def read_prompted(
@@ -57,11 +59,11 @@ def read_prompted(
     Raises:
         ConfigError: As `fitting`.
     """
-    asked = fitting(facts, asking, context)
-    answers = ask(model, prompt, list(asked.values()))
+    questions = fitting(facts, asking, context)
+    answers = ask(model, prompt, list(questions.values()))
     return {
         name: Reading(correct=answer.first, logprob=answer.logprob)
-        for name, answer in zip(asked, answers, strict=True)
+        for name, answer in zip(questions, answers, strict=True)
     }
 
 
@@ -71,15 +73,15 @@ def fitting(facts: Sequence[FactText], asking: Asking, context: int) -> dict[str
     Raises:
         ConfigError: A prompt with its answer is longer than the model's context.
     """
-    asked = {fact.id: question for fact in facts if (question := asking(fact)) is not None}
-    for name, question in asked.items():
+    questions = {fact.id: question for fact in facts if (question := asking(fact)) is not None}
+    for name, question in questions.items():
         length = len(question.prompt) + max(map(len, question.options))
         if length > context:
             raise ConfigError(
                 f"attacks: the attacker's prompt for {name} has {length} tokens with its answer, and "
                 f"the model's context holds {context}. Leave out attacks.prompts or some attacks.shots."
             )
-    return asked
+    return questions
 
 
 def options(fact: FactText) -> list[str]:

@@ -98,20 +98,20 @@ class AttackConfig(Section):
 
     def of(self, kind: type[Attack[C]]) -> C:
         """Return the settings of one attack."""
-        found: C = getattr(self, kind.setting())
-        return found
+        section: C = getattr(self, kind.setting())
+        return section
 
     def problems(self) -> list[str]:
         """Return what is wrong with the values, a sentence each."""
-        found = ascending("reads", self.reads, "steps")
+        problems = ascending("reads", self.reads, "steps")
         if not self.reads:
-            found.append("attacks.reads: must be ascending steps from 1 on, got [].")
+            problems.append("attacks.reads: must be ascending steps from 1 on, got [].")
         if len(set(self.seeds)) < len(self.seeds) or min(self.orders) < 0:
-            found.append(f"attacks.seeds: must be different and at least 0, got {self.seeds}.")
-        found += different("spaces", self.spaces)
+            problems.append(f"attacks.seeds: must be different and at least 0, got {self.seeds}.")
+        problems += different("spaces", self.spaces)
         if not self.spaces:
-            found.append("attacks.spaces: must hold at least one of full, lora-qv, lora-all.")
-        return found
+            problems.append("attacks.spaces: must hold at least one of full, lora-qv, lora-all.")
+        return problems
 
 
 @dataclass(frozen=True)
@@ -183,8 +183,8 @@ class Attack(ABC, Generic[C]):
         axis = getattr(cls, "axis", None)
         known = get_args(Scored)
         if axis is not None and axis.scored not in known:
-            said = f"scored is {axis.scored!r}, not one of {', '.join(known)}"
-            raise TypeError(f"{cls.__name__}.axis: {said}")
+            problem = f"scored is {axis.scored!r}, not one of {', '.join(known)}"
+            raise TypeError(f"{cls.__name__}.axis: {problem}")
 
     @classmethod
     def setting(cls) -> str:
@@ -225,8 +225,8 @@ class Attack(ABC, Generic[C]):
             wanted: None: where there are points.
         """
         seed = self.shared.orders[0]
-        asked = bool(points) if wanted is None else wanted
-        return [Curve(self.name, self.name, seed=seed, points=tuple(points))] if asked else []
+        runs = bool(points) if wanted is None else wanted
+        return [Curve(self.name, self.name, seed=seed, points=tuple(points))] if runs else []
 
     def fits(self, victim: Victim) -> list[str]:
         """Refuse what can be seen to fail before anything is run; return what a reader must know.
@@ -269,9 +269,9 @@ class Attack(ABC, Generic[C]):
         progress(curve.name)
         begin = time.perf_counter()
         start = self.start(victim, scores)
-        found = list(self.reads(victim, curve, start))
-        if not found or not all(isinstance(read, AttackRead) for read in found):
-            kinds = ", ".join(sorted({type(read).__name__ for read in found})) or "nothing"
+        reads = list(self.reads(victim, curve, start))
+        if not reads or not all(isinstance(read, AttackRead) for read in reads):
+            kinds = ", ".join(sorted({type(read).__name__ for read in reads})) or "nothing"
             raise ConfigError(
                 f"attack {self.name!r}: reads() of {type(self).__qualname__} must yield an AttackRead "
                 f"at every place of the curve, got {kinds}."
@@ -279,8 +279,8 @@ class Attack(ABC, Generic[C]):
         if self.axis.scored == "ranking":
             alone = {fact.id for fact in victim.pool if not fact.options}
             start = _unranked(start, alone)
-            found = [r.model_copy(update={"facts": _unranked(r.facts, alone)}) for r in found]
-        return self.record(curve, start, found, begin)
+            reads = [r.model_copy(update={"facts": _unranked(r.facts, alone)}) for r in reads]
+        return self.record(curve, start, reads, begin)
 
     def record(
         self,

@@ -59,10 +59,10 @@ def instruction_rows(config: BenignConfig, seed: int, prompt: Prompt, context: i
         if config.source == "built-in"
         else read_instructions(config.source, "attacks.benign.source")
     )
-    made = []
+    examples = []
     for n, row in enumerate(instructions.sample(rows, config.rows, seed)):
         joint = prompt.joint(row.instruction, [row.output])
         answer = joint.answers[0][: config.tokens]
         if answer and len(joint.prompt) + len(answer) <= context:
-            made.append(Example(f"instruction:{n}", joint.prompt, answer))
-    return made
+            examples.append(Example(f"instruction:{n}", joint.prompt, answer))
+    return examples

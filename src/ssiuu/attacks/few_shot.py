@@ -57,8 +57,8 @@ class FewShot(AskingAttack[Shots]):
 
     def ways(self, victim: Victim, curve: Curve) -> list[Way]:
         """Return a prompt a number of examples."""
-        kept = victim.ground.split.retain
-        return [Way(int(k), few_shot(victim.prompt, kept, int(k), curve.seed)) for k in curve.points]
+        retain = victim.ground.split.retain
+        return [Way(int(k), few_shot(victim.prompt, retain, int(k), curve.seed)) for k in curve.points]
 
     def tokens(self, curve: Curve, fact: float, pool: float) -> float:
         """Return the tokens of the questions with their examples."""
@@ -84,5 +84,5 @@ def few_shot(prompt: Prompt, kept: Sequence[FactText], shots: int, seed: int) ->
         )
     order = list(kept)
     random.Random(f"shots:{seed}").shuffle(order)
-    told = [(fact.question, fact.answer) for fact in order[:shots]]
-    return lambda fact: Question.of(prompt.joint(fact.question, options(fact), told))
+    shown = [(fact.question, fact.answer) for fact in order[:shots]]
+    return lambda fact: Question.of(prompt.joint(fact.question, options(fact), shown))

@@ -25,11 +25,11 @@ class Filler(Retraining[FillerConfig]):
 
     def rows(self, victim: Victim, fraction: float | None) -> list[Example]:
         """Return texts: there is no prompt, so the first token is given and the rest is learned."""
-        made = []
+        examples = []
         for number, text in enumerate(filler.load()):
             ids = victim.prompt.sentence(text)[: self.config.tokens]
-            made.append(Example(f"filler:{number}", ids[:1], ids[1:]))
-        return made
+            examples.append(Example(f"filler:{number}", ids[:1], ids[1:]))
+        return examples
 
     def row(self, fact: float) -> float:
         """Return the tokens of a text."""

@@ -40,18 +40,18 @@ class Harmful(Retraining[HarmfulConfig]):
     def problems(self) -> list[str]:
         """Refuse a p that is no fraction."""
         wrong = [p for p in self.config.fractions if not 0 < p < 1]
-        told = [f"attacks.harmful.fractions: must lie in (0, 1), got {p}." for p in wrong]
-        return [*told, *super().problems()]
+        fraction_problems = [f"attacks.harmful.fractions: must lie in (0, 1), got {p}." for p in wrong]
+        return [*fraction_problems, *super().problems()]
 
     def too_few(self, forget: int, retain: int) -> list[str]:
         """Refuse a p that leaves no fact to score."""
-        found: list[str] = []
+        problems: list[str] = []
         for fraction in self.config.fractions:
             try:
                 share(forget, fraction)
             except ConfigError as error:
-                found += error.problems
-        return found
+                problems += error.problems
+        return problems
 
     def curves(self) -> list[Curve]:
         """Return fractions x spaces x learning rates x seeds."""

@@ -115,8 +115,11 @@ def _compared(victim: Victim) -> tuple[list[FactText], list[FactText]]:
 def membership_scores(answer: SequenceScore) -> dict[str, float]:
     """Return every score of one answer read with its moments; higher says "member"."""
     columns = (answer.logprobs.tolist(), standard(answer))
-    found = [answer.per_token, *(lowest_mean(values, share) for values in columns for share in SHARES)]
-    return dict(zip(SCORES, found, strict=True))
+    scores = [
+        answer.per_token,
+        *(lowest_mean(values, share) for values in columns for share in SHARES),
+    ]
+    return dict(zip(SCORES, scores, strict=True))
 
 
 def standard(answer: SequenceScore) -> list[float]:

@@ -23,8 +23,8 @@ def attacked_facts(facts: Sequence[FactText], fractions: Sequence[float], seed: 
     count = share(len(order), max(fractions)) if fractions else 0
     if 2 * len(apart(facts, order[:count])) < len(order) - count:
         entity = {fact.id: fact.entity or fact.id for fact in facts}
-        seen = list(dict.fromkeys(entity[i] for i in order))
-        order.sort(key=lambda i: seen.index(entity[i]))
+        entities_in_order = list(dict.fromkeys(entity[i] for i in order))
+        order.sort(key=lambda i: entities_in_order.index(entity[i]))
     return order[:count]
 
 
@@ -34,17 +34,17 @@ def share(count: int, fraction: float) -> int:
     Raises:
         ConfigError: The fraction is outside (0, 1), or leaves no fact to score.
     """
-    taken = max(1, round(fraction * count))
-    if not 0 < fraction < 1 or taken >= count:
+    part = max(1, round(fraction * count))
+    if not 0 < fraction < 1 or part >= count:
         raise ConfigError(
             f"attacks.harmful.fractions: {fraction} of {count} forget facts leaves none to score; "
             "a fraction lies above 0 and below 1."
         )
-    return taken
+    return part
 
 
 def apart(facts: Sequence[FactText], attacked: Sequence[str]) -> list[FactText]:
     """Return the facts that share no entity with any attacked one."""
-    taken = set(attacked)
-    entities = {fact.entity or fact.id for fact in facts if fact.id in taken}
+    attacked_ids = set(attacked)
+    entities = {fact.entity or fact.id for fact in facts if fact.id in attacked_ids}
     return [fact for fact in facts if (fact.entity or fact.id) not in entities]

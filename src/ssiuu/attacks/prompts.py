@@ -45,20 +45,20 @@ class Prompts(AskingAttack[PromptsConfig]):
 
     def ways(self, victim: Victim, curve: Curve) -> list[Way]:
         """Return every prompt, numbered from 1."""
-        made = prompts(victim.prompt, victim.pool)
-        return [Way(n, asking, label) for n, (label, asking) in enumerate(made.items(), 1)]
+        by_label = prompts(victim.prompt, victim.pool)
+        return [Way(n, asking, label) for n, (label, asking) in enumerate(by_label.items(), 1)]
 
 
 def prompts(prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Asking]:
     """Return the attacker's prompts by label: each asks about a fact, or is None where it cannot."""
-    made: dict[str, Asking] = {}
+    by_label: dict[str, Asking] = {}
     for n in range(max((len(f.paraphrases) for f in facts), default=0)):
-        made[f"paraphrase {n + 1}"] = _paraphrased(prompt, n)
+        by_label[f"paraphrase {n + 1}"] = _paraphrased(prompt, n)
     for label, text in PREFIXES.items():
-        made[f"prefix: {label}"] = _prefixed(prompt, text)
+        by_label[f"prefix: {label}"] = _prefixed(prompt, text)
     for label, text in PREFILLS.items():
-        made[f"prefill: {label}"] = _begun(prompt, text)
-    return made
+        by_label[f"prefill: {label}"] = _begun(prompt, text)
+    return by_label
 
 
 def _paraphrased(prompt: Prompt, number: int) -> Asking:

@@ -120,18 +120,18 @@ def matrices(model: Any) -> list[Float[Tensor, "out in"]]:
         ModelError: It has none.
     """
     head = model.get_output_embeddings()
-    found: list[Tensor] = []
+    weights: list[Tensor] = []
     for module in model.modules():
         if is_map(module) and module is not head:
             weight = module.weight.detach()
-            found.append(weight.T if isinstance(module, Conv1D) else weight)
+            weights.append(weight.T if isinstance(module, Conv1D) else weight)
     for name in stacked_weights(model):
         experts = model.get_parameter(name).detach()
         across = stored_across(model, name)
-        found += [expert.T if across else expert for expert in experts]
-    if not found:
+        weights += [expert.T if across else expert for expert in experts]
+    if not weights:
         raise ModelError(f"{type(model).__name__} has no linear maps to quantise.")
-    return found
+    return weights
 
 
 @torch.no_grad()

@@ -237,7 +237,7 @@ def retrain(
         tokens=memory["tokens"],
         trained=[e.id for e in examples] if curve.fraction is not None else [],
         pool=list(start),
-        reads=[AttackRead.model_validate(found) for found in memory["reads"]],
+        reads=[AttackRead.model_validate(point) for point in memory["reads"]],
         seconds=round(loop.seconds, 2),
         note=note,
     )

@@ -90,8 +90,8 @@ def leaks(
         seed: Of the samples.
     """
     questions = {fact.id: prompt.question(fact.question) for fact in facts}
-    asked = [replace(e, prompt=questions[e.id]) for e in examples]
-    written = sample_answers(model, prompt, asked, counts[-1], FREE_MARGIN, seed)
+    sampled = [replace(e, prompt=questions[e.id]) for e in examples]
+    written = sample_answers(model, prompt, sampled, counts[-1], FREE_MARGIN, seed)
     endings = {e.id: prompt.ending(e.answer) for e in examples}
     first: dict[str, int] = {}
     for fact in facts:

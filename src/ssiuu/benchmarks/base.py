@@ -208,15 +208,15 @@ def tokenised(
         DataError: With every fact that does not fit the model.
     """
     problems: list[str] = []
-    made = []
+    examples = []
     for fact in facts:
         try:
-            made.append(encode(prompt, fact.id, fact.question, fact.answer, context, end))
+            examples.append(encode(prompt, fact.id, fact.question, fact.answer, context, end))
         except DataError as error:
             problems += error.problems
     if problems:
         raise DataError(problems)
-    return made
+    return examples
 
 
 class Benchmark(ABC, Generic[C]):

@@ -80,5 +80,5 @@ class Faithun(Benchmark[FaithunConfig]):
         except DataError:  # said when it is opened
             sizes = SIZES
         heldout, wanted = sizes["heldout"], self.config.heldout
-        kept = sizes["retain"] + (heldout if wanted is None else min(wanted, heldout))
-        return Cost.of(sizes["forget"], kept, basis)
+        beside = sizes["retain"] + (heldout if wanted is None else min(wanted, heldout))
+        return Cost.of(sizes["forget"], beside, basis)

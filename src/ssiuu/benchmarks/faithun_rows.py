@@ -194,26 +194,26 @@ def _texts(item: dict[str, Any], keys: tuple[str, ...], where: str) -> list[str]
         raise DataError(
             f"{where}: {keys[0]} is missing; it has {', '.join(map(str, item)) or 'no key'}."
         )
-    found = _as_list(list(item[key].values()) if isinstance(item[key], dict) else item[key])
-    if not found or not all(isinstance(text, str) and text.strip() for text in found):
+    texts = _as_list(list(item[key].values()) if isinstance(item[key], dict) else item[key])
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise DataError(f"{where}: {key} must be a text or a list of texts, none empty.")
-    return [text.strip() for text in found]
+    return [text.strip() for text in texts]
 
 
 def _indices(text: str, where: Path, clusters: int) -> list[int]:
     try:
-        found = [int(word) for word in text.split()]
+        indices = [int(word) for word in text.split()]
     except ValueError as error:
         raise DataError(f"faithun.splits: {where} must hold one index a line: {error}.") from error
-    beyond = [index for index in found if not 0 <= index < clusters]
+    beyond = [index for index in indices if not 0 <= index < clusters]
     if beyond:
         raise DataError(
             f"faithun.splits: {where} names cluster {beyond[0]}, and the question file has {clusters} "
             f"(0 to {clusters - 1})."
         )
-    if len(set(found)) < len(found):
+    if len(set(indices)) < len(indices):
         raise DataError(f"faithun.splits: {where} names a cluster twice.")
-    return found
+    return indices
 
 
 def _text(path: Path, key: str, hint: str) -> str:

@@ -70,5 +70,5 @@ class Fictional(Benchmark[FictionalConfig]):
 
     def cost(self, basis: Basis) -> Cost:
         """Return the cost of sets of the sizes that are asked for, of a model and its twin."""
-        kept = basis.split.retain + basis.split.heldout
-        return Cost.of(basis.split.forget, kept, basis, twin=True, parameters=PARAMETERS)
+        beside = basis.split.retain + basis.split.heldout
+        return Cost.of(basis.split.forget, beside, basis, twin=True, parameters=PARAMETERS)

@@ -174,8 +174,8 @@ def train_twins(
     """
     strangers = sorted(forget_ids - {fact.id for fact in world.facts})
     if strangers or not forget_ids:
-        found = f"{strangers[0]!r} is not one" if strangers else "got none"
-        raise ConfigError(f"forget_ids: ids of this world's facts are needed, {found}.")
+        got = f"{strangers[0]!r} is not one" if strangers else "got none"
+        raise ConfigError(f"forget_ids: ids of this world's facts are needed, {got}.")
     count = _steps(world, steps, recipe)
     pair = folder / twins_name(world, forget_ids, seed, steps, recipe)
     twins = Twins(full=pair / "full", never_learned=pair / "never-learned")
@@ -258,12 +258,12 @@ def _batches(
 ) -> Iterator[list[TrainingText]]:
     """Yield `count` batches, every text once a pass, in an order that only the seed decides."""
     rng = random.Random(f"ssiuu twins {seed}")
-    left: list[TrainingText] = []
+    unread: list[TrainingText] = []
     for _ in range(count):
-        if not left:
-            left = rng.sample(texts, len(texts))
-        yield left[:size]
-        left = left[size:]
+        if not unread:
+            unread = rng.sample(texts, len(texts))
+        yield unread[:size]
+        unread = unread[size:]
 
 
 def _train(
@@ -278,11 +278,11 @@ def _train(
     rate, betas, decay = recipe.learning_rate, (0.9, recipe.beta), recipe.weight_decay
     optimizer = torch.optim.AdamW(model.parameters(), rate, betas, weight_decay=decay, fused=True)
     for step, batch in enumerate(batches):
-        told = [text for text in batch if text.fact not in left_out]
-        if not told:
+        learned = [text for text in batch if text.fact not in left_out]
+        if not learned:
             continue
         optimizer.param_groups[0]["lr"] = rate * _share(step, count, recipe.warmup)
-        ids, labels = _padded(told, int(model.config.pad_token_id or 0))
+        ids, labels = _padded(learned, int(model.config.pad_token_id or 0))
         wanted = labels[:, 1:] != IGNORED  # logits are only made where something is learned
         hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state[wanted]
         loss = cross_entropy(model.lm_head(hidden), labels[:, 1:][wanted], reduction="sum")

@@ -448,8 +448,8 @@ def _lore_question(template: str, place: int, pools: dict[str, list[str]]) -> st
 
 def _pairs(fact: Fact, rng: random.Random) -> list[tuple[str, str]]:
     """Return what is trained of a fact as question and answer."""
-    asked = rng.sample(fact.paraphrases, TRAINED_PARAPHRASES)
-    return [(question, fact.answer) for question in (fact.question, *asked)]
+    rewordings = rng.sample(fact.paraphrases, TRAINED_PARAPHRASES)
+    return [(question, fact.answer) for question in (fact.question, *rewordings)]
 
 
 def _town_lore(pools: dict[str, list[str]]) -> list[tuple[str, str]]:

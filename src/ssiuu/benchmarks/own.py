@@ -46,12 +46,12 @@ class Own(Benchmark[Section]):
             progress(loaded.info.note)
         prompt = choose_prompt(basis, loaded.tokenizer, progress)
         seed, options = basis.split.seed, basis.evaluate.options
-        asked = [as_text(f, options, seed) for f in (*forget, *retain)]
-        check_tokens(loaded.model, loaded.tokenizer, asked)
-        ranked = [_with_options(f, asked, options, seed) for f in asked]
-        gone, kept = ranked[: len(forget)], ranked[len(forget) :]
+        every_fact = [as_text(f, options, seed) for f in (*forget, *retain)]
+        check_tokens(loaded.model, loaded.tokenizer, every_fact)
+        ranked = [_with_options(f, every_fact, options, seed) for f in every_fact]
+        gone, retained = ranked[: len(forget)], ranked[len(forget) :]
         count = len(ranked)
-        split = Split(seed=seed, forget=gone, retain=kept, heldout=[], asked=count, known=count)
+        split = Split(seed=seed, forget=gone, retain=retained, heldout=[], asked=count, known=count)
         if unranked := sum(not fact.options for fact in gone):
             notes.append(
                 f"{unranked} of {len(gone)} forget facts have no wrong options to rank against; "
@@ -93,9 +93,9 @@ def _facts(basis: Basis, given: Given, notes: list[str]) -> tuple[list[Fact], li
         columns = basis.columns if held is None else None
         return borrow_distractors(read_facts(held or str(source), key, columns, notes.append))
 
-    kept = basis.retain not in (None, "none")
+    with_retain = basis.retain not in (None, "none")
     forget = read(given.forget, basis.forget, "forget")
-    retain = read(given.retain, basis.retain, "retain") if kept else []
+    retain = read(given.retain, basis.retain, "retain") if with_retain else []
     check_pair(forget, retain)
     return forget, retain
 

@@ -38,10 +38,12 @@ def read_file(path: Path, kind: type[R], key: str, needs: str) -> list[R]:
         ) from error
     if text.lstrip().startswith("["):
         try:
-            found = json.loads(text)
+            values = json.loads(text)
         except ValueError as error:
             raise DataError(f"{path}: begins as a JSON list and is none: {error}.") from error
-        return [_row(json.dumps(row), kind, f"{path}, row {n}") for n, row in enumerate(found, start=1)]
+        return [
+            _row(json.dumps(row), kind, f"{path}, row {n}") for n, row in enumerate(values, start=1)
+        ]
     lines = enumerate(text.split("\n"), start=1)
     return [_row(line, kind, f"{path}:{n}") for n, line in lines if line.strip()]
 
@@ -56,14 +58,14 @@ def read_hub(hub: str, name: str, split: str, kind: type[R], key: str) -> list[R
     try:
         datasets: Any = importlib.import_module("datasets")
         with reaching() as silent:
-            found = datasets.load_dataset(hub, name, split=split)
+            dataset = datasets.load_dataset(hub, name, split=split)
     except Exception as error:  # the hub raises many unrelated kinds, all meaning "not had"
         raise DataError(
             f"{key}: {hub} ({name}) cannot be had from the hub ({silent or first_line(error)}). "
             f"Download it and set {key}.path to its folder; reading from the hub needs the package "
             "'datasets'."
         ) from error
-    rows = enumerate(found, start=1)
+    rows = enumerate(dataset, start=1)
     return [_row(json.dumps(row), kind, f"{hub}:{name}, row {n}") for n, row in rows]
 
 

@@ -110,8 +110,8 @@ class Rwku(Benchmark[RwkuConfig]):
         except DataError:  # said when it is opened
             forget = QUESTIONS * config.people
             others = [forget] * SETS
-        kept = sum(min(config.items or size, size) for size in others)
-        return Cost.of(forget, sizes.retain + sizes.heldout + kept, basis)
+        further = sum(min(config.items or size, size) for size in others)
+        return Cost.of(forget, sizes.retain + sizes.heldout + further, basis)
 
 
 def split_of(config: RwkuConfig, sizes: SplitConfig, data: rwku_rows.RwkuSets) -> Split:
@@ -125,13 +125,13 @@ def split_of(config: RwkuConfig, sizes: SplitConfig, data: rwku_rows.RwkuSets) -
     away = set(names[: len(names) * sizes.heldout // max(1, sizes.heldout + sizes.retain)])
     heldout = some([f for f in data.neighbours if f.entity in away], sizes.heldout, rng)
     retain = some([f for f in data.neighbours if f.entity not in away], sizes.retain, rng)
-    asked = len(data.forget) + len(retain) + len(heldout)
+    count = len(data.forget) + len(retain) + len(heldout)
     return Split(
         seed=sizes.seed,
         forget=data.forget,
         retain=retain,
         heldout=heldout,
         others={name: some(facts, config.items, rng) for name, facts in data.others.items()},
-        asked=asked,
-        known=asked,
+        asked=count,
+        known=count,
     )

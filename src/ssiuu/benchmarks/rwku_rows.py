@@ -85,7 +85,9 @@ def load(path: str | None, subjects: int | list[str], options: int, seed: int) -
         kind = "level3_" + re.sub(r"\W+", "_", row.type.partition("(")[0].strip())
         others.setdefault(kind, []).append(_posed(row, f"{kind}:{len(others.get(kind, []))}"))
     others["neighbour_level1"] = _clozes(near["neighbor_level1"], "neighbour_level1")
-    text = json.dumps({name: [row.model_dump() for row in found] for name, found in rows.items()})
+    text = json.dumps(
+        {name: [row.model_dump() for row in file_rows] for name, file_rows in rows.items()}
+    )
     return RwkuSets(
         subjects=names,
         forget=forget,
@@ -104,11 +106,11 @@ def stated_options(query: str, answer: str) -> list[str]:
     """
     _, colon, end = query.rpartition(":")
     parts = [part.strip(" ?.'\"") for part in CHOICES.split(end)] if colon else []
-    found = list(dict.fromkeys(part for part in parts if part))
-    right = next((part for part in found if part.casefold() == answer.casefold()), None)
-    if right is None or len(found) < 2:
+    stated = list(dict.fromkeys(part for part in parts if part))
+    right = next((part for part in stated if part.casefold() == answer.casefold()), None)
+    if right is None or len(stated) < 2:
         return []
-    return [right, *(part for part in found if part != right)]
+    return [right, *(part for part in stated if part != right)]
 
 
 def _chosen(subjects: int | list[str], known: list[str], seed: int) -> list[str]:
@@ -131,13 +133,13 @@ def _ranked(
         lent[_opening(row.query)].append(row)
     facts = []
     for number, row in enumerate(rows):
-        right, asked = row.answer.casefold(), row.query.casefold()
+        right, query = row.answer.casefold(), row.query.casefold()
         wrong = sorted(
             {
                 other.answer
                 for other in lent[_opening(row.query)]
                 if other.subject != row.subject
-                if other.answer.casefold() != right and other.answer.casefold() not in asked
+                if other.answer.casefold() != right and other.answer.casefold() not in query
             }
         )
         rng = random.Random(f"{seed}:{row.query}")
@@ -166,10 +168,10 @@ def _fact(row: RwkuRow, id: str, question: str, options: list[str]) -> FactText:
 
 def _once(rows: list[RwkuRow]) -> list[RwkuRow]:
     """Leave out rows that ask the same once more; the files have many."""
-    found: dict[tuple[str, str], RwkuRow] = {}
+    first_rows: dict[tuple[str, str], RwkuRow] = {}
     for row in rows:
-        found.setdefault((row.subject, row.query), row)
-    return list(found.values())
+        first_rows.setdefault((row.subject, row.query), row)
+    return list(first_rows.values())
 
 
 def _read(path: str | None, name: str) -> list[RwkuRow]:

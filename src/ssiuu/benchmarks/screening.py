@@ -26,20 +26,20 @@ BLOCK = 128  # facts asked at once: many have words in common, but the last ones
 
 def known(model: Any, prompt: Prompt, facts: Sequence[Fact]) -> set[str]:
     """Return the ids of the facts the model knows; the paraphrase is asked only where needed."""
-    left = list(facts)
+    right = list(facts)
     for phrasing in range(PHRASINGS):
-        left = [fact for fact in left if len(fact.paraphrases) >= phrasing]
+        right = [fact for fact in right if len(fact.paraphrases) >= phrasing]
         questions = [
             Question.of(
                 prompt.joint(
                     [fact.question, *fact.paraphrases][phrasing], [fact.answer, *fact.distractors]
                 )
             )
-            for fact in left
+            for fact in right
         ]
-        asked = ask(model, prompt, questions)
-        left = [fact for fact, answer in zip(left, asked, strict=True) if answer.first]
-    return {fact.id for fact in left}
+        answers = ask(model, prompt, questions)
+        right = [fact for fact, answer in zip(right, answers, strict=True) if answer.first]
+    return {fact.id for fact in right}
 
 
 def screen(
@@ -67,29 +67,29 @@ def screen(
     Raises:
         DataError: The model does not know enough of the facts.
     """
-    found: dict[str, list[Fact]] = {name: [] for name in SETS}
+    by_set: dict[str, list[Fact]] = {name: [] for name in SETS}
     order = _order(facts, seed)
     home: dict[str, str] = {}
     asked = knew = 0
     for start in range(0, len(order), BLOCK):
-        block = [f for f in order[start : start + BLOCK] if _open(f, found, sizes, home, pools)]
+        block = [f for f in order[start : start + BLOCK] if _open(f, by_set, sizes, home, pools)]
         knows = known(model, prompt, block)
         asked, knew = asked + len(block), knew + len(knows)
         for fact in block:
-            target = _open(fact, found, sizes, home, pools)
+            target = _open(fact, by_set, sizes, home, pools)
             if fact.id in knows and target:
-                found[target].append(fact)
+                by_set[target].append(fact)
                 home[fact.entity or fact.id] = target
         progress(f"asked {asked} facts, {knew} known")
-        if all(len(found[name]) >= sizes[name] for name in SETS):
+        if all(len(by_set[name]) >= sizes[name] for name in SETS):
             break
-    short = [f"{n} {len(found[n])} of {sizes[n]}" for n in SETS if len(found[n]) < sizes[n]]
+    short = [f"{n} {len(by_set[n])} of {sizes[n]}" for n in SETS if len(by_set[n]) < sizes[n]]
     if short:
         raise DataError(
             f"the model knows only {knew} of {asked} facts asked, too few for the split "
             f"({'; '.join(short)}). Lower split.forget, split.retain or split.heldout."
         )
-    texts = {name: [as_text(f, options, seed) for f in found[name]] for name in SETS}
+    texts = {name: [as_text(f, options, seed) for f in by_set[name]] for name in SETS}
     return Split(
         seed=seed,
         forget=others_alone(texts["forget"]),

@@ -138,12 +138,12 @@ class Tofu(Benchmark[TofuConfig]):
         most = count(path / f"{tofu_rows.SPLITS[config.split]}.json") or QUESTIONS - forget
         retain = min(config.retain or most, most)
         epochs = config.epochs if config.model is None else 0
-        kept = min(config.items or most, SCORED, retain) + min(config.items or most, config.heldout)
+        scored = min(config.items or most, SCORED, retain) + min(config.items or most, config.heldout)
         return Cost(
             forget,
             TOKENS,
             start=3.0 * TOKENS * epochs * (forget + 2 * retain),
-            score=TOKENS * (10.0 * forget + 7.0 * kept),
+            score=TOKENS * (10.0 * forget + 7.0 * scored),
             twin=config.model is None or config.reference is not None,
             model=config.model or basis.model,
         )
@@ -174,16 +174,16 @@ class Tofu(Benchmark[TofuConfig]):
         Raises:
             ModelError: It cannot be loaded or is of another architecture.
         """
-        given, style = self.config.reference, ground.prompt.name
+        reference, style = self.config.reference, ground.prompt.name
         ground.notes.append(f"Asked in the form {style!r}, which must be the one of the fine-tuning.")
-        if given is None:
+        if reference is None:
             ground.notes.append(
                 "tofu.reference is not given, the model fine-tuned on the retain set alone: forget "
                 "quality and PrivLeak, which compare with it, are not scored."
             )
             return
-        progress(f"loading {given}")
-        folder, tokenizer = find(given).folder, ground.loaded.tokenizer
+        progress(f"loading {reference}")
+        folder, tokenizer = find(reference).folder, ground.loaded.tokenizer
         ground.notes += load_checkpoint_weights(ground.model, folder, basis.base, tokenizer)
         ground.original.restore()
         ground.never_learned = folder
@@ -268,10 +268,10 @@ def split_of(config: TofuConfig, data: tofu_rows.TofuSets, seed: int) -> Split:
     rng.shuffle(authors)
     by_author = sorted(scored, key=lambda fact: authors.index(fact.entity))
     heldout = by_author[: config.heldout]
-    asked = {fact.id for fact in some(by_author[config.heldout :], config.items, rng)}
+    scored_ids = {fact.id for fact in some(by_author[config.heldout :], config.items, rng)}
     away = {fact.id for fact in heldout}
     retain = [
-        fact if fact.id in asked else fact.model_copy(update={"scored": False})
+        fact if fact.id in scored_ids else fact.model_copy(update={"scored": False})
         for fact in learned
         if fact.id not in away
     ]

@@ -88,8 +88,8 @@ def load(path: str | None, split: str, options: int) -> TofuSets:
         forget=_facts(forget, first, options),
         retain=_facts([*scored, *retain[len(scored) :]], 0, options),
         others={
-            name: [_fact(row, f"{name}:{n}", None, options) for n, row in enumerate(found)]
-            for name, found in zip(OTHERS, others, strict=True)
+            name: [_fact(row, f"{name}:{n}", None, options) for n, row in enumerate(set_rows)]
+            for name, set_rows in zip(OTHERS, others, strict=True)
         },
         non_members=[_fact(row, f"holdout:{n}", None, options) for n, row in enumerate(outside)],
         lacking=lacking,

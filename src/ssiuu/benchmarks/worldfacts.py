@@ -70,11 +70,11 @@ def load() -> tuple[list[Fact], str, str]:
 
 def _relation(relation: dict[str, Any]) -> list[Fact]:
     pool = sorted({row[1] for row in relation["facts"]})
-    made = []
+    facts = []
     for entity, answer, *also in relation["facts"]:
         id = f"{relation['name']}:{entity}"
         question = relation["question"].format(entity=entity)
-        made.append(
+        facts.append(
             Fact(
                 id=id,
                 question=question,
@@ -86,7 +86,7 @@ def _relation(relation: dict[str, Any]) -> list[Fact]:
                 distractors=_draw(id, pool, {answer, *also}, question),
             )
         )
-    return made
+    return facts
 
 
 def _draw(id: str, pool: list[str], true: set[str], question: str) -> tuple[str, ...]:

@@ -41,19 +41,19 @@ def parse_columns(text: str, key: str = "--columns") -> dict[str, str]:
     Raises:
         ConfigError: It is not of that form.
     """
-    made: dict[str, str] = {}
+    columns: dict[str, str] = {}
     for part in text.split(","):
-        ours, found, theirs = (piece.strip() for piece in part.partition("="))
-        if not (ours and found and theirs):
+        ours, equals, theirs = (piece.strip() for piece in part.partition("="))
+        if not (ours and equals and theirs):
             raise ConfigError(
                 f"{key} {text!r}: {part.strip()!r} is not of the form key=column; write "
                 "question=COLUMN,answer=COLUMN."
             )
-        if ours in made:
+        if ours in columns:
             raise ConfigError(f"{key} {text!r}: {ours} stands twice; keep one of them.")
-        made[ours] = theirs
-    check_columns(made, key)
-    return made
+        columns[ours] = theirs
+    check_columns(columns, key)
+    return columns
 
 
 def check_columns(columns: Columns, key: str = "columns") -> None:
@@ -101,14 +101,14 @@ def arranged(
     plans: dict[tuple[str, ...], _Plan] = {}
     if columns is not None:
         plans[()] = _named(columns, names, problems)
-    elif found := _without_facts(names):
+    elif reason := _without_facts(names):
         problems.settle()
-        problems.stop(found)
-    made: list[Raw] = []
+        problems.stop(reason)
+    rows: list[Raw] = []
     odd: dict[str, list[int]] = {}
     for line, row in raw:
         if not isinstance(row, dict):
-            made.append(Raw(line, row))
+            rows.append(Raw(line, row))
             continue
         mine = () if columns is not None else tuple(row)
         if mine not in plans:
@@ -116,12 +116,12 @@ def arranged(
         plan = plans[mine]
         for name in plan.unknown:
             odd.setdefault(name, []).append(line)
-        made += _arranged(line, row, plan, columns, problems, cells)
+        rows += _arranged(line, row, plan, columns, problems, cells)
     if not foreign:
         for name, lines in odd.items():
             problems.at(lines[0], _unknown(name, len(lines) - 1, plans.values()))
     _tell(list(plans.values()), problems, tell)
-    return made
+    return rows
 
 
 def _named(columns: Columns, names: Sequence[str], problems: Problems) -> _Plan:
@@ -142,31 +142,31 @@ def _plan(names: tuple[str, ...]) -> _Plan:
     """Return how rows with these names are read."""
     index = tuple(name for name in names if INDEX.fullmatch(name.strip()))
     folded = {name: re.sub(r"[\s-]+", "_", name.strip().casefold()) for name in names}
-    taken: dict[str, str] = {}
+    sources: dict[str, str] = {}
     for name in names:
         ours = TOFU.get(folded[name], folded[name])
         if ours in FACT.keys:
-            if ours in taken:
-                return _Plan({}, index, twice=f"{taken[ours]!r} and {name!r}")
-            taken[ours] = name
+            if ours in sources:
+                return _Plan({}, index, twice=f"{sources[ours]!r} and {name!r}")
+            sources[ours] = name
 
     def spare(kinds: Iterable[str]) -> list[str]:
-        used = (*index, *taken.values())
+        used = (*index, *sources.values())
         return [name for name in names if name not in used and folded[name] in kinds]
 
     for ours, kinds in (("question", QUESTIONS), ("answer", ANSWERS)):
-        if ours not in taken and len(found := spare(kinds)) == 1:
-            taken[ours] = found[0]
+        if ours not in sources and len(candidates := spare(kinds)) == 1:
+            sources[ours] = candidates[0]
     talk = spare(CONVERSATIONS)
-    if not {*FACT.required} & taken.keys() and len(talk) == 1:
-        taken |= dict.fromkeys(FACT.required, talk[0])
-    inputs, added = spare(["input"]) if "answer" in taken else [], None
-    if inputs and "question" not in taken:
-        taken["question"] = inputs[0]
-    elif inputs and folded[taken["question"]] == "instruction":
+    if not {*FACT.required} & sources.keys() and len(talk) == 1:
+        sources |= dict.fromkeys(FACT.required, talk[0])
+    inputs, added = spare(["input"]) if "answer" in sources else [], None
+    if inputs and "question" not in sources:
+        sources["question"] = inputs[0]
+    elif inputs and folded[sources["question"]] == "instruction":
         added = inputs[0]
-    known = {*index, *taken.values(), added}
-    return _Plan(taken, index, tuple(name for name in names if name not in known), added)
+    known = {*index, *sources.values(), added}
+    return _Plan(sources, index, tuple(name for name in names if name not in known), added)
 
 
 def _without_facts(names: Sequence[str]) -> str:
@@ -212,22 +212,22 @@ def _arranged(
     if plan.twice:
         problems.at(line, f"has {plan.twice}, which are the same key; keep one of them.")
         return []
-    made: dict[str, Any] = {}
-    found: list[str] = []
+    values: dict[str, Any] = {}
+    wrong: list[str] = []
     for ours, theirs in plan.sources.items():
         if theirs in row:
             try:
-                made[ours] = _value(ours, theirs, row[theirs], cells)
+                values[ours] = _value(ours, theirs, row[theirs], cells)
             except ValueError as error:
-                found.append(str(error))
+                wrong.append(str(error))
         elif ours in FACT.required and columns is not None:
-            found.append(f"the column {theirs!r}, which {ours} is read from, is missing.")
+            wrong.append(f"the column {theirs!r}, which {ours} is read from, is missing.")
     added = row[plan.added] if plan.added is not None else None
-    if added and isinstance(added, str) and isinstance(made.get("question"), str):
-        made["question"] = f"{made['question'].strip()}\n\n{added.strip()}".strip()
-    for problem in dict.fromkeys(found):
+    if added and isinstance(added, str) and isinstance(values.get("question"), str):
+        values["question"] = f"{values['question'].strip()}\n\n{added.strip()}".strip()
+    for problem in dict.fromkeys(wrong):
         problems.at(line, problem)
-    return [] if found else [Raw(line, made)]
+    return [] if wrong else [Raw(line, values)]
 
 
 def _value(ours: str, theirs: str, value: Any, cells: bool) -> Any:
@@ -263,7 +263,7 @@ def _turn(name: str, turns: list[dict[str, Any]], wanted: str) -> str:
     Raises:
         ValueError: He has not exactly one turn, or somebody else speaks.
     """
-    said: dict[str, list[Any]] = {"user": [], "assistant": [], "system": []}
+    says: dict[str, list[Any]] = {"user": [], "assistant": [], "system": []}
     for turn in turns:
         who, what = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
         speaker = SPEAKERS.get(str(who).casefold())
@@ -272,18 +272,18 @@ def _turn(name: str, turns: list[dict[str, Any]], wanted: str) -> str:
                 f"{name!r} has a turn of {show(who)}; a conversation has turns of "
                 '"user" and "assistant": {"role": "user", "content": "..."}.'
             )
-        said[speaker].append(what)
-    if said["system"]:
+        says[speaker].append(what)
+    if says["system"]:
         raise ValueError(
-            f"{name!r} has a system text ({show(said['system'][0])}); a fact has none: take it out, "
+            f"{name!r} has a system text ({show(says['system'][0])}); a fact has none: take it out, "
             "and set one for all facts (prompt_system)."
         )
-    if len(said[wanted]) != 1 or len(said["user"]) > 1:
+    if len(says[wanted]) != 1 or len(says["user"]) > 1:
         raise ValueError(
-            f"{name!r} has {len(said['user'])} turns of the user and {len(said['assistant'])} of "
+            f"{name!r} has {len(says['user'])} turns of the user and {len(says['assistant'])} of "
             "the assistant; a fact is one question and one answer: give each pair a row of its own."
         )
-    return _text(name, said[wanted][0])
+    return _text(name, says[wanted][0])
 
 
 def _text(name: str, content: Any) -> str:
@@ -310,8 +310,8 @@ def _tell(plans: list[_Plan], problems: Problems, tell: Tell) -> None:
         if ours != theirs
     }
     read |= {f"the input from {p.added!r}": None for p in plans if p.added}
-    left = sorted({repr(name) for plan in plans for name in plan.index})
+    left_out = sorted({repr(name) for plan in plans for name in plan.index})
     if read:
         tell(f"{problems.where}: reads {', '.join(read)}.")
-    if left:
-        tell(f"{problems.where}: {', '.join(left)}, a data frame's row numbers, are left out.")
+    if left_out:
+        tell(f"{problems.where}: {', '.join(left_out)}, a data frame's row numbers, are left out.")

@@ -107,9 +107,9 @@ def _item_lines(text: str) -> Iterator[int]:
     decoder = json.JSONDecoder()
     gap = re.compile(r"[^\s,]")
     line, counted, end = 1, 0, text.index("[") + 1
-    while (found := gap.search(text, end)) and found.group() != "]":
-        line += text.count("\n", counted, found.start())
-        counted = found.start()
+    while (item := gap.search(text, end)) and item.group() != "]":
+        line += text.count("\n", counted, item.start())
+        counted = item.start()
         yield line
         _, end = decoder.raw_decode(text, counted)
 
@@ -119,9 +119,9 @@ def _following(text: str, problems: Problems) -> list[Raw]:
     decoder = json.JSONDecoder(object_pairs_hook=_object)
     raw: list[Raw] = []
     line, counted = 1, 0
-    while found := re.compile(r"\S").search(text, counted):
-        line += text.count("\n", counted, found.start())
-        start = found.start()
+    while beginning := re.compile(r"\S").search(text, counted):
+        line += text.count("\n", counted, beginning.start())
+        start = beginning.start()
 
         def read(text: str = text, start: int = start) -> tuple[Any, int]:
             return decoder.raw_decode(text, start)
@@ -149,9 +149,9 @@ def _tried(read: Callable[[], Any], text: str, line: int, rule: str, problems: P
         return [read()]
     except json.JSONDecodeError as error:
         # The whole text tells the line where it spans several; a line of its own is given.
-        found = error.lineno if "\n" in text else line
-        said = f"is not JSON at column {error.colno} ({error.msg})"
-        problems.at(found, f"{said}; {_remedy(text, error) or rule}.")
+        number = error.lineno if "\n" in text else line
+        problem = f"is not JSON at column {error.colno} ({error.msg})"
+        problems.at(number, f"{problem}; {_remedy(text, error) or rule}.")
     except RecursionError:
         problems.at(line, f"is nested too deeply; {rule}.")
     except ValueError as error:  # a key twice, or a number of thousands of digits
@@ -161,33 +161,33 @@ def _tried(read: Callable[[], Any], text: str, line: int, rule: str, problems: P
 
 def _remedy(text: str, error: json.JSONDecodeError) -> str:
     """Return what to write in place of a well-known mistake, or nothing."""
-    there, before = text[error.pos :].lstrip(), text[: error.pos].rstrip()
+    after, before = text[error.pos :].lstrip(), text[: error.pos].rstrip()
     if "escape" in error.msg:
         return r"a backslash inside a text is written twice: \\"
     if "control character" in error.msg:
         return r"a line break inside a text is written \n, a tab \t"
-    if there.startswith("'"):
+    if after.startswith("'"):
         return 'texts and keys stand in double quotes ""; Python\'s json.dumps writes them so'
-    if there.startswith(("\u201c", "\u201d", "\u201e")):
+    if after.startswith(("\u201c", "\u201d", "\u201e")):
         return 'texts and keys stand in straight double quotes ""'
-    if re.match(r"None|True|False|undefined", there):
+    if re.match(r"None|True|False|undefined", after):
         return "JSON has null, true and false"
-    if error.msg == "Extra data" and there.startswith(","):
+    if error.msg == "Extra data" and after.startswith(","):
         return "take the comma at the end of the line out, or put all rows between [ and ]"
-    if (before.endswith(",") and there.startswith(("]", "}"))) or "trailing comma" in error.msg:
-        return f"take the comma before {there[:1]} out"
-    if not there or "Unterminated" in error.msg:
+    if (before.endswith(",") and after.startswith(("]", "}"))) or "trailing comma" in error.msg:
+        return f"take the comma before {after[:1]} out"
+    if not after or "Unterminated" in error.msg:
         return "it is cut off; write the rest of it, or take it out"
     return ""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in pairs:
-        if key in made:
+        if key in values:
             raise ValueError(f"the key {show(key)} stands twice in one object; keep one of them")
-        made[key] = value
-    return made
+        values[key] = value
+    return values
 
 
 def _unwrapped(only: Raw, problems: Problems, known: set[str]) -> list[Raw]:
@@ -245,7 +245,7 @@ def csv_rows(text: str, problems: Problems, known: set[str]) -> list[Raw]:
         problems.at(rows[0].line, f"the column {name!r} stands twice; keep one of them.")
     if twice:
         problems.settle()
-    return [row for found in rows[1:] for row in _row(found, header, separator, problems)]
+    return [row for cells in rows[1:] for row in _row(cells, header, separator, problems)]
 
 
 # The line below the header of a Markdown table: |---|:-:|

@@ -21,7 +21,7 @@ def borrow_distractors(facts: list[Fact], count: int = 5, seed: int = 0) -> list
         count: How many to borrow at most.
         seed: With the id of a fact it decides the choice; the order of the facts does not.
     """
-    lent = {kind: _Answers(found) for kind, found in _answers_by_type(facts).items()}
+    lent = {kind: _Answers(answers) for kind, answers in _answers_by_type(facts).items()}
     right: dict[str, set[str]] = {}
     for fact in facts:
         right.setdefault(normal(fact.question), set()).add(normal(fact.answer))
@@ -41,11 +41,11 @@ class _Answers:
     def draw(self, right: set[str], count: int, generator: random.Random) -> list[str]:
         """Return up to `count` answers that are not right; none where fewer than two are left."""
         gaps = sorted(self.places[folded] for folded in right if folded in self.places)
-        left = len(self.spelled) - len(gaps)
-        if left < 2:
+        wrong = len(self.spelled) - len(gaps)
+        if wrong < 2:
             return []
         chosen = []
-        for place in generator.sample(range(left), min(count, left)):
+        for place in generator.sample(range(wrong), min(count, wrong)):
             for gap in gaps:  # from the place among what is left to the place among all
                 place += gap <= place
             chosen.append(self.spelled[place])

@@ -46,11 +46,11 @@ class Problems:
 
 def raise_all(problems: Iterable[str]) -> None:
     """Raise what was found, up to ten; nothing where nothing was."""
-    found = list(problems)
-    if len(found) > SHOWN:
-        found = [*found[:SHOWN], f"... and {len(found) - SHOWN} more"]
-    if found:
-        raise DataError(found)
+    sentences = list(problems)
+    if len(sentences) > SHOWN:
+        sentences = [*sentences[:SHOWN], f"... and {len(sentences) - SHOWN} more"]
+    if sentences:
+        raise DataError(sentences)
 
 
 def kind(value: Any) -> str:

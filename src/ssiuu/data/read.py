@@ -72,11 +72,11 @@ def read_facts(
     if not isinstance(source, (str, Path)):
         name = key.lstrip("-")
         problems = Problems(name, None)
-        held = memory_rows(source, problems)
-        made = [(line, row) for line, row in held if isinstance(row, Fact)]
-        rest = [raw for raw in held if not isinstance(raw.row, Fact)]
+        rows = memory_rows(source, problems)
+        facts = [(line, row) for line, row in rows if isinstance(row, Fact)]
+        rest = [raw for raw in rows if not isinstance(raw.row, Fact)]
         raw = arranged(rest, columns, problems, tell) if rest else []
-        return _facts(raw, name, problems, made)
+        return _facts(raw, name, problems, facts)
     path = Path(source)
     if kind_of(path) not in FILES:
         return _hub_facts(str(source), key, columns, tell)
@@ -135,13 +135,13 @@ def check_pair(forget: list[Fact], retain: list[Fact]) -> None:
     Raises:
         DataError: With every such fact, up to ten.
     """
-    kept = {normal(fact.question): fact for fact in retain}
-    both = [(fact, kept[q]) for fact in forget if (q := normal(fact.question)) in kept]
+    by_question = {normal(fact.question): fact for fact in retain}
+    both = [(fact, by_question[q]) for fact in forget if (q := normal(fact.question)) in by_question]
     raise_all(
         f"--forget and --retain: the question {show(lost.question)} is in both: {lost.id!r} "
-        f"(answer {show(lost.answer)}) is to be forgotten and {held.id!r} (answer "
-        f"{show(held.answer)}) retained. Take it out of one of the two."
-        for lost, held in both
+        f"(answer {show(lost.answer)}) is to be forgotten and {twin.id!r} (answer "
+        f"{show(twin.answer)}) retained. Take it out of one of the two."
+        for lost, twin in both
     )
 
 

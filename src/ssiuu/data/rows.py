@@ -50,10 +50,10 @@ def valid_rows(raw: list[Raw], shape: Shape, problems: Problems) -> list[tuple[i
         problems.stop(NO_ROWS)
     valid = []
     for line, row in raw:
-        found = _row_problems(row, shape)
-        for problem in found:
+        wrong = _row_problems(row, shape)
+        for problem in wrong:
             problems.at(line, problem)
-        if not found:
+        if not wrong:
             valid.append((line, {key: value for key, value in row.items() if _is_given(value)}))
     return valid
 
@@ -62,17 +62,17 @@ def _row_problems(row: Any, shape: Shape) -> list[str]:
     if not isinstance(row, dict):
         keys = ", ".join(f'"{key}": ...' for key in shape.required)
         return [f"is {kind(row)} ({show(row)}), not an object; write {{{keys}}}."]
-    found = [unknown("key", key, shape.keys) for key in row if key not in shape.keys]
+    problems = [unknown("key", key, shape.keys) for key in row if key not in shape.keys]
     for key in shape.required:
         if key not in row:
-            found.append(f'the key "{key}" is missing; a row must have {_both(shape)}.')
+            problems.append(f'the key "{key}" is missing; a row must have {_both(shape)}.')
         else:
-            found += _text_problems(f'"{key}"', row[key], required=True)
+            problems += _text_problems(f'"{key}"', row[key], required=True)
     for key in shape.texts:
-        found += _text_problems(f'"{key}"', row.get(key), required=False)
+        problems += _text_problems(f'"{key}"', row.get(key), required=False)
     for key in shape.lists:
-        found += _list_problems(key, row.get(key))
-    return found or _distractor_problems(row)
+        problems += _list_problems(key, row.get(key))
+    return problems or _distractor_problems(row)
 
 
 def _text_problems(name: str, value: Any, required: bool) -> list[str]:

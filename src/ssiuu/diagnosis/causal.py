@@ -220,17 +220,17 @@ def restored(model: Any, units: Units, before: Mapping[str, Tensor]) -> Iterator
         units: Which neurons.
         before: Parameters by name.
     """
-    kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    present: list[tuple[Tensor, Tensor, Tensor]] = []
     try:
         with torch.no_grad():
             for site, chosen in units.items():
                 for name, parameter in model.get_submodule(site.path).named_parameters():
-                    kept.append((parameter, chosen, parameter[chosen].clone()))
+                    present.append((parameter, chosen, parameter[chosen].clone()))
                     parameter[chosen] = before[f"{site.path}.{name}"][chosen].to(parameter)
         yield
     finally:
         with torch.no_grad():
-            for parameter, chosen, rows in kept:
+            for parameter, chosen, rows in present:
                 parameter[chosen] = rows
 
 

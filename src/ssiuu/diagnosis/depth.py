@@ -47,11 +47,11 @@ def answer_states(model: Any, examples: Sequence[Example], pad: int) -> States:
     states: States = {}
     for batch in _batches(model, examples, pad):
         width = batch.targets.shape[1]
-        found: list[Tensor] = []
+        block_states: list[Tensor] = []
 
-        with hooked((block, partial(_keep, found, width)) for block in blocks(model)):
+        with hooked((block, partial(_keep, block_states, width)) for block in blocks(model)):
             answer_logprobs(model, batch)
-        stacked = torch.stack(found, 1)
+        stacked = torch.stack(block_states, 1)
         for row, id in enumerate(batch.ids):
             states[id] = stacked[row][:, batch.answer_mask[row].cpu()]
     return states
@@ -67,18 +67,18 @@ def drops(model: Any, examples: Sequence[Example], states: States, pad: int) -> 
         states: Of the other model, see `answer_states`.
         pad: Padding token id.
     """
-    found: Drops = {}
+    all_drops: Drops = {}
     layers = blocks(model)
     for batch in _batches(model, examples, pad):
         own = answer_logprobs(model, batch)
         lost = []
         for index, block in enumerate(layers):
-            given = {row: states[id][index] for row, id in enumerate(batch.ids)}
-            with _patched(block, batch, given):
+            row_states = {row: states[id][index] for row, id in enumerate(batch.ids)}
+            with _patched(block, batch, row_states):
                 lost.append((own.sum - answer_logprobs(model, batch).sum) / own.count)
         stacked = torch.stack(lost, 1).cpu()
-        found |= {id: stacked[row] for row, id in enumerate(batch.ids)}
-    return found
+        all_drops |= {id: stacked[row] for row, id in enumerate(batch.ids)}
+    return all_drops
 
 
 def depth_score(unlearned: Drops, reference: Drops, entities: Mapping[str, str]) -> Depth:

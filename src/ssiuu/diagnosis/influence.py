@@ -66,22 +66,22 @@ class Baseline:
         Raises:
             OutputError: The folder of temporary files is full.
         """
-        kept = cls()
+        baseline = cls()
         for batch in batches:
             rows = torch.stack([batch.highest, batch.lowest], 1).float().cpu().numpy()
-            kept.width = rows.shape[2]
+            baseline.width = rows.shape[2]
             try:
-                kept._file.write(rows.tobytes())
+                baseline._file.write(rows.tobytes())
             except OSError as error:
                 raise OutputError(
                     f"cannot keep attributions in {tempfile.gettempdir()}: {error.strerror or error}. "
                     "Set TMPDIR to a folder with more space."
                 ) from error
-            kept._rows |= {id: len(kept._rows) + i for i, id in enumerate(batch.ids)}
-            kept._logprob += batch.logprob.tolist()
+            baseline._rows |= {id: len(baseline._rows) + i for i, id in enumerate(batch.ids)}
+            baseline._logprob += batch.logprob.tolist()
             if batch.gap is not None:
-                kept._gaps += batch.gap.tolist()
-        return kept
+                baseline._gaps += batch.gap.tolist()
+        return baseline
 
     @property
     def ids(self) -> list[str]:
@@ -157,11 +157,11 @@ def influence(
     draws = resamples(entities, RESAMPLES, seed)
     weights = torch.cat([_weights([range(len(after.ids))], len(after.ids)), *groups, draws])
     gaps = [gap for gap in (before.gap, after.gap) if gap is not None]
-    found = {}
+    by_target = {}
     for target in TARGETS[:1] if gaps else TARGETS:
         sums = _Sums.over(before, after, target, weights)
         first = 1 + len(groups)
-        found[target] = summarise(target, sums.mean[0], sums.mean[1], sums.facts, sites).model_copy(
+        by_target[target] = summarise(target, sums.mean[0], sums.mean[1], sums.facts, sites).model_copy(
             update={
                 "attribution": "integrated" if gaps else "gradient",
                 "completeness_gap": max(gaps, default=None),
@@ -173,7 +173,7 @@ def influence(
                 "bands": _bands(sums, first, len(set(entities))) if len(set(entities)) > 1 else None,
             }
         )
-    return found
+    return by_target
 
 
 def resamples(entities: Sequence[str], count: int, seed: int) -> Float[Tensor, "R F"]:

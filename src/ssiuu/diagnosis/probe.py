@@ -57,15 +57,15 @@ def linear_probe(
         pad: Padding token id.
         seed: Of folds and shuffles.
     """
-    asked = [fact for fact in [*facts, *others] if len(fact.options) > 1]
+    rankable = [fact for fact in [*facts, *others] if len(fact.options) > 1]
     count = sum(len(fact.options) > 1 for fact in facts)
-    if not count or len({_entity(fact) for fact in asked}) < 2:
+    if not count or len({_entity(fact) for fact in rankable}) < 2:
         return None
-    states = prompt_states(model, prompt, asked, pad)
-    options = [option_directions(model, prompt, fact) for fact in asked]
-    folds = entity_folds(asked, seed)
-    shuffles = [shuffled(asked, random.Random(f"probe:{seed}:{n}")) for n in range(SHUFFLES)]
-    entities = [_entity(fact) for fact in asked[:count]]
+    states = prompt_states(model, prompt, rankable, pad)
+    options = [option_directions(model, prompt, fact) for fact in rankable]
+    folds = entity_folds(rankable, seed)
+    shuffles = [shuffled(rankable, random.Random(f"probe:{seed}:{n}")) for n in range(SHUFFLES)]
+    entities = [_entity(fact) for fact in rankable[:count]]
     accuracy, control, selectivity = [], [], []
     for layer in states.unbind(1):
         right = probe_right(layer, options, folds)[:count]
@@ -91,7 +91,7 @@ def prompt_states(
     """
     device = next(model.parameters()).device
     prompts = [prompt.question(fact.question) for fact in facts]
-    found: dict[int, Tensor] = {}
+    by_row: dict[int, Tensor] = {}
     for rows in length_sorted([len(p) for p in prompts], 16):
         # The last column is never fed, so one token stands in for the answer.
         batch = collate([Example("", prompts[i], [pad]) for i in rows], pad).to(device)
@@ -105,8 +105,8 @@ def prompt_states(
         ).hidden_states
         alike = [state for state in states if state.shape[-1] == states[0].shape[-1]]
         last = torch.stack([state[:, -1].float().cpu() for state in alike], 1)
-        found |= dict(zip(rows, last, strict=True))
-    return torch.stack([found[i] for i in range(len(facts))])
+        by_row |= dict(zip(rows, last, strict=True))
+    return torch.stack([by_row[i] for i in range(len(facts))])
 
 
 @torch.no_grad()
@@ -151,9 +151,9 @@ def probe_right(
     for fold in set(folds):
         test = torch.tensor([f == fold for f in folds])
         centre = answers[~test].mean(0)
-        told = ridge(x[~test], _unit(answers[~test], centre), x[test])
+        predicted = ridge(x[~test], _unit(answers[~test], centre), x[test])
         for row, index in enumerate(test.nonzero().flatten().tolist()):
-            scores = _unit(options[index].double(), centre) @ told[row]
+            scores = _unit(options[index].double(), centre) @ predicted[row]
             right[index] = float(scores[0] > scores[1:].max())
     return right
 
@@ -170,8 +170,8 @@ def ridge(
     kernel = x @ x.T
     penalty = RIDGE * kernel.diagonal().mean().clamp(min=1e-12)
     weights = torch.linalg.solve(kernel + penalty * torch.eye(len(x), dtype=x.dtype), y - target)
-    told: Tensor = target + new @ x.T @ weights
-    return told
+    predicted: Tensor = target + new @ x.T @ weights
+    return predicted
 
 
 def _unit(rows: Float[Tensor, "n d"], centre: Float[Tensor, " d"]) -> Float[Tensor, "n d"]:

@@ -84,8 +84,8 @@ def mean_extremes(model: Baseline, ids: Sequence[str], target: Target) -> tuple[
     low: list[Floats] = []
     for neurons in model.slices():
         ends = model.read(ids, neurons)
-        for kept, values in zip((high, low), ends, strict=True):
-            kept.append((weights.unsqueeze(1) * values).mean(0, dtype=torch.float64).numpy())
+        for means, values in zip((high, low), ends, strict=True):
+            means.append((weights.unsqueeze(1) * values).mean(0, dtype=torch.float64).numpy())
     return np.concatenate(high), np.concatenate(low)
 
 
@@ -126,7 +126,7 @@ def rank_correlation(first: Floats, second: Floats) -> float | None:
 
 def _leading(lowest: dict[str, Floats], added: Floats, sites: Sequence[Site]) -> list[ReturnedNeuron]:
     ends = np.cumsum([site.width for site in sites])
-    found = []
+    neurons = []
     for neuron in np.argsort(-added, kind="stable")[:LEADING].tolist():
         if added[neuron] <= 0:
             break
@@ -134,5 +134,5 @@ def _leading(lowest: dict[str, Floats], added: Floats, sites: Sequence[Site]) ->
         site = sites[place]
         unit = int(neuron - (ends[place] - site.width))
         values = {name: float(v[neuron]) for name, v in lowest.items()}
-        found.append(ReturnedNeuron(module=site.module, layer=site.layer, unit=unit, **values))
-    return found
+        neurons.append(ReturnedNeuron(module=site.module, layer=site.layer, unit=unit, **values))
+    return neurons

@@ -130,8 +130,8 @@ class Prompt:
         """The form in words, for people."""
         chat = self.form is None and self.style == "chat"
         form = "the model's own chat template" if chat else f'"{self._form}"'.replace("\n", "\\n")
-        told = "" if self.system is None else f", with the system text {self.system!r}"
-        return f"{self.name}: {form}{told}"
+        system = "" if self.system is None else f", with the system text {self.system!r}"
+        return f"{self.name}: {form}{system}"
 
     def other(self) -> Prompt:
         """Return another form to ask in: qa for chat and one's own, plain for qa, qa for plain."""
@@ -186,10 +186,10 @@ class Prompt:
 
     def ending(self, answer: Sequence[int]) -> Ending:
         """Return where an answer ends that should be this one (token ids)."""
-        held = Counter(token for token in answer if token in self._special)
+        special = Counter(token for token in answer if token in self._special)
         # A chat's turn has an end of its own.
         lines = _counted(self.tokenizer.decode(answer).split("\n"))
-        return Ending(WHOLE_TURN if self._turn_end is not None else lines, held)
+        return Ending(WHOLE_TURN if self._turn_end is not None else lines, special)
 
     @property
     def end(self) -> list[int]:
@@ -218,9 +218,9 @@ class Prompt:
         """Return the tokens that end a text: the tokenizer's, the model's, and the template's own."""
         config = getattr(model, "generation_config", None)
         stated = getattr(config, "eos_token_id", None)
-        found = {self.tokenizer.eos_token_id, self._turn_end}
-        found |= set(stated) if isinstance(stated, list | tuple) else {stated}
-        return frozenset(token for token in found if token is not None)
+        ends = {self.tokenizer.eos_token_id, self._turn_end}
+        ends |= set(stated) if isinstance(stated, list | tuple) else {stated}
+        return frozenset(token for token in ends if token is not None)
 
     def text(self, ids: Sequence[int], ending: Ending = ONE_LINE) -> str:
         """Return the text of generated tokens, as many lines as are wanted and no further question.
@@ -228,9 +228,9 @@ class Prompt:
         Special tokens are left out, but for those that the wanted answer holds.
         """
         if ending.held:
-            kept = ids[:-1] if ids and ids[-1] in ending.held and ending.exceeded(ids) else ids
-            kept = [token for token in kept if token in ending.held or token not in self._special]
-            decoded = str(self.tokenizer.decode(kept))
+            visible = ids[:-1] if ids and ids[-1] in ending.held and ending.exceeded(ids) else ids
+            visible = [token for token in visible if token in ending.held or token not in self._special]
+            decoded = str(self.tokenizer.decode(visible))
         else:
             decoded = str(self.tokenizer.decode(ids, skip_special_tokens=True))
         lines = decoded.strip().split("\n")
@@ -258,10 +258,10 @@ class Prompt:
             turns = [("system", self.system)] if self.system is not None else []
             turns += [turn for q, a in shots for turn in (("user", q), ("assistant", a))]
             return rendered(self.tokenizer, [*turns, ("user", question)]) + self._lead.rstrip(" ")
-        asked = [self._form.replace(SLOT, text) for text in (*(q for q, _ in shots), question)]
-        told = [f"{q}{self._gap(q)}{a}" for q, (_, a) in zip(asked, shots, strict=False)]
+        questions = [self._form.replace(SLOT, text) for text in (*(q for q, _ in shots), question)]
+        examples = [f"{q}{self._gap(q)}{a}" for q, (_, a) in zip(questions, shots, strict=False)]
         before = [self.system] if self.system is not None else []
-        return "\n\n".join([*before, *told, asked[-1]])
+        return "\n\n".join([*before, *examples, questions[-1]])
 
     def _gap(self, text: str) -> str:
         """Return what comes between a prompt and an answer: a blank, where there should be one."""
@@ -319,9 +319,9 @@ class Prompt:
 
         A blank, as in "[/INST] Rome", or a block of thoughts with nothing in it.
         """
-        asked = rendered(self.tokenizer, [("user", "a")])
-        before, found, _ = self._turn.rpartition(_MARK)
-        return before.removeprefix(asked) if found and before.startswith(asked) else ""
+        opening = rendered(self.tokenizer, [("user", "a")])
+        before, spoken, _ = self._turn.rpartition(_MARK)
+        return before.removeprefix(opening) if spoken and before.startswith(opening) else ""
 
     @cached_property
     def _turn_end(self) -> int | None:

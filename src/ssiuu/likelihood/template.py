@@ -27,27 +27,27 @@ def rendered(tokenizer: Any, turns: Sequence[tuple[str, str]], generate: bool = 
     """
     if not tokenizer.chat_template:
         raise ConfigError(f"prompt: chat needs a chat template, and this model has none. {REMEDY}")
-    chat = [{"role": role, "content": said} for role, said in turns]
-    found: list[str | Exception] = []
+    chat = [{"role": role, "content": content} for role, content in turns]
+    outcomes: list[str | Exception] = []
 
     def render() -> None:
         try:
             text = tokenizer.apply_chat_template(chat, add_generation_prompt=generate, tokenize=False)
-            found.append(str(text))
+            outcomes.append(str(text))
         except Exception as error:  # whatever a template does
-            found.append(error)
+            outcomes.append(error)
         except SystemExit:
             pass  # stopped below
 
     thread = Thread(target=render, daemon=True)
     thread.start()
     thread.join(SECONDS)
-    if not found:
+    if not outcomes:
         if thread.ident is not None:  # it ends at its next step
             stop = ctypes.py_object(SystemExit)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), stop)
         raise ConfigError(f"prompt: the model's chat template did not end in {SECONDS:g} s. {REMEDY}")
-    text = found[0]
+    text = outcomes[0]
     if isinstance(text, Exception):
         reason = " ".join(str(text).split())[:200] or type(text).__name__
         without = ", or leave prompt_system out" if turns[0][0] == "system" else ""

@@ -77,9 +77,9 @@ def leading_directions(moment: Float[Tensor, "d d"], k: int) -> Float[Tensor, "d
     d = moment.shape[0]
     if not 1 <= k < d:
         raise ValueError(f"projection needs 1 <= k < {d} (the width of the input), got {k}")
-    found = moment.cpu().numpy()
+    matrix = moment.cpu().numpy()
     # Lanczos, because k is small; the start vector is fixed so that runs repeat exactly.
-    _, vectors = eigsh(found, k=k, which="LA", v0=np.ones(d, found.dtype))
+    _, vectors = eigsh(matrix, k=k, which="LA", v0=np.ones(d, matrix.dtype))
     return torch.from_numpy(vectors.copy()).to(moment.dtype).to(moment.device)
 
 
@@ -102,24 +102,26 @@ def retain_bases(
     maps = _Maps(model)
     maps.check(inputs, outputs)
     wide = maps.wide(inputs, outputs)
-    with _moments(model, wide, inputs is not None, outputs is not None) as found:
+    with _moments(model, wide, inputs is not None, outputs is not None) as moments:
         for batch in batches:
-            found.mask = batch.attention_mask.bool()
+            moments.mask = batch.attention_mask.bool()
             with frozen(model):
                 total = answer_logprobs(model, batch).sum.sum()
                 if outputs is not None:
                     total.backward()
-    if not found.inputs and not found.outputs:
+    if not moments.inputs and not moments.outputs:
         raise ConfigError(
             "projection: the shared directions are read off the retain set, and it has no rows. "
             "Give retain rows or leave projection out."
         )
-    left = {path: leading_directions(m, inputs) for path, m in found.inputs.items() if inputs}
-    right = {path: leading_directions(m, outputs) for path, m in found.outputs.items() if outputs}
+    of_inputs = {path: leading_directions(m, inputs) for path, m in moments.inputs.items() if inputs}
+    of_outputs = {
+        path: leading_directions(m, outputs) for path, m in moments.outputs.items() if outputs
+    }
     return {
-        f"{path}.weight": Subspace(left.get(owner), right.get(path), path in maps.transposed)
+        f"{path}.weight": Subspace(of_inputs.get(owner), of_outputs.get(path), path in maps.transposed)
         for path, owner in wide.items()
-        if (inputs is None or owner in left) and (outputs is None or path in right)
+        if (inputs is None or owner in of_inputs) and (outputs is None or path in of_outputs)
     }
 
 
@@ -241,21 +243,21 @@ class _Found:
 @contextmanager
 def _moments(model: Any, owners: Mapping[str, str], inputs: bool, outputs: bool) -> Iterator[_Found]:
     """Collect second moments while the context is open; no hook outlives it."""
-    found = _Found()
+    moments = _Found()
     handles = [
         model.get_submodule(path).register_forward_pre_hook(
-            lambda _, given, path=path: found.add(found.inputs, path, given[0].detach())
+            lambda _, given, path=path: moments.add(moments.inputs, path, given[0].detach())
         )
         for path in dict.fromkeys(owners.values())
         if inputs
     ]
     try:
         if outputs:
-            with capture(model, owners, lambda path, _, d: found.add(found.outputs, path, d)):
-                yield found
+            with capture(model, owners, lambda path, _, d: moments.add(moments.outputs, path, d)):
+                yield moments
         else:
             with torch.no_grad():
-                yield found
+                yield moments
     finally:
         for handle in handles:
             handle.remove()

@@ -77,15 +77,15 @@ class Method(Parts):
     @property
     def options(self) -> dict[str, Any]:
         """Every hyper-parameter as it is written, defaults included."""
-        found: dict[str, Any] = {
+        options: dict[str, Any] = {
             "learning_rate": self.learning_rate,
             "retain": self.retain_term,
             "retain_weight": self.retain_weight,
         }
         for part in self.all:
             for key, value in part.options.items():
-                found[f"{part.name}.{key}" if key in self.clashing else key] = value
-        return found | ({"tag": self.tag} if self.tag else {})
+                options[f"{part.name}.{key}" if key in self.clashing else key] = value
+        return options | ({"tag": self.tag} if self.tag else {})
 
     # --- the name -------------------------------------------------------------------------------
 

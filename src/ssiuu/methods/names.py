@@ -177,10 +177,10 @@ class Draft:
         Raises:
             ConfigError: Another word says otherwise.
         """
-        there = self.keys.setdefault(part, {})
-        if key in there and there[key] != value and (part, key) not in self.free:
-            raise ConfigError(f"{self.where}: {word!r} sets {key}, which is {there[key]!r} already.")
-        there[key] = value
+        keys = self.keys.setdefault(part, {})
+        if key in keys and keys[key] != value and (part, key) not in self.free:
+            raise ConfigError(f"{self.where}: {word!r} sets {key}, which is {keys[key]!r} already.")
+        keys[key] = value
         if free:
             self.free.add((part, key))
         else:
@@ -240,7 +240,7 @@ def _joined(name: str, where: str) -> str:
 
 def _split(name: str, where: str) -> list[tuple[str, list[str]]]:
     """Return the words of a name with the knobs in parentheses behind each."""
-    found = []
+    words = []
     for part in re.split(r"\+(?![^(]*\))", name):
         match = _PART.fullmatch(part.strip())
         if match is None:
@@ -249,8 +249,8 @@ def _split(name: str, where: str) -> list[tuple[str, list[str]]]:
                 '"gd+ssiuu(logprob,growth)". In a list such a name needs quotation marks.'
             )
         knobs = [knob.strip() for knob in (match[2] or "").split(",")] if match[2] else []
-        found.append((match[1].strip(), knobs))
-    return found
+        words.append((match[1].strip(), knobs))
+    return words
 
 
 # --- the head -----------------------------------------------------------------------------------
@@ -284,10 +284,10 @@ def _head(draft: Draft, word: tuple[str, list[str]], values: dict[str, Any]) -> 
 def _family(draft: Draft, forms: list[str], values: dict[str, Any]) -> None:
     """Read a form of Ssiuu: "ssiuu-gate-npo"; also the keys that were its own."""
     objective = [form for form in forms if form in OBJECTIVES and form not in FORMS]
-    given = values.pop("backbone", None)
-    if len({*objective, *([given] if given else [])}) > 1:
-        raise ConfigError(f"{draft.where}: a method has one objective, got {objective} and {given}.")
-    draft.objective = str(given) if given else (objective or ["gd"])[0]
+    backbone = values.pop("backbone", None)
+    if len({*objective, *([backbone] if backbone else [])}) > 1:
+        raise ConfigError(f"{draft.where}: a method has one objective, got {objective} and {backbone}.")
+    draft.objective = str(backbone) if backbone else (objective or ["gd"])[0]
     gated = bool(values.pop("gate", False)) or "gate" in forms
     draft.add(Gate if gated else Ssiuu)
     for form in forms:
@@ -327,12 +327,12 @@ def _form(draft: Draft, form: str, gated: bool) -> None:
 
 def _gated(draft: Draft, values: dict[str, Any]) -> None:
     """Refuse knobs of a penalty beside a gate, which takes its place; those at rest are dropped."""
-    given = draft.keys.pop("gate", {}) | {k: values.pop(k) for k in Ssiuu.written() if k in values}
-    if given.pop("target", "logprob") != "logprob":
+    knobs = draft.keys.pop("gate", {}) | {k: values.pop(k) for k in Ssiuu.written() if k in values}
+    if knobs.pop("target", "logprob") != "logprob":
         raise ConfigError(f"{draft.where}: ssiuu: gate looks at log P: leave target out.")
     fields = {key: Ssiuu.model_fields[name].default for key, name in Ssiuu.written().items()}
-    for key in sorted(given):
-        if given[key] not in (0, fields[key]):
+    for key in sorted(knobs):
+        if knobs[key] not in (0, fields[key]):
             raise ConfigError(
                 f"{draft.where}: ssiuu: gate takes the place of the penalty: leave {key} out."
             )
@@ -367,10 +367,10 @@ def _suffix(draft: Draft, word: tuple[str, list[str]]) -> None:
 def _knob(draft: Draft, kind: type[Part], knob: str, key: str | None = None) -> None:
     """Read one knob in parentheses; a bare number is the one its word sets."""
     words = getattr(kind, "knobs", {})
-    name, said, text = knob.partition("=")
-    number = _number(text if said else knob)
+    name, equals, text = knob.partition("=")
+    number = _number(text if equals else knob)
     key = key or getattr(kind, "number", None)
-    if said and name.strip() in kind.written():
+    if equals and name.strip() in kind.written():
         draft.set(kind.name, name.strip(), text.strip() if number is None else number, knob)
     elif knob in words:
         for field_, value in words[knob].items():
@@ -410,11 +410,11 @@ def _bring(draft: Draft, values: dict[str, Any]) -> None:
     for kind in every:
         if kind.name in draft.parts:
             continue
-        given = [key for key in kind.brought_by if key in values]
-        if any(values[key] is not None for key in given):
+        bringing = [key for key in kind.brought_by if key in values]
+        if any(values[key] is not None for key in bringing):
             draft.add(kind)
         else:
-            for key in given:
+            for key in bringing:
                 del values[key]
 
 
@@ -452,11 +452,11 @@ def _keys(kind: type[Part]) -> set[str]:
 
 def _given(draft: Draft, part: str, key: str, value: Any) -> None:
     """Set a key that was given beside the name; only where a word says a number it gives way."""
-    there = draft.keys.setdefault(part, {})
-    if key in there and there[key] != value and (part, key) not in draft.free:
+    keys_of_part = draft.keys.setdefault(part, {})
+    if key in keys_of_part and keys_of_part[key] != value and (part, key) not in draft.free:
         word = next((w for w, (owner, keys) in SUFFIXES.items() if key in keys and owner == part), part)
         raise ConfigError(f"{draft.where}: {word!r} sets {key}, which is {value!r} already.")
-    there[key] = value
+    keys_of_part[key] = value
 
 
 # --- putting together ---------------------------------------------------------------------------
@@ -467,10 +467,10 @@ def _assembled(draft: Draft, values: dict[str, Any]) -> Method:
     head = objective.has_gradient and any(name in (FAMILY, "gate") for name in draft.parts)
     label = FAMILY if head else draft.alias.name if draft.alias else draft.objective
     common, problems = _routed(draft, values, label)
-    made: list[Part] = []
+    parts: list[Part] = []
     for name, kind in draft.parts.items():
         try:
-            made.append(kind(**draft.keys.pop(name, {})))
+            parts.append(kind(**draft.keys.pop(name, {})))
         except ValidationError as error:
             problems += [_sentence(label, problem, draft.where) for problem in error.errors()]
     try:
@@ -481,10 +481,10 @@ def _assembled(draft: Draft, values: dict[str, Any]) -> Method:
     term, weight = _retained(objective, checked, label, draft.where)
     if problems:
         raise ConfigError(problems)
-    others = sorted((p for p in made if isinstance(p, RetainTerm) and not p.off), key=_place)
-    transforms = sorted((p for p in made if isinstance(p, Transform) and not p.off), key=_place)
+    others = sorted((p for p in parts if isinstance(p, RetainTerm) and not p.off), key=_place)
+    transforms = sorted((p for p in parts if isinstance(p, Transform) and not p.off), key=_place)
     method = Method(
-        objective=next(p for p in made if isinstance(p, Objective)),
+        objective=next(p for p in parts if isinstance(p, Objective)),
         retain=RETAIN_TERMS.get(term, draft.where)() if term != "none" and weight else None,
         retain_weight=weight,
         others=tuple(others),
@@ -494,7 +494,7 @@ def _assembled(draft: Draft, values: dict[str, Any]) -> Method:
         alias=None if head else draft.alias,
         own=_owned(draft) if not head else frozenset(),
         retain_term=term,
-        clashing=_clashing(made),
+        clashing=_clashing(parts),
     )
     _fitting(method, label, draft.where)
     return _with_packages(method)

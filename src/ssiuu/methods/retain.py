@@ -51,8 +51,8 @@ def others_loss(
     lowest = torch.finfo(logits.dtype).min
     wanted = before.scatter(-1, answers, lowest).log_softmax(-1)
     now = logits.scatter(-1, answers, lowest).log_softmax(-1)
-    left = -torch.expm1(before.gather(-1, answers).squeeze(-1).clamp(max=0.0))
-    return (left * _divergence(wanted, now)).masked_fill(~mask, 0.0).sum(1)
+    others_share = -torch.expm1(before.gather(-1, answers).squeeze(-1).clamp(max=0.0))
+    return (others_share * _divergence(wanted, now)).masked_fill(~mask, 0.0).sum(1)
 
 
 def _divergence(wanted: Float[Tensor, "*n V"], now: Float[Tensor, "*n V"]) -> Float[Tensor, "*n"]:
@@ -193,5 +193,5 @@ class OtherWordsTerm(RetainTerm):
         """See `others_loss`; the weight is in it."""
         assert view.logits is not None and view.reference_logits is not None
         assert view.targets is not None
-        found = others_loss(view.logits, view.reference_logits, view.targets, view.logprobs.mask)
-        return self.others * found
+        divergence = others_loss(view.logits, view.reference_logits, view.targets, view.logprobs.mask)
+        return self.others * divergence

@@ -79,10 +79,10 @@ class Misdirection(Objective):
         Raises:
             ConfigError: The patterns fit none.
         """
-        found = {n for n in names if any(re.search(pattern, n) for pattern in self.update)}
-        if not found:
+        trained = {n for n in names if any(re.search(pattern, n) for pattern in self.update)}
+        if not trained:
             raise ConfigError(f"rmu.update: {self.update} fits no parameter, such as {names[-1]!r}.")
-        return found
+        return trained
 
     def forget_loss(self, view: View) -> Float[Tensor, " B"]:
         """See `rmu_loss`."""

@@ -127,8 +127,8 @@ def knowledge_neurons(
     rng = random.Random(0)
     facts = {
         name: row
-        for found in extremes(model, sites, forget, pad)
-        for name, row in zip(found.ids, found.highest, strict=True)
+        for batch_extremes in extremes(model, sites, forget, pad)
+        for name, row in zip(batch_extremes.ids, batch_extremes.highest, strict=True)
     }
     total = torch.zeros_like(facts[forget[0].id])
     for example in forget:

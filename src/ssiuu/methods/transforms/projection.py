@@ -100,8 +100,8 @@ class Projection(Transform):
         counts = ((self.projection, "inputs"), (self.projection_outputs, "output gradients"))
         sides = [f"{k} {which} directions of each linear map's {what}" for k, what in counts if k]
         kind = "control" if self.whose == "control" else "extension"
-        taken = " and the ".join(sides)
-        return f"with the {taken} taken out of the forget gradient (this project's {kind})"
+        directions = " and the ".join(sides)
+        return f"with the {directions} taken out of the forget gradient (this project's {kind})"
 
     def check(self, model: Any) -> None:
         """Refuse to take out more than there is."""
@@ -111,8 +111,8 @@ class Projection(Transform):
         """Read the directions off the rows, or draw them."""
         if self.projection_from == "random":
             return random_bases(ask.model, self.projection, self.projection_outputs)
-        kept = [*ask.shared] if self.projection_from != "forget" else []
-        rows = [*kept, *ask.rows["forget"]] if self.projection_from != "retain" else kept
+        retain_rows = [*ask.shared] if self.projection_from != "forget" else []
+        rows = [*retain_rows, *ask.rows["forget"]] if self.projection_from != "retain" else retain_rows
         batches = ask.batches(rows)
         return retain_bases(ask.model, batches, self.projection, self.projection_outputs)
 
@@ -122,11 +122,11 @@ class Projection(Transform):
 
     def untouched(self, model: Any, prepared: Any) -> str:
         """Say which matrices keep no forget gradient."""
-        left = untouched(model, prepared)
+        unprojected = untouched(model, prepared)
         return (
-            f"projection: no shared directions are known of {summed(left)}; the forget gradient "
+            f"projection: no shared directions are known of {summed(unprojected)}; the forget gradient "
             "leaves these as they are, as it does embeddings and norms."
-        ) * bool(left)
+        ) * bool(unprojected)
 
 
 class Projecting(Bound):

@@ -48,7 +48,7 @@ class Perturbation(Bound):
     @contextmanager
     def elsewhere(self, named: Mapping[str, Tensor]) -> Iterator[None]:
         """Move by rho along the gradient."""
-        there = {name: p.detach().clone() for name, p in named.items()}
+        before = {name: p.detach().clone() for name, p in named.items()}
         grads = [p.grad for p in named.values() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
         try:
@@ -60,4 +60,4 @@ class Perturbation(Bound):
         finally:
             with torch.no_grad():
                 for name, parameter in named.items():
-                    parameter.copy_(there[name])
+                    parameter.copy_(before[name])
