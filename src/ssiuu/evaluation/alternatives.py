@@ -23,6 +23,8 @@ FEWEST = 3  # with fewer, being first says little and is not counted
 POOL = 500  # facts looked through; more would only take time
 CONTROLS = 3  # other questions that the same answers are offered to
 SHARED = 0.5  # least share of its words that a question has in common with one of the same form
+# A word; a letter where no blank parts words; a mark.
+PIECE = re.compile(r"[぀-ヿ㐀-鿿가-힯฀-๿]|[^\W぀-ヿ㐀-鿿가-힯฀-๿]+|[^\w\s]")
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,11 @@ def _likeness(fact: FactText, other: FactText) -> float:
     if answer_kind(fact.answer) != answer_kind(other.answer):
         return 0.0
     mine, theirs = _words(fact.question, fact.entity), _words(other.question, other.entity)
-    front = _common(mine, theirs)
-    back = _common(mine[front:][::-1], theirs[front:][::-1])
+    front = common_start(mine, theirs)
+    back = common_start(mine[front:][::-1], theirs[front:][::-1])
     share = 2 * (front + back) / (len(mine) + len(theirs))
     apart = [words[front : len(words) - back] for words in (mine, theirs)]
-    named = all(any(map(_may_name, words)) for words in apart)
+    named = all(any(map(may_name, words)) for words in apart)
     return share if share >= SHARED and share < 1 and named else float(mine == theirs)
 
 
@@ -91,10 +93,10 @@ def _words(question: str, entity: str | None) -> list[str]:
     text = unicodedata.normalize("NFC", question)
     if entity and entity in text:
         text = text.replace(entity, " ____ ")
-    return re.findall(r"[぀-ヿ㐀-鿿가-힯฀-๿]|[^\W぀-ヿ㐀-鿿가-힯฀-๿]+|[^\w\s]", text)
+    return PIECE.findall(text)
 
 
-def _common(one: Sequence[str], two: Sequence[str]) -> int:
+def common_start(one: Sequence[str], two: Sequence[str]) -> int:
     """Return how many first words two lists share."""
     count = 0
     for a, b in zip(one, two, strict=False):
@@ -104,7 +106,7 @@ def _common(one: Sequence[str], two: Sequence[str]) -> int:
     return count
 
 
-def _may_name(word: str) -> bool:
+def may_name(word: str) -> bool:
     """Whether a word may be (part of) a name: a capital, a digit, or a script without capitals."""
     return word == "____" or any(c.isdigit() or c.isupper() or _caseless(c) for c in word)
 

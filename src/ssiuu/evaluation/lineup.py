@@ -1,0 +1,464 @@
+"""A lineup for every fact: its answer among others of its type, and the same asked of something else.
+
+    made = lineups(forget, others=retain, model=model, prompt=prompt)
+    made[0].answers  # the right one, then 24 that are wrong
+    made[0].controls  # the same question about somebody else
+
+A model that never learned a fact cannot tell its answer from the others: they are exchangeable, and
+the rank of the right one is uniform. So they must be as plausible as it. They are, in this order: the
+fact's own options; answers of facts that ask the same of something else; words of a list that holds
+the answer; numbers of the same pattern; what the model says about an entity that does not exist; names
+made up; and, where all that does not suffice, answers that only look alike.
+
+What the model says to a question is likelier there than an answer by chance. So it is asked about an
+entity that is none of the controls, and what it says is favoured in no reading. It gives half at most,
+as long as there are others.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Literal
+
+from ssiuu.data.fact import normal
+from ssiuu.evaluation import invented
+from ssiuu.evaluation.alternatives import alternatives, answer_kind
+from ssiuu.evaluation.match import holds
+from ssiuu.evaluation.subject import MARKS, about, subject
+from ssiuu.likelihood import Prompt, encode
+from ssiuu.records.schema import FactText
+
+Origin = Literal[
+    "options",
+    "same relation",
+    "same question",
+    "same type",
+    "numbers nearby",
+    "sampled",
+    "made up",
+    "same kind",
+]
+MOST = 24  # alternatives of a fact
+LEAST = 15  # with fewer a rank among them says little at the level of 5 %
+CONTROLS = 6  # questions about something else
+PHRASINGS = 3  # of a question, the base one included
+SAMPLED = 0.5  # largest share of what the model itself says
+SPARE = 4  # times as many are made up as are wanted, so that some have as many tokens
+SAMPLES = 40  # drawn a fact
+TOKENS = 480  # of all samples of a fact: a long answer gets fewer
+MARGIN = 4  # tokens a sample may be longer than the right answer
+LONGER = 2.0  # times as long as the answer, at most, is what the model says
+
+
+@dataclass(frozen=True)
+class Lineup:
+    """A fact's answer among alternatives, the ways to ask, and the same asked of something else.
+
+    Attributes:
+        fact: The fact.
+        answers: The right one first, then up to `MOST` that are wrong, no two alike.
+        origins: Where each of the wrong ones comes from.
+        phrasings: The base question, the fact's paraphrases, and made ones where it has fewer than two.
+        controls: Questions about something else; none where nothing of the kind can be asked.
+        theirs: For each control the places in `answers` of what is right there, as far as known.
+        subject: What the question is about, where that was found.
+    """
+
+    fact: FactText
+    answers: tuple[str, ...]
+    origins: tuple[Origin, ...]
+    phrasings: tuple[str, ...]
+    controls: tuple[str, ...] = ()
+    theirs: tuple[tuple[int, ...], ...] = ()
+    subject: str | None = None
+
+    @property
+    def lacks(self) -> str:
+        """What could not be had, in words; empty where all could."""
+        found, wanted = len(self.answers) - 1, []
+        if found < LEAST:
+            wanted.append(f"{found} alternatives of its type were found, {LEAST} are wanted")
+        if not self.controls:
+            wanted.append("nothing was found to ask the same of")
+        return "; ".join(wanted)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A fact while its lineup is made. `ways`: wrong answers by where they come from, best first."""
+
+    fact: FactText
+    subject: str | None
+    written: str | None
+    lenders: tuple[FactText, ...]
+    right: frozenset[str]
+    strangers: tuple[str, ...]  # invented entities, the last of them for asking the model
+    ways: tuple[tuple[Origin, list[str]], ...] = ()
+
+    @property
+    def kind(self) -> str:
+        return answer_kind(self.fact.answer)
+
+    def asking(self, name: str) -> str:
+        """Return the question about something else."""
+        return about(self.fact.question, self.subject or "", name)
+
+
+def lineups(
+    facts: Sequence[FactText],
+    others: Sequence[FactText] = (),
+    model: Any = None,
+    prompt: Prompt | None = None,
+    seed: int = 0,
+    library: Sequence[FactText] = (),
+) -> list[Lineup]:
+    """Return a lineup for every fact, in the order of the facts.
+
+    With the seed a fact's id decides what is drawn for it; the order of facts and others does not.
+
+    Args:
+        facts: To be judged.
+        others: Further facts to borrow from: what is kept, say; `facts` do so anyhow.
+        model: In evaluation mode, as it was before anything was forgotten; it is asked where answers
+            are lacking. None: it is not asked.
+        prompt: How questions become tokens; it counts those of answers. Without it letters are counted.
+        seed: Of all draws.
+        library: Well-known facts, which lend where the others cannot, and all answers of a relation
+            that has the fact's.
+    """
+    shelf = _Shelf([*others, *facts], library)
+    drafts = [_draft(fact, shelf, seed) for fact in facts]
+    if model is not None and prompt is not None:
+        said = _sampled(model, prompt, [d for d in drafts if _short(d)], seed)
+        drafts = [replace(d, ways=(*d.ways, ("sampled", said.get(d.fact.id, [])))) for d in drafts]
+    return [_lineup(draft, shelf, prompt, seed) for draft in drafts]
+
+
+class _Shelf:
+    """Facts that lend, as they are looked for; answers and questions are keys as `normal` has them."""
+
+    def __init__(self, facts: Sequence[FactText], library: Sequence[FactText]) -> None:
+        self.facts, self.library = list(facts), list(library)
+        self.related: dict[str | None, list[FactText]] = defaultdict(list)
+        self.known: dict[str, set[str]] = defaultdict(set)  # by question
+        self.held: dict[tuple[str, str], set[str]] = defaultdict(set)  # by relation and entity
+        self.alike: dict[str, list[FactText]] = defaultdict(list)  # by the kind of answer
+        self.lists: dict[str, set[str]] = defaultdict(set)  # the library's relations with an answer
+        for fact in facts:
+            self.related[fact.relation].append(fact)
+            self.alike[answer_kind(fact.answer)].append(fact)
+        for fact in (*facts, *library):
+            self.known[normal(fact.question)].add(normal(fact.answer))
+            if fact.relation and fact.entity:
+                self.held[fact.relation, fact.entity].add(normal(fact.answer))
+        for fact in library:
+            if fact.relation:
+                self.lists[normal(fact.answer)].add(fact.relation)
+
+    def right(self, fact: FactText) -> set[str]:
+        """Return every answer that is right for the fact, as far as known."""
+        found = {normal(fact.answer)} | self.known[normal(fact.question)]
+        if fact.relation and fact.entity:
+            found |= self.held[fact.relation, fact.entity]
+        return found | ({normal(fact.paraphrased_answer)} if fact.paraphrased_answer else set())
+
+    def lenders(self, fact: FactText, seed: int) -> tuple[FactText, ...]:
+        """Return facts that ask the same of something else, those of the same relation first."""
+        related = self.related[fact.relation] if fact.relation else []
+        enough = len({normal(o.answer) for o in related}) > MOST
+        pool = [] if enough else self.facts
+        found = (
+            alternatives(fact, [*related, *pool], seed).lenders
+            or alternatives(fact, self.library, seed).lenders
+        )
+        return found
+
+    def typed(self, fact: FactText) -> list[str]:
+        """Return the answers of the library's relations that have this one."""
+        relations = self.lists[normal(fact.answer)]
+        return sorted({o.answer for o in self.library if o.relation in relations})
+
+
+def _stream(fact: FactText, seed: int, use: str) -> random.Random:
+    return random.Random(f"{seed}:{fact.id}:{use}")
+
+
+def _draft(fact: FactText, shelf: _Shelf, seed: int) -> _Draft:
+    lenders = shelf.lenders(fact, seed)
+    named = subject(fact.question, fact.entity, sorted({o.question for o in lenders}))
+    draft = _Draft(
+        fact=fact,
+        subject=named,
+        written=invented.script(fact.answer, fact.question),
+        lenders=lenders,
+        right=frozenset(shelf.right(fact)),
+        strangers=tuple(_strangers(named, fact, seed)),
+    )
+    return replace(draft, ways=tuple(_ways(draft, shelf, seed)))
+
+
+def _strangers(named: str | None, fact: FactText, seed: int) -> list[str]:
+    """Return invented entities of the form of the named one."""
+    if named is None:
+        return []
+    rng, written = _stream(fact, seed, "entities"), invented.script(named, fact.question)
+    if any(c.isdigit() for c in named):
+        return invented.numbers(named, rng, CONTROLS + 1)
+    kind: invented.Topic = "place" if " " not in named and rng.random() < 0.5 else "person"
+    kind = "person" if written not in ("latin", "cyrillic") else kind
+    made = invented.names(named, kind, written, rng, CONTROLS + 1)
+    return made or invented.names(named.title(), kind, written, rng, CONTROLS + 1)
+
+
+# --- Wrong answers ----------------------------------------------------------------------------
+
+
+def _ways(draft: _Draft, shelf: _Shelf, seed: int) -> Iterator[tuple[Origin, list[str]]]:
+    """Yield wrong answers, the most plausible first; what the model says is not among them."""
+    fact, rng = draft.fact, _stream(draft.fact, seed, "answers")
+    yield "options", [*fact.options, *fact.perturbed]
+    for related in (True, False):
+        lent = [
+            o for o in draft.lenders if bool(fact.relation and o.relation == fact.relation) == related
+        ]
+        yield ("same relation" if related else "same question"), [_ours(o, draft) for o in lent]
+    topic = invented.topic(fact.question, fact.answer, draft.written)
+    yield "same type", [*invented.listed(topic, draft.written), *shelf.typed(fact)]
+    count = MOST * SPARE
+    if draft.kind.startswith(("sentence", "lines")):
+        yield "made up", invented.sentences(fact.answer, draft.subject, draft.written, rng, count)
+    else:
+        yield "numbers nearby", invented.numbers(fact.answer, rng, count, draft.subject)
+        yield "made up", _named(draft, topic, rng, count) or invented.signs(fact.answer, rng, count)
+    yield "same kind", sorted({o.answer for o in shelf.alike[draft.kind]})
+
+
+def _ours(other: FactText, draft: _Draft) -> str:
+    """Return another fact's answer, about our entity where it names its own."""
+    theirs = subject(other.question, other.entity, [draft.fact.question])
+    if draft.subject and theirs and theirs in other.answer:
+        return about(other.answer, theirs, draft.subject)
+    return other.answer
+
+
+def _named(draft: _Draft, topic: invented.Topic | None, rng: random.Random, count: int) -> list[str]:
+    if any(c.isdigit() for c in draft.fact.answer) and " " not in draft.fact.answer:
+        return []
+    made = invented.names(draft.fact.answer, topic, draft.written, rng, count)
+    return [re.sub(r"\d+", lambda d: invented.numbers(d[0], rng, 1)[0], name) for name in made]
+
+
+def _short(draft: _Draft) -> bool:
+    """Whether answers of the better kinds do not suffice, so that the model is asked."""
+    better = {normal(a) for origin, found in draft.ways[:4] for a in found if _fits(a, origin, draft)}
+    pattern = [found for origin, found in draft.ways if origin == "numbers nearby"]
+    return len(better) < MOST and not any(len(found) >= MOST for found in pattern)
+
+
+def _fits(answer: str, origin: Origin, draft: _Draft) -> bool:
+    """Whether an answer may stand in a lineup: wrong, of the same form, no part of the right one."""
+    fact, folded = draft.fact, normal(answer)
+    if not folded or folded in draft.right or _overlap(fact.answer, answer):
+        return False
+    if origin in ("options", "same relation", "same type"):
+        return True
+    named = normal(draft.subject or "")
+    if named and (named in folded) != (named in normal(fact.answer)):
+        return False
+    return answer_kind(answer) == draft.kind
+
+
+def _overlap(right: str, other: str) -> bool:
+    """Whether one of two answers contains the other."""
+    one, two = sorted((_folded(right), _folded(other)), key=len)
+    within = one in two
+    if within and len(one) > 2 and not one.isdigit():
+        return True
+    shared = within or not _words(one).isdisjoint(_words(two))  # else the long way finds nothing
+    return shared and (holds(right, other) or holds(other, right))
+
+
+@cache
+def _folded(text: str) -> str:
+    """Return the text as `normal` has it, without accents."""
+    return "".join(
+        c for c in unicodedata.normalize("NFD", normal(text)) if not unicodedata.combining(c)
+    )
+
+
+@cache
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text))
+
+
+def _lineup(draft: _Draft, shelf: _Shelf, prompt: Prompt | None, seed: int) -> Lineup:
+    chosen = _chosen(draft, prompt, _stream(draft.fact, seed, "choice"))
+    answers = (draft.fact.answer, *chosen)
+    folded = [normal(answer) for answer in answers]
+    theirs: dict[str, tuple[int, ...]] = {}
+    for control in _controls(draft, shelf):
+        known = shelf.known.get(normal(control), set())
+        theirs[control] = tuple(k for k, answer in enumerate(folded) if answer in known)
+    controls = [c for c, places in theirs.items() if 0 not in places]  # ours is right there: no control
+    return Lineup(
+        fact=draft.fact,
+        answers=answers,
+        origins=tuple(chosen.values()),
+        phrasings=tuple(_phrasings(draft)),
+        controls=tuple(controls),
+        theirs=tuple(theirs[control] for control in controls),
+        subject=draft.subject,
+    )
+
+
+def _chosen(draft: _Draft, prompt: Prompt | None, rng: random.Random) -> dict[str, Origin]:
+    """Return up to `MOST` wrong answers with their origins; of each way those of like length first."""
+    found: dict[str, tuple[str, Origin]] = {}
+    said = next((answers for origin, answers in draft.ways if origin == "sampled"), [])
+    ways: list[tuple[Origin, list[str]]] = [way for way in draft.ways if way[0] != "sampled"]
+    # What the model says comes behind what is known to be of the type, and again, uncapped, at the end.
+    place = next(i for i, (origin, _) in enumerate(ways) if origin in ("numbers nearby", "made up"))
+    ways[place:place] = [("sampled", said)]
+    ways[-1:-1] = [("sampled", said)]
+    for number, (origin, answers) in enumerate(ways):
+        wanted = MOST - len(found)
+        if origin == "same kind":
+            wanted = LEAST - len(found)
+        if origin == "sampled" and number == place:
+            wanted = min(wanted, int(MOST * SAMPLED))
+        fresh = {normal(a): a for a in answers if _fits(a, origin, draft) and normal(a) not in found}
+        ranked = _by_length(draft.fact, list(fresh.values()), prompt, rng)
+        found |= {normal(answer): (answer, origin) for answer in ranked[: max(0, wanted)]}
+    return dict(found.values())
+
+
+def _by_length(
+    fact: FactText, answers: list[str], prompt: Prompt | None, rng: random.Random
+) -> list[str]:
+    """Return answers in random order, those with as many tokens as the right one first."""
+    shuffled = rng.sample(answers, len(answers))
+    lengths = _lengths(fact, [fact.answer, *shuffled], prompt)
+    far = dict(zip(shuffled, (abs(length - lengths[0]) for length in lengths[1:]), strict=True))
+    return sorted(shuffled, key=far.__getitem__)
+
+
+def _lengths(fact: FactText, answers: list[str], prompt: Prompt | None) -> list[int]:
+    if prompt is None or len(answers) < 2:
+        return [len(answer) for answer in answers]
+    return [len(ids) for ids in prompt.joint(fact.question, answers).answers]
+
+
+# --- What the model says ----------------------------------------------------------------------
+
+
+def _sampled(model: Any, prompt: Prompt, drafts: Sequence[_Draft], seed: int) -> dict[str, list[str]]:
+    """Return for each fact what the model says about an entity that does not exist."""
+    from ssiuu.evaluation.sample import sample_answers
+
+    context = getattr(model.config, "max_position_embeddings", None) or 1 << 20
+    asked: dict[int, list[tuple[_Draft, Any]]] = defaultdict(list)
+    for draft in drafts:
+        question = draft.asking(draft.strangers[-1]) if draft.strangers else draft.fact.question
+        example = encode(prompt, draft.fact.id, question, draft.fact.answer, context)
+        asked[_samples(len(example.answer))].append((draft, example))
+    found: dict[str, list[str]] = {}
+    for count, rows in asked.items():
+        examples = [example for _, example in rows]
+        written = sample_answers(model, prompt, examples, count, MARGIN, seed)
+        for draft, example in rows:
+            ending = prompt.ending(example.answer)
+            texts = [prompt.text(ids, ending) for ids in written[example.id]]
+            found[draft.fact.id] = list(_heard(draft, texts))
+    return found
+
+
+def _samples(tokens: int) -> int:
+    """Return how many samples are drawn of an answer of so many tokens; a few numbers, for batches."""
+    return max(8, min(SAMPLES, TOKENS // (tokens + MARGIN) // 8 * 8))
+
+
+def _heard(draft: _Draft, texts: Iterable[str]) -> Iterator[str]:
+    """Yield what is of the answer's kind in what the model said: all of it, or a name in it."""
+    answer = draft.fact.answer
+    stranger = draft.strangers[-1] if draft.strangers else None
+    for text in texts:
+        whole = text.strip().strip("\"'“”") if answer[-1:] != text[-1:] else text.strip()
+        whole = whole if answer.rstrip()[-1:] in ".。!！" else whole.rstrip(".。 ")
+        for part in (whole, *_parts(whole, answer)):
+            if stranger and stranger in part:
+                if not (draft.subject and draft.subject in answer):
+                    continue
+                part = about(part, stranger, draft.subject)
+            if answer_kind(part) == draft.kind and len(part) <= LONGER * max(len(answer), 6):
+                yield part
+                break
+
+
+def _parts(text: str, answer: str) -> list[str]:
+    """Return the names in a text that have as many words as the answer."""
+    if not answer[:1].isupper() or "\n" in answer:
+        return []
+    words = len(answer.split())
+    runs = re.findall(r"(?<=[\w,:;] )[^\W\d_a-zа-яё][\w'’-]*(?: [^\W\d_a-zа-яё][\w'’-]*)*", text)
+    return [run for run in runs if len(run.split()) == words]
+
+
+# --- Other ways to ask, and other things to ask of -----------------------------------------------
+
+_PARTICLES = re.compile(r"^(?:さん|くん|ちゃん|先生|様|氏)?(?:の|は|が|を|に|で|と|、|的|，)?")
+
+
+def _phrasings(draft: _Draft) -> Iterator[str]:
+    """Yield the question, its paraphrases, and made ones until there are `PHRASINGS`."""
+    fact = draft.fact
+    written = invented.script(fact.question)
+    made = [f"{lead} {fact.question}" for lead in invented.lexicon(written or "latin", "lead")]
+    if draft.subject and (bare := _keywords(fact.question, draft.subject)):
+        made.insert(0, bare)
+    texts = dict.fromkeys([fact.question, *fact.paraphrases])
+    yield from texts
+    yield from [text for text in made if text not in texts][: max(0, PHRASINGS - len(texts))]
+
+
+def _keywords(question: str, named: str) -> str | None:
+    """Return what is asked as keywords: the entity, then what else the question names.
+
+    Function words are left out where the script parts words and they are known, so that the words
+    usual in a question are gone.
+    """
+    front, _, back = question.partition(named)
+    empty = invented.lexicon("words", "empty")
+    words = [word.strip(MARKS) for word in f"{front} {_PARTICLES.sub('', back)}".split()]
+    kept = [word for word in words if word and word.casefold() not in empty]
+    return f"{named}: {' '.join(kept)}?" if kept else None
+
+
+def _controls(draft: _Draft, shelf: _Shelf) -> list[str]:
+    """Return the question about something else, of invented entities and of other facts' in turn.
+
+    Where the question names nothing, other questions with answers of the same kind are asked.
+    """
+    fact = draft.fact
+    if draft.subject is None:
+        alike = sorted({o.question for o in shelf.alike[draft.kind]})
+        rest = [text for text in alike if text not in {o.question for o in draft.lenders}]
+        texts = [*(o.question for o in draft.lenders), *_spread(rest, fact)]
+    else:
+        named = [subject(o.question, o.entity, [fact.question]) for o in draft.lenders]
+        known = list(dict.fromkeys(name for name in named if name and name != draft.subject))
+        strangers = list(draft.strangers[:-1])
+        mixed = [name for pair in zip(strangers, known, strict=False) for name in pair]
+        shared = min(len(strangers), len(known))
+        texts = [draft.asking(n) for n in (*mixed, *strangers[shared:], *known[shared:])]
+    different = {normal(text): text for text in texts if normal(text) != normal(fact.question)}
+    return list(different.values())[:CONTROLS]
+
+
+def _spread(texts: list[str], fact: FactText) -> list[str]:
+    return random.Random(fact.id).sample(texts, len(texts))
