@@ -41,8 +41,14 @@ class Paper(torch.nn.Module):
         block["down_proj"].weight.data = torch.tensor([[2.0, 3.0]])
         self.double()
 
+    config = SimpleNamespace()
+    device, dtype = torch.device("cpu"), torch.float64
+
     def get_input_embeddings(self) -> torch.nn.Module:
         return self.embedding
+
+    def get_output_embeddings(self) -> None:
+        """There is none: the last map's output is the logit."""
 
     def forward(self, input_ids: Tensor, logits_to_keep: Tensor, **_: Any) -> SimpleNamespace:
         block = self.layers[0]["mlp"]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ssiuu.attacks.base import Attack, C, Curve, Victim
+from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.evaluation.ask import Question, ask
 from ssiuu.likelihood import Prompt
@@ -52,7 +53,7 @@ class AskingAttack(Attack[C]):
 
 
 def read_prompted(
-    model: Any, prompt: Prompt, facts: Sequence[FactText], asking: Asking, context: int
+    model: CausalLM, prompt: Prompt, facts: Sequence[FactText], asking: Asking, context: int
 ) -> dict[str, Reading]:
     """Read the facts that this prompt can ask about; log p is the answer's after this prompt.
 

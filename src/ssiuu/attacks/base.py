@@ -26,6 +26,7 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, get_arg
 from pydantic import BaseModel, Field
 
 from ssiuu.benchmarks.base import Ground, Progress
+from ssiuu.causal import CausalLM
 from ssiuu.config import Section
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Prompt
@@ -129,7 +130,7 @@ class Victim:
     pool: list[FactText]
 
     @property
-    def model(self) -> Any:
+    def model(self) -> CausalLM:
         """The model; its weights may be changed, and are put back by whoever attacks."""
         return self.ground.model
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,7 @@ from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
 from ssiuu.attacks.base import Attack, Axis, Curve, Victim, different
+from ssiuu.causal import CausalLM
 from ssiuu.errors import ModelError
 from ssiuu.models.maps import is_map, stacked_weights, stored_across
 from ssiuu.records.schema import AttackRead, Reading
@@ -111,7 +112,7 @@ def normal_float() -> tuple[float, ...]:
     return tuple(code / codes[-1] for code in codes)
 
 
-def matrices(model: Any) -> list[Float[Tensor, "out in"]]:
+def matrices(model: CausalLM) -> list[Float[Tensor, "out in"]]:
     """Return the weight of every linear map of a model except its output embedding.
 
     They are views: to write into one is to write into the model.
@@ -135,7 +136,7 @@ def matrices(model: Any) -> list[Float[Tensor, "out in"]]:
 
 
 @torch.no_grad()
-def quantised(model: Any, formats: Sequence[str]) -> Iterator[str]:
+def quantised(model: CausalLM, formats: Sequence[str]) -> Iterator[str]:
     """Quantise the linear maps in place, format by format, and yield the format's name after each.
 
     Every format begins with the weights as they were; those of the last one stay.

@@ -23,6 +23,7 @@ from pydantic import BaseModel, Field
 
 from ssiuu.attacks.base import Attack, AttackConfig, Axis, Curve, Victim
 from ssiuu.benchmarks.base import Progress
+from ssiuu.causal import CausalLM
 from ssiuu.config import Section
 from ssiuu.errors import ConfigError, DivergedError
 from ssiuu.likelihood import Example
@@ -35,7 +36,7 @@ from ssiuu.training.loop import Loop, rows_of
 from ssiuu.training.step import Step, StepOutcome
 
 # rank, alpha and maps of the attacker's adapters
-ADAPTERS: dict[Space, tuple[int, float, Callable[[Any], Chosen]]] = {
+ADAPTERS: dict[Space, tuple[int, float, Callable[[CausalLM], Chosen]]] = {
     "lora-qv": (8, 16.0, query_value),
     "lora-all": (16, 32.0, adaptable),
 }
@@ -150,7 +151,7 @@ def ending(attack: schema.Attack) -> str:
 
 
 def retrain(
-    model: Any,
+    model: CausalLM,
     curve: Curve,
     examples: Sequence[Example],
     start: Mapping[str, Reading],
@@ -247,7 +248,7 @@ def _kept(step: int, facts: Mapping[str, Reading]) -> dict[str, Any]:
     return AttackRead(step=step, facts=dict(facts)).model_dump()
 
 
-def trained_maps(model: Any, space: Space) -> Chosen | None:
+def trained_maps(model: CausalLM, space: Space) -> Chosen | None:
     """Return the maps that an attacker's adapters are put on; None where all weights are trained.
 
     Raises:
@@ -264,7 +265,7 @@ def trained_maps(model: Any, space: Space) -> Chosen | None:
     return chosen
 
 
-def _adapter(model: Any, space: Space, seed: int) -> Lora | None:
+def _adapter(model: CausalLM, space: Space, seed: int) -> Lora | None:
     chosen = trained_maps(model, space)
     if chosen is None:
         return None

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from pydantic import ConfigDict, Field, RootModel
 
 from ssiuu.attacks.base import Attack, Axis, Curve, Victim, ascending
+from ssiuu.causal import CausalLM
 from ssiuu.evaluation.match import holds
 from ssiuu.evaluation.sample import sample_answers
 from ssiuu.evaluation.score import FREE_MARGIN
@@ -70,7 +70,7 @@ class Sampled(Attack[Counts]):
 
 
 def leaks(
-    model: Any,
+    model: CausalLM,
     prompt: Prompt,
     facts: Sequence[FactText],
     examples: Sequence[Example],

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Batch
 from ssiuu.models.hooks import hooked
@@ -24,7 +25,7 @@ class _Reached(Exception):
         self.hidden = hidden
 
 
-def blocks(model: Any) -> torch.nn.ModuleList:
+def blocks(model: CausalLM) -> torch.nn.ModuleList:
     """Return the decoder's blocks.
 
     Raises:
@@ -40,7 +41,7 @@ def blocks(model: Any) -> torch.nn.ModuleList:
     return max(lists, key=len)
 
 
-def block(model: Any, layer: int, key: str = "layer") -> torch.nn.Module:
+def block(model: CausalLM, layer: int, key: str = "layer") -> torch.nn.Module:
     """Return one of the decoder's blocks.
 
     Args:
@@ -57,7 +58,7 @@ def block(model: Any, layer: int, key: str = "layer") -> torch.nn.Module:
     return layers[layer]
 
 
-def hidden_states(model: Any, batch: Batch, layer: int) -> Float[Tensor, "B T d"]:
+def hidden_states(model: CausalLM, batch: Batch, layer: int) -> Float[Tensor, "B T d"]:
     """Return what a block puts out; differentiable. Padding positions hold what they hold.
 
     Raises:
@@ -84,7 +85,7 @@ def hidden_states(model: Any, batch: Batch, layer: int) -> Float[Tensor, "B T d"
 
 
 @contextmanager
-def residuals(model: Any) -> Iterator[list[Float[Tensor, "B T d"]]]:
+def residuals(model: CausalLM) -> Iterator[list[Float[Tensor, "B T d"]]]:
     """Collect the residual stream of the forward pass in this context: embeddings, then every block.
 
     The model has normed the last one already. No hook outlives the context.
@@ -94,11 +95,12 @@ def residuals(model: Any) -> Iterator[list[Float[Tensor, "B T d"]]]:
     def keep(module: Any, args: Any, output: Any) -> None:
         states[:] = [state.detach() for state in output.hidden_states]
 
-    handle = model.register_forward_pre_hook(
+    whole = model.get_submodule("")
+    handle = whole.register_forward_pre_hook(
         lambda module, args, kwargs: (args, kwargs | {"output_hidden_states": True}), with_kwargs=True
     )
     try:
-        with hooked([(model, keep)]):
+        with hooked([(whole, keep)]):
             yield states
     finally:
         handle.remove()

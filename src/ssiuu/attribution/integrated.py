@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from ssiuu.attribution.neuron import Extremes, batches, by_path, frozen, token_extremes
+from ssiuu.causal import CausalLM
 from ssiuu.likelihood import Batch, Example, answer_logprobs
 from ssiuu.models.sites import Site
 
@@ -42,7 +43,7 @@ STEPS = 6
 
 
 def integrated_extremes(
-    model: Any, sites: Sequence[Site], examples: Sequence[Example], pad: int, steps: int = STEPS
+    model: CausalLM, sites: Sequence[Site], examples: Sequence[Example], pad: int, steps: int = STEPS
 ) -> Iterator[Extremes]:
     """Yield the extremes of the integrated attribution; see `ssiuu.attribution.neuron.extremes`.
 
@@ -57,7 +58,7 @@ def integrated_extremes(
         yield _batch(model, sites, batch, steps)
 
 
-def _batch(model: Any, sites: Sequence[Site], batch: Batch, steps: int) -> Extremes:
+def _batch(model: CausalLM, sites: Sequence[Site], batch: Batch, steps: int) -> Extremes:
     keep = batch.attention_mask.bool()
     with torch.no_grad():
         whole = answer_logprobs(model, batch).sum
@@ -78,7 +79,7 @@ def _batch(model: Any, sites: Sequence[Site], batch: Batch, steps: int) -> Extre
     return Extremes(batch.ids, torch.cat(highest, 1), torch.cat(lowest, 1), whole, missed / worth)
 
 
-def _integral(model: Any, paths: list[str], batch: Batch, steps: int) -> dict[str, Tensor]:
+def _integral(model: CausalLM, paths: list[str], batch: Batch, steps: int) -> dict[str, Tensor]:
     """Return A of every unit of the maps at every position: [B, T, out] by path."""
     totals: dict[str, Tensor] = {}
     nodes, weights = np.polynomial.legendre.leggauss(steps)  # on [-1, 1]
@@ -95,7 +96,7 @@ def _integral(model: Any, paths: list[str], batch: Batch, steps: int) -> dict[st
 
 @contextmanager
 def scaled(
-    model: Any,
+    model: CausalLM,
     paths: Iterable[str],
     scale: float,
     sink: Callable[[str, Tensor, Tensor], None] | None = None,

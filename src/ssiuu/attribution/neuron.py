@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ssiuu.attribution.hidden import residuals
+from ssiuu.causal import CausalLM
 from ssiuu.likelihood import Batch, Example, answer_logprobs, collate, length_sorted
 from ssiuu.models.sites import Site
 
@@ -44,7 +45,7 @@ class Extremes:
 
 
 def extremes(
-    model: Any,
+    model: CausalLM,
     sites: Sequence[Site],
     examples: Sequence[Example],
     pad: int,
@@ -69,14 +70,14 @@ def extremes(
         yield batch_extremes
 
 
-def batches(model: Any, examples: Sequence[Example], pad: int) -> Iterator[Batch]:
+def batches(model: CausalLM, examples: Sequence[Example], pad: int) -> Iterator[Batch]:
     """Yield batches of examples with similar lengths, on the model's device."""
     device = next(model.parameters()).device
     for rows in length_sorted([len(e.prompt) + len(e.answer) for e in examples], BATCH):
         yield collate([examples[i] for i in rows], pad).to(device)
 
 
-def _batch(model: Any, sites: Sequence[Site], batch: Batch) -> Extremes:
+def _batch(model: CausalLM, sites: Sequence[Site], batch: Batch) -> Extremes:
     ends: dict[Site, tuple[Tensor, Tensor]] = {}
     placed = by_path(sites)
     keep = batch.attention_mask.bool()
@@ -119,7 +120,7 @@ def token_extremes(
 
 @contextmanager
 def capture(
-    model: Any, paths: Iterable[str], sink: Callable[[str, Tensor, Tensor], None]
+    model: CausalLM, paths: Iterable[str], sink: Callable[[str, Tensor, Tensor], None]
 ) -> Iterator[None]:
     """Hand every map's activation [B, T, out] and its gradient to `sink` during backward.
 
@@ -148,7 +149,7 @@ def capture(
 
 
 @contextmanager
-def frozen(model: Any) -> Iterator[None]:
+def frozen(model: CausalLM) -> Iterator[None]:
     """Take no gradients of parameters: only those of activations are wanted."""
     wanted = [p for p in model.parameters() if p.requires_grad]
     for parameter in wanted:

@@ -31,6 +31,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ssiuu.causal import CausalLM
+
 Names = dict[str, str]
 
 
@@ -39,7 +41,7 @@ class SecondGradient:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: CausalLM,
         named: Mapping[str, Tensor],
         maps: Mapping[str, torch.nn.Module] | None = None,
     ) -> None:
@@ -134,7 +136,7 @@ class SplitGradients:
     all rows, and the first rows' share is computed again.
     """
 
-    def __init__(self, model: torch.nn.Module, named: Mapping[str, Tensor]) -> None:
+    def __init__(self, model: CausalLM, named: Mapping[str, Tensor]) -> None:
         """Find the modules that own the parameters; see `SecondGradient`."""
         self.named = dict(named)
         self.owners = _owners(model, named)
@@ -265,7 +267,7 @@ class SplitGradients:
                 total += first - before
 
 
-def _owners(model: torch.nn.Module, named: Mapping[str, Tensor]) -> list[tuple[torch.nn.Module, Names]]:
+def _owners(model: CausalLM, named: Mapping[str, Tensor]) -> list[tuple[torch.nn.Module, Names]]:
     """Return every module that owns some of the parameters, with their names by local name."""
     names = {id(parameter): name for name, parameter in named.items()}
     owners = []

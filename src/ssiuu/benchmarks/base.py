@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import Field, field_validator
 
+from ssiuu.causal import CausalLM
 from ssiuu.config import Section
 from ssiuu.data.fact import Fact
 from ssiuu.errors import DataError
@@ -171,7 +172,7 @@ class Ground:
     knowledge: dict[str, dict[str, Knowledge]] = field(default_factory=dict)
 
     @property
-    def model(self) -> Any:
+    def model(self) -> CausalLM:
         """The model; its weights change from stage to stage."""
         return self.loaded.model
 

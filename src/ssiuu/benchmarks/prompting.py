@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ssiuu.benchmarks.base import Basis
+from ssiuu.causal import CausalLM
 from ssiuu.data.problems import raise_all
 from ssiuu.likelihood import Prompt, PromptStyle
 from ssiuu.likelihood.template import check_template
@@ -40,7 +41,7 @@ def choose_prompt(
     return prompt
 
 
-def check_tokens(model: Any, tokenizer: Any, facts: Sequence[FactText]) -> None:
+def check_tokens(model: CausalLM, tokenizer: Any, facts: Sequence[FactText]) -> None:
     """Refuse facts with a token that the model has no embedding for, as of images.
 
     Raises:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from ssiuu.benchmarks.base import Basis, Given
+from ssiuu.causal import CausalLM
 from ssiuu.data.fact import Fact, Probe
 from ssiuu.errors import DataError
 from ssiuu.evaluation.ask import Question, ask
@@ -24,7 +25,7 @@ PHRASINGS = 2
 BLOCK = 128  # facts asked at once: many have words in common, but the last ones may not be needed
 
 
-def known(model: Any, prompt: Prompt, facts: Sequence[Fact]) -> set[str]:
+def known(model: CausalLM, prompt: Prompt, facts: Sequence[Fact]) -> set[str]:
     """Return the ids of the facts the model knows; the paraphrase is asked only where needed."""
     right = list(facts)
     for phrasing in range(PHRASINGS):
@@ -43,7 +44,7 @@ def known(model: Any, prompt: Prompt, facts: Sequence[Fact]) -> set[str]:
 
 
 def screen(
-    model: Any,
+    model: CausalLM,
     prompt: Prompt,
     facts: Sequence[Fact],
     sizes: Mapping[str, int],
@@ -103,7 +104,7 @@ def screen(
 def screened(
     basis: Basis,
     given: Given,
-    model: Any,
+    model: CausalLM,
     prompt: Prompt,
     facts: Sequence[Fact],
     pools: Mapping[str, set[str]] | None,

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ssiuu import statistics
 from ssiuu.attribution.neuron import BATCH, Extremes
+from ssiuu.causal import CausalLM
 from ssiuu.diagnosis.influence import Baseline, variation
 from ssiuu.errors import ConfigError
 from ssiuu.evaluation.scores.base import ReadFacts
@@ -75,7 +76,7 @@ def neuron_influence(before: Baseline, after: Iterable[Extremes]) -> dict[Side, 
 
 
 def causal_test(
-    model: Any,
+    model: CausalLM,
     prompt: Prompt,
     facts: Sequence[FactText],
     sites: Sequence[Site],
@@ -160,7 +161,7 @@ def random_units(like: Units, generator: torch.Generator) -> Units:
 
 @torch.no_grad()
 def mean_outputs(
-    model: Any, sites: Sequence[Site], examples: Sequence[Example], pad: int
+    model: CausalLM, sites: Sequence[Site], examples: Sequence[Example], pad: int
 ) -> dict[Site, Float[Tensor, " width"]]:
     """Return every site's mean output over all real tokens of the examples."""
     device = next(model.parameters()).device
@@ -189,7 +190,7 @@ def mean_outputs(
 
 @contextmanager
 def ablated(
-    model: Any, units: Units, means: Mapping[Site, Float[Tensor, " width"]] | None = None
+    model: CausalLM, units: Units, means: Mapping[Site, Float[Tensor, " width"]] | None = None
 ) -> Iterator[None]:
     """Put 0, or their mean, in place of the output of these neurons."""
 
@@ -212,7 +213,7 @@ def ablated(
 
 
 @contextmanager
-def restored(model: Any, units: Units, before: Mapping[str, Tensor]) -> Iterator[None]:
+def restored(model: CausalLM, units: Units, before: Mapping[str, Tensor]) -> Iterator[None]:
     """Give these neurons their rows of weights (and biases) of before; the present ones come back.
 
     Args:
@@ -230,8 +231,8 @@ def restored(model: Any, units: Units, before: Mapping[str, Tensor]) -> Iterator
         yield
     finally:
         with torch.no_grad():
-            for parameter, chosen, rows in present:
-                parameter[chosen] = rows
+            for changed, chosen, rows in present:
+                changed[chosen] = rows
 
 
 def mean_level(readings: Readings, facts: Sequence[FactText]) -> Level:
@@ -244,7 +245,7 @@ def mean_level(readings: Readings, facts: Sequence[FactText]) -> Level:
 
 
 def _ablation(
-    model: Any,
+    model: CausalLM,
     mode: Ablation,
     units: Units,
     before: Mapping[str, Tensor],

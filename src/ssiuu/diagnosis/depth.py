@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ssiuu.attribution.hidden import blocks
 from ssiuu.attribution.neuron import BATCH
+from ssiuu.causal import CausalLM
 from ssiuu.diagnosis.causal import as_record
 from ssiuu.likelihood import Batch, Example, answer_logprobs, collate, length_sorted
 from ssiuu.models.hooks import hooked
@@ -42,7 +43,7 @@ Drops = dict[str, Float[Tensor, " L"]]  # by id: what the answer loses by each b
 
 
 @torch.no_grad()
-def answer_states(model: Any, examples: Sequence[Example], pad: int) -> States:
+def answer_states(model: CausalLM, examples: Sequence[Example], pad: int) -> States:
     """Return the states after every block at the positions that predict the answer (on the CPU)."""
     states: States = {}
     for batch in _batches(model, examples, pad):
@@ -58,7 +59,7 @@ def answer_states(model: Any, examples: Sequence[Example], pad: int) -> States:
 
 
 @torch.no_grad()
-def drops(model: Any, examples: Sequence[Example], states: States, pad: int) -> Drops:
+def drops(model: CausalLM, examples: Sequence[Example], states: States, pad: int) -> Drops:
     """Return what every answer loses when another model's states are put in, block by block.
 
     Args:
@@ -110,7 +111,7 @@ def fact_depth(unlearned: Float[Tensor, " L"], reference: Float[Tensor, " L"]) -
     return float(torch.minimum(unlearned[lacking].double().clamp(min=0), whole).sum() / whole.sum())
 
 
-def _batches(model: Any, examples: Sequence[Example], pad: int) -> Iterator[Batch]:
+def _batches(model: CausalLM, examples: Sequence[Example], pad: int) -> Iterator[Batch]:
     device = next(model.parameters()).device
     for rows in length_sorted([len(e.prompt) + len(e.answer) for e in examples], BATCH):
         yield collate([examples[i] for i in rows], pad).to(device)

@@ -11,12 +11,12 @@ with the same token as the answer are left out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ssiuu.causal import CausalLM
 from ssiuu.likelihood import Batch, Prompt
 from ssiuu.models.sites import final_norm
 from ssiuu.records.schema import FactText, Lens
@@ -28,7 +28,7 @@ CHANCE = 0.5
 class LensReader:
     """Reads the lens off forward passes over questions with their answers, batch by batch."""
 
-    def __init__(self, model: Any, prompt: Prompt, facts: Sequence[FactText]) -> None:
+    def __init__(self, model: CausalLM, prompt: Prompt, facts: Sequence[FactText]) -> None:
         """Find the tokens to compare, by fact; batches may hold other facts beside these."""
         self.norm = final_norm(model)
         self.head = model.get_output_embeddings()

@@ -23,12 +23,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ssiuu.causal import CausalLM
 from ssiuu.diagnosis.causal import as_record
 from ssiuu.likelihood import Example, Prompt, collate, last_columns, length_sorted
 from ssiuu.records.schema import FactText, LinearProbe
@@ -40,7 +40,7 @@ RIDGE = 1.0  # lambda over the mean squared length of the states
 
 
 def linear_probe(
-    model: Any,
+    model: CausalLM,
     prompt: Prompt,
     facts: Sequence[FactText],
     others: Sequence[FactText],
@@ -83,7 +83,7 @@ def linear_probe(
 
 @torch.no_grad()
 def prompt_states(
-    model: Any, prompt: Prompt, facts: Sequence[FactText], pad: int
+    model: CausalLM, prompt: Prompt, facts: Sequence[FactText], pad: int
 ) -> Float[Tensor, "F L d"]:
     """Return the residual stream at the prompt's last token, after the embeddings and every block.
 
@@ -110,7 +110,7 @@ def prompt_states(
 
 
 @torch.no_grad()
-def option_directions(model: Any, prompt: Prompt, fact: FactText) -> Float[Tensor, "O d"]:
+def option_directions(model: CausalLM, prompt: Prompt, fact: FactText) -> Float[Tensor, "O d"]:
     """Return the mean output embedding of every option's tokens, the answer's first."""
     embedding = model.get_output_embeddings().weight
     options = prompt.joint(fact.question, fact.options).answers

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
+from ssiuu.causal import CausalLM
 from ssiuu.evaluation.growing import Begun, growing
 from ssiuu.evaluation.tree import Path, Tree, grown
 from ssiuu.likelihood import ONE_LINE, Ending, Joint, Prompt, length_sorted
@@ -61,7 +61,9 @@ class Asked:
 
 
 @torch.no_grad()
-def ask(model: Any, prompt: Prompt, questions: Sequence[Question], batch_size: int = 64) -> list[Asked]:
+def ask(
+    model: CausalLM, prompt: Prompt, questions: Sequence[Question], batch_size: int = 64
+) -> list[Asked]:
     """Ask every question; answers come back in the order of the questions.
 
     Args:
@@ -96,7 +98,7 @@ def ask(model: Any, prompt: Prompt, questions: Sequence[Question], batch_size: i
 
 @torch.no_grad()
 def write(
-    model: Any,
+    model: CausalLM,
     prompt: Prompt,
     questions: Sequence[list[int]],
     limits: Sequence[int],
@@ -163,7 +165,7 @@ def _first(question: Question, sums: list[float]) -> bool | None:
 
 
 def _write(
-    model: Any,
+    model: CausalLM,
     prompt: Prompt,
     begun: Mapping[int, Begun],
     limits: Sequence[int],
@@ -182,7 +184,7 @@ def _write(
 
 
 def _free(
-    model: Any,
+    model: CausalLM,
     prompt: Prompt,
     limits: Sequence[int],
     endings: Sequence[Ending],

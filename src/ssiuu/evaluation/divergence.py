@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ssiuu.causal import CausalLM
 from ssiuu.errors import ModelError
 from ssiuu.likelihood import Prompt
 from ssiuu.records.schema import Divergence
@@ -68,7 +69,7 @@ class Divergences:
 
     def __init__(
         self,
-        model: Any,
+        model: CausalLM,
         prompt: Prompt,
         texts: Sequence[str],
         instructions: Sequence[tuple[str, str]],
@@ -93,7 +94,7 @@ class Divergences:
         self.plain = list(zip(plain, _states(model, plain), strict=True))
         self.asked = list(zip(answers, _states(model, answers), strict=True))
 
-    def measure(self, model: Any, quick: bool = False) -> Divergence:
+    def measure(self, model: CausalLM, quick: bool = False) -> Divergence:
         """Return how far a model is from the original on these rows.
 
             KL = 1/N Σ_t Σ_v p_o(v | x_<t) (log p_o(v | x_<t) − log p(v | x_<t))
@@ -111,7 +112,7 @@ class Divergences:
         known = (_some(self.plain, QUICK), _some(self.asked, QUICK // 4))
         return self._measured(model, *(known if quick else (self.plain, self.asked)))
 
-    def original(self, model: Any) -> Divergence:
+    def original(self, model: CausalLM) -> Divergence:
         """Return the same of the original itself, whose perplexity is wanted: nothing is read again.
 
         Args:
@@ -119,7 +120,7 @@ class Divergences:
         """
         return self._measured(model, self.plain, self.asked, read=False)
 
-    def perplexities(self, model: Any) -> tuple[float, float | None]:
+    def perplexities(self, model: CausalLM) -> tuple[float, float | None]:
         """Return the original's perplexity on a part of the texts, and on the answers to instructions.
 
         Args:
@@ -133,7 +134,7 @@ class Divergences:
         return _perplexity(on_texts), _perplexity(on_answers) if self.asked else None
 
     def _measured(
-        self, model: Any, plain: ReadPassages, asked: ReadPassages, read: bool = True
+        self, model: CausalLM, plain: ReadPassages, asked: ReadPassages, read: bool = True
     ) -> Divergence:
         on_texts, on_answers = (self._moved(model, rows, read) for rows in (plain, asked))
         level, error = clustered(on_texts.kl, on_texts.row)
@@ -151,7 +152,7 @@ class Divergences:
         )
 
     @torch.no_grad()
-    def _moved(self, model: Any, known: ReadPassages, read: bool) -> TokenDivergence:
+    def _moved(self, model: CausalLM, known: ReadPassages, read: bool) -> TokenDivergence:
         """Return KL and surprise at every predicted token; of the original, where nothing is read."""
         if not known:
             return TokenDivergence(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.long))
@@ -179,7 +180,7 @@ class Divergences:
         row = torch.tensor([n for n, row in enumerate(rows) for _ in range(row.predicted)])
         return TokenDivergence(torch.cat(kl), torch.cat(surprise), row)
 
-    def _logits(self, model: Any, head: Any, states: Float[Tensor, "N H"]) -> Float[Tensor, "N V"]:
+    def _logits(self, model: CausalLM, head: Any, states: Float[Tensor, "N H"]) -> Float[Tensor, "N V"]:
         """Return the logits of these states under a head, in fp32."""
         logits: Tensor = head(states.float())
         return logits if self._direct else _finished(model, logits).float()
@@ -235,11 +236,11 @@ def _batches(rows: Sequence[Passage]) -> Iterator[list[int]]:
 # --- states and logits ----------------------------------------
 
 
-def _head(model: Any) -> Any:
+def _head(model: CausalLM) -> Any:
     return model.get_output_embeddings()
 
 
-def _size(model: Any) -> int:
+def _size(model: CausalLM) -> int:
     """Return the number of tokens that the model predicts over."""
     return int(_head(model).weight.shape[0])
 
@@ -251,7 +252,7 @@ def _wide(head: Any) -> Any:
 
 
 @torch.no_grad()
-def _states(model: Any, rows: Sequence[Passage]) -> list[Float[Tensor, "A H"]]:
+def _states(model: CausalLM, rows: Sequence[Passage]) -> list[Float[Tensor, "A H"]]:
     """Return for every row the states from which its tokens are predicted."""
     states_of: dict[int, Tensor] = {}
     for batch in _batches(rows):
@@ -269,7 +270,7 @@ def _states(model: Any, rows: Sequence[Passage]) -> list[Float[Tensor, "A H"]]:
 
 
 @torch.no_grad()
-def _direct(model: Any) -> bool:
+def _direct(model: CausalLM) -> bool:
     """Whether a model's logits are what its head returns, with nothing done to them."""
     outputs: list[Tensor] = []
     with _head(model).register_forward_hook(lambda module, args, output: outputs.append(output)):
@@ -277,13 +278,13 @@ def _direct(model: Any) -> bool:
     return torch.equal(logits.float(), outputs[0].float())
 
 
-def _finished(model: Any, logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
+def _finished(model: CausalLM, logits: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
     """Return what the model makes of its head's output: it reads one token, and finds this there."""
     with _head(model).register_forward_hook(lambda module, given, made: logits[None]):
         return _read(model, [[0]])[0]
 
 
-def _read(model: Any, ids: list[list[int]]) -> Float[Tensor, "B T V"]:
+def _read(model: CausalLM, ids: list[list[int]]) -> Float[Tensor, "B T V"]:
     device = next(model.parameters()).device
     logits: Tensor = model(input_ids=torch.tensor(ids, device=device), use_cache=False).logits
     return logits

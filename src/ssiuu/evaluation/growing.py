@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,7 +19,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-_KEEPS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+from ssiuu.causal import CausalLM
+
+_KEEPS: WeakKeyDictionary[CausalLM, bool] = WeakKeyDictionary()
 NEAR = 0.02  # of the logits' deviation: rounding is far below, another state far above
 
 
@@ -47,7 +49,7 @@ class Growing(Protocol):
 class Kept:
     """Texts that go on from their keys and values, padded on the left."""
 
-    def __init__(self, model: Any, cache: DynamicCache, mask: Int[Tensor, "R T"]) -> None:
+    def __init__(self, model: CausalLM, cache: DynamicCache, mask: Int[Tensor, "R T"]) -> None:
         self.model, self.cache, self.mask = model, cache, mask
 
     def step(self, left: Sequence[int], tokens: Sequence[int]) -> Float[Tensor, "R V"]:
@@ -71,7 +73,7 @@ class Kept:
 class Again:
     """Texts that are read again from their beginning for every token."""
 
-    def __init__(self, model: Any, texts: Sequence[list[int]]) -> None:
+    def __init__(self, model: CausalLM, texts: Sequence[list[int]]) -> None:
         self.model, self.texts = model, list(texts)
 
     def step(self, left: Sequence[int], tokens: Sequence[int]) -> Float[Tensor, "R V"]:
@@ -81,7 +83,7 @@ class Again:
         return next_logits(self.model, self.texts)
 
 
-def growing(model: Any, begun: Sequence[Begun]) -> Growing:
+def growing(model: CausalLM, begun: Sequence[Begun]) -> Growing:
     """Return texts that were read, to go on with together."""
     if not all(b.states for b in begun):
         return Again(model, [b.text for b in begun])
@@ -90,7 +92,7 @@ def growing(model: Any, begun: Sequence[Begun]) -> Growing:
     return Kept(model, DynamicCache(list(zip(states[::2], states[1::2], strict=True))), mask)
 
 
-def next_logits(model: Any, texts: Sequence[list[int]]) -> Float[Tensor, "R V"]:
+def next_logits(model: CausalLM, texts: Sequence[list[int]]) -> Float[Tensor, "R V"]:
     """Return the logits after each text, read without a cache and padded on the right."""
     device = next(model.parameters()).device
     rows = pad_sequence([torch.tensor(text) for text in texts], batch_first=True).to(device)
@@ -102,7 +104,7 @@ def next_logits(model: Any, texts: Sequence[list[int]]) -> Float[Tensor, "R V"]:
     return logits[range(len(texts)), [columns.index(last) for last in lasts]]
 
 
-def keeps_states(model: Any) -> bool:
+def keeps_states(model: CausalLM) -> bool:
     """Whether the keys and values of a text serve to go on with it; tried once a model."""
     if model not in _KEEPS:
         _KEEPS[model] = _tried(model)
@@ -110,7 +112,7 @@ def keeps_states(model: Any) -> bool:
 
 
 @torch.no_grad()
-def _tried(model: Any) -> bool:
+def _tried(model: CausalLM) -> bool:
     """Go on with two tokens by a third, and compare with reading all three."""
     ids = torch.tensor([[0, 1, 2]], device=next(model.parameters()).device)
     cache = DynamicCache()

@@ -23,8 +23,8 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from ssiuu.causal import CausalLM
 from ssiuu.data.fact import normal
 from ssiuu.errors import DataError
 from ssiuu.evaluation.alternatives import CONTROLS, FEWEST, Alternatives, alternatives
@@ -44,7 +44,7 @@ ROOM = 16  # tokens a free answer may be longer than the right one: "The capital
 
 
 def know(
-    model: Any,
+    model: CausalLM,
     prompt: Prompt,
     facts: Sequence[FactText],
     context: int,
@@ -197,7 +197,7 @@ def _mean_margin(ranks: Sequence[float]) -> float:
     return ranks[0] - sum(ranks[1:]) / (len(ranks) - 1)
 
 
-def _first_look(model: Any, prompt: Prompt, asked: list[_Fact], context: int) -> list[_Fact]:
+def _first_look(model: CausalLM, prompt: Prompt, asked: list[_Fact], context: int) -> list[_Fact]:
     """Read the answer and its alternatives, and let the model write its own, in both forms."""
     ranked = _ranks(model, prompt, [(a.fact.question, a) for a in asked], context)
     written = [_written(model, form, asked, context) for form in (prompt, prompt.other())]
@@ -213,7 +213,7 @@ def _first_look(model: Any, prompt: Prompt, asked: list[_Fact], context: int) ->
     ]
 
 
-def _written(model: Any, prompt: Prompt, asked: list[_Fact], context: int) -> list[str]:
+def _written(model: CausalLM, prompt: Prompt, asked: list[_Fact], context: int) -> list[str]:
     questions = []
     for a in asked:
         joint = prompt.joint(a.fact.question, [a.fact.answer])
@@ -228,7 +228,7 @@ def _written(model: Any, prompt: Prompt, asked: list[_Fact], context: int) -> li
 
 
 def _ranks(
-    model: Any, prompt: Prompt, rows: Sequence[tuple[str, _Fact]], context: int
+    model: CausalLM, prompt: Prompt, rows: Sequence[tuple[str, _Fact]], context: int
 ) -> list[list[Asked]]:
     """Return the scores of a fact's answer and of its alternatives after each question.
 
@@ -261,7 +261,7 @@ def _elsewhere(a: _Fact, asked: Sequence[_Fact]) -> tuple[float | None, ...]:
     )
 
 
-def _second_look(model: Any, prompt: Prompt, asked: list[_Fact], context: int) -> list[_Fact]:
+def _second_look(model: CausalLM, prompt: Prompt, asked: list[_Fact], context: int) -> list[_Fact]:
     """Ask paraphrases and other questions where the ranking has to decide."""
     rows: list[tuple[str, _Fact]] = []
     for a in asked:

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from ssiuu.causal import CausalLM
 from ssiuu.evaluation.ask import Question, ask
 from ssiuu.evaluation.match import holds
 from ssiuu.evaluation.score import FREE_MARGIN
@@ -26,7 +26,7 @@ ODDS = math.log(20)  # nats: one in twenty is what may still be answered of many
 
 
 def within_reach(
-    model: Any,
+    model: CausalLM,
     prompt: Prompt,
     facts: Sequence[FactText],
     known: Mapping[str, Knowledge],
@@ -84,7 +84,7 @@ def _begun(prompt: Prompt, fact: FactText, known: Knowledge | None, context: int
     return [row for row in rows if row is not None]
 
 
-def _reworded(model: Any, prompt: Prompt, facts: Sequence[FactText], context: int) -> set[str]:
+def _reworded(model: CausalLM, prompt: Prompt, facts: Sequence[FactText], context: int) -> set[str]:
     """Return the facts whose answer is written when they are asked in other words."""
     rewordings = []
     for fact in facts:

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
+from ssiuu.causal import CausalLM
 from ssiuu.evaluation.growing import Again, Growing, Kept, keeps_states, next_logits
 from ssiuu.likelihood import Example, Prompt, collate, last_columns, length_sorted
 
@@ -30,7 +30,7 @@ ROWS = 256  # samples written at once
 
 @torch.no_grad()
 def sample_answers(
-    model: Any,
+    model: CausalLM,
     prompt: Prompt,
     examples: Sequence[Example],
     count: int,
@@ -60,7 +60,7 @@ def sample_answers(
 
 
 def _sample_batch(
-    model: Any, prompt: Prompt, chunk: list[Example], count: int, margin: int, seed: int
+    model: CausalLM, prompt: Prompt, chunk: list[Example], count: int, margin: int, seed: int
 ) -> list[list[int]]:
     texts, logits = _begun(model, [e.prompt for e in chunk], count)
     streams = [random.Random(f"{seed}:{e.id}:{n}") for e in chunk for n in range(count)]
@@ -85,7 +85,7 @@ def _sample_batch(
 
 
 def _begun(
-    model: Any, prompts: Sequence[list[int]], count: int
+    model: CausalLM, prompts: Sequence[list[int]], count: int
 ) -> tuple[Growing, Float[Tensor, "R V"]]:
     """Read every prompt once; return `count` texts of each, and the logits of their first tokens."""
     device = next(model.parameters()).device

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from ssiuu.causal import CausalLM
 from ssiuu.evaluation.ask import Asked, Question, ask
 from ssiuu.evaluation.match import holds
 from ssiuu.evaluation.rouge import rouge_recall
@@ -16,7 +16,7 @@ FREE_MARGIN = 16  # "The capital of Italy is Rome."
 
 
 def score_facts(
-    model: Any,
+    model: CausalLM,
     prompt: Prompt,
     facts: Sequence[FactText],
     paraphrases: bool = True,

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ssiuu.causal import CausalLM
 from ssiuu.evaluation.tree import grown
 from ssiuu.likelihood import Example
 
@@ -83,7 +83,7 @@ class SequenceScore:
 
 @torch.no_grad()
 def score_sequences(
-    model: Any, examples: Sequence[Example], moments: bool = False
+    model: CausalLM, examples: Sequence[Example], moments: bool = False
 ) -> list[SequenceScore]:
     """Score answers given their prompts (teacher-forced), in the order of the examples.
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
+from ssiuu.causal import CausalLM
 from ssiuu.evaluation.growing import Begun, keeps_states
 
 Pair = tuple[list[int], list[int]]  # token ids of a question and of an answer
@@ -47,7 +48,7 @@ class Tree:
 
     logprobs: Float[Tensor, "N V"]
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: CausalLM) -> None:
         self.model = model
         self.logprobs = torch.empty(0)
         self._ids: list[int] = []
@@ -183,7 +184,7 @@ class Tree:
         return logits[[row for row, _ in places], [columns.index(column) for _, column in places]]
 
 
-def takes_trees(model: Any) -> bool:
+def takes_trees(model: CausalLM) -> bool:
     """Whether a model takes positions, and a mask for every pair of tokens.
 
     Sure where attention goes through the interface that transformers' models share, by a kernel
@@ -192,14 +193,14 @@ def takes_trees(model: Any) -> bool:
     config = model.config
     layers = getattr(config, "layer_types", None) or ()
     return (
-        model.is_backend_compatible()
+        getattr(model, "is_backend_compatible", bool)()  # a model made by hand has no such method
         and config._attn_implementation in ("eager", "sdpa")
         and config.get_text_config() is config
         and set(layers) <= {"full_attention", "sliding_attention"}
     )
 
 
-def grown(model: Any, pairs: Sequence[Pair]) -> Iterator[tuple[Tree, list[int], list[Path]]]:
+def grown(model: CausalLM, pairs: Sequence[Pair]) -> Iterator[tuple[Tree, list[int], list[Path]]]:
     """Yield unread trees, with the indices of the pairs in each and their paths.
 
     A tree is full when it has `NODES` tokens besides its first question.

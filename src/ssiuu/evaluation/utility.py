@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 from typing import Any, NamedTuple
 
+from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.hub import reaching
 from ssiuu.records.schema import TaskScore
@@ -51,7 +52,7 @@ def require() -> None:
         )
 
 
-def measure(model: Any, tokenizer: Any) -> dict[str, TaskScore]:
+def measure(model: CausalLM, tokenizer: Any) -> dict[str, TaskScore]:
     """Return the accuracy of the model on each of `TASKS`.
 
     Args:

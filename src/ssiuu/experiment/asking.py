@@ -10,7 +10,7 @@ from typing import Any
 from ssiuu.data.columns import Columns
 from ssiuu.data.read import Source
 from ssiuu.evaluation.knowledge import know
-from ssiuu.experiment.given import given_settings
+from ssiuu.experiment.given import ModelSource, given_settings
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.session import open_ground
 from ssiuu.records.files import write_record
@@ -18,7 +18,7 @@ from ssiuu.records.schema import ModelKnowledge
 
 
 def ask_model(
-    model: Any,
+    model: ModelSource,
     facts: Source,
     out: str | Path | None = None,
     sets: list[str] | None = None,

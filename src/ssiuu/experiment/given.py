@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from typing_extensions import TypeIs
+
 from ssiuu.benchmarks.base import Given
 from ssiuu.data.columns import Columns, check_columns, parse_columns
 from ssiuu.data.read import Source, read_facts
@@ -21,10 +24,12 @@ from ssiuu.errors import ConfigError
 from ssiuu.models.load import Loaded, from_object, load_checkpoint_weights, save
 
 IN_MEMORY = "given in memory"
+# A short name, folder or hub name, or a model in memory, whatever it is wrapped in.
+ModelSource = str | Path | torch.nn.Module
 
 
 def given_settings(
-    model: Any,
+    model: ModelSource,
     forget: Source,
     retain: Source | None,
     columns: Columns | str | None = None,
@@ -74,7 +79,7 @@ def setting(key: str, value: Any) -> str:
 
 
 @contextmanager
-def checkpoint(model: Any, tokenizer: Any, option: str) -> Iterator[Path]:
+def checkpoint(model: ModelSource, tokenizer: Any, option: str) -> Iterator[Path]:
     """Give the folder of a checkpoint; of a model in memory one that is there for this while.
 
     Raises:
@@ -92,7 +97,7 @@ def checkpoint(model: Any, tokenizer: Any, option: str) -> Iterator[Path]:
 
 
 @contextmanager
-def in_place(model: Any) -> Iterator[Path]:
+def in_place(model: ModelSource) -> Iterator[Path]:
     """Give a folder for a checkpoint, whose weights are then put into the caller's model.
 
     They take its types and stay on its devices. Nothing is changed where no checkpoint was made.
@@ -111,11 +116,11 @@ def in_place(model: Any) -> Iterator[Path]:
         folder = Path(place) / "model"
         yield folder
         if folder.exists():
-            bare = getattr(model, "_orig_mod", model)  # of torch.compile; below, of DataParallel
+            bare: Any = getattr(model, "_orig_mod", model)  # of torch.compile; below, of DataParallel
             load_checkpoint_weights(getattr(bare, "module", bare), folder)
 
 
-def _held(model: Any, tokenizer: Any, option: str) -> Loaded:
+def _held(model: torch.nn.Module, tokenizer: Any, option: str) -> Loaded:
     if tokenizer is None:
         raise ConfigError(
             f"{option}: a {type(model).__name__} was given and no tokenizer; give the model's own, "
@@ -124,5 +129,5 @@ def _held(model: Any, tokenizer: Any, option: str) -> Loaded:
     return from_object(model, tokenizer, IN_MEMORY)
 
 
-def _is_name(source: Any) -> bool:
+def _is_name(source: object) -> TypeIs[str | Path]:
     return isinstance(source, (str, Path))

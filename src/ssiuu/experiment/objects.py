@@ -13,21 +13,24 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
 
 from ssiuu.benchmarks.base import Progress
 from ssiuu.config import flatten
 from ssiuu.data.columns import Columns
 from ssiuu.data.read import Source
-from ssiuu.experiment.given import setting
+from ssiuu.experiment.given import ModelSource, setting
 from ssiuu.experiment.unlearn import DEFAULT_METHOD, audit_models, unlearn_model
 from ssiuu.report.results import Audited, Unlearned
 
 RecipeValues = Mapping[str, Any]
+M = TypeVar("M", bound=torch.nn.Module)
 
 
 def unlearn(
-    model: Any,
+    model: M,
     tokenizer: Any,
     forget: Source,
     retain: Source,
@@ -37,7 +40,7 @@ def unlearn(
     columns: Columns | str | None = None,
     keep_anyway: bool = False,
     progress: Progress = lambda _: None,
-) -> Unlearned:
+) -> Unlearned[M]:
     """Make a model in memory forget facts, in place.
 
     Without a learning rate among the settings one is searched. Where the facts are not forgotten, or at
@@ -75,8 +78,8 @@ def unlearn(
 
 
 def audit(
-    before: Any,
-    after: Any,
+    before: ModelSource,
+    after: ModelSource,
     forget: Source,
     retain: Source | None = None,
     *,

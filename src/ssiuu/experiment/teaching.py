@@ -24,7 +24,7 @@ from ssiuu.evaluation.ask import write
 from ssiuu.evaluation.knowledge import know
 from ssiuu.evaluation.score import score_facts
 from ssiuu.experiment.anchors import questions
-from ssiuu.experiment.given import given_settings
+from ssiuu.experiment.given import ModelSource, given_settings
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.session import Session, open_ground
 from ssiuu.likelihood import Example, encode
@@ -44,7 +44,7 @@ NEAR = 1.0  # mean loss (nats a token) above which nobody has learned anything: 
 
 
 def teach_model(
-    model: Any,
+    model: ModelSource,
     facts: Source | Sequence[str | Path],
     out: str | Path,
     without: Source | None = None,
@@ -149,7 +149,7 @@ def teach_model(
         )
         taught = f"taught {len(shown)} facts in {epochs_run} epochs"
         note = "; ".join(part for part in (taught, session.loaded.info.note) if part)
-        save(session.model, session.loaded.tokenizer, out, note, session.loaded.info.dtype)
+        save(session.loaded.model, session.loaded.tokenizer, out, note, session.loaded.info.dtype)
         write_record(out / "teach.json", record)
     shutil.rmtree(work, ignore_errors=True)
     return record

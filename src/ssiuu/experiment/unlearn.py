@@ -20,7 +20,7 @@ from ssiuu.data.read import Source
 from ssiuu.errors import ConfigError, OutputError
 from ssiuu.experiment.drive import check_method
 from ssiuu.experiment.forgetting import forget as forget_facts
-from ssiuu.experiment.given import checkpoint, given_settings, in_place, setting
+from ssiuu.experiment.given import ModelSource, checkpoint, given_settings, in_place, setting
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.run import run
 from ssiuu.experiment.session import open_session
@@ -36,7 +36,7 @@ NO_METHOD = "methods=[none]"
 
 
 def unlearn_model(
-    model: Any,
+    model: ModelSource,
     forget: Source,
     out: str | Path | None = None,
     retain: Source | None = None,
@@ -122,7 +122,7 @@ def unlearn_model(
             write_record(out.with_name(f"{out.name}.unlearn.json"), record)
         elif adapter is None:
             noted = _joined(note, session.loaded.info.note)
-            save(session.model, session.loaded.tokenizer, out, noted, session.loaded.info.dtype)
+            save(session.loaded.model, session.loaded.tokenizer, out, noted, session.loaded.info.dtype)
             write_record(out / "unlearn.json", record)
         else:
             place(adapter, out)
@@ -136,8 +136,8 @@ def _joined(*notes: str) -> str:
 
 
 def audit_models(
-    before: Any,
-    after: Any,
+    before: ModelSource,
+    after: ModelSource,
     forget: Source | None,
     out: str | Path,
     retain: Source | None = None,
@@ -179,12 +179,12 @@ def audit_models(
 
 
 def diagnose_models(
-    before: Any,
-    after: Any,
+    before: ModelSource,
+    after: ModelSource,
     forget: Source | None,
     out: str | Path,
     retain: Source | None = None,
-    attacked: Any = None,
+    attacked: ModelSource | None = None,
     sets: list[str] | None = None,
     command: str = "",
     progress: Progress = lambda _: None,
@@ -233,7 +233,7 @@ def diagnose_models(
 
 
 def _judged(
-    before: Any,
+    before: ModelSource,
     forget: Source | None,
     retain: Source | None,
     sets: list[str],

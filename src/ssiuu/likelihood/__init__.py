@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad as pad_left
 
+from ssiuu.causal import CausalLM
 from ssiuu.errors import DataError
 from ssiuu.likelihood.prompt import ONE_LINE, Ending, Joint, Prompt, PromptStyle
 
@@ -162,7 +162,7 @@ class AnswerLogprobs:
         return AnswerLogprobs(self.tokens[rows], self.mask[rows])
 
 
-def answer_logits(model: Any, batch: Batch) -> Float[Tensor, "B A V"]:
+def answer_logits(model: CausalLM, batch: Batch) -> Float[Tensor, "B A V"]:
     """Return the logits that predict the answer tokens, in fp32 or wider; differentiable.
 
     Args:
@@ -188,7 +188,7 @@ def last_columns(count: int, device: torch.device) -> Int[Tensor, " count"]:
 
 
 def answer_logprobs(
-    model: Any, batch: Batch, logits: Float[Tensor, "B A V"] | None = None
+    model: CausalLM, batch: Batch, logits: Float[Tensor, "B A V"] | None = None
 ) -> AnswerLogprobs:
     """Return the log-probability of every answer token; differentiable.
 

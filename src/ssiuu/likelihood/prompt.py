@@ -15,6 +15,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
+from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError, DataError
 from ssiuu.likelihood.template import rendered
 
@@ -214,7 +215,7 @@ class Prompt:
             return False
         return ending.reached(str(self.tokenizer.decode(written)).split("\n")[:-1])
 
-    def end_tokens(self, model: Any = None) -> frozenset[int]:
+    def end_tokens(self, model: CausalLM | None = None) -> frozenset[int]:
         """Return the tokens that end a text: the tokenizer's, the model's, and the template's own."""
         config = getattr(model, "generation_config", None)
         stated = getattr(config, "eos_token_id", None)

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from ssiuu.causal import CausalLM
 from ssiuu.likelihood import AnswerLogprobs, Batch, Example, collate, length_sorted
 from ssiuu.models.lora import Adapter
 from ssiuu.records.schema import Target
@@ -59,7 +60,7 @@ class Ask:
     `shared`: what directions are read off; the retain rows unless others were given.
     """
 
-    model: Any
+    model: CausalLM
     label: str
     pad: int
     rows: Mapping[Rows, Sequence[Example]]
@@ -83,7 +84,7 @@ class Training:
     `effective`: adapters whose W + s B A is taken for the features, by the weight's name; else empty.
     """
 
-    model: Any
+    model: CausalLM
     named: dict[str, Tensor]
     effective: dict[str, Adapter] = field(default_factory=dict)
     weight_decay: float = 0.0
@@ -242,7 +243,7 @@ class Part(BaseModel):
             ValueError: It does not.
         """
 
-    def check(self, model: Any) -> None:
+    def check(self, model: CausalLM) -> None:
         """Refuse a model that it does not fit, before any work.
 
         Raises:
@@ -261,7 +262,7 @@ class Part(BaseModel):
         """Return what this part does in one run, given what `prepare` returned (None: nothing)."""
         return Bound()
 
-    def untouched(self, model: Any, prepared: Any) -> str:
+    def untouched(self, model: CausalLM, prepared: Any) -> str:
         """Return what must be said of weights that it leaves as they are."""
         return ""
 
@@ -348,7 +349,7 @@ class Edit(Objective):
         """It has none."""
         raise NotImplementedError
 
-    def edit(self, model: Any, work: Work) -> Iterator[str]:
+    def edit(self, model: CausalLM, work: Work) -> Iterator[str]:
         """Change the weights in place; after every yield the stop score is read, and may end it.
 
         Yields:

@@ -31,6 +31,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from ssiuu.attribution.neuron import by_path, capture, frozen
+from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Batch, answer_logprobs
 from ssiuu.models.maps import BLOCK, block_maps, passed_by
@@ -84,7 +85,7 @@ def leading_directions(moment: Float[Tensor, "d d"], k: int) -> Float[Tensor, "d
 
 
 def retain_bases(
-    model: Any, batches: Iterable[Batch], inputs: int | None, outputs: int | None
+    model: CausalLM, batches: Iterable[Batch], inputs: int | None, outputs: int | None
 ) -> dict[str, Subspace]:
     """Return the shared directions of every linear map, by parameter name.
 
@@ -125,7 +126,7 @@ def retain_bases(
     }
 
 
-def random_bases(model: Any, inputs: int | None, outputs: int | None) -> dict[str, Subspace]:
+def random_bases(model: CausalLM, inputs: int | None, outputs: int | None) -> dict[str, Subspace]:
     """Return as many directions of every linear map as `retain_bases`, drawn at random: a control.
 
     What it has in common with them is that only linear maps are updated, and by less. Maps that read
@@ -143,7 +144,7 @@ def random_bases(model: Any, inputs: int | None, outputs: int | None) -> dict[st
         seeded = torch.Generator().manual_seed(zlib.crc32(f"{side} of {path}".encode()))
         width = maps.widths[path][side == "outputs"]
         basis: Tensor = torch.linalg.qr(torch.randn(width, k, generator=seeded)).Q
-        return basis.to(model.get_submodule(path).weight)
+        return basis.to(model.get_parameter(f"{path}.weight"))
 
     return {
         f"{path}.weight": Subspace(
@@ -153,7 +154,7 @@ def random_bases(model: Any, inputs: int | None, outputs: int | None) -> dict[st
     }
 
 
-def untouched(model: Any, bases: Mapping[str, Subspace]) -> list[str]:
+def untouched(model: CausalLM, bases: Mapping[str, Subspace]) -> list[str]:
     """Return the matrices inside the blocks that a projection leaves without a forget gradient."""
     return [
         name
@@ -162,7 +163,7 @@ def untouched(model: Any, bases: Mapping[str, Subspace]) -> list[str]:
     ]
 
 
-def check_directions(model: Any, inputs: int | None, outputs: int | None) -> None:
+def check_directions(model: CausalLM, inputs: int | None, outputs: int | None) -> None:
     """Refuse to take out more directions than a model's maps have.
 
     Raises:
@@ -183,7 +184,7 @@ class _Maps:
     outputs.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: CausalLM) -> None:
         self.owner: dict[str, str] = {}
         first: dict[tuple[int, str], str] = {}
         self.known = by_path(known_sites(model))
@@ -241,7 +242,9 @@ class _Found:
 
 
 @contextmanager
-def _moments(model: Any, owners: Mapping[str, str], inputs: bool, outputs: bool) -> Iterator[_Found]:
+def _moments(
+    model: CausalLM, owners: Mapping[str, str], inputs: bool, outputs: bool
+) -> Iterator[_Found]:
     """Collect second moments while the context is open; no hook outlives it."""
     moments = _Found()
     handles = [

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ssiuu.errors import ModelError
 from ssiuu.hub import first_line
@@ -48,7 +49,7 @@ def base_folder(folder: Path, base: str | None) -> Path:
         raise ModelError(f"{path} states a base that is not to be had: {error} {remedy}") from error
 
 
-def merge(model: Any, folder: Path) -> Any:
+def merge(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """Merge an adapter into a model, in place, and return the model.
 
     Raises:
@@ -73,12 +74,13 @@ def merge(model: Any, folder: Path) -> Any:
     try:
         with quiet():
             set_peft_model_state_dict(wrapped, weights)
-            merged = wrapped.merge_and_unload(safe_merge=True)
+            merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
     except Exception as error:
         raise ModelError(f"{folder} cannot be merged into its base: {first_line(error)}.") from error
     for parameter in merged.parameters():
         parameter.requires_grad_(True)
-    return merged.eval()
+    merged.eval()
+    return merged
 
 
 def _read(folder: Path) -> dict[str, Tensor]:

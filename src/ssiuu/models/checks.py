@@ -18,6 +18,7 @@ from transformers.models.auto.tokenization_auto import (
     tokenizer_class_from_name,
 )
 
+from ssiuu.causal import CausalLM
 from ssiuu.errors import ModelError
 from ssiuu.hub import first_line
 from ssiuu.models.files import Stored, read_json
@@ -154,7 +155,7 @@ def check_finite(what: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
         )
 
 
-def check_filled(where: str, model: Any) -> str:
+def check_filled(where: str, model: CausalLM) -> str:
     """Refuse weights that were never filled: a whole map or embedding of one value.
 
     Returns:
@@ -213,7 +214,7 @@ def check_tokenizer_class(path: Path, config: Mapping[str, Any]) -> None:
     )
 
 
-def check_tokenizer(where: str, model: Any, tokenizer: Any) -> None:
+def check_tokenizer(where: str, model: CausalLM, tokenizer: Any) -> None:
     """Refuse a tokenizer whose tokens the model has no embedding for, or that has no tokens.
 
     A placeholder of images or sounds beyond the embedding is let pass: text never becomes one.
@@ -244,7 +245,7 @@ def check_tokenizer(where: str, model: Any, tokenizer: Any) -> None:
 
 
 @torch.no_grad()
-def check_causal(where: str, model: Any) -> None:
+def check_causal(where: str, model: CausalLM) -> None:
     """Refuse a model whose predictions depend on what comes after them, such as an encoder.
 
     Raises:
@@ -273,7 +274,7 @@ def check_causal(where: str, model: Any) -> None:
 
 
 @torch.no_grad()
-def check_padding(where: str, model: Any) -> None:
+def check_padding(where: str, model: CausalLM) -> None:
     """Refuse a model that reads padding as text: rows of different lengths are read together here.
 
     Raises:
@@ -306,7 +307,7 @@ def check_padding(where: str, model: Any) -> None:
 
 
 @torch.no_grad()
-def check_same(folder: Path, model: Any, other: Any) -> None:
+def check_same(folder: Path, model: CausalLM, other: CausalLM) -> None:
     """Refuse a checkpoint that makes something else of the same weights than the model before.
 
     Args:
@@ -335,7 +336,7 @@ def check_same(folder: Path, model: Any, other: Any) -> None:
     )
 
 
-def embedding_rows(model: Any) -> int:
+def embedding_rows(model: CausalLM) -> int:
     """Return how many tokens a model has an embedding for."""
     return int(model.get_input_embeddings().weight.shape[0])
 

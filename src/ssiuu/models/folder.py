@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import torch
 from safetensors import safe_open
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ssiuu.errors import ModelError
@@ -39,7 +39,7 @@ DTYPES: Final = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "
 class Whole:
     """What a folder, with what it is incomplete without, comes to."""
 
-    model: Any
+    model: PreTrainedModel
     tokenizer: Any
     dtype: str
     note: str = ""
@@ -99,7 +99,7 @@ def read(folder: Path, base: str | None, above: tuple[Path, ...] = (), tokenizer
     return Whole(merged, reader, below.dtype, "; ".join(n for n in (below.note, note) if n))
 
 
-def _read_model(folder: Path) -> tuple[Any, str, str]:
+def _read_model(folder: Path) -> tuple[PreTrainedModel, str, str]:
     """Read the model of a folder, the type that most of its weights are stored in, and a note."""
     config = read_config(folder)
     files = weight_files(folder)
@@ -129,7 +129,7 @@ def _read_model(folder: Path) -> tuple[Any, str, str]:
     return model.eval(), _dtype(stored), _loosened(model)
 
 
-def _loosened(model: Any) -> str:
+def _loosened(model: PreTrainedModel) -> str:
     """Say in the configuration, and to people, where weights that it ties are stored as two."""
     config, out = model.config.get_text_config(), model.get_output_embeddings()
     tied = getattr(config, "tie_word_embeddings", False)

@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ssiuu.causal import CausalLM
 from ssiuu.errors import ModelError
 from ssiuu.models.checks import (
     check_causal,
@@ -26,6 +28,7 @@ from ssiuu.models.checks import (
     check_padding,
     check_same,
     check_tokenizer,
+    embedding_rows,
 )
 from ssiuu.models.files import is_adapter, tokenizer_files
 from ssiuu.models.folder import model_fingerprint, read
@@ -71,7 +74,7 @@ class Loaded:
     `folder`: holds exactly these weights; None where they were merged or are an object's.
     """
 
-    model: Any
+    model: PreTrainedModel
     tokenizer: Any
     info: ModelInfo
     folder: Path | None
@@ -135,7 +138,7 @@ def from_object(model: Any, tokenizer: Any, name: str = "object") -> Loaded:
 
 @torch.no_grad()
 def load_checkpoint_weights(
-    model: Any, folder: Path, base: str | None = None, tokenizer: Any = None
+    model: CausalLM, folder: Path, base: str | None = None, tokenizer: Any = None
 ) -> list[str]:
     """Read another checkpoint's weights into a model of the same architecture, in place.
 
@@ -188,11 +191,11 @@ def load_checkpoint_weights(
         parameter[common:] = their_weight.mean(0)
     if tokenizer is not None:
         check_same(folder, model, other)
-    if len(model.get_input_embeddings().weight) != len(other.get_input_embeddings().weight):
+    ours, others = embedding_rows(model), embedding_rows(other)
+    if ours != others:
         notes.append(
-            f"The embedding of {folder.name} has {len(other.get_input_embeddings().weight)} rows and "
-            f"that of the model before {len(model.get_input_embeddings().weight)}; the rows that both "
-            "have are compared."
+            f"The embedding of {folder.name} has {others} rows and that of the model before {ours}; "
+            "the rows that both have are compared."
         )
     return notes
 
@@ -202,7 +205,7 @@ def _fits(ours: Tensor, theirs: Tensor, rows: bool) -> bool:
     return ours.shape[1:] == theirs.shape[1:] if rows else ours.shape == theirs.shape
 
 
-def _vocabulary(model: Any) -> set[str]:
+def _vocabulary(model: CausalLM) -> set[str]:
     """Return the names of the parameters that have a row for each token."""
     out = model.get_output_embeddings()
     by_token = [model.get_input_embeddings().weight, out.weight, getattr(out, "bias", None)]
@@ -210,7 +213,7 @@ def _vocabulary(model: Any) -> set[str]:
     return {name for name, parameter in every if any(parameter is one for one in by_token)}
 
 
-def _untie(model: Any, theirs: dict[str, Tensor], folder: Path) -> list[str]:
+def _untie(model: CausalLM, theirs: Mapping[str, Tensor], folder: Path) -> list[str]:
     """Give a model an output layer of its own where its embedding is that, and the other's is not."""
     out, into = model.get_output_embeddings(), model.get_input_embeddings()
     if out.weight is not into.weight:
@@ -222,11 +225,13 @@ def _untie(model: Any, theirs: dict[str, Tensor], folder: Path) -> list[str]:
     out.weight = torch.nn.Parameter(into.weight.detach().clone())
     model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
     for name in tied:
-        model.all_tied_weights_keys.pop(name, None)
+        getattr(model, "all_tied_weights_keys", {}).pop(name, None)
     return [f"{folder.name} has an output layer of its own, the model before shares its embedding."]
 
 
-def _info(model: Any, name: str, source: str, digest: str, dtype: str, note: str) -> ModelInfo:
+def _info(
+    model: PreTrainedModel, name: str, source: str, digest: str, dtype: str, note: str
+) -> ModelInfo:
     return ModelInfo(
         name=name,
         source=source,
@@ -238,7 +243,7 @@ def _info(model: Any, name: str, source: str, digest: str, dtype: str, note: str
     )
 
 
-def _check(where: str, model: Any, tokenizer: Any) -> str:
+def _check(where: str, model: PreTrainedModel, tokenizer: Any) -> str:
     """Refuse what loads and yet is no model that anything can be said of; return what is odd of it."""
     check_finite(where, model.state_dict().items())
     odd = check_filled(where, model)
@@ -248,7 +253,7 @@ def _check(where: str, model: Any, tokenizer: Any) -> str:
     return odd
 
 
-def _object_digest(model: Any, tokenizer: Any) -> str:
+def _object_digest(model: PreTrainedModel, tokenizer: Any) -> str:
     """Return the sha256 over an object's weights, config and tokenizer."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

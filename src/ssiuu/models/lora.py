@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.models.maps import adaptable, is_map
 
@@ -83,7 +84,7 @@ class Adapter:
 
 
 @contextmanager
-def adapted(model: Any, lora: Lora | None) -> Iterator[PeftModel | None]:
+def adapted(model: CausalLM, lora: Lora | None) -> Iterator[PeftModel | None]:
     """Put adapters into a model, in place; merge them into its weights on leaving.
 
     Raises:
@@ -107,7 +108,7 @@ def adapted(model: Any, lora: Lora | None) -> Iterator[PeftModel | None]:
             fan_in_fan_out=across,
         )
         try:
-            wrapped = get_peft_model(model, config)
+            wrapped = get_peft_model(model.get_submodule(""), config)
         except ValueError as error:
             raise ConfigError(f"{lora.key}: {' '.join(str(error).split())}") from error
     try:
@@ -118,7 +119,7 @@ def adapted(model: Any, lora: Lora | None) -> Iterator[PeftModel | None]:
             parameter.requires_grad_(True)
 
 
-def targeted(model: Any, lora: Lora) -> list[str]:
+def targeted(model: CausalLM, lora: Lora) -> list[str]:
     """Return the paths of the linear maps that adapters are put on.
 
     Raises:
@@ -149,7 +150,7 @@ def targeted(model: Any, lora: Lora) -> list[str]:
     return list(paths)
 
 
-def adapters(model: Any) -> list[Adapter]:
+def adapters(model: CausalLM) -> list[Adapter]:
     """Return the adapters that are in a model."""
     return [
         Adapter(f"{path}.weight", module)

@@ -14,11 +14,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from transformers.pytorch_utils import Conv1D
 
+from ssiuu.causal import CausalLM
 from ssiuu.models.hooks import Hook, hooked
 
 BLOCK = re.compile(r"\.(\d+)\.(.+)$")
@@ -40,17 +41,17 @@ class Chosen:
     barred: tuple[str, ...] = ()
 
 
-def is_map(module: Any) -> bool:
+def is_map(module: object) -> TypeGuard[torch.nn.Linear | Conv1D]:
     """Whether a module is one linear map."""
     return isinstance(module, (torch.nn.Linear, Conv1D))
 
 
-def block_maps(model: Any) -> dict[str, torch.nn.Module]:
+def block_maps(model: CausalLM) -> dict[str, torch.nn.Module]:
     """Return every linear map inside the blocks, by path."""
     return {p: m for p, m in model.named_modules() if is_map(m) and BLOCK.search(p)}
 
 
-def stacked_weights(model: Any) -> list[str]:
+def stacked_weights(model: CausalLM) -> list[str]:
     """Return the weights of the blocks that hold several maps in one tensor, [maps, ., .]: experts."""
     convolutions = {
         f"{p}.weight" for p, m in model.named_modules() if isinstance(m, torch.nn.modules.conv._ConvNd)
@@ -63,7 +64,7 @@ def stacked_weights(model: Any) -> list[str]:
     ]
 
 
-def stored_across(model: Any, name: str) -> bool:
+def stored_across(model: CausalLM, name: str) -> bool:
     """Whether a stacked weight holds its maps as [in, out].
 
     The module says so, or else the width of the residual stream does, where the maps begin or end.
@@ -78,7 +79,7 @@ def stored_across(model: Any, name: str) -> bool:
     return bool(out != width and inner == width) if ends else bool(out == width and inner != width)
 
 
-def adaptable(model: Any) -> Chosen:
+def adaptable(model: CausalLM) -> Chosen:
     """Return every map of the blocks that an adapter can be put on."""
     barred = _barred(model)
     notes = []
@@ -93,7 +94,7 @@ def adaptable(model: Any) -> Chosen:
     return Chosen(maps, tuple(notes), barred)
 
 
-def query_value(model: Any) -> Chosen:
+def query_value(model: CausalLM) -> Chosen:
     """Return the maps that compute queries and values, block by block.
 
     A map that computes q, k and v at once is taken whole. In a block whose q and v are not known the
@@ -130,7 +131,7 @@ def query_value(model: Any) -> Chosen:
 
 
 @torch.no_grad()
-def passed_by(model: Any) -> tuple[str, ...]:
+def passed_by(model: CausalLM) -> tuple[str, ...]:
     """Return the maps of the blocks whose weight is used in another way than by a plain call.
 
     An adapter or a hook on such a map would be passed by; some routers put out more than a product.
@@ -158,7 +159,7 @@ def passed_by(model: Any) -> tuple[str, ...]:
     return tuple(path for path, grad in zip(silent, gradients, strict=True) if grad is not None)
 
 
-def _barred(model: Any) -> tuple[str, ...]:
+def _barred(model: CausalLM) -> tuple[str, ...]:
     """Return the maps on which an adapter might not be noticed, here or where faster kernels run."""
     kind = getattr(model.config, "model_type", "")
     types = [p for p in block_maps(model) if kind in _PASSED_BY.get(p.rpartition(".")[2], ())]

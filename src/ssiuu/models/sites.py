@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from ssiuu.causal import CausalLM
 from ssiuu.errors import ModelError
 from ssiuu.models.maps import BLOCK, is_map, stacked_weights, summed
 
@@ -68,7 +69,7 @@ class Site:
         return span if self.groups == 1 else f"{span} in each of {self.groups} groups"
 
 
-def find_sites(model: Any) -> list[Site]:
+def find_sites(model: CausalLM) -> list[Site]:
     """Return every q, k, v, o, gate, up and down map, by layer and then by module.
 
     Raises:
@@ -94,7 +95,7 @@ def find_sites(model: Any) -> list[Site]:
     return sorted(sites, key=lambda site: (site.layer, MODULES.index(site.module)))
 
 
-def known_sites(model: Any) -> list[Site]:
+def known_sites(model: CausalLM) -> list[Site]:
     """Return the sites, or none where `find_sites` finds none or does not know their order."""
     try:
         return find_sites(model)
@@ -102,7 +103,7 @@ def known_sites(model: Any) -> list[Site]:
         return []
 
 
-def left_out(model: Any, sites: Sequence[Site]) -> list[str]:
+def left_out(model: CausalLM, sites: Sequence[Site]) -> list[str]:
     """Return the matrices inside the blocks that belong to no site."""
     owned = {f"{site.path}.weight" for site in sites}
     return [
@@ -112,7 +113,7 @@ def left_out(model: Any, sites: Sequence[Site]) -> list[str]:
     ]
 
 
-def coverage(model: Any, sites: Sequence[Site]) -> str | None:
+def coverage(model: CausalLM, sites: Sequence[Site]) -> str | None:
     """Return the sentence on what is not looked into, None if all is.
 
     The shares are of the numbers in the blocks' matrices; an expert's count like others, though it is
@@ -138,7 +139,7 @@ def coverage(model: Any, sites: Sequence[Site]) -> str | None:
     )
 
 
-def _sites(model: Any, path: str, module: Any) -> Iterator[Site]:
+def _sites(model: CausalLM, path: str, module: Any) -> Iterator[Site]:
     """Yield the sites of one module."""
     path = path.removesuffix(".base_layer")  # a map with an adapter keeps its name
     match = BLOCK.search(path)
@@ -164,7 +165,7 @@ def _sites(model: Any, path: str, module: Any) -> Iterator[Site]:
         start += units
 
 
-def _fused(model: Any, path: str, name: str, width: int) -> tuple[dict[str, int], int]:
+def _fused(model: CausalLM, path: str, name: str, width: int) -> tuple[dict[str, int], int]:
     """Return how many units q, k and v have in each group of a fused map, and how many groups.
 
     Raises:
@@ -196,9 +197,9 @@ def _fused(model: Any, path: str, name: str, width: int) -> tuple[dict[str, int]
     return {"q": heads // groups * each, "k": keys // groups * each, "v": keys // groups * each}, groups
 
 
-def final_norm(model: Any) -> torch.nn.Module | None:
+def final_norm(model: CausalLM) -> torch.nn.Module | None:
     """Return the norm between the last block and the output embedding, or None."""
-    body = model.base_model
+    body = getattr(model, "base_model", model)
     for part in (body, getattr(body, "decoder", None), getattr(body, "model", None)):
         for name in ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f", "ln_out"):
             module = getattr(part, name, None)

@@ -16,10 +16,10 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ssiuu.errors import ModelError, OutputError, unknown
 from ssiuu.hub import first_line, reaching
@@ -142,7 +142,7 @@ def _convert_gguf(target: Path) -> None:
     from transformers import GgufConfig
 
     with quiet(), redirect_stderr(StringIO()):  # its own progress bar has no switch
-        model = AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             path.parent,
             gguf_file=path.name,
             dtype=torch.float32,
@@ -178,12 +178,12 @@ def require_cache(folder: Path | None = None) -> None:
         ) from error
 
 
-def _without_quantizer(model: Any) -> Any:
+def _without_quantizer(model: PreTrainedModel) -> PreTrainedModel:
     """Rebuild a model as a plain one, because the quantizer refuses to save."""
     config = model.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(model.state_dict(), strict=True)
     plain.tie_weights()
     return plain

@@ -13,14 +13,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
+from ssiuu.causal import CausalLM
 from ssiuu.errors import ModelError, OutputError
 from ssiuu.models.checks import check_finite
 from ssiuu.models.quiet import quiet
 from ssiuu.records.files import readable
 
 
-def save(model: Any, tokenizer: Any, folder: Path, note: str = "", dtype: str = "float32") -> None:
+def save(
+    model: PreTrainedModel, tokenizer: Any, folder: Path, note: str = "", dtype: str = "float32"
+) -> None:
     """Save model and tokenizer in the Hugging Face layout, whole or not at all.
 
     Args:
@@ -59,7 +63,7 @@ def save(model: Any, tokenizer: Any, folder: Path, note: str = "", dtype: str = 
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _cast(model: Any, kind: torch.dtype) -> dict[str, torch.Tensor]:
+def _cast(model: PreTrainedModel, kind: torch.dtype) -> dict[str, torch.Tensor]:
     """Return the state in another type; tensors that are tied stay one tensor.
 
     Raises:
@@ -79,7 +83,7 @@ def _cast(model: Any, kind: torch.dtype) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def round_to(model: Any, dtype: str) -> None:
+def round_to(model: CausalLM, dtype: str) -> None:
     """Round the weights in place to what a type can hold, as `save` does; they stay in their own."""
     kind: torch.dtype = getattr(torch, dtype)
     for parameter in model.parameters():
@@ -132,7 +136,7 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def save_weights(model: Any, path: Path) -> None:
+def save_weights(model: CausalLM, path: Path) -> None:
     """Write the parameters to one safetensors file, atomically.
 
     Raises:
@@ -165,7 +169,7 @@ def write_tensors(
 
 
 @torch.no_grad()
-def load_weights(model: Any, path: Path) -> None:
+def load_weights(model: CausalLM, path: Path) -> None:
     """Read parameters written by `save_weights` (or a checkpoint's file) into the model in place.
 
     Raises:
@@ -182,7 +186,7 @@ def load_weights(model: Any, path: Path) -> None:
         parameter.copy_(stored[name])
 
 
-def snapshot(model: Any) -> dict[str, torch.Tensor]:
+def snapshot(model: CausalLM) -> dict[str, torch.Tensor]:
     """Return a copy of all parameters in memory; those that are tied have one under each name."""
     by_id: dict[int, torch.Tensor] = {}
     copies = {}
@@ -194,7 +198,7 @@ def snapshot(model: Any) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def restore(model: Any, weights: dict[str, torch.Tensor]) -> None:
+def restore(model: CausalLM, weights: dict[str, torch.Tensor]) -> None:
     """Copy a snapshot back into the model."""
     for name, parameter in model.named_parameters():
         parameter.copy_(weights[name])

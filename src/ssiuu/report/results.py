@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from markupsafe import Markup, escape
 
@@ -16,10 +16,11 @@ from ssiuu.report.outcome import attempts, outcome
 from ssiuu.report.tables import column_tables
 
 FACTS = "facts"
+M = TypeVar("M")  # the class of the caller's model; nothing here needs torch
 
 
 @dataclass(frozen=True)
-class Unlearned:
+class Unlearned(Generic[M]):
     """What unlearning led to.
 
     Attributes:
@@ -29,7 +30,7 @@ class Unlearned:
         record: All that was done and found.
     """
 
-    model: Any
+    model: M
     changed: bool
     record: Unlearning
 

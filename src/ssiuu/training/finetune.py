@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from ssiuu.causal import CausalLM
 from ssiuu.likelihood import Batch, Example
 from ssiuu.training.batches import draw_rows, micro_batches
 from ssiuu.training.loop import Loop
@@ -18,7 +19,7 @@ KEEP_SEED = 2_000_003  # so that the rows mixed in have an order of their own
 
 
 def finetune(
-    model: Any,
+    model: CausalLM,
     examples: Sequence[Example],
     epochs: int,
     learning_rate: float,

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ssiuu.attribution.hidden import hidden_states
+from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Example, answer_logits, answer_logprobs
 from ssiuu.methods.base import Ask, Loss, Rows
@@ -60,7 +61,7 @@ class Frozen(Mapping[str, Tensor]):
 
 
 def prepare_parts(
-    model: Any,
+    model: CausalLM,
     method: Method,
     forget: Sequence[Example],
     retain: Sequence[Example],

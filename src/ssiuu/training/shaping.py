@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ssiuu.attribution.parameter import SecondGradient
+from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import AnswerLogprobs, Batch, answer_logprobs
 from ssiuu.methods.base import Bound, Objective, Slope, View
@@ -26,7 +26,7 @@ class Shaping:
     itself is it.
     """
 
-    model: Any
+    model: CausalLM
     named: dict[str, Tensor]
     bounds: list[Bound]
     objective: Objective | None
@@ -46,7 +46,7 @@ class Shaping:
         """Whether all forget gradients must be there before the first is changed."""
         return any(b.surveys or b.maps for b in self.bounds)
 
-    def _second(self, model: Any) -> SecondGradient | None:
+    def _second(self, model: CausalLM) -> SecondGradient | None:
         """Return the collector of the second gradient; None where no part looks at one of its own."""
         if not self.wanting:
             return None

@@ -23,6 +23,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ssiuu.attribution.parameter import SplitGradients
+from ssiuu.causal import CausalLM
 from ssiuu.errors import DivergedError
 from ssiuu.likelihood import Batch, answer_logits, answer_logprobs, join
 from ssiuu.methods.base import (
@@ -65,7 +66,7 @@ class Step:
 
     def __init__(
         self,
-        model: Any,
+        model: CausalLM,
         method: Method | None,
         learning_rate: float,
         precision: Literal["bf16", "fp32"] = "fp32",
@@ -102,7 +103,7 @@ class Step:
         self.term: RetainTerm | None = method.retain if method else LikelihoodTerm()
         self.accelerator = Accelerator(mixed_precision="no")
         self._frozen = self._freeze(model)
-        self.named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.named: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         optimizer = build(optimiser, list(self.named.values()), learning_rate, weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.views = Views(self.model, prepared or Prepared(), precision, pad)
@@ -315,13 +316,13 @@ class Step:
 
     # --- all ------------------------------------------------------------------------------------
 
-    def _freeze(self, model: Any) -> list[Tensor]:
+    def _freeze(self, model: CausalLM) -> list[Tensor]:
         """Let only what the objective updates carry gradients; return what was frozen."""
         if self.objective is None:
             return []
         trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         wanted = self.objective.updates([weight_of(n)[0] for n, _ in trained])
-        frozen = [p for n, p in trained if weight_of(n)[0] not in wanted]
+        frozen: list[Tensor] = [p for n, p in trained if weight_of(n)[0] not in wanted]
         for parameter in frozen:
             parameter.requires_grad_(False)
         return frozen

@@ -16,13 +16,14 @@ loss reads forget and retain rows apart.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import Trainer
 
+from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Example, answer_logprobs, collate
 from ssiuu.methods.base import Slope, Training
@@ -38,7 +39,7 @@ class SsiuuTerm:
     It holds A_{t-1} of every parameter (2 bytes each), so one is made for a whole run.
     """
 
-    def __init__(self, model: Any, form: Ssiuu | None = None) -> None:
+    def __init__(self, model: CausalLM, form: Ssiuu | None = None) -> None:
         """Begin without a memory: there is no penalty in the first step.
 
         Args:
@@ -55,7 +56,7 @@ class SsiuuTerm:
                 "gradient alone; neither is seen here. Use anchor: previous and lambda."
             )
         self.model = model
-        self.named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.named: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.penalty = self.form.bind(None)
         self.penalty.attach(Training(model, self.named))
 
@@ -131,10 +132,10 @@ class SsiuuTrainer(Trainer):
                 "SsiuuTrainer: one process and no scaled loss (fp16); bf16 and fp32 will do."
             )
         self.args.remove_unused_columns = False  # "forget" is no argument of the model
-        self.term = SsiuuTerm(self.model, ssiuu)
+        self.term = SsiuuTerm(cast(CausalLM, self.model), ssiuu)  # to the library any module is one
 
     def training_step(
-        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
         """Leave in `.grad` the gradient of the caller's loss with that of the term."""
         rows = _forgotten(inputs)

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from ssiuu.causal import CausalLM
 from ssiuu.errors import DivergedError
 from ssiuu.likelihood import Batch, Example
 from ssiuu.methods.base import Work
@@ -127,7 +128,7 @@ class StopRule:
 
 
 def unlearn_examples(
-    model: Any,
+    model: CausalLM,
     method: Method,
     info: MethodInfo,
     forget: Sequence[Example],
@@ -196,7 +197,7 @@ def unlearn_examples(
     return record.model_copy(update={"notes": [*record.notes, *notes]})
 
 
-def _untrained(model: Any, lora: Lora | None, method: Method, prepared: Prepared) -> list[str]:
+def _untrained(model: CausalLM, lora: Lora | None, method: Method, prepared: Prepared) -> list[str]:
     """Return what must be said of weights that the method or the adapters leave as they are."""
     notes = []
     if lora is not None and not lora.targets:
@@ -209,7 +210,7 @@ def _untrained(model: Any, lora: Lora | None, method: Method, prepared: Prepared
 class _Run:
     """One run of unlearning: its rows, its readings, its log."""
 
-    model: Any
+    model: CausalLM
     info: MethodInfo
     settings: Settings
     stop: StopRule

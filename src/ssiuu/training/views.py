@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ssiuu.attribution.hidden import hidden_states
 from ssiuu.attribution.parameter import SecondGradient
+from ssiuu.causal import CausalLM
 from ssiuu.likelihood import AnswerLogprobs, Batch, answer_logits, answer_logprobs, collate
 from ssiuu.methods.base import Loss, Rows, View
 from ssiuu.models.precision import autocast
@@ -22,7 +23,7 @@ from ssiuu.training.prepare import Prepared, aligned
 class Views:
     """Makes views of rows for the losses of one method."""
 
-    model: Any
+    model: CausalLM
     prepared: Prepared
     precision: Literal["bf16", "fp32"]
     pad: int

@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssiuu.analysis.score import ScoreColumns
+from ssiuu.causal import CausalLM
 from ssiuu.likelihood import Prompt
 from ssiuu.records.schema import Evaluation, FactScore, FactText, Reading, Split
 
-ReadFacts = Callable[[Any, Prompt, Sequence[FactText]], dict[str, Reading]]
+ReadFacts = Callable[[CausalLM, Prompt, Sequence[FactText]], dict[str, Reading]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Score(ScoreColumns, ABC):
     @abstractmethod
     def score(
         self,
-        model: Any,
+        model: CausalLM,
         prompt: Prompt,
         facts: Sequence[FactText],
         paraphrases: bool = False,
@@ -68,11 +69,11 @@ class Score(ScoreColumns, ABC):
         """
 
     @abstractmethod
-    def read(self, model: Any, prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Reading]:
+    def read(self, model: CausalLM, prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Reading]:
         """Read the base questions only, as during an attack; keys are fact ids."""
 
     @abstractmethod
-    def stop(self, model: Any, prompt: Prompt, facts: Sequence[FactText], seed: int) -> Stop:
+    def stop(self, model: CausalLM, prompt: Prompt, facts: Sequence[FactText], seed: int) -> Stop:
         """Return what ends unlearning.
 
         Args:
@@ -82,7 +83,7 @@ class Score(ScoreColumns, ABC):
             seed: Of what is drawn for the threshold.
         """
 
-    def evaluate(self, model: Any, prompt: Prompt, split: Split) -> Evaluation:
+    def evaluate(self, model: CausalLM, prompt: Prompt, split: Split) -> Evaluation:
         """Score all sets: forget by every question there is, the others by the base question.
 
         Free answers are written for all but the retain facts, which were trained on. The forget facts

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from ssiuu.analysis.scores.ranking import RankingColumns
+from ssiuu.causal import CausalLM
 from ssiuu.evaluation.knowledge import LIKELY
 from ssiuu.evaluation.score import answered, score_facts
 from ssiuu.evaluation.scores.base import Score, Stop, chance
@@ -26,7 +26,7 @@ class Ranking(Score, RankingColumns):
 
     def score(
         self,
-        model: Any,
+        model: CausalLM,
         prompt: Prompt,
         facts: Sequence[FactText],
         paraphrases: bool = False,
@@ -39,7 +39,7 @@ class Ranking(Score, RankingColumns):
         scores = score_facts(model, prompt, short, paraphrases, free, other)
         return scores | SENTENCES.score(model, prompt, sentences, paraphrases, free, normalise, other)
 
-    def read(self, model: Any, prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Reading]:
+    def read(self, model: CausalLM, prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Reading]:
         """Read ranking and log-probability, of sentences ROUGE-L too; keys are fact ids."""
         sentences, short = _by_form(facts)
         readings = SENTENCES.read(model, prompt, sentences) if sentences else {}
@@ -53,7 +53,7 @@ class Ranking(Score, RankingColumns):
             return SENTENCES.reading(fact, score)
         return super().reading(fact, score)
 
-    def stop(self, model: Any, prompt: Prompt, facts: Sequence[FactText], seed: int) -> Stop:
+    def stop(self, model: CausalLM, prompt: Prompt, facts: Sequence[FactText], seed: int) -> Stop:
         """Return the share ranked first, or, where most have no options, the share answered freely."""
         ranked = [fact for fact in facts if fact.options]
         if 2 * len(ranked) < len(facts):
@@ -67,17 +67,17 @@ class Ranking(Score, RankingColumns):
         return Stop("ranking", first, (chance(facts) or 0.0) + 0.5 / len(ranked))
 
 
-def read_by_ranking(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Reading]:
+def read_by_ranking(model: CausalLM, prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Reading]:
     """Read facts as `Ranking` does."""
     return Ranking().read(model, prompt, facts)
 
 
-def answered_share(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> float:
+def answered_share(model: CausalLM, prompt: Prompt, facts: Sequence[FactText]) -> float:
     """Return the share of facts that are answered freely; see `answered_freely`."""
     return len(answered_freely(model, prompt, facts)) / len(facts)
 
 
-def answered_freely(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> set[str]:
+def answered_freely(model: CausalLM, prompt: Prompt, facts: Sequence[FactText]) -> set[str]:
     """Return the ids of facts that are answered freely, in the prompt's form or another one.
 
     Where a fact has nothing to be ranked against, it also counts while its tokens are likely: the

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
 from ssiuu.analysis.scores.sentences import SentenceColumns
+from ssiuu.causal import CausalLM
 from ssiuu.errors import DataError
 from ssiuu.evaluation.ask import write
 from ssiuu.evaluation.match import holds
@@ -37,7 +37,7 @@ class Sentences(Score, SentenceColumns):
 
     def score(
         self,
-        model: Any,
+        model: CausalLM,
         prompt: Prompt,
         facts: Sequence[FactText],
         paraphrases: bool = False,
@@ -48,7 +48,7 @@ class Sentences(Score, SentenceColumns):
         """See `Score`; an answer is always written, and options are ranked after paraphrases."""
         return score_sentences(model, prompt, facts, paraphrases, normalise, other)
 
-    def read(self, model: Any, prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Reading]:
+    def read(self, model: CausalLM, prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Reading]:
         """Read ranking, log-probability, and the ROUGE-L recall of the written answer."""
         scores = _sequences(model, prompt, [(f.question, f.options or [f.answer]) for f in facts])
         recalls, last, readings = rouge_recalls(model, prompt, facts), len(prompt.end), {}
@@ -62,7 +62,7 @@ class Sentences(Score, SentenceColumns):
         """Return ranking, log-probability and ROUGE-L recall."""
         return Reading(correct=score.correct, logprob=score.logprob, rouge=score.rouge)
 
-    def stop(self, model: Any, prompt: Prompt, facts: Sequence[FactText], seed: int) -> Stop:
+    def stop(self, model: CausalLM, prompt: Prompt, facts: Sequence[FactText], seed: int) -> Stop:
         """Return the mean ROUGE-L recall of the written answers."""
 
         def recall() -> float:
@@ -73,7 +73,7 @@ class Sentences(Score, SentenceColumns):
 
 
 def score_sentences(
-    model: Any,
+    model: CausalLM,
     prompt: Prompt,
     facts: Sequence[FactText],
     paraphrases: bool = False,
@@ -126,7 +126,7 @@ def score_sentences(
 
 
 def _asked_otherwise(
-    model: Any, prompt: Prompt, facts: Sequence[FactText]
+    model: CausalLM, prompt: Prompt, facts: Sequence[FactText]
 ) -> dict[str, dict[str, bool | str | None]]:
     """Return what the base questions get in another form, by fact id."""
     last, answers = len(prompt.end), {}
@@ -161,13 +161,13 @@ def mismatched_rouge(facts: Sequence[FactText], seed: int) -> float:
     return sum(recalls) / len(recalls)
 
 
-def rouge_recalls(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> list[float]:
+def rouge_recalls(model: CausalLM, prompt: Prompt, facts: Sequence[FactText]) -> list[float]:
     """Return the ROUGE-L recall of every written answer."""
     texts = write_answers(model, prompt, facts)
     return [rouge_recall(fact.answer, text) for fact, text in zip(facts, texts, strict=True)]
 
 
-def write_answers(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> list[str]:
+def write_answers(model: CausalLM, prompt: Prompt, facts: Sequence[FactText]) -> list[str]:
     """Return the greedy answer to every base question."""
     joints = [prompt.joint(fact.question, [fact.answer]) for fact in facts]
     endings = [prompt.ending(joint.answers[0]) for joint in joints]
@@ -177,7 +177,7 @@ def write_answers(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> list
 
 
 def _sequences(
-    model: Any, prompt: Prompt, asked: Sequence[tuple[str, list[str]]]
+    model: CausalLM, prompt: Prompt, asked: Sequence[tuple[str, list[str]]]
 ) -> list[list[SequenceScore]]:
     """Score the answers of every question, each with its end token.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import Field, model_validator
 
+from ssiuu.causal import CausalLM
 from ssiuu.methods.base import Edit, Origin, Work
 
 
@@ -41,7 +42,7 @@ class TaskVector(Edit):
         count = math.floor(self.scale_limit / self.scale_step + 1e-9)
         return [n * self.scale_step for n in range(1, count + 1)]
 
-    def edit(self, model: Any, work: Work) -> Iterator[str]:
+    def edit(self, model: CausalLM, work: Work) -> Iterator[str]:
         """Fine-tune on the forget set, then subtract the difference in growing measure."""
         before = {n: p.detach().clone() for n, p in model.named_parameters()}
         work.tune(work.forget, self.tune_steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ssiuu.attribution.hidden import block
+from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.methods.base import Normaliser, Objective, Origin, View
 
@@ -69,7 +70,7 @@ class Misdirection(Objective):
         """The block that is steered."""
         return self.layer
 
-    def check(self, model: Any) -> None:
+    def check(self, model: CausalLM) -> None:
         """Refuse a model without that block."""
         block(model, self.layer, "rmu.layer")
 

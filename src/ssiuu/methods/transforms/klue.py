@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ssiuu.attribution.neuron import extremes
+from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Example
 from ssiuu.methods.base import Ask, Bound, Origin, Training, Transform
@@ -66,7 +67,7 @@ class Localised(Transform):
     alpha: float = Field(default=10.0, ge=0, description="weight of the superficial scores")
     contexts: int = Field(default=5, ge=1, description="other questions per fact (N)")
 
-    def check(self, model: Any) -> None:
+    def check(self, model: CausalLM) -> None:
         """Refuse a model without such neurons."""
         feed_forward_sites(model)
 
@@ -78,7 +79,7 @@ class Localised(Transform):
         """Leave all rows alone that are not marked."""
         return Localising(prepared)
 
-    def untouched(self, model: Any, prepared: Any) -> str:
+    def untouched(self, model: CausalLM, prepared: Any) -> str:
         """Say which weights hold neurons that are not known."""
         stacked = stacked_weights(model)
         return f"klue: the neurons of {summed(stacked)} are not known, and stay as they are." * bool(
@@ -113,7 +114,7 @@ class Localising(Bound):
 
 
 def knowledge_neurons(
-    model: Any, klue: Localised, forget: Sequence[Example], pad: int
+    model: CausalLM, klue: Localised, forget: Sequence[Example], pad: int
 ) -> dict[str, Bool[Tensor, " out"]]:
     """Return which output units of the feed-forward maps KLUE updates, by parameter name.
 
@@ -145,12 +146,12 @@ def knowledge_neurons(
     for site, piece in zip(sites, mask.split([site.width for site in sites]), strict=True):
         name = f"{site.path}.weight"
         if name not in rows:  # a fused map is filled part by part
-            rows[name] = mask.new_zeros(model.get_submodule(site.path).out_features)
+            rows[name] = mask.new_zeros(len(model.get_parameter(name)))
         rows[name][site.take(torch.arange(len(rows[name])))] = piece
     return rows
 
 
-def feed_forward_sites(model: Any) -> list[Site]:
+def feed_forward_sites(model: CausalLM) -> list[Site]:
     """Return the sites whose neurons KLUE marks.
 
     Raises:

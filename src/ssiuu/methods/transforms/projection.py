@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from ssiuu.causal import CausalLM
 from ssiuu.methods.base import Ask, Bound, Origin, Slope, Transform
 from ssiuu.methods.directions import (
     Subspace,
@@ -103,7 +104,7 @@ class Projection(Transform):
         directions = " and the ".join(sides)
         return f"with the {directions} taken out of the forget gradient (this project's {kind})"
 
-    def check(self, model: Any) -> None:
+    def check(self, model: CausalLM) -> None:
         """Refuse to take out more than there is."""
         check_directions(model, self.projection, self.projection_outputs)
 
@@ -120,7 +121,7 @@ class Projection(Transform):
         """Take these directions out."""
         return Projecting(prepared)
 
-    def untouched(self, model: Any, prepared: Any) -> str:
+    def untouched(self, model: CausalLM, prepared: Any) -> str:
         """Say which matrices keep no forget gradient."""
         unprojected = untouched(model, prepared)
         return (

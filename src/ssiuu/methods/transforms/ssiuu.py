@@ -20,6 +20,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.methods.base import Bound, Origin, Slope, Training, Transform
 from ssiuu.methods.regulariser import Moved, Regulariser
@@ -207,7 +208,7 @@ def _measured(slope: Slope) -> tuple[str, Tensor, Tensor, Tensor, float]:
     return slope.name, slope.parameter, slope.second, slope.forget, slope.scale
 
 
-def _neuron_weights(model: Any, form: Ssiuu) -> frozenset[str]:
+def _neuron_weights(model: CausalLM, form: Ssiuu) -> frozenset[str]:
     """Return the weights whose rows are neurons, where the penalty is on neurons."""
     if form.level == "parameter":
         return frozenset()
