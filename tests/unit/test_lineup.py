@@ -253,8 +253,9 @@ def test_the_model_is_asked_about_somebody_who_is_no_control(tokenizer: Any, mon
     assert set(made.answers[1:]) == {"user", "assistant"} and set(made.origins) == {"sampled"}
     assert made.lacks.startswith("2 alternatives")
     (text,) = seen
-    assert re.fullmatch(r"Q: a w\d+\?\nA:", text) and "w3?" not in text
-    assert len(made.controls) == CONTROLS and not any(control in text for control in made.controls)
+    stranger = re.search(r" (w\d+)\?", text)
+    assert stranger and stranger[1] != "w3"
+    assert len(made.controls) == CONTROLS and f"a {stranger[1]}?" not in made.controls
 
 
 def test_a_model_gives_half_at_most_where_there_are_others() -> None:
