@@ -141,22 +141,22 @@ class Registry(Generic[T]):
             None if point is None or point.dist is None else Plugin(point.dist.name, point.dist.version)
         )
 
-    def _checked(self, found: Any, name: str, place: str) -> type[T]:
-        if not (isinstance(found, type) and issubclass(found, self.base)):
+    def _checked(self, kind: Any, name: str, place: str) -> type[T]:
+        if not (isinstance(kind, type) and issubclass(kind, self.base)):
             raise ConfigError(
                 f"{self.kind} {name!r}: {place} is no class derived from {self.base.__name__}."
             )
-        if getattr(found, "name", None) != name:
+        if getattr(kind, "name", None) != name:
             raise ConfigError(
-                f"{self.kind} {name!r}: {place} calls itself {getattr(found, 'name', None)!r}; its "
+                f"{self.kind} {name!r}: {place} calls itself {getattr(kind, 'name', None)!r}; its "
                 "attribute `name` and its entry point must agree."
             )
-        if lacking := _lacking(found):
+        if lacking := _lacking(kind):
             raise ConfigError(
                 f"{self.kind} {name!r}: {place} lacks {', '.join(lacking)}: what is needed stands in "
                 f"{self.base.__module__}, {self.base.__name__}."
             )
-        checked: type[T] = found
+        checked: type[T] = kind
         return checked
 
 

@@ -20,8 +20,8 @@ def rows(record: RunRecord) -> dict[str, Any]:
     return {"schema": SCHEMA, "rows": [row(Model(record, cell), read_columns) for cell in record.cells]}
 
 
-def row(model: Model, found: list[Column]) -> dict[str, Any]:
+def row(model: Model, read_columns: list[Column]) -> dict[str, Any]:
     """Return a model's values by the keys of these columns."""
     method = model.cell.method
-    values = {column.key: column.read(model) for column in found}
+    values = {column.key: column.read(model) for column in read_columns}
     return {"method": method.label, "origin": method.origin, "seed": model.cell.seed, **values}

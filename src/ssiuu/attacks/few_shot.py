@@ -65,24 +65,24 @@ class FewShot(AskingAttack[Shots]):
         return fact * pool * sum(1 + int(k) for k in curve.points)
 
 
-def few_shot(prompt: Prompt, kept: Sequence[FactText], shots: int, seed: int) -> Asking:
+def few_shot(prompt: Prompt, retain: Sequence[FactText], shots: int, seed: int) -> Asking:
     """Return the prompt that puts answered questions in front.
 
     Args:
         prompt: How questions become tokens.
-        kept: Where the examples come from; none is about an entity that is asked about.
+        retain: Where the examples come from; none is about an entity that is asked about.
         shots: How many; fewer are the first of more.
         seed: Decides which.
 
     Raises:
         ConfigError: There are fewer facts than shots.
     """
-    if shots > len(kept):
+    if shots > len(retain):
         raise ConfigError(
-            f"attacks.shots: {shots} examples are wanted, and there are {len(kept)} retain facts to "
+            f"attacks.shots: {shots} examples are wanted, and there are {len(retain)} retain facts to "
             "take them from. Give more facts, or leave this attack out with attacks.shots=[]."
         )
-    order = list(kept)
+    order = list(retain)
     random.Random(f"shots:{seed}").shuffle(order)
     shown = [(fact.question, fact.answer) for fact in order[:shots]]
     return lambda fact: Question.of(prompt.joint(fact.question, options(fact), shown))

@@ -49,7 +49,7 @@ def extremes(
     sites: Sequence[Site],
     examples: Sequence[Example],
     pad: int,
-    seen: Callable[[Batch, Sequence[Tensor]], None] | None = None,
+    watch: Callable[[Batch, Sequence[Tensor]], None] | None = None,
 ) -> Iterator[Extremes]:
     """Yield the extremes of every example, a batch at a time, examples with similar lengths together.
 
@@ -58,15 +58,15 @@ def extremes(
         sites: Where the neurons are; N is the sum of their widths, in this order.
         examples: Questions with their answers.
         pad: Padding token id.
-        seen: Told every batch and its residual stream; see `ssiuu.attribution.hidden.residuals`.
+        watch: Told every batch and its residual stream; see `ssiuu.attribution.hidden.residuals`.
     """
     for batch in batches(model, examples, pad):
-        if seen is None:
+        if watch is None:
             yield _batch(model, sites, batch)
             continue
         with residuals(model) as states:
             batch_extremes = _batch(model, sites, batch)
-        seen(batch, states)
+        watch(batch, states)
         yield batch_extremes
 
 

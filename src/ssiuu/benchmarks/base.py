@@ -129,10 +129,10 @@ class Cost:
     model: str | None = None
 
     @classmethod
-    def of(cls, forget: int, kept: int, basis: Basis, **more: Any) -> Cost:
+    def of(cls, forget: int, beside: int, basis: Basis, **more: Any) -> Cost:
         """Return the cost of short facts that are asked before the first step, `kept` beside them."""
-        start = 4.0 * TOKENS * (forget + kept)
-        score = TOKENS * (4 * forget + 1.5 * kept)
+        start = 4.0 * TOKENS * (forget + beside)
+        score = TOKENS * (4 * forget + 1.5 * beside)
         return cls(forget, TOKENS, start, score, **{"model": basis.model, **more})
 
 

@@ -88,10 +88,10 @@ def _facts(basis: Basis, given: Given, notes: list[str]) -> tuple[list[Fact], li
         DataError: A source cannot be used, or both hold the same fact.
     """
 
-    def read(held: Sequence[Fact] | None, source: str | None, key: str) -> list[Fact]:
+    def read(in_memory: Sequence[Fact] | None, source: str | None, key: str) -> list[Fact]:
         # Rows in memory are facts by now, which have no columns.
-        columns = basis.columns if held is None else None
-        return borrow_distractors(read_facts(held or str(source), key, columns, notes.append))
+        columns = basis.columns if in_memory is None else None
+        return borrow_distractors(read_facts(in_memory or str(source), key, columns, notes.append))
 
     with_retain = basis.retain not in (None, "none")
     forget = read(given.forget, basis.forget, "forget")

@@ -189,16 +189,16 @@ def _order(facts: Sequence[Fact], seed: int) -> list[Fact]:
 
 def _open(
     fact: Fact,
-    found: Mapping[str, list[Fact]],
+    by_set: Mapping[str, list[Fact]],
     sizes: Mapping[str, int],
     home: Mapping[str, str],
     pools: Mapping[str, set[str]] | None,
 ) -> str | None:
     """Return the set this fact would go to, or None: the set its entity is in, else the emptiest."""
-    room = [n for n in SETS if len(found[n]) < sizes[n]]
+    room = [n for n in SETS if len(by_set[n]) < sizes[n]]
     if pools is not None:
         room = [n for n in room if fact.id in pools[n]]
     chosen = home.get(fact.entity or fact.id)
     if chosen is not None:
         return chosen if chosen in room else None
-    return min(room, key=lambda n: len(found[n]) / sizes[n]) if room else None
+    return min(room, key=lambda n: len(by_set[n]) / sizes[n]) if room else None

@@ -323,9 +323,9 @@ def _inside(separator: str) -> str:
     return f"put a cell with a {_called(separator)} in double quotes"
 
 
-def _row(found: Raw, header: list[str], separator: str, problems: Problems) -> list[Raw]:
+def _row(raw: Raw, header: list[str], separator: str, problems: Problems) -> list[Raw]:
     """Return the cells under their names in a list, or an empty list and a problem."""
-    line, cells = found
+    line, cells = raw
     if any(cell.strip() for cell in cells[len(header) :]):
         problems.at(
             line,

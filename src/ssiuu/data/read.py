@@ -160,13 +160,13 @@ def _hub_facts(source: str, key: str, columns: Columns | None, tell: Tell) -> li
 
 
 def _facts(
-    raw: list[Raw], stem: str, problems: Problems, made: Sequence[tuple[int, Fact]] = ()
+    raw: list[Raw], stem: str, problems: Problems, ready: Sequence[tuple[int, Fact]] = ()
 ) -> list[Fact]:
     """Return the facts of rows under our keys, among those that are made already."""
-    valid = valid_rows(raw, FACT, problems) if raw or not made else []
+    valid = valid_rows(raw, FACT, problems) if raw or not ready else []
     ids = {line: f"{stem}[{line}]" if problems.in_memory else f"{stem}:{line}" for line, _ in valid}
     read = [(line, Fact.model_validate({"id": ids[line], **row})) for line, row in valid]
-    facts = sorted([*made, *read], key=lambda pair: pair[0])
+    facts = sorted([*ready, *read], key=lambda pair: pair[0])
     _check_questions(facts, problems)
     _check_ids(facts, problems)
     problems.settle()

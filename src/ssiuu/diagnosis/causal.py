@@ -281,6 +281,6 @@ def _point(
     )
 
 
-def as_record(found: statistics.Estimate) -> EstimateRecord:
+def as_record(estimate: statistics.Estimate) -> EstimateRecord:
     """Return an estimate as a record."""
-    return EstimateRecord(**found._asdict())
+    return EstimateRecord(**estimate._asdict())

@@ -117,8 +117,8 @@ def _batches(model: CausalLM, examples: Sequence[Example], pad: int) -> Iterator
         yield collate([examples[i] for i in rows], pad).to(device)
 
 
-def _keep(found: list[Tensor], width: int, module: Any, inputs: Any, output: Any) -> None:
-    found.append(_first(output)[:, -width:].cpu())
+def _keep(kept_states: list[Tensor], width: int, module: Any, inputs: Any, output: Any) -> None:
+    kept_states.append(_first(output)[:, -width:].cpu())
 
 
 def _first(output: Any) -> Tensor:
@@ -128,12 +128,12 @@ def _first(output: Any) -> Tensor:
 
 
 @contextmanager
-def _patched(block: Any, batch: Batch, given: Mapping[int, Float[Tensor, "A d"]]) -> Iterator[None]:
+def _patched(block: Any, batch: Batch, rows: Mapping[int, Float[Tensor, "A d"]]) -> Iterator[None]:
     """Put these states in place of the block's own where the answer is predicted, row by row."""
 
     def replace(module: Any, inputs: Any, output: Any) -> Any:
         hidden = _first(output).clone()
-        for row, states in given.items():
+        for row, states in rows.items():
             hidden[row, -batch.targets.shape[1] :][batch.answer_mask[row]] = states.to(hidden)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 

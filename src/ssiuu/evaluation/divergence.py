@@ -134,11 +134,11 @@ class Divergences:
         return _perplexity(on_texts), _perplexity(on_answers) if self.asked else None
 
     def _measured(
-        self, model: CausalLM, plain: ReadPassages, asked: ReadPassages, read: bool = True
+        self, model: CausalLM, plain: ReadPassages, answers: ReadPassages, read: bool = True
     ) -> Divergence:
-        on_texts, on_answers = (self._moved(model, rows, read) for rows in (plain, asked))
+        on_texts, on_answers = (self._moved(model, rows, read) for rows in (plain, answers))
         level, error = clustered(on_texts.kl, on_texts.row)
-        spread = clustered(on_answers.kl, on_answers.row) if asked else (None, None)
+        spread = clustered(on_answers.kl, on_answers.row) if answers else (None, None)
         return Divergence(
             plain=level,
             plain_se=error,
@@ -147,7 +147,7 @@ class Divergences:
             perplexity=_perplexity(on_texts),
             rows=len(plain),
             tokens=len(on_texts.kl),
-            instruction_rows=len(asked),
+            instruction_rows=len(answers),
             text_version=self.version,
         )
 
@@ -258,8 +258,10 @@ def _states(model: CausalLM, rows: Sequence[Passage]) -> list[Float[Tensor, "A H
     for batch in _batches(rows):
         inputs: list[Tensor] = []
 
-        def keep(module: Any, args: tuple[Tensor, ...], seen: list[Tensor] = inputs) -> tuple[Tensor]:
-            seen.append(args[0])
+        def keep(
+            module: Any, args: tuple[Tensor, ...], kept_inputs: list[Tensor] = inputs
+        ) -> tuple[Tensor]:
+            kept_inputs.append(args[0])
             return (args[0][:, -1:],)  # no logits are needed here
 
         with _head(model).register_forward_pre_hook(keep):

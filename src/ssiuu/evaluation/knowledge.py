@@ -63,11 +63,11 @@ def know(
     """
     pool = [*others, *facts]
     fits, cannot = _fitting(prompt, facts, context)
-    asked = [_Fact(f, alternatives(f, pool, seed)) for f in fits]
-    asked = _first_look(model, prompt, asked, context)
-    asked = [replace(a, elsewhere=_elsewhere(a, asked)) for a in asked]
-    asked = _second_look(model, prompt, asked, context)
-    judgements = {a.fact.id: a.judged() for a in asked} | cannot
+    looks = [_Fact(f, alternatives(f, pool, seed)) for f in fits]
+    looks = _first_look(model, prompt, looks, context)
+    looks = [replace(a, elsewhere=_elsewhere(a, looks)) for a in looks]
+    looks = _second_look(model, prompt, looks, context)
+    judgements = {a.fact.id: a.judged() for a in looks} | cannot
     return {fact.id: judgements[fact.id] for fact in facts}
 
 
@@ -197,10 +197,10 @@ def _mean_margin(ranks: Sequence[float]) -> float:
     return ranks[0] - sum(ranks[1:]) / (len(ranks) - 1)
 
 
-def _first_look(model: CausalLM, prompt: Prompt, asked: list[_Fact], context: int) -> list[_Fact]:
+def _first_look(model: CausalLM, prompt: Prompt, looks: list[_Fact], context: int) -> list[_Fact]:
     """Read the answer and its alternatives, and let the model write its own, in both forms."""
-    ranked = _ranks(model, prompt, [(a.fact.question, a) for a in asked], context)
-    written = [_written(model, form, asked, context) for form in (prompt, prompt.other())]
+    ranked = _ranks(model, prompt, [(a.fact.question, a) for a in looks], context)
+    written = [_written(model, form, looks, context) for form in (prompt, prompt.other())]
     return [
         replace(
             a,
@@ -209,13 +209,13 @@ def _first_look(model: CausalLM, prompt: Prompt, asked: list[_Fact], context: in
             tokens=scores[0].tokens,
             says=tuple(texts[n] for texts in written),
         )
-        for n, (a, scores) in enumerate(zip(asked, ranked, strict=True))
+        for n, (a, scores) in enumerate(zip(looks, ranked, strict=True))
     ]
 
 
-def _written(model: CausalLM, prompt: Prompt, asked: list[_Fact], context: int) -> list[str]:
+def _written(model: CausalLM, prompt: Prompt, looks: list[_Fact], context: int) -> list[str]:
     questions = []
-    for a in asked:
+    for a in looks:
         joint = prompt.joint(a.fact.question, [a.fact.answer])
         question = Question.of(joint).free(prompt, joint, ROOM)
         room = max(1, min(question.generate, context - len(joint.alone)))
@@ -245,13 +245,13 @@ def _ranks(
     return [[next(answers) for _ in range(count)] for count in counts]
 
 
-def _elsewhere(a: _Fact, asked: Sequence[_Fact]) -> tuple[float | None, ...]:
+def _elsewhere(a: _Fact, looks: Sequence[_Fact]) -> tuple[float | None, ...]:
     """Return how often, in each form, the answer is given to a question that has another one.
 
     Where the same is asked of something else, only there: "no" says little after "Is ... married?".
     """
     answer, alike = a.fact.answer, {o.question for o in a.rivals.lenders}
-    others = [o for o in asked if normal(o.fact.answer) != normal(answer)]
+    others = [o for o in looks if normal(o.fact.answer) != normal(answer)]
     others = [o for o in others if o.fact.question in alike] or others
     if not others:
         return tuple(None for _ in a.says)
@@ -261,10 +261,10 @@ def _elsewhere(a: _Fact, asked: Sequence[_Fact]) -> tuple[float | None, ...]:
     )
 
 
-def _second_look(model: CausalLM, prompt: Prompt, asked: list[_Fact], context: int) -> list[_Fact]:
+def _second_look(model: CausalLM, prompt: Prompt, looks: list[_Fact], context: int) -> list[_Fact]:
     """Ask paraphrases and other questions where the ranking has to decide."""
     rows: list[tuple[str, _Fact]] = []
-    for a in asked:
+    for a in looks:
         if a.leads and not a.says_it:
             rows += [(text, a) for text in a.fact.paraphrases]
             rows += [(o.question, _without(a, o)) for o in a.rivals.lenders[:CONTROLS]]
@@ -274,7 +274,7 @@ def _second_look(model: CausalLM, prompt: Prompt, asked: list[_Fact], context: i
         if len(scores) > 1:
             margins[text, a.fact.id] = _margin([s.logprob / s.tokens for s in scores])
     looked = []
-    for a in asked:
+    for a in looks:
         own = [margins[key] for t in a.fact.paraphrases if (key := (t, a.fact.id)) in margins]
         control = [margins[k] for o in a.rivals.lenders if (k := (o.question, a.fact.id)) in margins]
         gain = a.margin - sum(control) / len(control) if control and a.margin is not None else None

@@ -91,13 +91,13 @@ _NASAL = regex.compile(r"(?:ङ्(?=[क-घ])|ञ्(?=[च-झ])|ण्(?=[�
 @lru_cache(maxsize=4096)
 def _plain(text: str) -> str:
     """Return the text as `normalise` does, in its own case."""
-    text = regex.sub(r"[\u3371-\u33ff]", lambda found: _unsquared(found[0]), text)
-    text = _POWER.sub(lambda found: "^" + unicodedata.normalize("NFKC", found[0]), text)
-    text = _BASE.sub(lambda found: "_" + unicodedata.normalize("NFKC", found[0]), text)
+    text = regex.sub(r"[\u3371-\u33ff]", lambda match: _unsquared(match[0]), text)
+    text = _POWER.sub(lambda match: "^" + unicodedata.normalize("NFKC", match[0]), text)
+    text = _BASE.sub(lambda match: "_" + unicodedata.normalize("NFKC", match[0]), text)
     text = regex.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text.translate(_SPELLINGS))
-    text = _COMPATIBLE.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
+    text = _COMPATIBLE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
     text = _POINTS.sub("", _without_invisible(text.translate(_SPELLINGS)))
-    text = regex.sub(r"\p{Nd}", lambda found: str(unicodedata.decimal(found[0])), text)
+    text = regex.sub(r"\p{Nd}", lambda match: str(unicodedata.decimal(match[0])), text)
     text = unicodedata.normalize("NFC", _NASAL.sub("ं", _IN_HEBREW.sub("", text)))
     return regex.sub(r"[^\S\n]+", " ", regex.sub(r"\s*\n\s*", "\n", text)).strip()
 
@@ -110,7 +110,7 @@ def _unsquared(square: str) -> str:
 
 def _without_invisible(text: str) -> str:
     joined = {match.start() for match in _JOINED.finditer(text)}
-    return _INVISIBLE.sub(lambda found: found[0] if found.start() in joined else "", text)
+    return _INVISIBLE.sub(lambda match: match[0] if match.start() in joined else "", text)
 
 
 def _fold(text: str) -> str:
@@ -205,11 +205,11 @@ _PERCENT_FIRST = regex.compile(rf"(?<![\d%‰] ?)(?P<sign>[%‰])(?P<number>{_DI
 def _in_order(text: str) -> str:
     """Return a text with a currency right before its number and minus, and % behind it."""
 
-    def sign(found: regex.Match[str]) -> str:
-        return _CODES.get(found["money"]) or found["money"]
+    def sign(match: regex.Match[str]) -> str:
+        return _CODES.get(match["money"]) or match["money"]
 
-    text = _BEFORE.sub(lambda found: f"{sign(found)} {found['minus'] or ''}", text)
-    text = _BEHIND.sub(lambda found: f"{sign(found)} {found['number']}", text)
+    text = _BEFORE.sub(lambda match: f"{sign(match)} {match['minus'] or ''}", text)
+    text = _BEHIND.sub(lambda match: f"{sign(match)} {match['number']}", text)
     return _PERCENT_FIRST.sub(r"\g<number>\g<sign>", text)
 
 

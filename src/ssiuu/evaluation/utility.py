@@ -94,15 +94,15 @@ def measure(model: CausalLM, tokenizer: Any) -> dict[str, TaskScore]:
     return scores
 
 
-def parse(found: dict[str, Any], name: str) -> TaskScore:
+def parse(results: dict[str, Any], name: str) -> TaskScore:
     """Return a task's score from what `lm_eval.simple_evaluate` returns.
 
     The items of a group are those of its subtasks: results hold its mean, n-samples the tasks alone.
     """
-    counts = found["n-samples"]
+    counts = results["n-samples"]
     members = [name] if name in counts else [task for task in counts if task.startswith(f"{name}_")]
     return TaskScore(
-        accuracy=float(found["results"][name][TASKS[name].metric]),
+        accuracy=float(results["results"][name][TASKS[name].metric]),
         items=sum(int(counts[task]["effective"]) for task in members),
     )
 

@@ -98,11 +98,11 @@ def settle(out: Path, header: RunHeader) -> RunHeader:
     return header
 
 
-def _same_ground(out: Path, there: RunHeader, header: RunHeader) -> None:
+def _same_ground(out: Path, standing: RunHeader, header: RunHeader) -> None:
     grounds = {
-        "the model": (there.model.fingerprint, header.model.fingerprint),
-        "the benchmark": (there.benchmark.fingerprint, header.benchmark.fingerprint),
-        "the choice of facts": (there.split, header.split),
+        "the model": (standing.model.fingerprint, header.model.fingerprint),
+        "the benchmark": (standing.benchmark.fingerprint, header.benchmark.fingerprint),
+        "the choice of facts": (standing.split, header.split),
     }
     for what, (old, new) in grounds.items():
         if old != new:

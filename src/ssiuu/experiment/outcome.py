@@ -100,16 +100,16 @@ class Judge:
         cost = self._cost(*self.kept(), None) or self._cost(None, None, self._moved(quick=True))
         return "; ".join(cost)
 
-    def passes(self, made: Attempt) -> bool:
+    def passes(self, attempt: Attempt) -> bool:
         """Whether an attempt has forgotten within the limits."""
-        return self.distance(made) == 0
+        return self.distance(attempt) == 0
 
-    def distance(self, made: Attempt) -> float:
+    def distance(self, attempt: Attempt) -> float:
         """Return how far an attempt is from passing: 0 where it passes."""
-        if not made.reached or made.answered is None or made.answered > ANSWERED:
-            return NOT_FORGOTTEN + (made.forget if made.forget is not None else 1.0)
-        most = max(*self._counted(made.kl, made.kl_instructions).values(), self.max_kl)
-        return math.log(most / self.max_kl) + self._short(made.kept, made.said)
+        if not attempt.reached or attempt.answered is None or attempt.answered > ANSWERED:
+            return NOT_FORGOTTEN + (attempt.forget if attempt.forget is not None else 1.0)
+        most = max(*self._counted(attempt.kl, attempt.kl_instructions).values(), self.max_kl)
+        return math.log(most / self.max_kl) + self._short(attempt.kept, attempt.said)
 
     def outcome(self, record: Unlearning) -> Outcome:
         """Return what the run led to, read over all texts and facts."""
@@ -181,18 +181,20 @@ class Judge:
         still_said = [answered(now[i]) for i in self._said]
         return _share(still_known), _share(still_said)
 
-    def _cost(self, kept: float | None, said: float | None, moved: Divergence | None) -> list[str]:
+    def _cost(
+        self, still_known: float | None, still_said: float | None, moved: Divergence | None
+    ) -> list[str]:
         """Return a sentence for every limit that is passed."""
         cost = []
-        if kept is not None and kept < self.min_retain:
+        if still_known is not None and still_known < self.min_retain:
             cost.append(
-                f"{kept:.0%} of the {len(self._known)} facts to keep are still known, fewer than "
-                f"{self.min_retain:.0%} (--min-retain)"
+                f"{still_known:.0%} of the {len(self._known)} facts to keep are still known, fewer "
+                f"than {self.min_retain:.0%} (--min-retain)"
             )
-        if said is not None and said < SAID:
+        if still_said is not None and still_said < SAID:
             cost.append(
                 f"of the {len(self._said)} facts to keep that it answered freely it still answers "
-                f"{said:.0%}, fewer than {SAID:.0%}"
+                f"{still_said:.0%}, fewer than {SAID:.0%}"
             )
         counted = {} if moved is None else self._counted(moved.plain, moved.instructions)
         for where, nats in counted.items():
@@ -203,16 +205,21 @@ class Judge:
                 )
         return cost
 
-    def _counted(self, plain: float | None, asked: float | None) -> dict[str, float]:
+    def _counted(self, plain: float | None, answer_perplexity: float | None) -> dict[str, float]:
         """Return the divergences that count, by what they are read on."""
         return {
             "plain text": plain if self.speaks and plain is not None else 0.0,
-            "instructions": asked if self.answers and asked is not None else 0.0,
+            "instructions": answer_perplexity
+            if self.answers and answer_perplexity is not None
+            else 0.0,
         }
 
-    def _short(self, kept: float | None, said: float | None) -> float:
+    def _short(self, still_known: float | None, still_said: float | None) -> float:
         """Return by how much too little is kept; 0 where enough is."""
-        gaps = [0.0 if kept is None else self.min_retain - kept, 0.0 if said is None else SAID - said]
+        gaps = [
+            0.0 if still_known is None else self.min_retain - still_known,
+            0.0 if still_said is None else SAID - still_said,
+        ]
         return max(*gaps, 0.0)
 
     def _read(self, facts: Sequence[FactText]) -> dict[str, FactScore]:
@@ -220,8 +227,8 @@ class Judge:
         return score_facts(session.model, session.prompt, facts, paraphrases=False)
 
 
-def _share(found: Sequence[bool]) -> float | None:
-    return sum(found) / len(found) if found else None
+def _share(answers: Sequence[bool]) -> float | None:
+    return sum(answers) / len(answers) if answers else None
 
 
 def _began_there(record: Unlearning) -> bool:

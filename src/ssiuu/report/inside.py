@@ -110,16 +110,16 @@ def _causal(record: RunRecord) -> Table:
     return Table("The causal test", note, headings_of(headings), rows)
 
 
-def _level(found: Level) -> str:
-    return nats(found.logprob) + (f", {percent(found.accuracy)}" if found.accuracy is not None else "")
+def _level(level: Level) -> str:
+    return nats(level.logprob) + (f", {percent(level.accuracy)}" if level.accuracy is not None else "")
 
 
-def _value(found: EstimateRecord | None) -> float | None:
-    return found.value if found else None
+def _value(estimate: EstimateRecord | None) -> float | None:
+    return estimate.value if estimate else None
 
 
-def _estimated(found: EstimateRecord | None, text: str, times: float) -> Entry:
-    ends = f"{short(times * found.low)} to {short(times * found.high)}" if found else ""
+def _estimated(estimate: EstimateRecord | None, text: str, times: float) -> Entry:
+    ends = f"{short(times * estimate.low)} to {short(times * estimate.high)}" if estimate else ""
     return Entry(text, ends=ends)
 
 
@@ -205,8 +205,8 @@ def _predictions(record: RunRecord) -> Table:
     return Table("What the diagnosis predicts", note, headings, rows, "measure")
 
 
-def _correlation(found: Prediction) -> str:
-    if found.correlation is None:
+def _correlation(prediction: Prediction) -> str:
+    if prediction.correlation is None:
         return DASH
-    value, low, high = (f"{number:+.2f}".replace("-", "−") for number in found.correlation)
-    return f"{value} ({low} to {high}){'' if found.predicts else ', holds 0'}"
+    value, low, high = (f"{number:+.2f}".replace("-", "−") for number in prediction.correlation)
+    return f"{value} ({low} to {high}){'' if prediction.predicts else ', holds 0'}"

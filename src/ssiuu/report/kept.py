@@ -41,9 +41,9 @@ def _facts(record: RunRecord, cell: Cell) -> str:
     return ""
 
 
-def _read(record: RunRecord, found: Divergence | None) -> str:
+def _read(record: RunRecord, divergence: Divergence | None) -> str:
     """Say how the perplexity went, where it was read before and after."""
     before = record.original.divergence if record.original else None
-    if found is None or before is None:
+    if divergence is None or before is None:
         return ""
-    return f" (perplexity {before.perplexity:.3g} → {found.perplexity:.3g})"
+    return f" (perplexity {before.perplexity:.3g} → {divergence.perplexity:.3g})"

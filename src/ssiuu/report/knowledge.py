@@ -11,9 +11,9 @@ STATES: tuple[KnowledgeState, ...] = ("known", "unsure", "unknown", "cannot be s
 UNKNOWN: tuple[KnowledgeState, ...] = ("unknown", "cannot be scored")
 
 
-def counts(found: Mapping[str, Knowledge]) -> str:
+def counts(knowledge: Mapping[str, Knowledge]) -> str:
     """Return how many facts are in which state: "10 known, 1 unsure, 1 unknown"."""
-    states = Counter(known.state for known in found.values())
+    states = Counter(known.state for known in knowledge.values())
     return ", ".join(f"{states[s]} {s}" for s in STATES if states[s])
 
 

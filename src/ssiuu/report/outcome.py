@@ -12,9 +12,9 @@ HEADINGS = (
 )
 
 
-def attempt_line(made: Attempt) -> str:
+def attempt_line(attempt: Attempt) -> str:
     """Return one line about an attempt."""
-    pairs = zip(HEADINGS, _cells(made), strict=True)
+    pairs = zip(HEADINGS, _cells(attempt), strict=True)
     return " | ".join(f"{title} {cell}".strip() for title, cell in pairs if cell)
 
 
@@ -59,20 +59,20 @@ def outcome(record: Unlearning) -> list[str]:
     return lines
 
 
-def _cells(made: Attempt) -> tuple[str, ...]:
+def _cells(attempt: Attempt) -> tuple[str, ...]:
     """Return an attempt as a row of the table that `HEADINGS` stand over."""
-    rate = f"up to {made.learning_rate:.1e}" if made.growing else f"{made.learning_rate:.1e}"
+    rate = f"up to {attempt.learning_rate:.1e}" if attempt.growing else f"{attempt.learning_rate:.1e}"
     return (
         rate,
-        str(made.steps),
-        _share(made.forget),
-        _share(made.answered),
-        _share(made.kept),
-        _share(made.said),
-        _nats(made.kl),
-        _nats(made.kl_instructions),
-        f"{made.seconds:.0f}",
-        made.note or (RANGE if made.growing else "reached" if made.reached else "not reached"),
+        str(attempt.steps),
+        _share(attempt.forget),
+        _share(attempt.answered),
+        _share(attempt.kept),
+        _share(attempt.said),
+        _nats(attempt.kl),
+        _nats(attempt.kl_instructions),
+        f"{attempt.seconds:.0f}",
+        attempt.note or (RANGE if attempt.growing else "reached" if attempt.reached else "not reached"),
     )
 
 

@@ -124,12 +124,14 @@ class Table(NamedTuple):
 # --- of the columns ----------------------------------------
 
 
-def column_tables(record: RunRecord, found: Sequence[Comparison], joined: bool = False) -> list[Table]:
+def column_tables(
+    record: RunRecord, comparisons: Sequence[Comparison], joined: bool = False
+) -> list[Table]:
     """Return the tables of a run's columns, the main one first.
 
     Args:
         record: The run.
-        found: Comparisons with the baseline.
+        comparisons: Comparisons with the baseline.
         joined: What is inside stands in the main table, and what belongs beside a value below it.
     """
     titles: dict[str, list[Column]] = {MAIN: []}
@@ -137,20 +139,24 @@ def column_tables(record: RunRecord, found: Sequence[Comparison], joined: bool =
         title = TABLES.get(column.group, column.group)
         if not (joined and column.beside):
             titles.setdefault(MAIN if joined and title == INSIDE else title, []).append(column)
-    notes = {MAIN: main_note(record, found), **NOTES, **score_of(record).notes(record)}
+    notes = {MAIN: main_note(record, comparisons), **NOTES, **score_of(record).notes(record)}
     members = (a.note for cell in record.cells for a in cell.attacks if a.values)
     notes["Membership inference"] = f"{next(members, '')}. AUC of each score; 0.5: not told apart."
     return [
-        column_table(record, title, notes.get(title, ""), group, found)
+        column_table(record, title, notes.get(title, ""), group, comparisons)
         for title, group in titles.items()
     ]
 
 
 def column_table(
-    record: RunRecord, title: str, note: str, group: Sequence[Column], found: Iterable[Comparison] = ()
+    record: RunRecord,
+    title: str,
+    note: str,
+    group: Sequence[Column],
+    comparisons: Iterable[Comparison] = (),
 ) -> Table:
     """Return a table of some columns, a row a model that has a value in one of them."""
-    marks = {(comparison.label, comparison.column): comparison for comparison in found}
+    marks = {(comparison.label, comparison.column): comparison for comparison in comparisons}
     every = columns(record)
     rows = [
         Row(
@@ -169,23 +175,25 @@ def column_table(
     return Table(title, note, headings, rows)
 
 
-def _cell(model: Model, column: Column, every: Sequence[Column], found: Comparison | None) -> Entry:
+def _cell(
+    model: Model, column: Column, every: Sequence[Column], comparison: Comparison | None
+) -> Entry:
     text, error = written(column, model), ""
     for other in every:
         if other.key == column.error:
             text, _, error = kl(column.read(model), other.read(model)).partition(" ")
     ends = None if model.before else interval(model, column)
     beside = ((other.heading, written(other, model)) for other in every if other.beside == column.key)
-    return Entry(text, error, _ends(column, ends) if ends else "", found, tuple(beside))
+    return Entry(text, error, _ends(column, ends) if ends else "", comparison, tuple(beside))
 
 
-def _ends(column: Column, found: Estimate) -> str:
+def _ends(column: Column, estimate: Estimate) -> str:
     if column.form == "share":
-        return span(found.low, found.high)
-    return f"{ratio(found.low)} to {ratio(found.high)}"
+        return span(estimate.low, estimate.high)
+    return f"{ratio(estimate.low)} to {ratio(estimate.high)}"
 
 
-def main_note(record: RunRecord, found: Sequence[Comparison]) -> str:
+def main_note(record: RunRecord, comparisons: Sequence[Comparison]) -> str:
     """Say what the numbers of the main table are."""
     moved = (
         "KL: from the original's predictions to this model's, nats a token, on plain text and on "
@@ -194,7 +202,7 @@ def main_note(record: RunRecord, found: Sequence[Comparison]) -> str:
     )
     shares = "Shares in %, with 95 % intervals"
     attacks = f"attack columns: highest on the common pool, {attack_units(record)}"
-    return f"{shares}; {attacks}. {moved} {marking(found)}".strip()
+    return f"{shares}; {attacks}. {moved} {marking(comparisons)}".strip()
 
 
 def _texts(record: RunRecord) -> str:
@@ -207,21 +215,21 @@ def _texts(record: RunRecord) -> str:
     return f" ({first.rows} texts of {first.tokens} tokens{instructions}, version {first.text_version})"
 
 
-def marking(found: Sequence[Comparison]) -> str:
+def marking(comparisons: Sequence[Comparison]) -> str:
     """Say what a mark beside a number means, and how many of them are expected by chance."""
-    if not found:
+    if not comparisons:
         return ""
     return (
-        f"Marked ↓ or ↑: lower or higher than {found[0].baseline}, where the 95 % interval of the "
-        f"paired difference excludes 0. Of {len(found)} such comparisons about "
-        f"{max(1, round(0.05 * len(found)))} would be marked by chance if no method differed."
+        f"Marked ↓ or ↑: lower or higher than {comparisons[0].baseline}, where the 95 % interval of "
+        f"the paired difference excludes 0. Of {len(comparisons)} such comparisons about "
+        f"{max(1, round(0.05 * len(comparisons)))} would be marked by chance if no method differed."
     )
 
 
-def differences(record: RunRecord, found: Sequence[Comparison]) -> Table:
+def differences(record: RunRecord, comparisons: Sequence[Comparison]) -> Table:
     """Return what each method scores less the baseline, in percentage points."""
     by_method: dict[str, dict[str, Comparison]] = {}
-    for comparison in found:
+    for comparison in comparisons:
         by_method.setdefault(comparison.label, {})[comparison.column] = comparison
     group = compared(record)
     rows = [
@@ -233,16 +241,16 @@ def differences(record: RunRecord, found: Sequence[Comparison]) -> Table:
         "and crossed over seeds; attacks: each method at its own strongest point. Marked where the "
         "interval excludes 0. Levels after attack compare only at equal retention."
     )
-    base = found[0].baseline if found else ""
+    base = comparisons[0].baseline if comparisons else ""
     headings = [Heading(column.title, column.key) for column in group]
     return Table(f"Differences to {base}", note, headings, rows)
 
 
-def _difference(found: Comparison | None) -> Entry:
-    if found is None:
+def _difference(comparison: Comparison | None) -> Entry:
+    if comparison is None:
         return Entry(DASH)
-    value, low, high = found.difference
-    return Entry(points(value), ends=f"{points(low)} to {points(high)}", compared=found)
+    value, low, high = comparison.difference
+    return Entry(points(value), ends=f"{points(low)} to {points(high)}", compared=comparison)
 
 
 # --- of the paper ----------------------------------------
@@ -283,8 +291,10 @@ def published(block: Published) -> Table:
     )
 
 
-def _ours(found: Estimate | None, number: float | None, beside: bool) -> Entry:
-    text, ends = (percent(found.value), span(found.low, found.high)) if found else (DASH, "")
+def _ours(estimate: Estimate | None, number: float | None, beside: bool) -> Entry:
+    text, ends = (
+        (percent(estimate.value), span(estimate.low, estimate.high)) if estimate else (DASH, "")
+    )
     return Entry(text, ends=ends, published=_number(number) if beside else "")
 
 

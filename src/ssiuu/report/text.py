@@ -198,10 +198,10 @@ def _label(model: Model) -> str:
     return (method if len(method) <= room else method[: room - 1] + "…") + seed
 
 
-def _blocks(methods: _Column, found: list[_Column]) -> list[list[_Column]]:
+def _blocks(methods: _Column, values: list[_Column]) -> list[list[_Column]]:
     """Split the columns so that each block, with the method in front, fits the width."""
     blocks, used = [[methods]], methods.width
-    for column in found:
+    for column in values:
         if used + 1 + column.width > WIDTH:
             blocks.append([methods])
             used = methods.width

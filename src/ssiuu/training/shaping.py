@@ -84,35 +84,37 @@ class Shaping:
                 handle.remove()
 
     def _slope(
-        self, name: str, forget: Tensor, divisor: float, found: Mapping[str, Tensor] | None
+        self, name: str, forget: Tensor, divisor: float, second: Mapping[str, Tensor] | None
     ) -> Slope:
         parameter = self.named[name]
         if not any(b.shapes for b in self.wanting):
             return Slope(name, parameter, forget)
-        if found is None:  # the loss is the sum of log P over the divisor
+        if second is None:  # the loss is the sum of log P over the divisor
             return Slope(name, parameter, forget, forget, divisor)
-        return Slope(name, parameter, forget, found[name], 1.0)
+        return Slope(name, parameter, forget, second[name], 1.0)
 
-    def shape(self, name: str, forget: Tensor, divisor: float, found: dict[str, Tensor] | None) -> None:
+    def shape(
+        self, name: str, forget: Tensor, divisor: float, second: dict[str, Tensor] | None
+    ) -> None:
         """Change one parameter's forget gradient in place; uses up its second gradient in `found`."""
-        slope = self._slope(name, forget, divisor, found)
+        slope = self._slope(name, forget, divisor, second)
         for bound in self.bounds:
             if bound.shapes:
                 bound.shape(slope)
-        if found is not None:
-            found.pop(name, None)
+        if second is not None:
+            second.pop(name, None)
 
-    def shape_all(self, divisor: float, found: dict[str, Tensor] | None) -> None:
+    def shape_all(self, divisor: float, second: dict[str, Tensor] | None) -> None:
         """Shape the forget gradients in `.grad`, once all are there."""
         grads = {name: p.grad for name, p in self.named.items() if p.grad is not None}
         for bound in self.bounds:
             if bound.surveys:
-                bound.survey(self._slope(name, g, divisor, found) for name, g in grads.items())
-            if bound.maps and found is not None:
-                bound.reshape(found)
+                bound.survey(self._slope(name, g, divisor, second) for name, g in grads.items())
+            if bound.maps and second is not None:
+                bound.reshape(second)
         if any(b.shapes for b in self.bounds):
             for name, gradient in grads.items():
-                self.shape(name, gradient, divisor, found)
+                self.shape(name, gradient, divisor, second)
 
     def scale(self, logprobs: AnswerLogprobs, loss: Tensor) -> Float[Tensor, " B"] | None:
         """Return what each row's output gradients are to be multiplied by to give the target's.

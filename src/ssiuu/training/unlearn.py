@@ -408,12 +408,12 @@ def _drawn(rows: Sequence[Example], size: int, number: int, seed: int) -> list[E
     return [rows[i] for i in draw_rows(len(rows), size, number, seed)] if rows else []
 
 
-def _log(number: int, outcome: StepOutcome, found: Look) -> StepLog:
+def _log(number: int, outcome: StepOutcome, look: Look) -> StepLog:
     return StepLog(
         step=number,
-        forget_score=found.score,
-        answered=found.answered,
-        lost=found.lost,
+        forget_score=look.score,
+        answered=look.answered,
+        lost=look.lost,
         **vars(outcome),
     )
 

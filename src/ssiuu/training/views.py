@@ -90,5 +90,5 @@ def part(view: View, rows: slice) -> View:
     return View(view.logprobs[rows], targets=view.targets[rows], logits=view.logits[rows])
 
 
-def _values(found: dict[str, float], ids: Sequence[str], device: torch.device) -> Tensor:
-    return torch.tensor([found[i] for i in ids], device=device)
+def _values(by_id: dict[str, float], ids: Sequence[str], device: torch.device) -> Tensor:
+    return torch.tensor([by_id[i] for i in ids], device=device)

@@ -177,17 +177,17 @@ def write_answers(model: CausalLM, prompt: Prompt, facts: Sequence[FactText]) ->
 
 
 def _sequences(
-    model: CausalLM, prompt: Prompt, asked: Sequence[tuple[str, list[str]]]
+    model: CausalLM, prompt: Prompt, questions: Sequence[tuple[str, list[str]]]
 ) -> list[list[SequenceScore]]:
     """Score the answers of every question, each with its end token.
 
     The same answer to the same question is read only once.
     """
-    pairs = list(dict.fromkeys((question, text) for question, texts in asked for text in texts))
+    pairs = list(dict.fromkeys((question, text) for question, texts in questions for text in texts))
     joints = [prompt.joint(question, [text]) for question, text in pairs]
     examples = [Example("", joint.prompt, joint.answers[0] + prompt.end) for joint in joints]
     scores = dict(zip(pairs, score_sequences(model, examples), strict=True))
-    return [[scores[question, text] for text in texts] for question, texts in asked]
+    return [[scores[question, text] for text in texts] for question, texts in questions]
 
 
 def _first(options: Sequence[SequenceScore]) -> bool | None:

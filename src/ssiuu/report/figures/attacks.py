@@ -228,8 +228,8 @@ def _back(model: Model) -> Interval | Estimate | None:
     return max((back for back in levels if back is not None), key=lambda e: e.value, default=None)
 
 
-def _cross(axes: Axes, style: Style, kept: Interval | Estimate, back: Interval | Estimate) -> None:
-    (x, x_low, x_high), (y, y_low, y_high) = kept, back
+def _cross(axes: Axes, style: Style, heldout: Interval | Estimate, back: Interval | Estimate) -> None:
+    (x, x_low, x_high), (y, y_low, y_high) = heldout, back
     axes.plot([x_low, x_high], [y, y], color=style.colour, linewidth=0.9, alpha=0.6)
     axes.plot([x, x], [y_low, y_high], color=style.colour, linewidth=0.9, alpha=0.6)
     axes.plot([x], [y], style.marker, color=style.colour, markersize=8, markeredgecolor="white")

@@ -78,19 +78,19 @@ def _curve(evidence: Evidence, side: str, mode: str) -> CausalCurve | None:
     return next((c for c in curves if (c.side, c.mode) == (side, mode)), None)
 
 
-def _shares(found: StyledEvidence, side: str, mode: str) -> list[Number]:
+def _shares(diagnosed: StyledEvidence, side: str, mode: str) -> list[Number]:
     return [
         Number(cell.method.label, cell.seed, point.m, share.value, share.low, share.high)
-        for cell, _, evidence in found
+        for cell, _, evidence in diagnosed
         if (curve := _curve(evidence, side, mode))
         for point in curve.points
         if (share := point.share)
     ]
 
 
-def _selectivities(found: StyledEvidence) -> list[Number]:
-    probes = [(c.method.label, c.seed, e.probe_after) for c, _, e in found]
-    first = next((e.probe_before for _, _, e in found if e.probe_before), None)
+def _selectivities(diagnosed: StyledEvidence) -> list[Number]:
+    probes = [(c.method.label, c.seed, e.probe_after) for c, _, e in diagnosed]
+    first = next((e.probe_before for _, _, e in diagnosed if e.probe_before), None)
     return [
         Number(label, seed, layer, s.value, s.low, s.high)
         for label, seed, probe in [(ORIGINAL, None, first), *probes]
@@ -99,10 +99,10 @@ def _selectivities(found: StyledEvidence) -> list[Number]:
     ]
 
 
-def _causal(found: StyledEvidence, side: str, mode: str) -> Callable[[Axes], None]:
+def _causal(diagnosed: StyledEvidence, side: str, mode: str) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         grid: set[int] = set()
-        for _, style, evidence in found:
+        for _, style, evidence in diagnosed:
             curve = _curve(evidence, side, mode)
             for point in curve.points if curve else ():
                 if point.share is not None:
@@ -124,13 +124,13 @@ def _causal(found: StyledEvidence, side: str, mode: str) -> Callable[[Axes], Non
     return draw
 
 
-def _probe(found: StyledEvidence) -> Callable[[Axes], None]:
+def _probe(diagnosed: StyledEvidence) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
-        before = next((e.probe_before for _, _, e in found if e.probe_before), None)
+        before = next((e.probe_before for _, _, e in diagnosed if e.probe_before), None)
         if before is not None:
             values = [s.value for s in before.selectivity]
             axes.plot(range(len(values)), values, color=FAINT, linewidth=3.5, alpha=0.6)
-        for _, style, evidence in found:
+        for _, style, evidence in diagnosed:
             if evidence.probe_after is not None:
                 values = [s.value for s in evidence.probe_after.selectivity]
                 line(axes, list(range(len(values))), list(values), style, every=5)

@@ -60,17 +60,19 @@ def cumulative_curves(record: RunRecord) -> Plot:
     )
 
 
-def _cumulative_panel(found: list[tuple[Cell, Style, Influence]], target: Target, sign: str) -> Panel:
+def _cumulative_panel(
+    influences: list[tuple[Cell, Style, Influence]], target: Target, sign: str
+) -> Panel:
     curves = [
         (style, influence.m, influence.d_plus if sign == "+" else influence.d_minus)
-        for _, style, influence in found
+        for _, style, influence in influences
     ]
     nets = [
         (style, influence.m, influence.curve_net_plus if sign == "+" else influence.curve_net_minus)
-        for _, style, influence in found
+        for _, style, influence in influences
     ]
     drawn: list[Number] = []
-    for (cell, _, _), (_, m, values), (_, _, net) in zip(found, curves, nets, strict=True):
+    for (cell, _, _), (_, m, values), (_, _, net) in zip(influences, curves, nets, strict=True):
         drawn += numbers(cell, m, values)
         label = f"{cell.method.label}, net"
         drawn += [Number(label, cell.seed, x, y) for x, y in zip(m, net, strict=False)]

@@ -113,9 +113,9 @@ def _returned(compared: StyledStability) -> Panel:
     return panel("stability-returned", "Neurons that come back", draw, numbers=drawn)
 
 
-def _spread(cell: Cell, kept: Stability) -> Panel:
-    counts = kept.lowest.histogram if kept.lowest else {}
-    edges = _closed(kept.edges)
+def _spread(cell: Cell, stability: Stability) -> Panel:
+    counts = stability.lowest.histogram if stability.lowest else {}
+    edges = _closed(stability.edges)
     drawn = [
         Number(f"{cell.method.label}, {model}", cell.seed, f"{low:.3g} to {high:.3g}", count)
         for model, values in counts.items()

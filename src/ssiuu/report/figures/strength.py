@@ -64,15 +64,15 @@ def _rest(cell: Cell) -> str:
     return json.dumps([cell.method.name, others], sort_keys=True, default=str)
 
 
-def _draw(found: list[Series], key: str, title: str) -> Callable[[Axes], None]:
+def _draw(series: list[Series], key: str, title: str) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
-        for style, tried in found:
+        for style, tried in series:
             strengths = sorted(tried)
             levels = [mean(row[key] for row in tried[strength]) for strength in strengths]
             line(axes, strengths, levels, style)
-        smallest = min((s for _, tried in found for s in tried if s > 0), default=1.0)
+        smallest = min((s for _, tried in series for s in tried if s > 0), default=1.0)
         axes.set_xscale("symlog", linthresh=smallest)  # 0 is the backbone alone
-        tried_at = sorted({strength for _, tried in found for strength in tried})
+        tried_at = sorted({strength for _, tried in series for strength in tried})
         axes.set_xticks(tried_at, [short(strength) for strength in tried_at])
         axes.minorticks_off()
         percent_axis(axes)
