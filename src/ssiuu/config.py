@@ -70,10 +70,6 @@ def nest(flat: dict[str, Any]) -> dict[str, Any]:
 def read_yaml(text: str, where: str) -> Any:
     """Return what a text says, its keys as texts.
 
-    Args:
-        text: One YAML document.
-        where: Its file or option, for messages.
-
     Raises:
         ConfigError: It is not YAML, has two values for one key, an alias or a tag, or too many levels.
     """

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import InitVar, dataclass
 from functools import cached_property, wraps
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -52,15 +52,16 @@ class Registry(Generic[T]):
         kind: What a name names, for messages: "attack".
         group: The entry-point group: "ssiuu.attacks".
         base: What every class derives from.
-        built_in: The classes of this package.
+        classes: Those of this package, which are `built_in` by name.
     """
 
     kind: str
     group: str
     base: type[Any]
-    built_in: dict[str, type[T]]
+    classes: InitVar[Iterable[type[T]]]
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, classes: Iterable[type[Any]]) -> None:
+        self.built_in: dict[str, type[T]] = {kind.name: kind for kind in classes}
         self._registered: dict[str, type[T]] = {}
         self._loaded: dict[str, type[T]] = {}
 

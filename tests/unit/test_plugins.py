@@ -33,7 +33,7 @@ class Added(Base):
 
 
 def registry() -> Registry[Base]:
-    return Registry("thing", "ssiuu.things", Base, {"plain": Plain})
+    return Registry("thing", "ssiuu.things", Base, [Plain])
 
 
 class Point:

@@ -97,12 +97,6 @@ def attacked(model: Model, name: str, scale: Scale, pool: Collection[str] | None
     """Return what each fact scores at the highest points of an attack's best setting, by attack seed.
 
     Facts that are not scored at all of these points are left out.
-
-    Args:
-        model: The model attacked.
-        name: The attack.
-        scale: What a reading is worth.
-        pool: Facts to look at; None: the common pool.
     """
     pool = model.pool if pool is None else pool
     best = strongest_setting(of_name(model.cell.attacks, name), pool, scale)

@@ -47,11 +47,7 @@ class Prediction(NamedTuple):
 
 
 def prediction(records: Iterable[RunRecord]) -> list[Prediction]:
-    """Return the correlation of every measure of `MEASURES` with both outcomes.
-
-    Args:
-        records: Of one or several runs.
-    """
+    """Return the correlation of every measure of `MEASURES` with both outcomes."""
     points = [
         _Point(Model(record, cell), outcome, _stratum(record))
         for record in records

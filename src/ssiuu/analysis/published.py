@@ -71,13 +71,12 @@ class Published(NamedTuple):
     rows: Mapping[str, Numbers]
 
 
-def _block(rows: Sequence[Mapping[str, Any]], **told: Any) -> Published:
-    return Published(**told, rows={row["method"]: tuple(row["numbers"]) for row in rows})
-
-
 COLUMNS: Final = tuple(PaperColumn(**column) for column in _DATA["columns"])
 KINDS: Final = tuple(TableKind(**table) for table in _DATA["tables"])
-PUBLISHED: Final = tuple(_block(**block) for block in _DATA["blocks"])
+PUBLISHED: Final = tuple(
+    Published(**block | {"rows": {row["method"]: tuple(row["numbers"]) for row in block["rows"]}})
+    for block in _DATA["blocks"]
+)
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,7 @@ AttackKind = type[Attack[Any]]
 BUILT_IN: tuple[AttackKind, ...] = (
     *(Harmful, Benign, Filler, Quantised, FewShot, Sampled, Prompts, Membership),
 )
-ATTACKS: Registry[Attack[Any]] = Registry(
-    "attack", "ssiuu.attacks", Attack, {attack.name: attack for attack in BUILT_IN}
-)
+ATTACKS: Registry[Attack[Any]] = Registry("attack", "ssiuu.attacks", Attack, BUILT_IN)
 # What all attacks share, under `protocol: strong`.
 STRONG: dict[str, Any] = {
     "attacks.spaces": ["full", "lora-qv", "lora-all"],

@@ -45,12 +45,6 @@ class Benign(Retraining[BenignConfig]):
 def instruction_rows(config: BenignConfig, seed: int, prompt: Prompt, context: int) -> list[Example]:
     """Tokenise the instructions; rows too long for the model are left out.
 
-    Args:
-        config: Where they are, and how many.
-        seed: Decides which, and their order.
-        prompt: How questions become tokens.
-        context: Longest sequence of the model, tokens.
-
     Raises:
         DataError: The file cannot be read.
     """

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -197,7 +197,7 @@ def retrain(
         if number in curve.points:
             model.eval()
             facts = read()
-            if not _finite(facts.values()):
+            if not all(math.isfinite(reading.logprob) for reading in facts.values()):
                 note = f"diverged in step {number}"
                 return True
             memory["reads"].append(_kept(number, facts))
@@ -271,7 +271,3 @@ def _adapter(model: CausalLM, space: Space, seed: int) -> Lora | None:
         return None
     rank, alpha, _ = ADAPTERS[space]
     return Lora(rank, alpha, chosen.paths, seed=seed, key="attacks.spaces")
-
-
-def _finite(readings: Iterable[Reading]) -> bool:
-    return all(math.isfinite(reading.logprob) for reading in readings)

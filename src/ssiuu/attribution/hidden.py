@@ -44,11 +44,6 @@ def blocks(model: CausalLM) -> torch.nn.ModuleList:
 def block(model: CausalLM, layer: int, key: str = "layer") -> torch.nn.Module:
     """Return one of the decoder's blocks.
 
-    Args:
-        model: The model.
-        layer: Which block, from 0.
-        key: How the message calls the number.
-
     Raises:
         ConfigError: There is no such block.
     """

@@ -319,7 +319,8 @@ def _again(
         torch.enable_grad(),
         torch.autocast(cast.device, cast.dtype, enabled=cast.enabled, cache_enabled=False),
     ):
-        again = type(module).forward(module, *_detached(args), **kwargs)
+        inputs = [a.detach() if isinstance(a, Tensor) else a for a in args]
+        again = type(module).forward(module, *inputs, **kwargs)
         wanted = [getattr(module, local) for local in names]
         gradients = [
             torch.autograd.grad(again, wanted, c.to(again.dtype), retain_graph=True) for c in cotangents
@@ -356,7 +357,3 @@ def _add(store: dict[str, Tensor], name: str, value: Tensor) -> None:
         store[name] += value
     else:
         store[name] = value
-
-
-def _detached(args: Any) -> list[Any]:
-    return [a.detach() if isinstance(a, Tensor) else a for a in args]

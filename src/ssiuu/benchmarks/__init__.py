@@ -14,9 +14,4 @@ from ssiuu.benchmarks.worldfacts import WorldFacts
 from ssiuu.plugins import Registry
 
 BUILT_IN: tuple[type[Benchmark[Any]], ...] = (WorldFacts, Fictional, Tofu, Faithun, Rwku, Own)
-BENCHMARKS: Registry[Benchmark[Any]] = Registry(
-    "benchmark",
-    "ssiuu.benchmarks",
-    Benchmark,
-    {benchmark.name: benchmark for benchmark in BUILT_IN},
-)
+BENCHMARKS: Registry[Benchmark[Any]] = Registry("benchmark", "ssiuu.benchmarks", Benchmark, BUILT_IN)

@@ -8,16 +8,7 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 
 from ssiuu.benchmarks import rwku_rows
-from ssiuu.benchmarks.base import (
-    PLAIN,
-    Basis,
-    Benchmark,
-    Cost,
-    Given,
-    Ground,
-    Progress,
-    SplitConfig,
-)
+from ssiuu.benchmarks.base import PLAIN, Basis, Benchmark, Cost, Given, Ground, Progress, SplitConfig
 from ssiuu.benchmarks.prompting import choose_prompt
 from ssiuu.benchmarks.rows import some
 from ssiuu.config import Section

@@ -20,16 +20,7 @@ import transformers
 from pydantic import Field
 
 from ssiuu.benchmarks import tofu_rows
-from ssiuu.benchmarks.base import (
-    PLAIN,
-    Basis,
-    Benchmark,
-    Cost,
-    Given,
-    Ground,
-    Progress,
-    tokenised,
-)
+from ssiuu.benchmarks.base import PLAIN, Basis, Benchmark, Cost, Given, Ground, Progress, tokenised
 from ssiuu.benchmarks.prompting import choose_prompt
 from ssiuu.benchmarks.rows import count, some
 from ssiuu.config import Section

@@ -35,11 +35,6 @@ def check_models(*names: str) -> None:
 def check_out(out: Path, models: Iterable[str | Path], empty: bool = True) -> None:
     """Refuse a folder for results that holds something, or lies within a model.
 
-    Args:
-        out: The folder.
-        models: Names or folders of models.
-        empty: Whether it must not hold anything.
-
     Raises:
         OutputError: It does.
     """

@@ -60,14 +60,7 @@ def answer_states(model: CausalLM, examples: Sequence[Example], pad: int) -> Sta
 
 @torch.no_grad()
 def drops(model: CausalLM, examples: Sequence[Example], states: States, pad: int) -> Drops:
-    """Return what every answer loses when another model's states are put in, block by block.
-
-    Args:
-        model: The original.
-        examples: Questions with their answers.
-        states: Of the other model, see `answer_states`.
-        pad: Padding token id.
-    """
+    """Return what every answer loses when another model's states are put in, block by block."""
     all_drops: Drops = {}
     layers = blocks(model)
     for batch in _batches(model, examples, pad):
@@ -83,13 +76,7 @@ def drops(model: CausalLM, examples: Sequence[Example], states: States, pad: int
 
 
 def depth_score(unlearned: Drops, reference: Drops, entities: Mapping[str, str]) -> Depth:
-    """Return the score of every fact and their mean, with an interval over entities.
-
-    Args:
-        unlearned: Drops by the unlearned model's states.
-        reference: Drops by the never-learned model's states.
-        entities: Of every fact, by id.
-    """
+    """Return the score of every fact and their mean, with an interval over entities."""
     facts = {id: fact_depth(unlearned[id], reference[id]) for id in reference}
     scored = {id: value for id, value in facts.items() if value is not None}
     names = [entities[id] for id in scored]

@@ -32,14 +32,7 @@ from torch import Tensor
 from ssiuu.attribution.neuron import Extremes
 from ssiuu.errors import OutputError
 from ssiuu.models.sites import MODULES, Site
-from ssiuu.records.schema import (
-    Band,
-    FactText,
-    Influence,
-    InfluenceBands,
-    RelationInfluence,
-    Target,
-)
+from ssiuu.records.schema import Band, FactText, Influence, InfluenceBands, RelationInfluence, Target
 
 TOP = 100
 TARGETS: tuple[Target, ...] = ("logprob", "probability")

@@ -113,18 +113,11 @@ class Divergences:
         return self._measured(model, *(known if quick else (self.plain, self.asked)))
 
     def original(self, model: CausalLM) -> Divergence:
-        """Return the same of the original itself, whose perplexity is wanted: nothing is read again.
-
-        Args:
-            model: The original, or any model of its architecture.
-        """
+        """Return the same of the original itself, whose perplexity is wanted: nothing is read again."""
         return self._measured(model, self.plain, self.asked, read=False)
 
     def perplexities(self, model: CausalLM) -> tuple[float, float | None]:
         """Return the original's perplexity on a part of the texts, and on the answers to instructions.
-
-        Args:
-            model: The original, or any model of its architecture.
 
         Returns:
             The second is None where no instruction fits the model.

@@ -36,10 +36,6 @@ def holds(answer: str, text: str) -> bool:
     word that any text may have (a, the, it) must come in the same case. A number is compared by its
     digits, its sign and its percent, money by its currency, wherever that is written. An accent may be
     missing, but not be another one.
-
-    Args:
-        answer: The right answer.
-        text: What the model wrote.
     """
     return _dialled(answer, text) or any(
         _found(answer_segments, segmented)

@@ -12,10 +12,6 @@ from ssiuu.evaluation.segments import words
 def rouge_recall(answer: str, text: str) -> float:
     """Return LCS(answer, text) / |answer|, in words after Porter's stemmer.
 
-    Args:
-        answer: The right answer.
-        text: What the model wrote.
-
     Source: Lin 2004, "ROUGE: A package for automatic evaluation of summaries"; package rouge-score.
     Departures: none for ASCII text with a word in it. The package knows no other letters; here a word
     that has some is a word (of scripts without blanks: each grapheme), and an answer without any word

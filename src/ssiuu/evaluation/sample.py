@@ -70,7 +70,8 @@ def _sample_batch(
     written: list[list[int]] = [[] for _ in streams]
     going = list(range(len(streams)))
     while True:
-        tokens = draw_tokens(_softmax(logits), [streams[i] for i in going])
+        chances = (logits.float() / TEMPERATURE).softmax(-1)
+        tokens = draw_tokens(chances, [streams[i] for i in going])
         for i, token in zip(going, tokens, strict=True):
             written[i].append(token)
         unfinished = [
@@ -106,10 +107,6 @@ def _begun(
     ).logits
     cache.batch_select_indices(source)
     return Kept(model, cache, batch.attention_mask[source]), logits[source, -1]
-
-
-def _softmax(logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-    return (logits.float() / TEMPERATURE).softmax(-1)
 
 
 def draw_tokens(

@@ -9,7 +9,7 @@ from ssiuu.evaluation.ask import Asked, Question, ask
 from ssiuu.evaluation.match import holds
 from ssiuu.evaluation.rouge import rouge_recall
 from ssiuu.likelihood import Prompt
-from ssiuu.records.schema import FactScore, FactText, ProbeText
+from ssiuu.records.schema import FactScore, FactText
 
 # Tokens a free answer may be longer than the right one.
 FREE_MARGIN = 16  # "The capital of Italy is Rome."
@@ -45,7 +45,10 @@ def score_facts(
             questions.append(others[-1])
         if paraphrases:
             questions += [Question.of(prompt.joint(text, options)) for text in fact.paraphrases]
-            questions += [_probe(prompt, p) for p in (*fact.multi_hop, *fact.same_answer)]
+            questions += [
+                Question.of(prompt.joint(probe.question, probe.options or [probe.answer]))
+                for probe in (*fact.multi_hop, *fact.same_answer)
+            ]
     answers = iter(ask(model, prompt, questions))
     scores = {}
     for i, fact in enumerate(facts):
@@ -71,10 +74,6 @@ def _base(prompt: Prompt, fact: FactText, free: bool) -> Question:
     joint = prompt.joint(fact.question, fact.options or [fact.answer])
     question = Question.of(joint)
     return question.free(prompt, joint, FREE_MARGIN) if free else question
-
-
-def _probe(prompt: Prompt, probe: ProbeText) -> Question:
-    return Question.of(prompt.joint(probe.question, probe.options or [probe.answer]))
 
 
 def _score(prompt: Prompt, fact: FactText, base: Question, asked: Asked) -> FactScore:

@@ -55,10 +55,6 @@ def require() -> None:
 def measure(model: CausalLM, tokenizer: Any) -> dict[str, TaskScore]:
     """Return the accuracy of the model on each of `TASKS`.
 
-    Args:
-        model: The model as it is in memory.
-        tokenizer: Its tokenizer.
-
     Raises:
         ConfigError: lm-eval is not installed, or the hub cannot be reached.
     """

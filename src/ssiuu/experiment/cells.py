@@ -87,7 +87,8 @@ class Keys:
             *session.plugins.values(),
         )
         # Where there is nothing to retain, a projection takes its directions from these.
-        self.shared = [] if session.split.retain else [_row(e) for e in session.benign()]
+        benign = [] if session.split.retain else session.benign()
+        self.shared = [[row.id, row.prompt, row.answer] for row in benign]
 
     def unlearning(self, method: Method, seed: int) -> str:
         """Return the key of an unlearned model."""
@@ -157,7 +158,3 @@ def _told(split: Split) -> dict[str, Any]:
     """Return a split as it stands in a key; what older runs did not have only where there is any."""
     dumped = split.model_dump(mode="json")
     return dumped if split.unknown else {k: v for k, v in dumped.items() if k != "unknown"}
-
-
-def _row(example: Any) -> list[Any]:
-    return [example.id, example.prompt, example.answer]

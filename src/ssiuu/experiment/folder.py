@@ -165,12 +165,7 @@ def in_turn(jobs: Sequence[P], attempt: Callable[[P], bool], progress: Callable[
 
 
 def sweep(folder: Path, name: str = "") -> None:
-    """Remove the half-written files that a killed process has left; the caller holds the lock.
-
-    Args:
-        folder: Where.
-        name: What the names of the files begin with.
-    """
+    """Remove the half-written files that a killed process has left; the caller holds the lock."""
     for pattern in (f".{name}*.json.*", f".{name}*.safetensors.*"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)

@@ -121,7 +121,7 @@ def unlearn_model(
         if record.outcome.state != "forgotten" and not keep_anyway:
             write_record(out.with_name(f"{out.name}.unlearn.json"), record)
         elif adapter is None:
-            noted = _joined(note, session.loaded.info.note)
+            noted = "; ".join(part for part in (note, session.loaded.info.note) if part)
             save(session.loaded.model, session.loaded.tokenizer, out, noted, session.loaded.info.dtype)
             write_record(out / "unlearn.json", record)
         else:
@@ -129,10 +129,6 @@ def unlearn_model(
             write_record(out / "unlearn.json", record)
     shutil.rmtree(work, ignore_errors=True)
     return record
-
-
-def _joined(*notes: str) -> str:
-    return "; ".join(note for note in notes if note)
 
 
 def audit_models(
@@ -195,26 +191,9 @@ def diagnose_models(
 ) -> RunRecord:
     """Look inside a pair of checkpoints: all that `inside: true` shows, and no attack.
 
-    It is an audit without attacks, which `audit_models` on the same folder adds.
-
-    Args:
-        before: Model before unlearning: short name, folder or hub name, or a transformers model.
-            Models in memory are left as they are.
-        after: Folder of the model after unlearning, of the same architecture, or the model.
-        forget: The facts that should be gone: a file, a hub name, or rows (a list of dicts, a
-            datasets.Dataset, a data frame); None where `sets` name a benchmark with its own.
-        out: Folder for the record.
-        retain: Facts that should still be there, likewise; means and probes are fitted on them.
-        attacked: Folder of the model after an attack on `after`, or the model, for the stability of
-            attributions.
-        sets: Further settings, "key=value" as in a recipe; those of attacks have no effect.
-        command: As typed, for the record.
-        progress: Told what is going on.
-        tokenizer: That of models in memory.
-        columns: Which columns of the facts are read, by key: {"question": "text"}, or as
-            `--columns` has it; None: known names.
-        base: The model that an adapter belongs to, in place of the one that it states; also where
-            the tokenizer is taken from if the model's folder has none.
+    It is an audit without attacks, which `audit_models` on the same folder adds; what it is given is
+    given as there. `attacked` is the folder of the model after an attack on `after`, or the model, for
+    the stability of attributions. Means and probes are fitted on the facts of `retain`.
 
     Raises:
         InputError: Anything given cannot be used.

@@ -52,41 +52,32 @@ OBJECTIVES: Registry[Objective] = Registry(
     "objective",
     "ssiuu.objectives",
     Objective,
-    {
-        kind.name: kind
-        for kind in (
-            NoUnlearning,
-            GradientAscent,
-            GradientDifference,
-            DirectPreference,
-            NegativePreference,
-            Misdirection,
-            SimpleNegativePreference,
-            SelfDistillation,
-            WeightedGradientAscent,
-            SaturationImportance,
-            PrimalDual,
-            TaskVector,
-        )
-    },
+    (
+        NoUnlearning,
+        GradientAscent,
+        GradientDifference,
+        DirectPreference,
+        NegativePreference,
+        Misdirection,
+        SimpleNegativePreference,
+        SelfDistillation,
+        WeightedGradientAscent,
+        SaturationImportance,
+        PrimalDual,
+        TaskVector,
+    ),
 )
 TRANSFORMS: Registry[Transform] = Registry(
     "transform",
     "ssiuu.transforms",
     Transform,
-    {
-        kind.name: kind
-        for kind in (Ssiuu, Gate, Projection, DisruptionMask, Localised, SharpnessAware, Pull)
-    },
+    (Ssiuu, Gate, Projection, DisruptionMask, Localised, SharpnessAware, Pull),
 )
 RETAIN_TERMS: Registry[RetainTerm] = Registry(
     "retain term",
     "ssiuu.retain_terms",
     RetainTerm,
-    {
-        kind.name: kind
-        for kind in (LikelihoodTerm, DivergenceTerm, ActivationTerm, TextTerm, OtherWordsTerm)
-    },
+    (LikelihoodTerm, DivergenceTerm, ActivationTerm, TextTerm, OtherWordsTerm),
 )
 
 ALIASES = {

@@ -184,10 +184,6 @@ def _constant(weight: Tensor) -> bool:
 def check_tokenizer_class(path: Path, config: Mapping[str, Any]) -> None:
     """Refuse a tokenizer of a class that is not to be had: another one would be taken in its place.
 
-    Args:
-        path: Of tokenizer_config.json.
-        config: What it holds.
-
     Raises:
         ModelError: The class is unknown, wants code of its own, or a package that is not here.
     """

@@ -191,7 +191,11 @@ def _inside(folder: Path, name: str, what: str) -> Path:
     parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
     absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
     path = folder / name
-    if absolute or ".." in parts or not any(_within(path, home) for home in _homes(folder)):
+    if (
+        absolute
+        or ".." in parts
+        or not any(path.resolve().is_relative_to(home) for home in _homes(folder))
+    ):
         raise ModelError(f"{what} lies outside the folder. Copy it there: nothing else is read.")
     if not path.is_file():
         raise ModelError(f"{what} is not there: the folder is not complete. Copy it again.")
@@ -204,10 +208,6 @@ def _homes(folder: Path) -> list[Path]:
     if homes[0].parent.name == "snapshots":
         homes.append(homes[0].parent.parent / "blobs")
     return homes
-
-
-def _within(path: Path, home: Path) -> bool:
-    return path.resolve().is_relative_to(home)
 
 
 def _no_weights(folder: Path) -> str:

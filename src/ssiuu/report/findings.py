@@ -157,8 +157,9 @@ def _remarks(record: RunRecord, cell: Cell) -> list[str]:
         return notes
     share = mean(step.penalty_share for step in unlearning.steps)
     if share is not None and share < TINY:
+        tiny = f"{100 * share:.1g}" if share >= 1e-7 else "under 0.00001"
         notes.append(
-            f"The regulariser moved {_tiny(share)}\u00a0% of the gradient (penalty share "
+            f"The regulariser moved {tiny}\u00a0% of the gradient (penalty share "
             f"{rate(share)}): this run hardly differs from one without it."
         )
     if unlearning.stopped == "max_steps":
@@ -209,7 +210,3 @@ def _below_chance(record: RunRecord, cell: Cell) -> list[str]:
 def _share(value: float, digits: int = 0) -> str:
     # A no-break space keeps a number and its sign on one line.
     return f"{percent(value, digits)}\u00a0%"
-
-
-def _tiny(share: float) -> str:
-    return f"{100 * share:.1g}" if share >= 1e-7 else "under 0.00001"

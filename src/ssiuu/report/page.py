@@ -167,7 +167,11 @@ class SettingLine:
 def setting_lines(config: Mapping[str, Any], sources: Mapping[str, str]) -> list[SettingLine]:
     """Return a nested configuration as dotted keys, each with its own or its parent's source."""
     return [
-        SettingLine(key, value if isinstance(value, str) else _json(value), _source(key, sources))
+        SettingLine(
+            key,
+            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str),
+            _source(key, sources),
+        )
         for key, value in _leaves(config, "")
     ]
 
@@ -182,10 +186,6 @@ def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
         yield key, value
     for name, child in children:
         yield from _leaves(child, f"{key}.{name}" if key else name)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _source(key: str, sources: Mapping[str, str]) -> str:

@@ -19,17 +19,7 @@ from ssiuu.analysis.divergence import DAMAGED, WORDS
 from ssiuu.analysis.published import COLUMNS, Published, paper_table
 from ssiuu.analysis.scores import score_of
 from ssiuu.records.schema import RunRecord
-from ssiuu.report.text import (
-    DASH,
-    attack_units,
-    kl,
-    named,
-    percent,
-    points,
-    ratio,
-    span,
-    written,
-)
+from ssiuu.report.text import DASH, attack_units, kl, named, percent, points, ratio, span, written
 from ssiuu.statistics import Estimate
 
 MARKS = {"lower": "↓", "higher": "↑"}

@@ -26,14 +26,7 @@ from ssiuu.attribution.parameter import SplitGradients
 from ssiuu.causal import CausalLM
 from ssiuu.errors import DivergedError
 from ssiuu.likelihood import Batch, answer_logits, answer_logprobs, join
-from ssiuu.methods.base import (
-    Bound,
-    Losses,
-    Objective,
-    RetainTerm,
-    Rows,
-    Training,
-)
+from ssiuu.methods.base import Bound, Losses, Objective, RetainTerm, Rows, Training
 from ssiuu.methods.method import Method
 from ssiuu.methods.retain import LikelihoodTerm
 from ssiuu.models.lora import adapters, weight_of
@@ -211,7 +204,8 @@ class Step:
         if forget and self.objective is not None:
             forget_loss = self._forget(forget)
         for name, gradient in aside.items():
-            _add_gradient(self.named[name], gradient)
+            parameter = self.named[name]
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         if keeps and not first:
             retain_loss = self.terms.retain_backward(retain)
         return forget_loss, retain_loss
@@ -345,7 +339,3 @@ class Step:
                     f"the {name} is {value} in this step; the parameters were left as they were "
                     f"before it. The batch: {', '.join(ids)}. A lower learning_rate may help."
                 )
-
-
-def _add_gradient(parameter: Tensor, gradient: Tensor) -> None:
-    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)

@@ -10,9 +10,7 @@ from ssiuu.plugins import Registry
 from ssiuu.records.schema import RunRecord
 
 BUILT_IN: tuple[type[ScoreColumns], ...] = (RankingColumns, SentenceColumns, RougeColumns)
-SCORES: Registry[ScoreColumns] = Registry(
-    "score", "ssiuu.scores", ScoreColumns, {score.name: score for score in BUILT_IN}
-)
+SCORES: Registry[ScoreColumns] = Registry("score", "ssiuu.scores", ScoreColumns, BUILT_IN)
 
 
 def score_of(record: RunRecord) -> ScoreColumns:

@@ -120,13 +120,7 @@ def drawn_scale(record: RunRecord, name: str) -> Scale:
 
 
 def best_curve(cell: Cell, name: str, scale: Scale) -> tuple[Attack, list[float | None]] | None:
-    """Return the curve of this attack that reaches the highest level, and its levels.
-
-    Args:
-        cell: One method and seed.
-        name: The attack's name; its learning rates compete.
-        scale: What a reading is worth.
-    """
+    """Return the curve of this attack that reaches the highest level, and its levels."""
     pool = sorted(common_pool(cell.attacks))
     best = None
     for attack in (attack for attack in cell.attacks if attack.name == name):

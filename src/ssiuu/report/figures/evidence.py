@@ -9,18 +9,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from ssiuu.analysis.column import ORIGINAL
 from ssiuu.records.schema import CausalCurve, Cell, Evidence, RunRecord
-from ssiuu.report.figures.draw import (
-    FAINT,
-    INK,
-    Number,
-    Plot,
-    Style,
-    legend,
-    line,
-    panel,
-    plot,
-    styled,
-)
+from ssiuu.report.figures.draw import FAINT, INK, Number, Plot, Style, legend, line, panel, plot, styled
 from ssiuu.report.text import short
 
 CURVES = {

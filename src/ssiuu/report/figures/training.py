@@ -31,10 +31,11 @@ def training_curves(record: RunRecord) -> Plot:
         ("gradient-norm", "Gradient norm, L2 over all parameters", lambda step: step.gradient_norm),
         ("text-loss", "Divergence on the texts held to, nats a token", lambda step: step.text_loss),
     ]
+    steps = [step for cell in record.cells if cell.unlearning for step in cell.unlearning.steps]
     panels = [
         _training_panel(record, key, title, read)
         for key, title, read in measures
-        if any(read(step) is not None for step in _all_steps(record))
+        if any(read(step) is not None for step in steps)
     ]
     return plot(
         "training",
@@ -78,7 +79,3 @@ def _training_panel(
     scores = dict.fromkeys(c.unlearning.stop_score for c in record.cells if c.unlearning)
     note = f"Score: {', '.join(scores)}." if key == "forget-score" else ""
     return panel(f"training-{key}", title.split(",")[0], draw, note, numbers=drawn)
-
-
-def _all_steps(record: RunRecord) -> list[StepLog]:
-    return [step for cell in record.cells if cell.unlearning for step in cell.unlearning.steps]
