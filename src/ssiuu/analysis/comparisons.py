@@ -113,6 +113,7 @@ def level(record: RunRecord, tables: Sequence[Outcomes], looks: int = 1) -> Esti
     if not items or not seeds:
         return None
     values = np.array([[_row(table, items, seed) for seed in seeds] for table in tables])
+    # Wilson's interval is of independent outcomes: one seed, and one question a fact.
     once = len(tables) == len(seeds) == 1 and len(items) == len({fact for fact, _ in items})
     if once and np.isin(values, (0, 1)).all():
         return _estimate(wilson(int(values.sum()), values.size, looks=looks))
@@ -205,6 +206,7 @@ def _compare(
     if not seeds or len(set(names)) < 2:
         return None
     stacked = np.array([[_row(table, items, seed) for seed in seeds] for table in tables])
+    # Method and baseline alternate, pair by pair.
     first, second = stacked[::2], stacked[1::2]
     difference = bootstrap_difference(first, second, names)
     label, against = (next(iter(cells.values())).method.label for cells in (method, base))
@@ -223,6 +225,7 @@ def _compare(
 
 def _better(column: Column, difference: Estimate, higher: float, chance: float | None) -> bool | None:
     """Say whether a difference is for the better; None where both are at guessing or below."""
+    # Nothing is known less than by guessing: what differs there is chance.
     guessing = column.direction == "lower" and chance is not None and higher <= chance
     if column.direction is None or not differs(difference) or guessing:
         return None

@@ -24,6 +24,8 @@ def attacked_facts(facts: Sequence[FactText], fractions: Sequence[float], seed: 
     if 2 * len(apart(facts, order[:count])) < len(order) - count:
         entity = {fact.id: fact.entity or fact.id for fact in facts}
         entities_in_order = list(dict.fromkeys(entity[i] for i in order))
+        # By entity, in the order in which their first facts were drawn; within one the draw's own
+        # order stays.
         order.sort(key=lambda i: entities_in_order.index(entity[i]))
     return order[:count]
 

@@ -152,6 +152,7 @@ def quantised(model: CausalLM, formats: Sequence[str]) -> Iterator[str]:
 def _scale(values: Tensor, levels: int) -> Tensor:
     """Return max |w| / levels of each row; 1 for a row of zeros."""
     scale = values.abs().amax(-1, keepdim=True) / levels
+    # Zeros are coded with a scale of 1: 0 / 0 is no code.
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 

@@ -186,6 +186,7 @@ class SplitGradients:
             parameter.requires_grad_(False)
         try:
             yield
+            # Not in `finally`: behind an error no gradient is whole.
             self._finish_small()
         finally:
             for parameter in ours:
@@ -227,6 +228,9 @@ class SplitGradients:
         first, others = gradient[: self.rows], gradient[self.rows :]
         scaled = None if self.scale is None else _weighted(first, self.scale)
         if type(module) not in (torch.nn.Linear, torch.nn.Embedding):
+            # A norm's gradient is no product of what comes in and what comes back: the module runs
+            # again, on the first rows alone. Without a scale there is one gradient to store, and
+            # `zip` ends after it.
             cut = [a[: self.rows] if isinstance(a, Tensor) else a for a in args]
             wanted = [first] if scaled is None else [first, scaled]
             for store, part in zip(
@@ -240,6 +244,8 @@ class SplitGradients:
             self._add(module, local, name, self.first, first, before)
             if scaled is not None:
                 self._add(module, local, name, self.found, scaled, before)
+            # A tied weight has several uses. Its first rows' share is shaped once all of them have
+            # come, and only then may the other rows be added: what they add is to be left as it is.
             self.later[name].append(partial(self._add, module, local, name, self.first, others, after))
             self.waiting[name] -= 1
             if not self.waiting[name]:
@@ -320,6 +326,7 @@ def _again(
         torch.autocast(cast.device, cast.dtype, enabled=cast.enabled, cache_enabled=False),
     ):
         inputs = [a.detach() if isinstance(a, Tensor) else a for a in args]
+        # Of the class: neither hooks nor what is patched onto this instance is to run again.
         again = type(module).forward(module, *inputs, **kwargs)
         wanted = [getattr(module, local) for local in names]
         gradients = [
@@ -344,6 +351,7 @@ def _add_product(store: dict[str, Tensor], name: str, rows: Tensor, inputs: Tens
 
 
 def _add_rows(store: dict[str, Tensor], name: str, module: Any, ids: Tensor, rows: Tensor) -> None:
+    # As autograd has it: the padding row learns nothing.
     if module.padding_idx is not None:
         rows = rows * (ids != module.padding_idx).unsqueeze(-1)
     if name not in store:

@@ -148,6 +148,7 @@ def influence(
             relations.setdefault(relation, []).append(row)
     groups = [_weights([rows], len(after.ids)) for rows in relations.values()]
     draws = resamples(entities, RESAMPLES, seed)
+    # Rows: all facts, then each relation, then each resample.
     weights = torch.cat([_weights([range(len(after.ids))], len(after.ids)), *groups, draws])
     gaps = [gap for gap in (before.gap, after.gap) if gap is not None]
     by_target = {}
@@ -296,6 +297,7 @@ def summarise(
 ) -> Influence:
     """Sum up the means over facts: curves over the top m neurons, top 100, maps by module and layer."""
     count = plus.numel()
+    # Eight points a decade, and the two that are printed.
     grid = sorted({min(count, round(10 ** (e / 8))) for e in range(0, 60)} | {min(TOP, count), count})
     net_plus, net_minus = _curve(plus, grid), _curve(minus, grid)
     plus, minus = plus.clamp(min=0), minus.clamp(min=0)

@@ -168,6 +168,7 @@ def ridge(
     centre, target = x.mean(0), y.mean(0)
     x, new = x - centre, new - centre
     kernel = x @ x.T
+    # A share of the kernel's own size: states are not on one scale in all layers.
     penalty = RIDGE * kernel.diagonal().mean().clamp(min=1e-12)
     weights = torch.linalg.solve(kernel + penalty * torch.eye(len(x), dtype=x.dtype), y - target)
     predicted: Tensor = target + new @ x.T @ weights

@@ -68,6 +68,7 @@ def _unlearning(recipe: Recipe, method: Method, tokens: float, forget: int) -> f
     config = recipe.unlearn
     steps = REACHED * config.max_steps
     cost = prod(part.cost for part in method.all)
+    # Forward and backward are three passes, over as many retain rows as forget rows.
     step = 3.0 * tokens * 2 * config.batch_size * config.accumulate * cost
     return steps * step + tokens * forget * steps / config.check_every
 
@@ -109,6 +110,7 @@ def _throughput() -> float:
     best = float("inf")
     torch.set_num_threads(1)
     try:
+        # The fastest of many: what else the machine does can only slow it down.
         for _ in range(50):
             start = time.perf_counter()
             activations @ weights

@@ -124,6 +124,8 @@ def run(
             header_of = partial(_header, session, sources, command, keys, trials)
             methods = _methods(session, after, recipe.made())
             notes: list[str] = []
+            # Which settings are run is only known once they are tuned: until then the header names
+            # the trials.
             cells = [] if trials else _plan(keys, methods, shared)
             if not resumed:
                 settle(out, header_of(methods, cells, notes))
@@ -133,6 +135,7 @@ def run(
             cells = _plan(keys, methods, shared)
         with set_up():
             header = settle(out, header_of(methods, cells, notes))
+            # Still under the lock: whoever comes first scores the original, for all.
             original = _original(session, out, keys, progress)
         meter = Meter(out, cells, progress)
         in_turn(cells, _Stages(session, out, keys, shared, original, meter).attempt, meter)

@@ -133,6 +133,7 @@ def search(
     best = min(attempts[1:], key=judge.distance)
     if not judge.passes(best):
         progress(f"no rate passed; {best.learning_rate:.1e} came nearest")
+    # An adapter is written by its own run, so the best one is run again unless it was the last.
     if nearest is not None and nearest[0] is best and (best is attempts[-1] or adapter is None):
         if best is not attempts[-1]:
             load_weights(session.model, weights)
@@ -188,8 +189,10 @@ def following(attempts: Sequence[Attempt], max_steps: int, judge: Judge) -> floa
     above = min(attempt.learning_rate for attempt in high)
     below = [m.learning_rate for m in tried if m not in high and m.learning_rate < above]
     if below:
+        # Half way between the two, as rates go: by their ratio.
         return _rounded(math.sqrt(above * max(below))) if above / max(below) > CLOSE else None
     *before, last = (judge.distance(attempt) for attempt in high)
+    # Going down has stopped coming nearer: what is lost is not lost to the rate.
     worse = bool(before) and before[-1] <= last < NOT_FORGOTTEN
     return None if worse or above / DOWN < LEAST else _rounded(above / DOWN)
 

@@ -132,6 +132,8 @@ class Session(Ground):
         """Return the score that ends unlearning and its threshold."""
         stop = self.score.stop(self.model, self.prompt, self.split.forget, self.split.seed)
         own_threshold, forced = self.recipe.unlearn.threshold, self.recipe.force
+        # Facts that nobody has screened are not gone while they are answered freely, whatever the
+        # score. A score that is of free answers itself also counts those within reach.
         free = self.answered if self.unscreened and not stop.free else None
         read = self.answered if self.unscreened and stop.free else stop.read
         rule = StopRule(stop.kind, read, forced, free, self.lost)

@@ -62,6 +62,7 @@ def project_out(gradient: Float[Tensor, "out in"], basis: Subspace) -> Float[Ten
         return gradient
     if basis.inputs is not None:
         shared = basis.inputs.to(gradient.dtype)
+        # Grouped so that no projector of [in, in] is ever formed.
         gradient.sub_((gradient @ shared) @ shared.T)
     if basis.outputs is not None:
         shared = basis.outputs.to(gradient.dtype)
@@ -141,8 +142,10 @@ def random_bases(model: CausalLM, inputs: int | None, outputs: int | None) -> di
     def drawn(path: str, side: Literal["inputs", "outputs"], k: int | None) -> Tensor | None:
         if k is None:
             return None
+        # By the path alone, so that every run draws the same; `hash` is another one in every process.
         seeded = torch.Generator().manual_seed(zlib.crc32(f"{side} of {path}".encode()))
         width = maps.widths[path][side == "outputs"]
+        # Q of a matrix of normal numbers: every subspace is as likely as any other.
         basis: Tensor = torch.linalg.qr(torch.randn(width, k, generator=seeded)).Q
         return basis.to(model.get_parameter(f"{path}.weight"))
 

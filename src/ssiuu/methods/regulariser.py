@@ -101,6 +101,8 @@ class Moved:
         self.penalty_squared += factor * factor * _squared(direction)
         if factor:
             part, rise = _sample(direction)
+            # Moved by more than the share: factor |d| > MOVED |f|, divided by the factor, which saves
+            # a pass.
             excess = part.abs().sub_(_sample(forget)[0].abs(), alpha=MOVED / factor)
             self.parameters += rise * _sum(excess.sign_().clamp_(min=0.0))
         if factor > 1e38:  # beyond fp32: let it overflow where the gradients are checked
@@ -173,6 +175,7 @@ class Regulariser:
         stored = self._store(name, parameter) if first and follows else self.reference.get(name)
         factor = self._factor(strength, scale)
         for g, f, influence, before, rows in self._chunks(name, parameter, gradient, forget, scale):
+            # `before` is a copy of what stood there, so the memory is renewed at once.
             if follows and stored is not None:
                 stored[rows].copy_(influence.view(stored[rows].shape))
             if first or before is None:
@@ -219,6 +222,8 @@ class Regulariser:
 
     def _factor(self, strength: float, scale: float) -> float:
         """Return what a direction is to be multiplied by to give the penalty's gradient."""
+        # d/dphi (A - A_ref)^2 = 2 (A - A_ref) g, and of |A - A_ref| the sign times g. The scale
+        # stands here for that g; the one within A has been applied.
         return strength * scale * (1.0 if self.form.penalty == "absolute" else 2.0)
 
     def _direction(
@@ -266,6 +271,7 @@ def gate(
     """
     moved.total += forget.numel()
     size = CHUNK if parameter.device.type == "cpu" else max(1, parameter.numel())
+    # The largest number below 0, for a product of exactly 0 is kept and the pass keeps what is above.
     below = -torch.finfo(parameter.dtype).smallest_normal * torch.finfo(parameter.dtype).eps
     with torch.no_grad():
         for phi, g, f in zip(
@@ -300,6 +306,7 @@ def _squared(values: Tensor) -> float | Tensor:
     flat = values.reshape(-1)
     if values.device.type == "cpu":
         fast = float(torch.dot(flat, flat))
+        # Beyond, the squares of fp32 lose digits or overflow.
         if 1e-25 < fast < 1e35:
             return fast
     wide: Tensor = torch.linalg.vector_norm(flat, dtype=torch.float64).square()

@@ -49,8 +49,10 @@ def others_loss(
     answers = targets.unsqueeze(-1)
     before = reference.to(logits.dtype).log_softmax(-1)
     lowest = torch.finfo(logits.dtype).min
+    # The answer's logit is put out of reach, so that both softmaxes are over the other words.
     wanted = before.scatter(-1, answers, lowest).log_softmax(-1)
     now = logits.scatter(-1, answers, lowest).log_softmax(-1)
+    # 1 - p with its digits where p is near 1; rounding may leave log p a little above 0.
     others_share = -torch.expm1(before.gather(-1, answers).squeeze(-1).clamp(max=0.0))
     return (others_share * _divergence(wanted, now)).masked_fill(~mask, 0.0).sum(1)
 

@@ -80,6 +80,7 @@ class Adapter:
     @torch.no_grad()
     def chained(self, penalty: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradients of A and B that a gradient of W + s B A stands for."""
+        # The chain rule: dL/dA = s B^T G and dL/dB = s G A^T.
         return self.scale * (self.up.T @ penalty), self.scale * (penalty @ self.down.T)
 
 
@@ -97,6 +98,7 @@ def adapted(model: CausalLM, lora: Lora | None) -> Iterator[PeftModel | None]:
 
     paths = targeted(model, lora)
     across = any(isinstance(model.get_submodule(path), Conv1D) for path in paths)
+    # A is drawn from the process's own generator, which is put back.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it sets fan_in_fan_out by each map's kind, and warns of it
         torch.manual_seed(lora.seed)

@@ -150,6 +150,7 @@ def _sites(model: CausalLM, path: str, module: Any) -> Iterator[Site]:
     layer, (*parents, name) = int(match[1]), match[2].split(".")
     if any(parent.isdigit() for parent in parents):
         return  # one of many alike: an expert
+    # GPT-2's c_proj is o within attention and down elsewhere.
     attends = any("att" in parent for parent in parents)
     if attends and name in _FUSED:
         parts, groups = _fused(model, path, name, width)
@@ -159,6 +160,7 @@ def _sites(model: CausalLM, path: str, module: Any) -> Iterator[Site]:
         parts, groups = {kind: width}, 1
     else:
         return
+    # The parts of a fused map follow each other within every group.
     start = 0
     for kind, units in parts.items():
         yield Site(path, kind, layer, units * groups, start, groups, transposed)

@@ -46,6 +46,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
+            # Before the rename, which may reach the disk ahead of the content.
             os.fsync(stream.fileno())
         readable(Path(temporary))
         os.replace(temporary, path)
@@ -57,6 +58,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def readable(path: Path) -> None:
     """Give a file made under a private temporary name the mode of any new file."""
+    # The mask can only be read by setting it.
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)

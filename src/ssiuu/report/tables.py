@@ -171,6 +171,7 @@ def _cell(
     text, error = written(column, model), ""
     for other in every:
         if other.key == column.error:
+            # As it is written: the value, a blank, and the sign with half its interval.
             text, _, error = kl(column.read(model), other.read(model)).partition(" ")
     ends = None if model.before else interval(model, column)
     beside = ((other.heading, written(other, model)) for other in every if other.beside == column.key)

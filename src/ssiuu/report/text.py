@@ -42,6 +42,7 @@ def span(low: float, high: float) -> str:
 def points(value: float) -> str:
     """Return a difference of two shares in percentage points, with its sign."""
     text = f"{100 * value:+.1f}"
+    # What rounds to 0 has no sign.
     return text.replace("-", "−") if float(text) else text[1:]
 
 

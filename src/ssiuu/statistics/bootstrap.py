@@ -172,6 +172,7 @@ def _ratio(
 
 def _tail(entities: int, confidence: float) -> float:
     """Return the percentile to cut at: a little further out than nominal, for few entities."""
+    # Hesterberg's expanded percentiles: the quantile of t for the normal one, the unbiased spread.
     spread = math.sqrt(entities / (entities - 1)) * t.isf((1 - confidence) / 2, entities - 1)
     return float(norm.sf(spread))
 
@@ -185,5 +186,6 @@ def draw_indices(size: int, seed: int, resamples: int = RESAMPLES) -> NDArray[np
 def draw_counts(size: int, seed: int) -> Floats:
     """Return how often each of `size` levels is drawn in each resample, [resamples, size]."""
     indices = draw_indices(size, seed)
+    # Every resample counts in a range of its own, so that one call counts all.
     flat = indices + size * np.arange(len(indices))[:, None]
     return np.bincount(flat.ravel(), minlength=indices.size).reshape(indices.shape).astype(np.float64)

@@ -87,6 +87,8 @@ def _correlation(values: Floats, same: Floats, counts: Floats) -> Floats:
     size = counts @ same
     sides = []
     for value in values:
+        # The mid-rank of a value: how many of its stratum are below, and half of those that are
+        # equal.
         below = (value[None, :] < value[:, None]) + 0.5 * (value[None, :] == value[:, None])
         ranks = counts @ (same * below).T
         sides.append(np.divide(ranks, size, out=np.zeros_like(size), where=size > 0) - 0.5 * (size > 0))

@@ -29,6 +29,7 @@ def normalised_probability(right: float, wrong: Sequence[float]) -> float:
 
     This is TOFU's probability on real authors and world facts.
     """
+    # The largest is taken out of all, or every power might be 0.
     top = max(right, *wrong)
     return math.exp(right - top) / sum(math.exp(p - top) for p in (right, *wrong))
 

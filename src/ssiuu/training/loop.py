@@ -80,6 +80,7 @@ class Loop:
         """
         saved = time.perf_counter()
         while self.done < self.steps and not self.ended:
+            # Saved first, because the check behind it raises. No step is ever cut in two.
             if interrupt.pending() or time.perf_counter() - saved > SAVE_EVERY:
                 self.save()
                 saved = time.perf_counter()

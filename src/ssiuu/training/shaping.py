@@ -126,6 +126,8 @@ class Shaping:
         if self.objective.through == "other":
             return None
         (slopes,) = torch.autograd.grad(loss, logprobs.tokens, retain_graph=True)
+        # d loss / d log P: all tokens of a row have the same slope where the loss goes by their sum
+        # alone.
         slope = slopes.masked_fill(~logprobs.mask, 0.0).sum(1) / logprobs.count
         if not bool((slope.abs() > 1e-20).all()):
             return None
@@ -156,6 +158,7 @@ class Shaping:
         # A second backward through the same graph.
         wanted = self._wanted(logprobs)
         value = (wanted * logprobs.sum).sum()
+        # The factor of each row is in `value` already.
         second.scale = torch.ones_like(wanted) if maps else None
         named = list(self.named.values())
         gradients = torch.autograd.grad(value, named, retain_graph=True, allow_unused=True)

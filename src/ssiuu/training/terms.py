@@ -53,6 +53,7 @@ class Terms:
         terms = [(term, batches[term.rows]) for term in self.others if batches[term.rows]]
         chunks = [[(term, batch)] for term, each in terms for batch in each]
         single = all(len(each) == 1 for _, each in terms)
+        # Two of one batch each run forward together, which is half the passes.
         if len(terms) == 2 and single and not any(t.looks(self.objective) for t, _ in terms):
             chunks = [[chunk[0] for chunk in chunks]]
         divisors = {term.name: divisor_of(each, term.normaliser) for term, each in terms}

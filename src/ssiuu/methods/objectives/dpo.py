@@ -82,6 +82,7 @@ class DirectPreference(Objective):
         """Return what is preferred to the answer of one fact; the same at every call."""
         if self.refusals == "paper":
             return PAPER_REFUSAL
+        # Not `hash`, which is another one in every process.
         return REFUSALS[zlib.crc32(id.encode()) % len(REFUSALS)]
 
     def forget_loss(self, view: View) -> Float[Tensor, " B"]:

@@ -107,6 +107,8 @@ class Localising(Bound):
                 continue
             weight, side = weight_of(name)
             rows = self.rows.get(weight)
+            # Without a gradient the optimiser leaves a parameter out; a row of zeros keeps moments of
+            # zero.
             if rows is None or side == "inputs":
                 parameter.grad = None
             else:
@@ -125,6 +127,7 @@ def knowledge_neurons(
         ConfigError: See `feed_forward_sites`.
     """
     sites = feed_forward_sites(model)
+    # What is marked does not go with the seed of the run.
     rng = random.Random(0)
     facts = {
         name: row

@@ -60,4 +60,5 @@ class Perturbation(Bound):
         finally:
             with torch.no_grad():
                 for name, parameter in named.items():
+                    # Copied back: to add and to take away again does not give the same number.
                     parameter.copy_(before[name])

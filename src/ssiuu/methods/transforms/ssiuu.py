@@ -151,6 +151,8 @@ class Penalty(Bound):
         if self.regulariser is not None:
             self.regulariser.neurons = _neuron_weights(training.model, self.form)
             self.maps = {name: adapter.layer for name, adapter in self.adapters.items()}
+            # Of adapters it is the weight they make that is penalised, in `reshape`, once all
+            # gradients are there.
             self.shapes = not self.adapters
 
     def start(self, name: str, parameter: Tensor, gradient: Tensor, share: float) -> None:
@@ -170,6 +172,7 @@ class Penalty(Bound):
         unit = Moved()
         for slope in slopes:
             self.regulariser.measure(*_measured(slope), unit)
+        # The penalty's gradient goes with its strength, so one measurement at 1 is enough.
         self.strength = self.form.rho / unit.share if unit.penalty_squared > 0 else 0.0
 
     def shape(self, slope: Slope) -> None:
