@@ -38,6 +38,7 @@ def blocks(model: CausalLM) -> torch.nn.ModuleList:
     ]
     if not lists:
         raise ConfigError(f"{type(model).__name__} has no list of blocks named {', '.join(_LISTS)}.")
+    # The longest: a model may have short lists of the same name inside a block.
     return max(lists, key=len)
 
 
@@ -62,6 +63,7 @@ def hidden_states(model: CausalLM, batch: Batch, layer: int) -> Float[Tensor, "B
     stopped = block(model, layer)
 
     def stop(module: Any, inputs: Any, output: Any) -> None:
+        # Raised out of the forward pass: nothing behind the block is computed.
         raise _Reached(output[0] if isinstance(output, tuple) else output)
 
     handle = stopped.register_forward_hook(stop)

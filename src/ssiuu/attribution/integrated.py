@@ -68,6 +68,7 @@ def _batch(model: CausalLM, sites: Sequence[Site], batch: Batch, steps: int) -> 
         block = list(group)
         paths = list(by_path(block))
         totals = _integral(model, paths, batch, steps)
+        # What the block is worth: log P less log P without what its maps put out.
         with torch.no_grad(), scaled(model, paths, 0.0):
             share = whole - answer_logprobs(model, batch).sum
         by_token = [t.reshape(*keep.shape, -1).sum(-1) for t in totals.values()]
@@ -83,6 +84,7 @@ def _integral(model: CausalLM, paths: list[str], batch: Batch, steps: int) -> di
     """Return A of every unit of the maps at every position: [B, T, out] by path."""
     totals: dict[str, Tensor] = {}
     nodes, weights = np.polynomial.legendre.leggauss(steps)  # on [-1, 1]
+    # From [-1, 1] to [0, 1]: the nodes move, the weights halve.
     for scale, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
 
         def sink(path: str, output: Tensor, gradient: Tensor, weight: float = float(weight)) -> None:
@@ -116,6 +118,7 @@ def scaled(
             product = output * scale
             if sink is not None:
                 plain = output.detach()
+                # The maps are first multiplied here, so that the graph may as well begin here.
                 if not product.requires_grad:
                     product.requires_grad_(True)
                 product.register_hook(lambda gradient: sink(path, plain, gradient))

@@ -83,6 +83,7 @@ def _batch(model: CausalLM, sites: Sequence[Site], batch: Batch) -> Extremes:
     keep = batch.attention_mask.bool()
 
     def sink(path: str, activation: Tensor, gradient: Tensor) -> None:
+        # In fp32 at least: the product of two small bf16 numbers has few digits.
         kind = torch.promote_types(activation.dtype, torch.float32)
         low, high = token_extremes(activation.to(kind) * gradient.to(kind), keep)
         for site in placed[path]:

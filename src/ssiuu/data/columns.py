@@ -67,6 +67,13 @@ def check_columns(columns: Columns, key: str = "columns") -> None:
         raise ConfigError([unknown("key of a fact", ours, FACT.keys, key) for ours in wrong])
 
 
+def given_columns(columns: Columns | str | None) -> Columns | None:
+    """Return columns that were given as a mapping or as `--columns` has them; see `check_columns`."""
+    columns = parse_columns(columns) if isinstance(columns, str) else columns
+    check_columns(columns or {})
+    return columns
+
+
 @dataclass(frozen=True)
 class _Plan:
     """How rows of one set of names are read: our key -> their name, and what is not read."""

@@ -26,13 +26,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ssiuu import statistics
-from ssiuu.attribution.neuron import BATCH, Extremes
+from ssiuu.attribution.neuron import Extremes, batches
 from ssiuu.causal import CausalLM
 from ssiuu.diagnosis.influence import Baseline, variation
 from ssiuu.errors import ConfigError
 from ssiuu.evaluation.scores.base import ReadFacts
 from ssiuu.evaluation.scores.ranking import read_by_ranking
-from ssiuu.likelihood import Example, Prompt, collate, last_columns, length_sorted
+from ssiuu.likelihood import Example, Prompt, last_columns
 from ssiuu.models.hooks import hooked
 from ssiuu.models.sites import Site
 from ssiuu.records.schema import (
@@ -107,6 +107,7 @@ def causal_test(
         ConfigError: The budget leaves fewer than two random sets a point.
     """
     plan = [(side, mode) for side, mode in PLAN if mode != "mean" or means is not None]
+    # Each point is read once with the top neurons and `draws` times with random ones.
     draws = budget // (len(plan) * (len(GRID) + 1)) - 1
     if draws < 2:
         least = 3 * len(plan) * (len(GRID) + 1)
@@ -123,6 +124,7 @@ def causal_test(
         points = []
         for m in grid(influence[side]):
             top = top_units(influence[side], sites, m)
+            # From the same maps, so that what a map does by itself is no evidence.
             others = [read(mode, random_units(top, generator)) for _ in range(draws)]
             points.append(_point(m, facts, original, unlearned, read(mode, top), others))
         curves.append(CausalCurve(side=side, mode=mode, points=points))
@@ -167,8 +169,7 @@ def mean_outputs(
     device = next(model.parameters()).device
     sums: dict[Site, Tensor] = {}
     count = 0
-    for rows in length_sorted([len(e.prompt) + len(e.answer) for e in examples], BATCH):
-        batch = collate([examples[i] for i in rows], pad).to(device)
+    for batch in batches(model, examples, pad):
         keep = batch.attention_mask.bool()
         count += int(keep.sum())
 
@@ -268,6 +269,8 @@ def _point(
     levels = [mean_level(other, facts) for other in others]
     accuracies = [x.accuracy for x in levels if x.accuracy is not None]
     random = [sum(other[f.id].logprob for other in others) / len(others) for f in facts]
+    # What the top set brings back beyond the mean random one, over what unlearning took, of each
+    # fact.
     back = [top[f.id].logprob - r for f, r in zip(facts, random, strict=True)]
     lost = [original[f.id].logprob - unlearned[f.id].logprob for f in facts]
     entities = [f.entity or f.id for f in facts]

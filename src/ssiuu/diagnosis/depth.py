@@ -28,10 +28,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ssiuu.attribution.hidden import blocks
-from ssiuu.attribution.neuron import BATCH
+from ssiuu.attribution.neuron import batches
 from ssiuu.causal import CausalLM
 from ssiuu.diagnosis.causal import as_record
-from ssiuu.likelihood import Batch, Example, answer_logprobs, collate, length_sorted
+from ssiuu.likelihood import Batch, Example, answer_logprobs
 from ssiuu.models.hooks import hooked
 from ssiuu.records.schema import Depth
 from ssiuu.statistics import bootstrap_mean
@@ -46,7 +46,7 @@ Drops = dict[str, Float[Tensor, " L"]]  # by id: what the answer loses by each b
 def answer_states(model: CausalLM, examples: Sequence[Example], pad: int) -> States:
     """Return the states after every block at the positions that predict the answer (on the CPU)."""
     states: States = {}
-    for batch in _batches(model, examples, pad):
+    for batch in batches(model, examples, pad):
         width = batch.targets.shape[1]
         block_states: list[Tensor] = []
 
@@ -63,7 +63,7 @@ def drops(model: CausalLM, examples: Sequence[Example], states: States, pad: int
     """Return what every answer loses when another model's states are put in, block by block."""
     all_drops: Drops = {}
     layers = blocks(model)
-    for batch in _batches(model, examples, pad):
+    for batch in batches(model, examples, pad):
         own = answer_logprobs(model, batch)
         lost = []
         for index, block in enumerate(layers):
@@ -96,12 +96,6 @@ def fact_depth(unlearned: Float[Tensor, " L"], reference: Float[Tensor, " L"]) -
         return None
     whole = reference[lacking].double()
     return float(torch.minimum(unlearned[lacking].double().clamp(min=0), whole).sum() / whole.sum())
-
-
-def _batches(model: CausalLM, examples: Sequence[Example], pad: int) -> Iterator[Batch]:
-    device = next(model.parameters()).device
-    for rows in length_sorted([len(e.prompt) + len(e.answer) for e in examples], BATCH):
-        yield collate([examples[i] for i in rows], pad).to(device)
 
 
 def _keep(kept_states: list[Tensor], width: int, module: Any, inputs: Any, output: Any) -> None:

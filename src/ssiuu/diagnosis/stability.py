@@ -94,6 +94,7 @@ def _side(values: dict[str, Floats], change: Floats) -> Attributions:
     pairs = list(combinations(MODELS, 2))
     returned = came_back(values["original"], values["unlearned"], values["attacked"])
     order = np.argsort(-change, kind="stable")
+    # Where nothing has changed nothing can come back, so no m goes beyond that.
     changed = int((change > 0).sum())
     return Attributions(
         histogram={name: np.histogram(v, edges)[0].tolist() for name, v in values.items()},

@@ -18,7 +18,7 @@ import torch
 from typing_extensions import TypeIs
 
 from ssiuu.benchmarks.base import Given
-from ssiuu.data.columns import Columns, check_columns, parse_columns
+from ssiuu.data.columns import Columns, given_columns
 from ssiuu.data.read import Source, read_facts
 from ssiuu.errors import ConfigError
 from ssiuu.models.load import Loaded, from_object, load_checkpoint_weights, save
@@ -51,9 +51,7 @@ def given_settings(
         DataError: Rows in memory cannot be used, each by its number ("forget[3]").
         ModelError: The object is no model that anything can be said of.
     """
-    if isinstance(columns, str):
-        columns = parse_columns(columns)
-    check_columns(columns or {})
+    columns = given_columns(columns)
     notes: list[str] = []
     facts = {"forget": forget, "retain": "none" if retain is None else retain}
     rows_given = {

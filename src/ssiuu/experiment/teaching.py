@@ -16,7 +16,7 @@ from typing import Any
 
 from ssiuu.benchmarks import instructions, texts
 from ssiuu.benchmarks.base import Progress
-from ssiuu.data.columns import Columns, check_columns, parse_columns
+from ssiuu.data.columns import Columns, given_columns
 from ssiuu.data.fact import Fact, normal
 from ssiuu.data.read import Source, read_facts
 from ssiuu.errors import ConfigError, DataError, OutputError
@@ -95,9 +95,7 @@ def teach_model(
         raise ConfigError(f"--least {least} --epochs {epochs}: 1 <= least <= epochs is needed.")
     if learning_rate is not None and not 0 < learning_rate <= 1:
         raise ConfigError(f"--learning-rate must lie in (0, 1], got {learning_rate}.")
-    if isinstance(columns, str):
-        columns = parse_columns(columns)
-    check_columns(columns or {})
+    columns = given_columns(columns)
     notes: list[str] = []
     read = _all(facts, columns, notes)
     gone = _gone(read, without, columns, notes)

@@ -19,8 +19,9 @@ from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from ssiuu.attribution.neuron import batches
 from ssiuu.causal import CausalLM
-from ssiuu.likelihood import AnswerLogprobs, Batch, Example, collate, length_sorted
+from ssiuu.likelihood import AnswerLogprobs, Batch, Example
 from ssiuu.models.lora import Adapter
 from ssiuu.records.schema import Target
 
@@ -29,8 +30,6 @@ Need = Literal["logprob", "distribution", "refusal", "hidden"]
 Normaliser = Literal["tokens", "examples", "positions"]
 Through = Literal["constant", "answer", "other"]
 Rows = Literal["forget", "retain", "texts"]
-
-BATCH = 16  # rows in memory at once while the model before is asked
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,7 @@ class Ask:
 
     def batches(self, examples: Sequence[Example]) -> list[Batch]:
         """Return rows as batches of similar lengths, on the model's device."""
-        device = next(self.model.parameters()).device
-        lengths = [len(e.prompt) + len(e.answer) for e in examples]
-        return [
-            collate([examples[i] for i in rows], self.pad).to(device)
-            for rows in length_sorted(lengths, BATCH)
-        ]
+        return list(batches(self.model, examples, self.pad))
 
 
 @dataclass

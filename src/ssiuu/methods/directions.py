@@ -34,7 +34,7 @@ from ssiuu.attribution.neuron import by_path, capture, frozen
 from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Batch, answer_logprobs
-from ssiuu.models.maps import BLOCK, block_maps, passed_by
+from ssiuu.models.maps import block_maps, block_matrices, passed_by
 from ssiuu.models.sites import known_sites
 
 
@@ -159,11 +159,7 @@ def random_bases(model: CausalLM, inputs: int | None, outputs: int | None) -> di
 
 def untouched(model: CausalLM, bases: Mapping[str, Subspace]) -> list[str]:
     """Return the matrices inside the blocks that a projection leaves without a forget gradient."""
-    return [
-        name
-        for name, parameter in model.named_parameters()
-        if BLOCK.search(name) and parameter.dim() > 1 and name not in bases
-    ]
+    return [name for name in block_matrices(model) if name not in bases]
 
 
 def check_directions(model: CausalLM, inputs: int | None, outputs: int | None) -> None:

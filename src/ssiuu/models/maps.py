@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import torch
+from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from ssiuu.causal import CausalLM
@@ -49,6 +50,11 @@ def is_map(module: object) -> TypeGuard[torch.nn.Linear | Conv1D]:
 def block_maps(model: CausalLM) -> dict[str, torch.nn.Module]:
     """Return every linear map inside the blocks, by path."""
     return {p: m for p, m in model.named_modules() if is_map(m) and BLOCK.search(p)}
+
+
+def block_matrices(model: CausalLM) -> dict[str, Tensor]:
+    """Return every weight of two dimensions or more inside the blocks, by name."""
+    return {n: p for n, p in model.named_parameters() if BLOCK.search(n) and p.dim() > 1}
 
 
 def stacked_weights(model: CausalLM) -> list[str]:

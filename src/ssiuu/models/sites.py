@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ssiuu.causal import CausalLM
 from ssiuu.errors import ModelError
-from ssiuu.models.maps import BLOCK, is_map, stacked_weights, summed
+from ssiuu.models.maps import BLOCK, block_matrices, is_map, stacked_weights, summed
 
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 _ATTENTION = {"q_proj": "q", "k_proj": "k", "v_proj": "v"} | dict.fromkeys(
@@ -106,11 +106,7 @@ def known_sites(model: CausalLM) -> list[Site]:
 def left_out(model: CausalLM, sites: Sequence[Site]) -> list[str]:
     """Return the matrices inside the blocks that belong to no site."""
     owned = {f"{site.path}.weight" for site in sites}
-    return [
-        name
-        for name, parameter in model.named_parameters()
-        if BLOCK.search(name) and parameter.dim() > 1 and name not in owned
-    ]
+    return [name for name in block_matrices(model) if name not in owned]
 
 
 def coverage(model: CausalLM, sites: Sequence[Site]) -> str | None:
@@ -122,11 +118,7 @@ def coverage(model: CausalLM, sites: Sequence[Site]) -> str | None:
     outside = left_out(model, sites)
     if not outside:
         return None
-    sizes = {
-        name: parameter.numel()
-        for name, parameter in model.named_parameters()
-        if BLOCK.search(name) and parameter.dim() > 1
-    }
+    sizes = {name: parameter.numel() for name, parameter in block_matrices(model).items()}
     whole = sum(sizes.values())
     looked_into = whole - sum(sizes[name] for name in outside)
     stacked = [name for name in stacked_weights(model) if name in outside]

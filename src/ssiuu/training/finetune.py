@@ -71,6 +71,7 @@ def finetune(
         drawn = [examples[i] for i in draw_rows(len(examples), size, number, seed) if i not in absent]
         if keep and mixed:
             drawn += [keep[i] for i in draw_rows(len(keep), mixed, number, seed + KEEP_SEED)]
+        # By length, so that little is padded: within a step the order of rows does not matter.
         drawn.sort(key=lambda e: len(e.prompt) + len(e.answer))
         return [[], micro_batches(drawn, MICRO_BATCH, pad, device)]
 
@@ -80,6 +81,7 @@ def finetune(
             loss = outcome.retain_loss or 0.0
             if number % max(1, count // 10) == 0:
                 progress(f"step {number}/{count} | loss {loss:.3f}")
+        # Whether this step was the last of an epoch; what is learned is read only there.
         epoch = number * size // len(examples)
         if learned is not None and epoch > (number - 1) * size // len(examples):
             model.eval()

@@ -39,6 +39,7 @@ def rate_share(schedule: Schedule, number: int, steps: int, warmup: int) -> floa
     if warmup and number < warmup:
         return number / warmup
     first = max(warmup, 1)
+    # The first step of the fall has the whole rate, so it ends one step above 0.
     progress = (number - first) / max(1, steps - first + 1)
     if schedule == "linear":
         return 1.0 - progress

@@ -131,6 +131,7 @@ def reference_logprobs(ask: Ask, examples: Sequence[Example]) -> dict[str, float
 def _all_distributions(ask: Ask, wanted: Sequence[Rows]) -> dict[Rows, Mapping[str, Tensor]]:
     """Return the distributions of each set of rows: kept, or asked of one frozen copy of the model."""
     tokens = sum(len(e.answer) for rows in wanted for e in ask.rows[rows])
+    # float32, whatever the model computes in.
     need = 4 * ask.model.config.vocab_size * tokens
     if need <= CACHE_LIMIT:
         return {rows: _distributions(ask, ask.rows[rows]) for rows in wanted}

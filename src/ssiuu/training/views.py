@@ -72,6 +72,7 @@ class Views:
 
     def _hidden(self, loss: Loss, batch: Batch, layer: int) -> View:
         hidden, mask = hidden_states(self.model, batch, layer), batch.attention_mask.bool()
+        # Nobody reads the answers where a hidden layer is looked at, and NaN shows if somebody does.
         unread = torch.full(batch.targets.shape, torch.nan, device=hidden.device)
         view = View(
             AnswerLogprobs(unread, batch.answer_mask),
