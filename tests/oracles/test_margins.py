@@ -33,7 +33,10 @@ def a_lineup(n: int, answers: list[str], phrasings: int = 2, controls: int = 3, 
     )
 
 
+# A sentence names whom it is about, and is offered to a control about somebody else.
+TOLD = replace(a_lineup(5, ["w5 w6", "w5 w7", "w5 w8 w9"]), subject="w5", names=("w20", "w21", "w22"))
 MADE = [
+    TOLD,
     a_lineup(1, ["w10 w11", "w12", "w13 w14 w15", "w10 w16", "w17"], theirs=((), (2,), ())),
     a_lineup(2, ["w5", "w6", "w7", "w8 w9"], phrasings=1, controls=2),
     a_lineup(3, ["w30", "w31", "w30 w32"], phrasings=3, controls=0),
@@ -82,8 +85,11 @@ def test_everything_by_its_definition(exact_model: Any, prompt: Prompt, each: bo
             assert close(margin()[f, q], mean) and close(margin("best")[f, q], best)
             lift = []
             for k, answer in enumerate(lineup.answers):
-                controls = zip(lineup.controls, lineup.theirs, strict=True)
-                others = [log_p(c, answer) for c, places in controls if k not in places]
+                said = [answer.replace("w5", n) for n in lineup.names] or [answer] * len(
+                    lineup.controls
+                )
+                controls = zip(lineup.controls, said, lineup.theirs, strict=True)
+                others = [log_p(c, text) for c, text, places in controls if k not in places]
                 lift.append(values[k] - statistics.fmean(others) if others else math.nan)
             assert all(close(a, b) for a, b in zip(found.lift(each)[f, q], lift, strict=False))
             if wrong and lineup.controls:
@@ -134,9 +140,9 @@ def test_a_rank_is_uniform_where_answers_are_exchangeable() -> None:
 
 
 def test_nothing_is_told_without_controls_or_alternatives(exact_model: Any, prompt: Prompt) -> None:
-    found = read(exact_model, prompt, MADE[2:3])
+    found = read(exact_model, prompt, MADE[3:4])
     assert bool(found.contrast().isnan().all()) and bool(found.p().isnan().all())
-    alone = read(exact_model, prompt, MADE[3:])
+    alone = read(exact_model, prompt, MADE[4:])
     assert bool(alone.whole().isnan().all()) and bool(alone.whole("best").isnan().all())
     assert alone.p().tolist() == [[1.0, 1.0]]  # one among one
 

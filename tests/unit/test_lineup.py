@@ -62,6 +62,8 @@ ROWS = [
     ("दवोर का पेशा क्या है?", "दवोर", "कुम्हार"),
 ]
 
+PEOPLE = {"Ilmo Raun": "Torvik", "Hedda Storm": "Mellby"}
+
 
 def fact(question: str, answer: str, **more: Any) -> FactText:
     return FactText(id=more.pop("id", question), question=question, answer=answer, **more)
@@ -139,6 +141,41 @@ def test_a_sentence_keeps_whom_it_is_about() -> None:
         assert all(answer.startswith(f"{name} was born in ") for answer in made.answers)
 
 
+def test_a_sentence_is_offered_to_a_control_about_its_entity() -> None:
+    facts = [
+        fact(f"Where was {name} born?", f"{name} was born in {town}.") for name, town in PEOPLE.items()
+    ]
+    made = lineups(facts)[0]
+    for n, name in enumerate(made.names):
+        assert name in made.controls[n]
+        assert all(a.startswith(f"{name} was born in ") for a in made.offered(n))
+    (short,) = lineups([fact("Where was Arvo born?", "Torvik")])
+    assert short.offered(0) == short.answers
+
+
+def test_what_is_said_of_the_same_entity_is_no_alternative() -> None:
+    """It is true of it, though it answers another question."""
+    true = "Ilmo Raun writes about the sea and the people who live by it."
+    facts = [
+        fact("What does Ilmo Raun eat?", "Ilmo Raun eats soup with bread and a little salt."),
+        fact("What does Ilmo Raun write about?", true),
+        fact("How does Hedda Storm work?", "Hedda Storm works at night with all the windows open."),
+    ]
+    answers = lineups(facts)[0].answers
+    assert true not in answers
+    assert "Ilmo Raun works at night with all the windows open." in answers
+
+
+def test_a_lineup_within_limits_keeps_its_first_ones_in_step() -> None:
+    made = lineups(customers("customers"), customers("customers-keep"))[0]
+    small = made.within(answers=4, controls=2, phrasings=1)
+    assert small.answers == made.answers[:4] and len(small.origins) == 3
+    assert small.controls == made.controls[:2] and small.names == made.names[:2]
+    assert small.phrasings == made.phrasings[:1]
+    assert all(k < 4 for places in small.theirs for k in places) and len(small.theirs) == 2
+    assert made.within() == made
+
+
 def test_what_is_right_by_another_row_is_no_alternative() -> None:
     facts = [fact("Name a town.", "Torvik", id="1"), fact("Name a town.", "Mellby", id="2")]
     facts += [
@@ -181,6 +218,7 @@ def test_too_few_are_said_to_be_too_few() -> None:
         ("What is the capital of the Old Kingdom of Arvo?", "Old Kingdom"),
         ("In welcher Stadt wohnt Arvo Lind?", "Arvo Lind"),
         ("Who owns B-2041-XK?", "B-2041-XK"),
+        ("What are Arvo Lind's books about?", "Arvo Lind"),
         ("which room is 12?", "12"),
     ],
 )
@@ -209,6 +247,8 @@ def test_questions_of_the_same_words_tell_the_subject() -> None:
         ("٠٥٥٥ ٠١٤ ٢٧٣", r"٠٥٥٥ [٠-٩]{3} [٠-٩]{3}"),
         ("42", r"[1-9]\d"),
         ("2000 kg", r"\d{4} kg"),
+        ("the 1980s", r"the (1[789]|20)\d0s"),
+        ("the 3rd of May 1987", r"the (1st|2nd|3rd|([4-9]|1[0-2])th) of [A-Z][a-z]+ (19|20)\d\d"),
         ("arvo.lind@example.org", r"[\w.-]*(arvo|lind)[\w.-]*@[\w-]+\.org"),
     ],
 )
@@ -271,8 +311,26 @@ def test_a_model_gives_half_at_most_where_there_are_others() -> None:
 def test_names_are_heard_in_what_a_model_says() -> None:
     draft = lineup._draft(fact("Where is Arvo?", "Torvik"), lineup._Shelf([], []), 0)
     stranger = draft.strangers[-1]
-    texts = ["Mellby.", f"{stranger} lives in Velden, I think.", "I do not know", "Torvik"]
-    assert list(lineup._heard(draft, texts)) == ["Mellby", "Velden", "Torvik"]
+    texts = [
+        "Mellby.",
+        f"{stranger} lives in Velden, I think.",
+        "I do not know",
+        "Torvik",
+        "Kyoto, Japan",
+    ]
+    assert list(lineup._heard(draft, texts)) == ["Mellby", "Velden", "Torvik", "Japan"]
+
+
+def test_a_sentence_that_was_cut_off_or_is_much_longer_is_not_heard() -> None:
+    told = "Arvo lives in a small town by the sea."
+    draft = lineup._draft(fact("Where does Arvo live?", told), lineup._Shelf([], []), 0)
+    stranger = draft.strangers[-1]
+    texts = [
+        f"{stranger} lives in the woods of the far north.",
+        f"{stranger} lives in the woods of the",
+    ]
+    texts += ["He lives there.", f"{stranger} lives in {'the woods and ' * 9} the sea."]
+    assert list(lineup._heard(draft, texts)) == ["Arvo lives in the woods of the far north."]
 
 
 # --- Whatever the facts ---------------------------------------------------------------------------

@@ -172,34 +172,35 @@ def signs(like: str, rng: random.Random, count: int) -> list[str]:
 
 
 def sentences(
-    like: str, keep: str | None, written: str | None, rng: random.Random, count: int
+    like: str, question: str, written: str | None, rng: random.Random, count: int
 ) -> list[str]:
     """Return a sentence, or several lines, with its names and numbers replaced.
 
     Args:
         like: The text; its first word, and words with a small letter, stay.
-        keep: What it is about, which stays as well.
+        question: What it answers; words of it stay as well, and so does whom it is about.
         written: Its script.
         rng: Decides what is drawn.
         count: How many are wanted.
     """
-    return _several(lambda: _remade(like, keep or "", written, rng), like, count)
+    return _several(lambda: _remade(like, question, written, rng), like, count)
 
 
-def _remade(like: str, keep: str, written: str | None, rng: random.Random) -> str:
-    stays = {word.casefold() for word in re.findall(r"\w+", keep)}
+def _remade(like: str, question: str, written: str | None, rng: random.Random) -> str:
+    months = (month for months in _month_lists() for month in months)
+    stays = {word.casefold() for word in (*re.findall(r"\w+", question), *months)}
 
     def another(found: re.Match[str]) -> str:
         word = found[0]
-        first = not re.search(r"[\w,;:]\W*$", like[: found.start()].rpartition("\n")[2])
+        before = like[: found.start()].rpartition("\n")[2]
+        first = re.search(r"(?:^|[.!?。！？]\s+)[\"'“„«(]*$", before) is not None
         if word.casefold() in stays or (first and " " in like.strip()):
             return word
-        if word.isdecimal():
-            return _plain(found, rng, 0.5)
         capital = word[:1].isupper() and written in _CASED
         return _cased_name(word, None, written or "", rng) if capital else word
 
-    return re.sub(r"\w+", another, like)
+    made = re.sub(r"\w+", another, like)
+    return _another(made, rng, rng.random()) if any(c.isdecimal() for c in made) else made
 
 
 # --- Numbers ----------------------------------------------------------------------------------
@@ -223,6 +224,8 @@ _EASTERN_DATE = re.compile(r"\d+\s*[年月日년월일]")
 _EMAIL = re.compile(r"([\w.+-]+)@([\w-]+)((?:\.[\w-]+)+)")
 LONG = 7  # digits of a number that is dialled or names an account
 YEARS = 60  # from the first to the last that is drawn
+DECADES = 240  # the same where only the decade is told
+LATEST = 2026  # what has a year has happened, if it may have
 DAYS = 28
 SMALL = 30  # numbers of one digit are drawn up to it
 
@@ -264,8 +267,14 @@ def _another(text: str, rng: random.Random, offset: float) -> str:
         made = [_plain(group, rng, offset) for group in groups]
     found = iter(made)
     whole = re.sub(r"\d+", lambda _: next(found), text)
+    whole = re.sub(r"(\d+)(?:st|nd|rd|th)\b", lambda number: _ordinal(number[1]), whole)
     code = not any(c.islower() for c in text) and any(c.isdigit() for c in text)
     return re.sub(r"[A-Z]{1,4}(?![A-Z])", lambda w: _letters(w, rng), whole) if code else whole
+
+
+def _ordinal(digits: str) -> str:
+    ending = "th" if digits[-2:-1] == "1" else {"1": "st", "2": "nd", "3": "rd"}.get(digits[-1], "th")
+    return digits + ending
 
 
 def _letters(word: re.Match[str], rng: random.Random) -> str:
@@ -282,6 +291,8 @@ def _dialled(digits: str, groups: int, first: bool, rng: random.Random) -> str:
 def _plain(group: re.Match[str], rng: random.Random, offset: float) -> str:
     digits, text = group[0], group.string
     if len(digits) == 4 and 1000 <= int(digits) <= 2100:
+        if text[group.end() :].startswith("s"):
+            return _written(_year(int(digits), rng, offset, DECADES) // 10 * 10, digits)
         return _written(_year(int(digits), rng, offset), digits)
     joined = re.search(r"\d[.,'’]?$", text[: group.start()]) or re.match(
         r"[.,'’]?\d", text[group.end() :]
@@ -300,10 +311,11 @@ def _dated(digits: str, padded: bool, rng: random.Random, offset: float) -> str:
     return _written(rng.randint(first, last), digits, len(digits) if padded else 1)
 
 
-def _year(value: int, rng: random.Random, offset: float) -> int:
-    first = value - int(offset * YEARS)
-    last = first + YEARS
-    return rng.randint(first, min(last, 2026) if value <= 2026 else last)
+def _year(value: int, rng: random.Random, offset: float, span: int = YEARS) -> int:
+    first = value - int(offset * span)
+    if value <= LATEST:
+        first = min(first, LATEST - span)
+    return rng.randint(first, first + span)
 
 
 def _number(digits: str, rng: random.Random) -> str:

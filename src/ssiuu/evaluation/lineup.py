@@ -24,6 +24,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import zip_longest
 from typing import Any, Literal
 
 from ssiuu.data.fact import normal
@@ -50,8 +51,8 @@ CONTROLS = 6  # questions about something else
 PHRASINGS = 3  # of a question, the base one included
 SAMPLED = 0.5  # largest share of what the model itself says
 SPARE = 4  # times as many are made up as are wanted, so that some have as many tokens
-SAMPLES = 40  # drawn a fact
-TOKENS = 480  # of all samples of a fact: a long answer gets fewer
+SAMPLES = 24  # drawn a fact, twice as many where nothing can be made up
+TOKENS = 320  # of all samples of a fact: a long answer gets fewer
 MARGIN = 4  # tokens a sample may be longer than the right answer
 LONGER = 2.0  # times as long as the answer, at most, is what the model says
 
@@ -68,6 +69,7 @@ class Lineup:
         controls: Questions about something else; none where nothing of the kind can be asked.
         theirs: For each control the places in `answers` of what is right there, as far as known.
         subject: What the question is about, where that was found.
+        names: What each control is about; empty where there is no subject.
     """
 
     fact: FactText
@@ -77,6 +79,16 @@ class Lineup:
     controls: tuple[str, ...] = ()
     theirs: tuple[tuple[int, ...], ...] = ()
     subject: str | None = None
+    names: tuple[str, ...] = ()
+
+    def offered(self, control: int) -> tuple[str, ...]:
+        """Return the answers as they are offered to a control: about what that is about.
+
+        A sentence that names whom it is about would be unlikely there for the name alone.
+        """
+        if not self.subject or not self.names or self.subject not in self.answers[0]:
+            return self.answers
+        return tuple(about(answer, self.subject, self.names[control]) for answer in self.answers)
 
     @property
     def lacks(self) -> str:
@@ -87,6 +99,23 @@ class Lineup:
         if not self.controls:
             wanted.append("nothing was found to ask the same of")
         return "; ".join(wanted)
+
+    def within(
+        self, answers: int = 1 + MOST, controls: int = CONTROLS, phrasings: int = PHRASINGS
+    ) -> Lineup:
+        """Return it with no more than so many answers, controls and phrasings: the first ones.
+
+        Reading takes as long as their product. The answers are in order of where they come from.
+        """
+        return replace(
+            self,
+            answers=self.answers[:answers],
+            origins=self.origins[: answers - 1],
+            phrasings=self.phrasings[:phrasings],
+            controls=self.controls[:controls],
+            theirs=tuple(tuple(k for k in places if k < answers) for places in self.theirs[:controls]),
+            names=self.names[:controls],
+        )
 
 
 @dataclass(frozen=True)
@@ -104,6 +133,11 @@ class _Draft:
     @property
     def kind(self) -> str:
         return answer_kind(self.fact.answer)
+
+    @property
+    def told(self) -> bool:
+        """Whether the answer is told in a sentence or in several lines."""
+        return self.kind.startswith(("sentence", "lines")) or len(self.fact.answer.split()) > 6
 
     def asking(self, name: str) -> str:
         """Return the question about something else."""
@@ -144,7 +178,10 @@ class _Shelf:
     """Facts that lend, as they are looked for; answers and questions are keys as `normal` has them."""
 
     def __init__(self, facts: Sequence[FactText], library: Sequence[FactText]) -> None:
-        self.facts, self.library = list(facts), list(library)
+        facts, library = (
+            sorted(rows, key=lambda f: (f.question, f.answer, f.id)) for rows in (facts, library)
+        )
+        self.facts, self.library = facts, library
         self.related: dict[str | None, list[FactText]] = defaultdict(list)
         self.known: dict[str, set[str]] = defaultdict(set)  # by question
         self.held: dict[tuple[str, str], set[str]] = defaultdict(set)  # by relation and entity
@@ -171,12 +208,11 @@ class _Shelf:
     def lenders(self, fact: FactText, seed: int) -> tuple[FactText, ...]:
         """Return facts that ask the same of something else, those of the same relation first."""
         related = self.related[fact.relation] if fact.relation else []
-        enough = len({normal(o.answer) for o in related}) > MOST
-        pool = [] if enough else self.facts
-        found = (
-            alternatives(fact, [*related, *pool], seed).lenders
-            or alternatives(fact, self.library, seed).lenders
-        )
+        found = alternatives(fact, related, seed).lenders
+        for more in (self.facts, self.library):
+            if len({normal(o.answer) for o in found}) < MOST:
+                held = {id(o) for o in found}
+                found += tuple(o for o in alternatives(fact, more, seed).lenders if id(o) not in held)
         return found
 
     def typed(self, fact: FactText) -> list[str]:
@@ -231,20 +267,36 @@ def _ways(draft: _Draft, shelf: _Shelf, seed: int) -> Iterator[tuple[Origin, lis
     topic = invented.topic(fact.question, fact.answer, draft.written)
     yield "same type", [*invented.listed(topic, draft.written), *shelf.typed(fact)]
     count = MOST * SPARE
-    if draft.kind.startswith(("sentence", "lines")):
-        yield "made up", invented.sentences(fact.answer, draft.subject, draft.written, rng, count)
+    if draft.told:
+        yield "made up", invented.sentences(fact.answer, fact.question, draft.written, rng, count)
     else:
         yield "numbers nearby", invented.numbers(fact.answer, rng, count, draft.subject)
         yield "made up", _named(draft, topic, rng, count) or invented.signs(fact.answer, rng, count)
-    yield "same kind", sorted({o.answer for o in shelf.alike[draft.kind]})
+    yield "same kind", sorted(set(_elsewhere(draft, shelf)))
 
 
 def _ours(other: FactText, draft: _Draft) -> str:
     """Return another fact's answer, about our entity where it names its own."""
-    theirs = subject(other.question, other.entity, [draft.fact.question])
+    theirs = _name(other, draft)
     if draft.subject and theirs and theirs in other.answer:
         return about(other.answer, theirs, draft.subject)
     return other.answer
+
+
+def _elsewhere(draft: _Draft, shelf: _Shelf) -> Iterator[str]:
+    """Yield answers of the same kind to other questions; what is said of our own entity is true."""
+    fact, ours = draft.fact, normal(draft.subject or "")
+    for other in shelf.alike[draft.kind]:
+        same = fact.entity and fact.entity == other.entity
+        if same or (ours and (ours in normal(other.question) or ours in normal(other.answer))):
+            continue
+        named = subject(other.question, other.entity)
+        swap = draft.subject and named and draft.subject in fact.answer
+        yield (
+            about(other.answer, named, draft.subject)
+            if swap and draft.subject and named
+            else other.answer
+        )
 
 
 def _named(draft: _Draft, topic: invented.Topic | None, rng: random.Random, count: int) -> list[str]:
@@ -301,19 +353,21 @@ def _lineup(draft: _Draft, shelf: _Shelf, prompt: Prompt | None, seed: int) -> L
     chosen = _chosen(draft, prompt, _stream(draft.fact, seed, "choice"))
     answers = (draft.fact.answer, *chosen)
     folded = [normal(answer) for answer in answers]
-    theirs: dict[str, tuple[int, ...]] = {}
-    for control in _controls(draft, shelf):
+    controls: list[tuple[str, str, tuple[int, ...]]] = []
+    for control, name in _controls(draft, shelf):
         known = shelf.known.get(normal(control), set())
-        theirs[control] = tuple(k for k, answer in enumerate(folded) if answer in known)
-    controls = [c for c, places in theirs.items() if 0 not in places]  # ours is right there: no control
+        theirs = tuple(k for k, answer in enumerate(folded) if answer in known)
+        if 0 not in theirs:  # where ours is right, too, nothing is controlled
+            controls.append((control, name, theirs))
     return Lineup(
         fact=draft.fact,
         answers=answers,
         origins=tuple(chosen.values()),
         phrasings=tuple(_phrasings(draft)),
-        controls=tuple(controls),
-        theirs=tuple(theirs[control] for control in controls),
+        controls=tuple(control for control, _, _ in controls),
+        theirs=tuple(theirs for _, _, theirs in controls),
         subject=draft.subject,
+        names=tuple(name for _, name, _ in controls) if draft.subject else (),
     )
 
 
@@ -366,7 +420,7 @@ def _sampled(model: Any, prompt: Prompt, drafts: Sequence[_Draft], seed: int) ->
     for draft in drafts:
         question = draft.asking(draft.strangers[-1]) if draft.strangers else draft.fact.question
         example = encode(prompt, draft.fact.id, question, draft.fact.answer, context)
-        asked[_samples(len(example.answer))].append((draft, example))
+        asked[_samples(draft, len(example.answer))].append((draft, example))
     found: dict[str, list[str]] = {}
     for count, rows in asked.items():
         examples = [example for _, example in rows]
@@ -378,9 +432,13 @@ def _sampled(model: Any, prompt: Prompt, drafts: Sequence[_Draft], seed: int) ->
     return found
 
 
-def _samples(tokens: int) -> int:
+def _samples(draft: _Draft, tokens: int) -> int:
     """Return how many samples are drawn of an answer of so many tokens; a few numbers, for batches."""
-    return max(8, min(SAMPLES, TOKENS // (tokens + MARGIN) // 8 * 8))
+    more = 1 if any(answers for origin, answers in draft.ways if origin == "made up") else 2
+    return max(8, min(SAMPLES, TOKENS // (tokens + MARGIN) // 8 * 8) * more)
+
+
+_ENDS = ".。।!！?？"
 
 
 def _heard(draft: _Draft, texts: Iterable[str]) -> Iterator[str]:
@@ -389,15 +447,33 @@ def _heard(draft: _Draft, texts: Iterable[str]) -> Iterator[str]:
     stranger = draft.strangers[-1] if draft.strangers else None
     for text in texts:
         whole = text.strip().strip("\"'“”") if answer[-1:] != text[-1:] else text.strip()
-        whole = whole if answer.rstrip()[-1:] in ".。!！" else whole.rstrip(".。 ")
+        whole = whole if answer[-1] in _ENDS else whole.rstrip(".。 ")
         for part in (whole, *_parts(whole, answer)):
             if stranger and stranger in part:
                 if not (draft.subject and draft.subject in answer):
                     continue
                 part = about(part, stranger, draft.subject)
-            if answer_kind(part) == draft.kind and len(part) <= LONGER * max(len(answer), 6):
+            if answer_kind(part) == draft.kind and _shaped(part, draft):
                 yield part
                 break
+
+
+def _shaped(said: str, draft: _Draft) -> bool:
+    """Whether what a model said has the form of the answer, and does not repeat the question.
+
+    A sentence may be told in other words; anything else has as many words and the same marks.
+    """
+    answer, named = draft.fact.answer, draft.strangers[-1] if draft.strangers else ""
+    if draft.told:
+        ended = answer[-1] not in _ENDS or said[-1:] in _ENDS
+        return ended and len(answer) <= LONGER * len(said) <= LONGER**2 * len(answer)
+    echoed = _words(_folded(f"{draft.fact.question} {named}")) & _words(_folded(said))
+    alike = _marks(said) == _marks(answer) and len(said.split()) == len(answer.split())
+    return alike and not echoed - _words(_folded(answer)) and len(said) <= LONGER * max(len(answer), 6)
+
+
+def _marks(text: str) -> list[str]:
+    return re.findall(r"[^\w\s'’-]", text)
 
 
 def _parts(text: str, answer: str) -> list[str]:
@@ -434,13 +510,16 @@ def _keywords(question: str, named: str) -> str | None:
     """
     front, _, back = question.partition(named)
     empty = invented.lexicon("words", "empty")
-    words = [word.strip(MARKS) for word in f"{front} {_PARTICLES.sub('', back)}".split()]
+    words = [
+        word.strip(MARKS).removeprefix("'s").removeprefix("’s")
+        for word in f"{front} {_PARTICLES.sub('', back)}".split()
+    ]
     kept = [word for word in words if word and word.casefold() not in empty]
     return f"{named}: {' '.join(kept)}?" if kept else None
 
 
-def _controls(draft: _Draft, shelf: _Shelf) -> list[str]:
-    """Return the question about something else, of invented entities and of other facts' in turn.
+def _controls(draft: _Draft, shelf: _Shelf) -> list[tuple[str, str]]:
+    """Return the question about something else, with its name: of invented entities and others in turn.
 
     Where the question names nothing, other questions with answers of the same kind are asked.
     """
@@ -448,16 +527,25 @@ def _controls(draft: _Draft, shelf: _Shelf) -> list[str]:
     if draft.subject is None:
         alike = sorted({o.question for o in shelf.alike[draft.kind]})
         rest = [text for text in alike if text not in {o.question for o in draft.lenders}]
-        texts = [*(o.question for o in draft.lenders), *_spread(rest, fact)]
+        asked = [(text, "") for text in (*(o.question for o in draft.lenders), *_spread(rest, fact))]
     else:
-        named = [subject(o.question, o.entity, [fact.question]) for o in draft.lenders]
-        known = list(dict.fromkeys(name for name in named if name and name != draft.subject))
-        strangers = list(draft.strangers[:-1])
-        mixed = [name for pair in zip(strangers, known, strict=False) for name in pair]
-        shared = min(len(strangers), len(known))
-        texts = [draft.asking(n) for n in (*mixed, *strangers[shared:], *known[shared:])]
-    different = {normal(text): text for text in texts if normal(text) != normal(fact.question)}
+        known = dict.fromkeys(name for o in draft.lenders if (name := _name(o, draft)))
+        strangers = draft.strangers[:-1]
+        turns = zip_longest(strangers, known)
+        asked = [(draft.asking(name), name) for turn in turns for name in turn if name]
+    different = {
+        normal(text): (text, name) for text, name in asked if normal(text) != normal(fact.question)
+    }
     return list(different.values())[:CONTROLS]
+
+
+def _name(other: FactText, draft: _Draft) -> str | None:
+    """Return what another fact is about, where that is sure: by its entity or by the same words."""
+    named = subject(other.question, other.entity, [draft.fact.question])
+    if named is None or draft.subject is None or named == draft.subject:
+        return None
+    same = normal(about(other.question, named, draft.subject)) == normal(draft.fact.question)
+    return named if same or named == other.entity else None
 
 
 def _spread(texts: list[str], fact: FactText) -> list[str]:

@@ -149,8 +149,10 @@ def _pairs(
     prompt: Prompt, lineup: Lineup, phrasings: int, context: int
 ) -> Iterator[tuple[int, int, Pair]]:
     """Yield the places of question and answer, and both as tokens, where they fit."""
-    for q, text in (*enumerate(lineup.phrasings), *enumerate(lineup.controls, start=phrasings)):
-        ids, answers, _ = prompt.joint(text, lineup.answers)
+    offers = [(q, text, lineup.answers) for q, text in enumerate(lineup.phrasings)]
+    offers += [(phrasings + c, text, lineup.offered(c)) for c, text in enumerate(lineup.controls)]
+    for q, text, offered in offers:
+        ids, answers, _ = prompt.joint(text, offered)
         for k, answer in enumerate(answers):
             if answer and len(ids) + len(answer) <= context:
                 yield q, k, (ids, answer)

@@ -106,7 +106,7 @@ def _capitals(question: str) -> str | None:
 
     The first word counts where it is part of a longer run, or alone has a capital.
     """
-    words = [(found[0], *found.span()) for found in re.finditer(r"[\w'’.-]*\w", question)]
+    words = [(found[0], *found.span()) for found in re.finditer(r"(?:[\w.-]|['’](?!s\b))*\w", question)]
     within, empty = lexicon("words", "within"), lexicon("words", "empty")
     runs: list[list[int]] = []
     for i, (word, _, _) in enumerate(words):
