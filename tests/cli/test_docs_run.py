@@ -1,0 +1,307 @@
+"""What README and docs tell people to type is executed: page by page, every command in its order.
+
+A page has a folder of its own, and in it what its commands name, under those very names: the examples,
+the recipes, a model and facts of the reader's, files of benchmarks.
+
+pytest tests/cli/test_docs_run.py            a small model is called smollm2-135m; with fewer steps
+pytest -m slow tests/cli/test_docs_run.py    the model itself, half an hour: only runs are shortened
+"""
+
+# ruff: noqa: F811 - a fixture is imported
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from test_commands import moved, place, ssiuu  # noqa: F401 - two are fixtures
+from test_docs import PAGES, ROOT, blocks, inline
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers.trainers import BpeTrainer
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from people_files import write_faithun
+from ssiuu.analysis.columns import verdict
+from ssiuu.models.load import save
+from ssiuu.records.files import load_run
+from ssiuu.records.schema import Teaching, Unlearning
+from ssiuu.report.figures import draw
+from tofu_folder import write_tofu
+
+# What cannot be executed here, by how it begins, and why.
+NEVER = {
+    "ssiuu run RECIPE --set evaluate.utility=true": "its public tasks come from the hub, by lm-eval",
+}
+# What cannot be as it stands, and is with the small model in the place of its own.
+ONLY_SHORT = {
+    "ssiuu run recipes/paper-faithun.yaml": "its model is gated on the hub and takes a GPU",
+    "ssiuu run recipes/tofu-small.yaml --set tofu.path=FOLDER --set tofu.model=FULL": "FULL is the reader's",
+    "ssiuu audit --before FULL": "FULL is the reader's, and so is UNLEARNED",
+}
+ATTACKS = [
+    "attacks.reads=[1]",
+    "attacks.harmful={fractions: [0.3], learning_rates: [1e-4]}",
+    "attacks.benign.learning_rates=[]",
+]
+RUN = [*ATTACKS, "unlearn.max_steps=1", "unlearn.threshold=0"]
+TOFU = "tofu={epochs: 1, retain: 12, heldout: 4, items: 2}"
+FEW = "methods=[gd, ssiuu+projection]"
+SIZES = ["split={forget: 4, retain: 4, heldout: 4}"]
+WORLD = [*SIZES, "fictional={people: 24, steps: 12}"]
+FEWER = ["attacks.filler.learning_rates=[]", "attacks.seeds=[0]", "attacks.spaces=[full]"]
+# Further settings of a command that holds these words; the first that fits.
+SHORTER: dict[str, list[str]] = {
+    "recipes/strong.yaml": [*RUN, *WORLD, *FEWER, FEW, "attacks.samples=[1]"],
+    "benchmark=fictional": [*RUN, *WORLD, FEW],
+    "tofu.model=FULL": [*RUN, TOFU, "methods=[gd]", "attacks.membership=false"],
+    "recipes/tofu-small.yaml": [*RUN, TOFU, "methods=[gd]"],
+    "benchmark=tofu": [*ATTACKS, TOFU, "attacks.membership=false"],
+    "recipes/paper-faithun.yaml": [*RUN, "model=smollm2-135m", "seeds=[0]", FEW],
+    "paper.yaml": RUN,
+    "ssiuu run": [*RUN, *SIZES],
+    "ssiuu audit": ATTACKS,
+    "ssiuu unlearn --model my-model": ["unlearn.learning_rate=1e-2"],  # searched in test_commands.py
+    "ssiuu": [],
+}
+TURNS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+class Line(NamedTuple):
+    """A command as it is typed, and its page."""
+
+    page: Path
+    text: str
+
+    @property
+    def words(self) -> list[str]:
+        return shlex.split(self.text)[1:]
+
+    @property
+    def out(self) -> str | None:
+        """The folder that it writes."""
+        words = self.words
+        if "--out" in words:
+            return words[words.index("--out") + 1]
+        return "ssiuu-run" if words[0] == "run" else None
+
+    def begins(self, among: dict[str, str]) -> bool:
+        return any(self.text.startswith(beginning) for beginning in among)
+
+
+def lines(page: Path) -> list[Line]:
+    """Return every whole command in the blocks of a page."""
+    typed = [
+        shlex.join(shlex.split(line, comments=True))
+        for block in blocks(page, "", "bash", "sh")
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.startswith("ssiuu ") and " ..." not in line
+    ]
+    return [Line(page, text) for text in typed]
+
+
+def having(left_out: dict[str, str]) -> dict[Path, list[Line]]:
+    """Return the commands of every page that has some, without those that begin so."""
+    found = {page: [line for line in lines(page) if not line.begins(left_out)] for page in PAGES}
+    return {page: typed for page, typed in found.items() if typed}
+
+
+TYPED, ITSELF = having(NEVER), having(NEVER | ONLY_SHORT)
+
+
+def small(texts: list[str]) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """Return a random model with a tokenizer of the kind of SmolLM2's, its chat template included."""
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = BpeTrainer(
+        vocab_size=1500, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    inner.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    tokenizer.chat_template = TURNS
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        initializer_range=0.1,  # learns in half the epochs of the usual 0.02
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    return LlamaForCausalLM(config).eval(), tokenizer
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache in which `smollm2-135m` is a small model."""
+    cache = tmp_path_factory.mktemp("cache")
+    texts = [path.read_text() for path in sorted((ROOT / "docs" / "examples").glob("*.jsonl"))]
+    save(*small(texts), cache / "models" / "smollm2-135m")
+    return cache
+
+
+@pytest.fixture
+def folder(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with what pages name."""
+    for name in ("docs/examples", "recipes"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copytree(place / "model", tmp_path / "my-model")
+    for name in ("forget.jsonl", "retain.jsonl"):
+        shutil.copy(place / name, tmp_path)
+    write_tofu(tmp_path / "FOLDER")
+    write_faithun(tmp_path).rename(tmp_path / "FILE")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def named(page: Path) -> None:
+    """Write the files that a page shows: blocks of YAML that begin with their name."""
+    for block in blocks(page, "yaml"):
+        if title := re.match(r"# (\w+\.yaml)\b", block):
+            Path(title[1]).write_text(block)
+
+
+def shortened(line: Line) -> list[str]:
+    """Return the words of a command with further settings."""
+    settings = next(more for part, more in SHORTER.items() if part in line.text)
+    return [*line.words, *(word for setting in settings for word in ("--set", setting))]
+
+
+def check(line: Line, done: Any) -> None:
+    """Hold a command to its exit code, what it prints and what it writes."""
+    said, out = f"{line.page.name}: {line.text}\n{done.stdout}\n{done.stderr}", Path(line.out or ".")
+    command, code = line.words[0], 0
+    assert done.returncode in (0, 3), said
+    if command in ("run", "audit"):
+        record = load_run(out)
+        assert (out / "report.html").stat().st_size > 10_000, said
+        assert record.original is not None and record.cells, said
+        if command == "audit":
+            cell = next(c for c in record.cells if c.method.label == "after")
+            assert cell.attacks
+            code = 3 if verdict(record, cell) == "not removed" else 0
+    elif command == "unlearn":
+        record = Unlearning.model_validate_json((out / "unlearn.json").read_bytes())
+        assert record.outcome is not None and record.outcome.state == "forgotten", said
+        assert (out / "model.safetensors").exists(), said
+    elif command == "teach":
+        taught = Teaching.model_validate_json((out / "teach.json").read_bytes())
+        assert taught.learned and (out / "model.safetensors").exists(), said
+    else:
+        assert "known" in done.stdout, said
+    assert done.returncode == code, said
+
+
+def carried_out(line: Line, words: list[str], before: dict[str, tuple[Any, Path]]) -> Any:
+    """Run a command; one that stood on a page before, with the same around it, is taken from there."""
+    if line.text in before:
+        done, there = before[line.text]
+        if line.out:
+            shutil.copytree(there / line.out, line.out)
+        return done
+    before[line.text] = ssiuu(*words), Path.cwd()
+    return before[line.text][0]
+
+
+@pytest.fixture(scope="module")
+def before() -> dict[str, tuple[Any, Path]]:
+    return {}
+
+
+@pytest.fixture
+def hastened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One drawing stands for all, and no memory is given back: a third of a short run's time."""
+    drawn = draw._svg(Figure(figsize=(1, 1)))
+    monkeypatch.setattr(draw, "_svg", lambda _: drawn)
+    for stage in ("run", "drive"):
+        monkeypatch.setattr(f"ssiuu.experiment.{stage}.release_memory", lambda: None)
+
+
+@pytest.mark.usefixtures("hastened", "folder")
+@pytest.mark.parametrize("page", TYPED, ids=lambda page: page.name)
+def test_every_command_of_a_page_is_carried_out(
+    page: Path,
+    stand_in: Path,
+    before: dict[str, tuple[Any, Path]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SSIUU_CACHE", str(stand_in))
+    for name in ("FULL", "RETAIN", "UNLEARNED"):
+        shutil.copytree(stand_in / "models" / "smollm2-135m", name)
+    named(page)
+    for line in TYPED[page]:
+        check(line, carried_out(line, shortened(line), before))
+
+
+def test_what_is_left_out_stands_on_some_page() -> None:
+    every = [line for page in PAGES for line in lines(page)]
+    for beginning in NEVER | ONLY_SHORT:
+        assert any(line.text.startswith(beginning) for line in every), beginning
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("page", ITSELF, ids=lambda page: page.name)
+def test_every_command_of_a_page_is_carried_out_with_the_model_itself(page: Path) -> None:
+    """Runs are shortened here too: as they stand those of the README alone take two hours."""
+    named(page)
+    for line in ITSELF[page]:
+        words = shortened(line) if line.words[0] == "run" else line.words
+        check(line, ssiuu(*words))
+
+
+# --- the table of the README ---------------------------------------------------------------------
+
+USAGE = [text for text in inline(ROOT / "README.md") if re.match(r"ssiuu [a-z]+ ", text)]
+STANDS_FOR = {
+    **{"M": "my-model", "M2": "after", "M3": "attacked", "MODEL": "my-model"},
+    **{"F": "forget.jsonl", "RECIPE": "recipes/quick.yaml"},
+}
+IDLE = ("ssiuu run ",)  # [--set key=value]: carried out above, by whole commands
+
+
+def spelled(usage: str) -> list[str]:
+    """Return the commands that a line of the table stands for: with and without [], each of a|b."""
+    without = re.sub(r" \[[^]]*\]", "", usage)
+    whole = re.sub(r"[][]", "", usage)
+    found = []
+    for text in dict.fromkeys([without, whole]):
+        (choice,) = [word for word in text.split() if "|" in word] or [""]
+        found += [text.replace(choice, one) for one in choice.split("|")] if choice else [text]
+    return found
+
+
+@pytest.mark.usefixtures("hastened", "folder")
+def test_the_commands_of_the_readmes_table_are_carried_out(moved: list[Path]) -> None:
+    for path in moved:
+        shutil.copytree(path, path.name)
+    wanted = [text for text in USAGE if not text.startswith(IDLE)]
+    assert len(wanted) == 7
+    written = ""
+    for text in (text for usage in wanted for text in spelled(usage)):
+        command = text.split()[1]
+        if command in ("teach", "diagnose"):
+            written = f"out-{len(text)}"
+        places = {**STANDS_FOR, "DIR": written}
+        done = ssiuu(*(places.get(word, word) for word in text.split()[1:]))
+        assert done.returncode == 0 and done.stdout, (text, done.stderr)
+        if command == "diagnose":
+            assert any(cell.diagnosis for cell in load_run(Path(written)).cells)
+            assert (Path(written) / "report.html").exists()
