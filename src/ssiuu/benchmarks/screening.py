@@ -77,6 +77,8 @@ def screen(
         knows = known(model, prompt, block)
         asked, knew = asked + len(block), knew + len(knows)
         for fact in block:
+            # Asked once more: those before it in the block may have filled a set, or placed its
+            # entity.
             target = _open(fact, by_set, sizes, home, pools)
             if fact.id in knows and target:
                 by_set[target].append(fact)

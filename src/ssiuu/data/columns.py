@@ -117,6 +117,7 @@ def arranged(
         if not isinstance(row, dict):
             rows.append(Raw(line, row))
             continue
+        # A plan for every set of names, as the rows of one file may differ in theirs.
         mine = () if columns is not None else tuple(row)
         if mine not in plans:
             plans[mine] = _plan(mine)
@@ -164,9 +165,11 @@ def _plan(names: tuple[str, ...]) -> _Plan:
     for ours, kinds in (("question", QUESTIONS), ("answer", ANSWERS)):
         if ours not in sources and len(candidates := spare(kinds)) == 1:
             sources[ours] = candidates[0]
+    # A conversation is both, the question and the answer.
     talk = spare(CONVERSATIONS)
     if not {*FACT.required} & sources.keys() and len(talk) == 1:
         sources |= dict.fromkeys(FACT.required, talk[0])
+    # An input goes behind its instruction; where there is none it is the question.
     inputs, added = spare(["input"]) if "answer" in sources else [], None
     if inputs and "question" not in sources:
         sources["question"] = inputs[0]

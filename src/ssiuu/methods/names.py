@@ -232,6 +232,7 @@ def _joined(name: str, where: str) -> str:
 def _split(name: str, where: str) -> list[tuple[str, list[str]]]:
     """Return the words of a name with the knobs in parentheses behind each."""
     words = []
+    # At every plus that is not inside of parentheses.
     for part in re.split(r"\+(?![^(]*\))", name):
         match = _PART.fullmatch(part.strip())
         if match is None:

@@ -106,6 +106,7 @@ def _read_model(folder: Path) -> tuple[PreTrainedModel, str, str]:
     stored = tensors_of(files)
     check_stored(folder, stored)
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    # One kind of configuration may have several classes of models; the folder names its own.
     if isinstance(kind, tuple):
         kind = next((k for k in kind if k.__name__ in (config.architectures or [])), kind[0])
     try:

@@ -220,6 +220,7 @@ def _untie(model: CausalLM, theirs: Mapping[str, Tensor], folder: Path) -> list[
         return []
     every = model.named_parameters(remove_duplicate=False)
     tied = [name for name, parameter in every if parameter is into.weight and name in theirs]
+    # Theirs are tied too, whatever their configuration says.
     if all(torch.equal(theirs[name], theirs[tied[0]]) for name in tied):
         return []
     out.weight = torch.nn.Parameter(into.weight.detach().clone())
@@ -261,6 +262,7 @@ def _object_digest(model: PreTrainedModel, tokenizer: Any) -> str:
         flat: Tensor = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     config = model.config.to_dict()
+    # Where it came from and what wrote it is not what it says.
     for key in ("_name_or_path", "transformers_version"):
         config.pop(key, None)
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())

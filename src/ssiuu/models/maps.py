@@ -81,6 +81,7 @@ def stored_across(model: CausalLM, name: str) -> bool:
     width = getattr(model.config, "hidden_size", None)
     out, inner = model.get_parameter(name).shape[1:]
     own = ".".join(name.split(".")[-2:])
+    # A map that begins in the residual stream takes in its width, one that ends there puts it out.
     ends = any(part in own for part in ("down", "output", "w2"))
     return bool(out != width and inner == width) if ends else bool(out == width and inner != width)
 
@@ -122,6 +123,7 @@ def query_value(model: CausalLM) -> Chosen:
             "ends": [path for path in paths if names[path] in _ENDS],
             "mixer": paths,
         }
+        # The first kind that a block has is the surest.
         kind = next(kind for kind, chosen in choices.items() if chosen)
         maps[kind] += [path for path in choices[kind] if path not in barred]
         missed += [path for path in choices[kind] if path in barred]

@@ -133,6 +133,7 @@ CONTROL = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(
 
 
 def _printable(value: Any) -> Any:
+    # Markup is a str too, and left alone: it is what we made ourselves.
     return value.translate(CONTROL) if type(value) is str else value
 
 

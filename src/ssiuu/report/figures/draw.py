@@ -33,6 +33,7 @@ DASHES: list[str | tuple[int, tuple[int, ...]]] = [
     (0, (4, 1, 1, 1, 1, 1)),
 ]
 RC: dict[Any, Any] = {
+    # Text stays text, in the page's own font; ids are the same in every run.
     "svg.fonttype": "none",
     "svg.hashsalt": "ssiuu",
     # A "$" in a method's label is a dollar sign.
@@ -231,6 +232,7 @@ def _swatch(style: Style) -> str:
 
 def _svg(figure: Figure) -> str:
     target = io.StringIO()
+    # No date and no version: the same record gives the same page.
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(target, format="svg", metadata=nothing, transparent=True)
     return target.getvalue()

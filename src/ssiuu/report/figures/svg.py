@@ -88,6 +88,6 @@ def _value(value: str, prefix: str) -> str:
     if value.startswith("#") and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
         return value
     if _references(value):
-        return REFERENCE.sub(lambda found: f"#{prefix}{found[1]}", value)
-    rounded = NUMBER.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), value)
+        return REFERENCE.sub(lambda match: f"#{prefix}{match[1]}", value)
+    rounded = NUMBER.sub(lambda match: f"{float(match[0]):.2f}".rstrip("0").rstrip("."), value)
     return " ".join(rounded.split())
