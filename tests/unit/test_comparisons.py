@@ -12,9 +12,9 @@ from ssiuu.analysis.comparisons import (
     Comparison,
     baseline,
     compare,
-    level,
     outcomes,
     row_intervals,
+    score_level,
 )
 from ssiuu.analysis.levels import Point, looks, of_name, strongest_setting
 from ssiuu.analysis.rows import rows
@@ -114,13 +114,15 @@ def test_paraphrases_of_a_fact_are_one_cluster(record: RunRecord) -> None:
     cell = cell_of(record, "npo")
     found = outcomes(record, cell, "forget_paraphrase")
     assert len(found) == 2 * 24 - 1  # one was not scored
-    assert level(record, [found]) != pytest.approx(wilson(int(sum(v[0] for v in found.values())), 47))
+    assert score_level(record, [found]) != pytest.approx(
+        wilson(int(sum(v[0] for v in found.values())), 47)
+    )
 
 
 def test_what_was_not_scored_has_no_interval(record: RunRecord) -> None:
     empty = cell_of(record, "gd").model_copy(update={"evaluation": None, "attacks": []})
     assert row_intervals(record, empty) == {}
-    assert level(record, []) is None
+    assert score_level(record, []) is None
 
 
 # --- the strongest point ----------------------------------------
@@ -234,7 +236,7 @@ def test_a_level_pools_what_each_seed_was_scored_on(record: RunRecord) -> None:
     items = list(table)
     halves = [{i: table[i] for i in items[:16]}, {i: table[i] for i in items[8:]}]
     pooled = [table[i][0] for half in halves for i in half]
-    found = level(record, halves)
+    found = score_level(record, halves)
     assert found is not None and found.value == pytest.approx(sum(pooled) / len(pooled))
     assert found.low < found.value < found.high
 

@@ -91,10 +91,12 @@ def interval(model: Model, column: Column) -> Estimate | None:
         return column.interval(model)
     if column.outcomes is None or not column.shown:
         return None
-    return level(model.record, [column.outcomes(model, None)], looks(model.cell.attacks, column.key))
+    return score_level(
+        model.record, [column.outcomes(model, None)], looks(model.cell.attacks, column.key)
+    )
 
 
-def level(record: RunRecord, tables: Sequence[Outcomes], looks: int = 1) -> Estimate | None:
+def score_level(record: RunRecord, tables: Sequence[Outcomes], looks: int = 1) -> Estimate | None:
     """Return the mean of a score over all that was scored, with its 95 % interval.
 
     A single accuracy has Wilson's interval; means over paraphrases or seeds are bootstrapped.

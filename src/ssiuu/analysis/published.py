@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from ssiuu.analysis.column import ORIGINAL, Column, Direction, Model, Outcomes
 from ssiuu.analysis.columns import columns, original
-from ssiuu.analysis.comparisons import level
+from ssiuu.analysis.comparisons import score_level
 from ssiuu.analysis.levels import looks
 from ssiuu.analysis.scores import score_of
 from ssiuu.analysis.utility import task_mean, tasks
@@ -190,7 +190,7 @@ def _level(
     if column is None or column.outcomes is None:
         return None
     tables = [column.outcomes(model, model.wrong if wrong else None) for model in models]
-    return level(record, tables, max(looks(model.cell.attacks, column.key) for model in models))
+    return score_level(record, tables, max(looks(model.cell.attacks, column.key) for model in models))
 
 
 def _utility(record: RunRecord, models: Sequence[Model], kind: TableKind) -> Estimate | None:
@@ -202,7 +202,7 @@ def _utility(record: RunRecord, models: Sequence[Model], kind: TableKind) -> Est
         sets = model.cell.evaluation.others if model.cell.evaluation else {}
         scored = {fact: read(s) for name in kind.utility_sets for fact, s in sets.get(name, {}).items()}
         tables.append({(fact, 0): {0: value} for fact, value in scored.items() if value is not None})
-    return level(record, tables)
+    return score_level(record, tables)
 
 
 def _named(record: RunRecord, wanted: Mapping[str, Any]) -> str:

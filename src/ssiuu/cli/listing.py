@@ -110,7 +110,7 @@ def _sites(name: str) -> None:
 
 def _methods() -> None:
     from ssiuu.methods import OBJECTIVES, RETAIN_TERMS, TRANSFORMS, known_methods, make
-    from ssiuu.methods.names import FORMS, Common, suffixes
+    from ssiuu.methods.names import FORM_WORDS, Common, suffixes
 
     for name in known_methods():
         method = make(name)
@@ -128,7 +128,7 @@ def _methods() -> None:
     for key, knob in Common.model_fields.items():
         print(f"              {key} = {knob.default}: {knob.description}")
     print(f"\nSuffixes, as in gd+projection: {', '.join(f'+{word}' for word in suffixes())}.")
-    print(f"Forms of ssiuu, as in ssiuu-gate-npo: {', '.join(FORMS)}, rhoNUMBER, or an objective.")
+    print(f"Forms of ssiuu, as in ssiuu-gate-npo: {', '.join(FORM_WORDS)}, rhoNUMBER, or an objective.")
 
 
 def _knobs(part: Any) -> None:

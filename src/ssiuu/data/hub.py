@@ -11,7 +11,7 @@ from ssiuu.data.problems import Problems
 from ssiuu.data.rows import Raw
 from ssiuu.hub import reaching
 
-HUB_NAME = re.compile(r"(?P<name>\w[\w.-]*/(?P<stem>\w[\w.-]*))(?::(?P<split>.+))?")
+SET_NAME = re.compile(r"(?P<name>\w[\w.-]*/(?P<stem>\w[\w.-]*))(?::(?P<split>.+))?")
 
 
 def hub_rows(name: str, split: str, problems: Problems) -> list[Raw]:

@@ -19,7 +19,7 @@ from ssiuu.data.columns import KNOWN, Columns, Tell, arranged
 from ssiuu.data.fact import Fact, Instruction, normal
 from ssiuu.data.files import PARQUET, decode, kind_of, read_bytes, stem_of
 from ssiuu.data.formats import csv_rows, is_json, json_rows, parquet_rows
-from ssiuu.data.hub import HUB_NAME, hub_rows
+from ssiuu.data.hub import SET_NAME, hub_rows
 from ssiuu.data.memory import memory_rows
 from ssiuu.data.options import borrow_distractors
 from ssiuu.data.problems import Problems, raise_all, show
@@ -150,7 +150,7 @@ def _hub_facts(source: str, key: str, columns: Columns | None, tell: Tell) -> li
     exists = bool(source.strip()) and os.path.exists(source)
     if exists:
         read_bytes(Path(source), problems)  # says what it is, where that is known
-    match = HUB_NAME.fullmatch(source)
+    match = SET_NAME.fullmatch(source)
     if match is None or exists or source.lower().endswith(OTHER_FILES):
         problems.stop(f"cannot be read as facts; give {FACT_SOURCES}.")
     problems.unit = "row"

@@ -24,8 +24,8 @@ from scipy.stats import spearmanr
 from ssiuu.diagnosis.influence import Baseline
 from ssiuu.models.sites import Site
 from ssiuu.records.schema import Attributions, ReturnedNeuron, Stability, Target
+from ssiuu.statistics.bootstrap import Floats
 
-Floats = NDArray[np.float64]
 MODELS = ("original", "unlearned", "attacked")
 # Attributions span many orders of magnitude: two bins a decade on each side of 0.
 _DECADES = [10 ** (e / 2) for e in range(-12, 5)]

@@ -117,7 +117,7 @@ SUFFIXES: dict[str, tuple[str, Mapping[str, Any]]] = {
     for word, keys in kind.suffixes.items()
 }
 # What a form of Ssiuu's penalty may say in a name, and for which objectives it may stand.
-FORMS = ("gate", *Ssiuu.knobs)
+FORM_WORDS = ("gate", *Ssiuu.knobs)
 
 _PART = re.compile(r"([^()+]*)(?:\(([^()]*)\))?")
 
@@ -275,7 +275,7 @@ def _head(draft: Draft, word: tuple[str, list[str]], values: dict[str, Any]) -> 
 
 def _family(draft: Draft, forms: list[str], values: dict[str, Any]) -> None:
     """Read a form of Ssiuu: "ssiuu-gate-npo"; also the keys that were its own."""
-    objective = [form for form in forms if form in OBJECTIVES and form not in FORMS]
+    objective = [form for form in forms if form in OBJECTIVES and form not in FORM_WORDS]
     backbone = values.pop("backbone", None)
     if len({*objective, *([backbone] if backbone else [])}) > 1:
         raise ConfigError(f"{draft.where}: a method has one objective, got {objective} and {backbone}.")
@@ -311,7 +311,7 @@ def _form(draft: Draft, form: str, gated: bool) -> None:
     elif (number := _number(form.removeprefix("rho"))) is not None and form.startswith("rho"):
         keys = {"rho": number}
     else:
-        known = [*FORMS, *(name for name in OBJECTIVES if OBJECTIVES.get(name).has_gradient)]
+        known = [*FORM_WORDS, *(name for name in OBJECTIVES if OBJECTIVES.get(name).has_gradient)]
         raise ConfigError(unknown("form of ssiuu", form, known, draft.where))
     for key, value in keys.items():
         draft.set("gate" if gated else FAMILY, key, value, form)

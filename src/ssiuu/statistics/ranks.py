@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from ssiuu.statistics.bootstrap import ENOUGH, Estimate, draw_counts
-
-Floats = NDArray[np.float64]
+from ssiuu.statistics.bootstrap import ENOUGH, Estimate, Floats, draw_counts
 
 
 def auc(higher: Sequence[float], lower: Sequence[float]) -> float | None:

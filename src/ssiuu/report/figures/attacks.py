@@ -13,10 +13,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ssiuu.analysis.column import Model
 from ssiuu.analysis.columns import attack_scales, columns, original
-from ssiuu.analysis.comparisons import interval, level
+from ssiuu.analysis.comparisons import interval, score_level
 from ssiuu.analysis.levels import attacked, looks
-from ssiuu.analysis.scale import DEPTH, FREE, Scale, mean
-from ssiuu.analysis.scale import level as reading_level
+from ssiuu.analysis.scale import DEPTH, FREE, Scale, level, mean
 from ssiuu.analysis.scores import score_of
 from ssiuu.analysis.verdict import common_pool, level_interval, strongest
 from ssiuu.records.schema import Attack, Cell, RunRecord
@@ -124,8 +123,8 @@ def best_curve(cell: Cell, name: str, scale: Scale) -> tuple[Attack, list[float 
     pool = sorted(common_pool(cell.attacks))
     best = None
     for attack in (attack for attack in cell.attacks if attack.name == name):
-        levels = [reading_level(attack, read, pool, scale) for read in range(len(attack.reads))]
-        top = max((level for level in levels[1:] if level is not None), default=-math.inf)
+        levels = [level(attack, read, pool, scale) for read in range(len(attack.reads))]
+        top = max((height for height in levels[1:] if height is not None), default=-math.inf)
         if best is None or top > best[0]:
             best = (top, attack, levels)
     return None if best is None else best[1:]
@@ -218,7 +217,7 @@ def _back(model: Model) -> Interval | Estimate | None:
         return level_interval(model.cell)
     names = [name for name, unit in attack_scales(record).items() if unit is scale]
     tried = sum(looks(model.cell.attacks, name) for name in names)
-    levels = [level(record, [attacked(model, name, scale)], tried) for name in names]
+    levels = [score_level(record, [attacked(model, name, scale)], tried) for name in names]
     return max((back for back in levels if back is not None), key=lambda e: e.value, default=None)
 
 
