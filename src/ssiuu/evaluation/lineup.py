@@ -32,7 +32,7 @@ from ssiuu.evaluation import invented
 from ssiuu.evaluation.alternatives import alternatives, answer_kind
 from ssiuu.evaluation.match import holds
 from ssiuu.evaluation.subject import MARKS, about, subject
-from ssiuu.likelihood import Prompt, encode
+from ssiuu.likelihood import Example, Prompt, encode
 from ssiuu.records.schema import FactText
 
 Origin = Literal[
@@ -54,7 +54,8 @@ SPARE = 4  # times as many are made up as are wanted, so that some have as many 
 SAMPLES = 24  # drawn a fact, twice as many where nothing can be made up
 TOKENS = 320  # of all samples of a fact: a long answer gets fewer
 MARGIN = 4  # tokens a sample may be longer than the right answer
-LONGER = 2.0  # times as long as the answer, at most, is what the model says
+_ENDS = ".。।!！?？"
+LONGER = 2.0  # times as long as the answer, or as short, is what the model says at most
 
 
 @dataclass(frozen=True)
@@ -416,7 +417,7 @@ def _sampled(model: Any, prompt: Prompt, drafts: Sequence[_Draft], seed: int) ->
     from ssiuu.evaluation.sample import sample_answers
 
     context = getattr(model.config, "max_position_embeddings", None) or 1 << 20
-    asked: dict[int, list[tuple[_Draft, Any]]] = defaultdict(list)
+    asked: dict[int, list[tuple[_Draft, Example]]] = defaultdict(list)
     for draft in drafts:
         question = draft.asking(draft.strangers[-1]) if draft.strangers else draft.fact.question
         example = encode(prompt, draft.fact.id, question, draft.fact.answer, context)
@@ -426,19 +427,22 @@ def _sampled(model: Any, prompt: Prompt, drafts: Sequence[_Draft], seed: int) ->
         examples = [example for _, example in rows]
         written = sample_answers(model, prompt, examples, count, MARGIN, seed)
         for draft, example in rows:
-            ending = prompt.ending(example.answer)
-            texts = [prompt.text(ids, ending) for ids in written[example.id]]
+            texts = [_text(prompt, ids, example) for ids in written[example.id]]
             found[draft.fact.id] = list(_heard(draft, texts))
     return found
+
+
+def _text(prompt: Prompt, ids: list[int], example: Example) -> str:
+    """Return what was written, without the last word where there was no room to end it."""
+    text = prompt.text(ids, prompt.ending(example.answer))
+    ended = len(ids) < len(example.answer) + MARGIN or text[-1:] in _ENDS
+    return text if ended else text.rpartition(" ")[0]
 
 
 def _samples(draft: _Draft, tokens: int) -> int:
     """Return how many samples are drawn of an answer of so many tokens; a few numbers, for batches."""
     more = 1 if any(answers for origin, answers in draft.ways if origin == "made up") else 2
     return max(8, min(SAMPLES, TOKENS // (tokens + MARGIN) // 8 * 8) * more)
-
-
-_ENDS = ".。।!！?？"
 
 
 def _heard(draft: _Draft, texts: Iterable[str]) -> Iterator[str]:
@@ -459,7 +463,7 @@ def _heard(draft: _Draft, texts: Iterable[str]) -> Iterator[str]:
 
 
 def _shaped(said: str, draft: _Draft) -> bool:
-    """Whether what a model said has the form of the answer, and does not repeat the question.
+    """Whether what a model said has the form of the answer, and says something new.
 
     A sentence may be told in other words; anything else has as many words and the same marks.
     """
@@ -468,8 +472,10 @@ def _shaped(said: str, draft: _Draft) -> bool:
         ended = answer[-1] not in _ENDS or said[-1:] in _ENDS
         return ended and len(answer) <= LONGER * len(said) <= LONGER**2 * len(answer)
     echoed = _words(_folded(f"{draft.fact.question} {named}")) & _words(_folded(said))
+    empty = all(word in invented.lexicon("words", "empty") for word in _folded(said).split())
     alike = _marks(said) == _marks(answer) and len(said.split()) == len(answer.split())
-    return alike and not echoed - _words(_folded(answer)) and len(said) <= LONGER * max(len(answer), 6)
+    near = len(answer) <= LONGER * len(said) and len(said) <= LONGER * max(len(answer), 6)
+    return alike and near and not empty and not echoed - _words(_folded(answer))
 
 
 def _marks(text: str) -> list[str]:
