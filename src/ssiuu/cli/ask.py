@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ssiuu.cli.options import Base, PromptForm, Sets
+from ssiuu.cli.options import Base, ColumnNames, PromptForm, Sets
 from ssiuu.cli.terminal import forcing, set_up
 
 
@@ -20,9 +20,7 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="print rows as JSON, not a table")] = False,
     base: Base = None,
     prompt: PromptForm = None,
-    columns: Annotated[
-        str | None, typer.Option(help="columns of the file: question=COLUMN,answer=COLUMN")
-    ] = None,
+    columns: ColumnNames = None,
     set_: Sets = None,
 ) -> None:
     """Say of every fact whether the model knows it, and why; exits with 0 whatever it knows."""

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ssiuu.cli.options import Sets
 from ssiuu.cli.terminal import finish, set_up
 
 
@@ -16,9 +17,7 @@ def command(
     recipe: Annotated[
         Path | None, typer.Argument(help="a YAML recipe; the embedded default without one")
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, as in the recipe; repeatable")
-    ] = None,
+    set_: Sets = None,
     out: Annotated[Path, typer.Option(help="folder of the run")] = Path("ssiuu-run"),
 ) -> None:
     """Unlearn, evaluate, look inside, attack and report, for every method and seed."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ssiuu.cli.exits import NOT_LEARNED
-from ssiuu.cli.options import Base, ColumnNames, Sets
+from ssiuu.cli.options import Base, ColumnNames, PromptForm, Sets
 from ssiuu.cli.terminal import forcing, set_up
 
 
@@ -32,9 +32,7 @@ def command(
     ] = None,
     columns: ColumnNames = None,
     base: Base = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="how to ask: chat, qa or plain; chat where the model has one")
-    ] = None,
+    prompt: PromptForm = None,
     set_: Sets = None,
 ) -> None:
     """Teach a model facts until it knows them; exits with 3 where it does not know all of them."""
