@@ -51,6 +51,7 @@ def _written(
 
 
 def _answered(key: str, heading: str, read: ReadCorrect, what: str, asked: str, **more: Any) -> Column:
+    # A key begins with its set.
     of = key.partition("_")[0]
     forget = of == "forget"
     return of_facts(

@@ -277,6 +277,7 @@ class Attack(ABC, Generic[C]):
                 f"attack {self.name!r}: reads() of {type(self).__qualname__} must yield an AttackRead "
                 f"at every place of the curve, got {kinds}."
             )
+        # A fact without options has nothing to be first among: its rank is left open.
         if self.axis.scored == "ranking":
             alone = {fact.id for fact in victim.pool if not fact.options}
             start = _unranked(start, alone)

@@ -88,6 +88,7 @@ def nf4(weight: Float[Tensor, "out in"], group: int = GROUP) -> Float[Tensor, "o
 
     def nearest(values: Tensor) -> Tensor:
         scale = _scale(values, 1)
+        # The nearest code is the one on whose side of the middles a value lies.
         return codes[torch.bucketize(values / scale, middles)] * scale
 
     return _grouped(weight, group, nearest)

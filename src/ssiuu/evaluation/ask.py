@@ -74,6 +74,7 @@ def ask(
     """
     limits = [q.generate if q.alone is None else 0 for q in questions]
     endings = [q.ending for q in questions]
+    # What is written after another prompt than the options are ranked after is asked by itself.
     apart = [i for i, q in enumerate(questions) if q.generate and q.alone is not None]
     sums: dict[int, list[float]] = {}
     begun: dict[int, Begun] = {}
@@ -82,6 +83,7 @@ def ask(
         tree.read()
         begun |= {i: tree.begin(p.question) for i, p in zip(indices, paths, strict=True) if limits[i]}
         sums |= zip(indices, _rank(tree, [questions[i] for i in indices], paths), strict=True)
+        # Written before more is begun, as each keeps the states of its question.
         if len(begun) >= batch_size:
             free |= _write(model, prompt, begun, limits, endings, batch_size)
             begun = {}

@@ -47,6 +47,7 @@ class Attacker:
         self.batch_size = config.batch_size
         forget = session.split.forget
         wanted = [attack for attack in self.attacks.values() if attack.curves()]
+        # Where no attack is asked for nothing is held either, and all facts are the pool.
         fractions = [p for attack in self.attacks.values() if wanted for p in attack.holds()]
         held_ids = attacked_facts(forget, fractions, config.seed)
         facts = {fact.id: fact for fact in forget}
@@ -59,6 +60,7 @@ class Attacker:
             )
         notes = [note for attack in wanted for note in attack.fits(self.victim)]
         session.notes.extend(dict.fromkeys(notes))
+        # What an attack uses is read here: if it cannot be, that is said before anything is run.
         for attack in wanted:
             for curve in attack.curves():
                 self.settings(curve)

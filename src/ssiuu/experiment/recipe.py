@@ -226,6 +226,7 @@ def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str,
         parts.insert(0, (str(path), flatten(written)))
     elif scale is not None:
         raise ConfigError(f"--set scale={scale}: scales stand in a recipe, and none is given.")
+    # The file, then its scale, then --set: what comes later wins.
     for source, part in parts:
         for key, value in part.items():
             values[key], sources[key] = value, source
@@ -237,6 +238,7 @@ def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str,
         f"protocol {protocol}": strong_defaults() if protocol == "strong" else {},
         f"benchmark {name}": benchmark.defaults,
     }
+    # Only where nobody has said anything, and null says nothing; of these two the first wins.
     for what, defaults in decided.items():
         for key, value in defaults.items():
             other = INSTEAD.get(key)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ssiuu.benchmarks import instructions, texts
-from ssiuu.benchmarks.base import Progress
+from ssiuu.benchmarks.base import Progress, tokenised
 from ssiuu.data.columns import Columns, given_columns
 from ssiuu.data.fact import Fact, normal
 from ssiuu.data.read import Source, read_facts
@@ -109,7 +109,7 @@ def teach_model(
         taught_facts = session.split.forget
         shown = [fact for n, fact in enumerate(taught_facts) if n not in gone]
         rate = learning_rate or _rate(session)
-        examples = _examples(session, taught_facts)
+        examples = tokenised(session.prompt, taught_facts, session.context, end=True)
         kept_rows = _kept(session, keep, columns, notes, progress)
         reading = _Reading(session, shown, progress)
         epochs_run = finetune(
@@ -196,19 +196,6 @@ def _gone(
     if len(gone) < len(out):
         notes.append(f"{len(out) - len(gone)} rows of --without are not among the facts.")
     return gone
-
-
-def _examples(session: Session, facts: Sequence[FactText]) -> list[Example]:
-    """Tokenise what is learned: each answer with its end."""
-    problems, rows = [], []
-    for f in facts:
-        try:
-            rows.append(encode(session.prompt, f.id, f.question, f.answer, session.context, end=True))
-        except DataError as error:
-            problems += error.problems
-    if problems:
-        raise DataError(problems)
-    return rows
 
 
 def _kept(

@@ -71,6 +71,7 @@ def _is_range(ends: Sequence[Any]) -> bool:
 
 def _draw(space: Mapping[str, Sequence[Any]], seed: str) -> dict[str, Any]:
     rng = random.Random(seed)
+    # Sorted, so that the order of keys in a recipe is no part of the draw.
     return {key: _value(space[key], rng) for key in sorted(space)}
 
 

@@ -124,6 +124,7 @@ def collate(examples: Sequence[Example], pad: int) -> Batch:
         ids=tuple(e.id for e in examples),
         input_ids=full[:, :-1],
         attention_mask=attention,
+        # Counted from the first real token on; padding stands at 0, and nothing looks there.
         position_ids=(attention.cumsum(1) - 1).clamp(min=0),
         targets=full[:, width - tail :],
         answer_mask=answer_mask,
@@ -136,6 +137,7 @@ def join(first: Batch, second: Batch) -> Batch:
     for name in ("input_ids", "attention_mask", "position_ids", "targets", "answer_mask"):
         pair = getattr(first, name), getattr(second, name)
         width = max(t.shape[1] for t in pair)
+        # On the left, where padding is.
         joined[name] = torch.cat([pad_left(t, (width - t.shape[1], 0)) for t in pair])
     return Batch(ids=first.ids + second.ids, **joined)
 

@@ -154,6 +154,7 @@ def write_tensors(
         OutputError: The disk is full or the folder cannot be written to.
     """
     require_space(path.parent, sum(t.numel() * t.element_size() for t in tensors.values()))
+    # A name of this process's own, in the same folder: only within a file system is a rename atomic.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, metadata)

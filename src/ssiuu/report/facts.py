@@ -102,5 +102,6 @@ def _peak(record: RunRecord, cell: Cell, name: str) -> Peak:
     if best is None:
         return Peak(name, None, 0)
     attack, levels = best
+    # Of equals the first: its number is the largest when negated.
     heights = [(level, -index) for index, level in enumerate(levels) if index and level is not None]
     return Peak(name, attack, -max(heights)[1] if heights else -1)
