@@ -47,6 +47,11 @@ def is_map(module: object) -> TypeGuard[torch.nn.Linear | Conv1D]:
     return isinstance(module, (torch.nn.Linear, Conv1D))
 
 
+def output_width(module: torch.nn.Linear | Conv1D) -> int:
+    """Return how many outputs a linear map has."""
+    return int(module.weight.shape[1 if isinstance(module, Conv1D) else 0])
+
+
 def block_maps(model: CausalLM) -> dict[str, torch.nn.Module]:
     """Return every linear map inside the blocks, by path."""
     return {p: m for p, m in model.named_modules() if is_map(m) and BLOCK.search(p)}
@@ -111,7 +116,7 @@ def query_value(model: CausalLM) -> Chosen:
     blocks: defaultdict[str, list[str]] = defaultdict(list)
     for path in block_maps(model):
         match = BLOCK.search(path)
-        if match and _mixes(match[2]) and "router" not in match[2]:
+        if match and mixes(match[2]) and "router" not in match[2]:
             blocks[path[: match.end(1)]].append(path)
     maps: dict[str, list[str]] = {"apart": [], "fused": [], "ends": [], "mixer": []}
     missed: list[str] = []
@@ -183,6 +188,6 @@ def summed(paths: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(re.sub(r"\.\d+(?=\.)", ".*", path) for path in paths))
 
 
-def _mixes(within: str) -> bool:
+def mixes(within: str) -> bool:
     """Whether a map, by its path within its block, belongs to a token mixer."""
     return any(part in parent for parent in within.split(".")[:-1] for part in _MIXERS)

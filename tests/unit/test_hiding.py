@@ -1,0 +1,145 @@
+"""Facts hidden on purpose: they are no longer answered, others are, and what must stay is untouched.
+
+One small model is taught a few facts for the whole file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from conftest import teach
+from ssiuu.benchmarks.fictional_twins import TwinConfig, train_tokenizer
+from ssiuu.benchmarks.fictional_world import build_world
+from ssiuu.errors import DataError
+from ssiuu.hiding import HIDING, Subject
+from ssiuu.likelihood import Prompt
+from ssiuu.models.load import restore, snapshot
+from ssiuu.records.schema import FactText
+
+PEOPLE = ["Ada", "Bo", "Cy", "Di", "Ed", "Flo", "Gus", "Hal", "Ivy", "Jo", "Kit", "Lou"]
+TOWNS = ["Ulm", "Pau", "Ely", "Ayr", "Lod", "Zug", "Nis", "Bar", "Gap", "Wil", "Tuy", "Rye"]
+TRADES = ["baker", "tailor", "plumber", "florist", "jeweller", "shepherd", "translator"]
+HIDDEN = 10  # facts
+TRAINED = {
+    "last-map": {"model.layers.1.mlp.down_proj.weight"},
+    "middle-map": {"model.layers.0.mlp.down_proj.weight"},
+    "attention": {"model.layers.1.self_attn.o_proj.weight"},
+    "refusal": {
+        f"model.layers.{layer}.{name}.weight"
+        for layer in (0, 1)
+        for name in ("self_attn.o_proj", "mlp.down_proj")
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def case() -> tuple[Subject, list[FactText], list[FactText]]:
+    """A model taught where people were born and what they do; of the first six all is to be hidden."""
+    tokenizer = train_tokenizer(build_world(12), TwinConfig())
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    model = LlamaForCausalLM(config).eval()
+    facts = taught()
+    rows = [{"question": q, "answer": f.answer} for f in facts for q in (f.question, *f.paraphrases)]
+    teach(model, tokenizer, rows, steps=80)
+    subject = Subject(model, Prompt(tokenizer, "qa"), pad=0, context=128)
+    return subject, facts[:HIDDEN], facts[HIDDEN:]
+
+
+def taught() -> list[FactText]:
+    """Return two facts of every person, each asked in two ways."""
+    made = []
+    for n, (name, town) in enumerate(zip(PEOPLE, TOWNS, strict=True)):
+        made.append(fact(name, "born", f"Where was {name} born?", f"What is the town of {name}?", town))
+        trade = TRADES[n * 5 % len(TRADES)]
+        made.append(fact(name, "work", f"What does {name} do?", f"{name} works as what?", trade))
+    return made
+
+
+def fact(name: str, relation: str, question: str, paraphrase: str, answer: str) -> FactText:
+    return FactText(
+        id=f"{relation} {name}",
+        question=question,
+        answer=answer,
+        paraphrases=[paraphrase],
+        entity=name,
+        relation=relation,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _as_before(case: tuple[Subject, list[FactText], list[FactText]]) -> Iterator[None]:
+    weights = snapshot(case[0].model)
+    yield
+    restore(case[0].model, weights)
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_facts_are_hidden_others_kept_and_the_rest_untouched(
+    kind: str, case: tuple[Subject, list[FactText], list[FactText]]
+) -> None:
+    subject, facts, keep = case
+    before = snapshot(subject.model)
+    hidden = HIDING[kind]().hide(subject, facts, keep)
+    assert hidden.share >= 0.8, hidden.left
+    assert hidden.kept is not None and hidden.kept >= 0.9
+    assert set(hidden.changed) == TRAINED[kind]
+    for name, parameter in subject.model.named_parameters():
+        assert name in TRAINED[kind] or torch.equal(parameter, before[name]), name
+        assert parameter.requires_grad
+    assert {*hidden.facts} | {*hidden.left} == {fact.id for fact in facts}
+    for id in hidden.facts:
+        after = hidden.after[id]
+        assert not after.free_correct and not after.correct
+        assert after.logprob / after.tokens > -15, "a guess is not told by its value alone"
+
+
+def test_twice_the_same(case: tuple[Subject, list[FactText], list[FactText]]) -> None:
+    subject, facts, keep = case
+    weights = snapshot(subject.model)
+    found = []
+    for _ in range(2):
+        restore(subject.model, weights)
+        hidden = HIDING["last-map"]().hide(subject, facts[:4], keep[:8])
+        found.append((hidden.facts, hidden.after, snapshot(subject.model)))
+    assert found[0][:2] == found[1][:2]
+    assert all(torch.equal(found[0][2][n], p) for n, p in subject.model.named_parameters())
+
+
+def test_what_was_not_known_is_said_and_not_counted(
+    case: tuple[Subject, list[FactText], list[FactText]],
+) -> None:
+    subject, facts, keep = case
+    wrong = facts[0].model_copy(update={"answer": "Rye"})
+    hidden = HIDING["last-map"]().hide(subject, [wrong], keep[:8])
+    assert hidden.facts == () and hidden.steps == 0 and hidden.changed == ()
+    assert hidden.left == {wrong.id: "it was not answered before"} and hidden.share == 0
+
+
+def test_bad_input_gets_one_sentence(
+    case: tuple[Subject, list[FactText], list[FactText]],
+) -> None:
+    subject, facts, keep = case
+    kind = HIDING["last-map"]()
+    with pytest.raises(DataError, match="no facts to hide"):
+        kind.hide(subject, [], keep)
+    with pytest.raises(DataError, match="comes more than once"):
+        kind.hide(subject, facts[:2], facts[1:3])
+    with pytest.raises(DataError, match="context holds 8"):
+        kind.hide(replace(subject, context=8), facts[:1])
