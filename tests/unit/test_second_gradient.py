@@ -183,14 +183,14 @@ def test_both_gradients_are_the_explicit_ones(
     examples, weights = make_examples(5), [0.5, -2.0, 1e-3, 0.0, 7.0]
     second = collected(model, examples, weights, micro)
     first = {n: p.grad for n, p in model.named_parameters()}
-    close(second.found, explicit(model, examples, weights), tolerance)
+    close(second.gradients, explicit(model, examples, weights), tolerance)
     close(first, explicit(model, examples, [1.0] * 5), tolerance)
 
 
 def test_equal_weights_scale_the_first_gradient(case: tuple[Any, float], make_examples: Any) -> None:
     model, _ = case
     second = collected(model, make_examples(4), [3.0] * 4, 2)
-    close(second.found, {n: 3 * p.grad for n, p in model.named_parameters()}, 1e-9)
+    close(second.gradients, {n: 3 * p.grad for n, p in model.named_parameters()}, 1e-9)
 
 
 def test_only_the_parameters_asked_for_are_collected(exact_model: Any, make_examples: Any) -> None:
@@ -200,7 +200,7 @@ def test_only_the_parameters_asked_for_are_collected(exact_model: Any, make_exam
         loss = answer_logprobs(exact_model, collate(make_examples(2), PAD)).sum.sum()
     second.scale = torch.ones(2, dtype=torch.float64)
     loss.backward()
-    close(second.found, {n: p.grad for n, p in wanted.items()}, 1e-9)
+    close(second.gradients, {n: p.grad for n, p in wanted.items()}, 1e-9)
 
 
 def test_without_a_scale_nothing_is_collected(exact_model: Any, make_examples: Any) -> None:
@@ -208,7 +208,7 @@ def test_without_a_scale_nothing_is_collected(exact_model: Any, make_examples: A
     with second.listening():
         loss = answer_logprobs(exact_model, collate(make_examples(2), PAD)).sum.sum()
     loss.backward()
-    assert not second.found
+    assert not second.gradients
 
 
 def test_a_pass_outside_the_context_is_not_watched(exact_model: Any, make_examples: Any) -> None:
@@ -220,7 +220,7 @@ def test_a_pass_outside_the_context_is_not_watched(exact_model: Any, make_exampl
     there = answer_logprobs(exact_model, collate(others, PAD)).sum.sum()
     second.scale = torch.tensor([2.0, 3.0], dtype=torch.float64)
     (here + there).backward()
-    close(second.found, explicit(exact_model, examples, [2.0, 3.0]), 1e-9)
+    close(second.gradients, explicit(exact_model, examples, [2.0, 3.0]), 1e-9)
 
 
 @pytest.mark.parametrize("target", ["probability", "logprob"])

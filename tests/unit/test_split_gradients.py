@@ -56,7 +56,7 @@ def test_both_gradients_are_those_of_their_rows(name: str, make_model: Any, make
 
     def whole(parameter: str, gradient: Tensor) -> None:
         shown[parameter] = gradient.clone()
-        second[parameter] = split.found[parameter].clone()
+        second[parameter] = split.second[parameter].clone()
         gradient *= 10  # what is done to the first gradient is not done to the others'
 
     both = join(collate(first, PAD), collate(others, PAD))

@@ -58,7 +58,7 @@ class SecondGradient:
         self.owners = _owners(model, named)
         self.owners += [(module, {"weight": name}) for name, module in (maps or {}).items()]
         self.scale: Float[Tensor, " B"] | None = None
-        self.found: dict[str, Tensor] = {}
+        self.gradients: dict[str, Tensor] = {}
         self._called: set[str] = set()  # parameters whose module was called, in the last pass
         self._rows: set[int] = set()  # how many rows its modules put out
 
@@ -89,7 +89,7 @@ class SecondGradient:
         """Add second gradients computed elsewhere, in the order of the parameters; None for 0."""
         for name, gradient in zip(self.names, gradients, strict=True):
             if gradient is not None:
-                _add(self.found, name, gradient)
+                _add(self.gradients, name, gradient)
 
     def _forward_hook(self, names: Names) -> Any:
         def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -118,14 +118,14 @@ class SecondGradient:
         scaled = _weighted(gradient, self.scale)
         if type(module) is torch.nn.Linear or id(module) in self.maps:
             if "weight" in names:
-                _add_product(self.found, names["weight"], scaled, args[0])
+                _add_product(self.gradients, names["weight"], scaled, args[0])
             if "bias" in names:
-                _add(self.found, names["bias"], _bias(scaled, module.bias))
+                _add(self.gradients, names["bias"], _bias(scaled, module.bias))
         elif type(module) is torch.nn.Embedding:
-            _add_rows(self.found, names["weight"], module, args[0], scaled)
+            _add_rows(self.gradients, names["weight"], module, args[0], scaled)
         else:
             for name, value in _again(module, names, args, kwargs, [scaled], cast)[0].items():
-                _add(self.found, name, value)
+                _add(self.gradients, name, value)
 
 
 class SplitGradients:
@@ -141,11 +141,11 @@ class SplitGradients:
         self.named = dict(named)
         self.owners = _owners(model, named)
         self.scale: Float[Tensor, " F"] | None = None
-        self.found: dict[str, Tensor] = {}
+        self.second: dict[str, Tensor] = {}
         self._clear()
 
     def _clear(self) -> None:
-        self.found.clear()
+        self.second.clear()
         self.first: dict[str, Tensor] = {}
         self.waiting: Counter[str] = Counter()  # uses whose gradient has not come yet
         self.later: defaultdict[str, list[Callable[[], None]]] = defaultdict(list)
@@ -168,7 +168,7 @@ class SplitGradients:
             rows: How many rows of the batch come first (F).
             batch: Rows of the batch.
             whole: Told a parameter's name and the first rows' gradient, to be changed in place;
-                `found` then holds the second gradient of these rows, where `scale` was set.
+                `second` then holds the second gradient of these rows, where `scale` was set.
         """
         self.rows, self.batch, self.whole, self.scale = rows, batch, whole, None
         self._clear()
@@ -234,7 +234,9 @@ class SplitGradients:
             cut = [a[: self.rows] if isinstance(a, Tensor) else a for a in args]
             wanted = [first] if scaled is None else [first, scaled]
             for store, part in zip(
-                (self.first, self.found), _again(module, names, cut, kwargs, wanted, cast), strict=False
+                (self.first, self.second),
+                _again(module, names, cut, kwargs, wanted, cast),
+                strict=False,
             ):
                 for name, value in part.items():
                     _add(store, name, value)
@@ -243,7 +245,7 @@ class SplitGradients:
         for local, name in names.items():
             self._add(module, local, name, self.first, first, before)
             if scaled is not None:
-                self._add(module, local, name, self.found, scaled, before)
+                self._add(module, local, name, self.second, scaled, before)
             # A tied weight has several uses. Its first rows' share is shaped once all of them have
             # come, and only then may the other rows be added: what they add is to be left as it is.
             self.later[name].append(partial(self._add, module, local, name, self.first, others, after))

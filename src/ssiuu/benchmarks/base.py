@@ -130,7 +130,7 @@ class Cost:
 
     @classmethod
     def of(cls, forget: int, beside: int, basis: Basis, **more: Any) -> Cost:
-        """Return the cost of short facts that are asked before the first step, `kept` beside them."""
+        """Return the cost of short facts, asked before the first step, and of those `beside` them."""
         start = 4.0 * TOKENS * (forget + beside)
         score = TOKENS * (4 * forget + 1.5 * beside)
         return cls(forget, TOKENS, start, score, **{"model": basis.model, **more})

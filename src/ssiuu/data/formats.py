@@ -50,7 +50,7 @@ def json_rows(text: str, problems: Problems, known: set[str]) -> list[Raw]:
         raw = _following(text, problems)
     else:
         raw = _line_rows(text, problems)
-    alone = len(raw) == 1 and not problems.found
+    alone = len(raw) == 1 and not problems.by_line
     return _unwrapped(raw[0], problems, known) if alone else raw
 
 
@@ -130,7 +130,7 @@ def _following(text: str, problems: Problems) -> list[Raw]:
             raw.append(Raw(line, value))
             line += text.count("\n", start, end)
             counted = end
-        if problems.found:
+        if problems.by_line:
             break
     return _told_apart(raw, problems)
 

@@ -22,7 +22,7 @@ class Problems:
         name = "" if source is None else f": {str(source).strip() or 'an empty name'}"
         self.where = f"{key}{name}"
         self.unit = unit
-        self.found: list[tuple[int, str]] = []
+        self.by_line: list[tuple[int, str]] = []
 
     def name(self, line: int) -> str:
         """Return what a line is called within a sentence."""
@@ -30,7 +30,7 @@ class Problems:
 
     def at(self, line: int, text: str) -> None:
         """Note a problem of one line."""
-        self.found.append((line, f"{self._place(line)}: {text}"))
+        self.by_line.append((line, f"{self._place(line)}: {text}"))
 
     def _place(self, line: int) -> str:
         return self.name(line) if self.in_memory else f"{self.where}, {self.name(line)}"
@@ -41,7 +41,7 @@ class Problems:
 
     def settle(self) -> None:
         """Raise all that was found, in the order of the lines."""
-        raise_all([text for _, text in sorted(self.found, key=lambda pair: pair[0])])
+        raise_all([text for _, text in sorted(self.by_line, key=lambda pair: pair[0])])
 
 
 def raise_all(problems: Iterable[str]) -> None:

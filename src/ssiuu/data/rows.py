@@ -46,7 +46,7 @@ INSTRUCTION = Shape(("instruction", "output"), ("input",), ())
 
 def valid_rows(raw: list[Raw], shape: Shape, problems: Problems) -> list[tuple[int, dict[str, Any]]]:
     """Return the rows without problems, with what is left empty taken out."""
-    if not raw and not problems.found:
+    if not raw and not problems.by_line:
         problems.stop(NO_ROWS)
     valid = []
     for line, row in raw:

@@ -92,7 +92,7 @@ class Divergences:
         plain = [row for text in texts if (row := _plain(prompt, text, context))]
         answers = [row for pair in instructions if (row := _asked(prompt, *pair, context))]
         self.plain = list(zip(plain, _states(model, plain), strict=True))
-        self.asked = list(zip(answers, _states(model, answers), strict=True))
+        self.answers = list(zip(answers, _states(model, answers), strict=True))
 
     def measure(self, model: CausalLM, quick: bool = False) -> Divergence:
         """Return how far a model is from the original on these rows.
@@ -109,12 +109,12 @@ class Divergences:
         Raises:
             ModelError: Its vocabulary has another size.
         """
-        known = (_some(self.plain, QUICK), _some(self.asked, QUICK // 4))
-        return self._measured(model, *(known if quick else (self.plain, self.asked)))
+        known = (_some(self.plain, QUICK), _some(self.answers, QUICK // 4))
+        return self._measured(model, *(known if quick else (self.plain, self.answers)))
 
     def original(self, model: CausalLM) -> Divergence:
         """Return the same of the original itself, whose perplexity is wanted: nothing is read again."""
-        return self._measured(model, self.plain, self.asked, read=False)
+        return self._measured(model, self.plain, self.answers, read=False)
 
     def perplexities(self, model: CausalLM) -> tuple[float, float | None]:
         """Return the original's perplexity on a part of the texts, and on the answers to instructions.
@@ -123,8 +123,8 @@ class Divergences:
             The second is None where no instruction fits the model.
         """
         on_texts = self._moved(model, _some(self.plain, QUICK), read=False)
-        on_answers = self._moved(model, _some(self.asked, QUICK // 4), read=False)
-        return _perplexity(on_texts), _perplexity(on_answers) if self.asked else None
+        on_answers = self._moved(model, _some(self.answers, QUICK // 4), read=False)
+        return _perplexity(on_texts), _perplexity(on_answers) if self.answers else None
 
     def _measured(
         self, model: CausalLM, plain: ReadPassages, answers: ReadPassages, read: bool = True

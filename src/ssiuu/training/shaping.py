@@ -73,7 +73,7 @@ class Shaping:
         second = self.second
         handles = [
             parameter.register_post_accumulate_grad_hook(
-                lambda p, name=name: self.shape(name, p.grad, 1.0, second.found)
+                lambda p, name=name: self.shape(name, p.grad, 1.0, second.gradients)
             )
             for name, parameter in self.named.items()
         ]
@@ -96,7 +96,7 @@ class Shaping:
     def shape(
         self, name: str, forget: Tensor, divisor: float, second: dict[str, Tensor] | None
     ) -> None:
-        """Change one parameter's forget gradient in place; uses up its second gradient in `found`."""
+        """Change one parameter's forget gradient in place; uses up its second gradient in `second`."""
         slope = self._slope(name, forget, divisor, second)
         for bound in self.bounds:
             if bound.shapes:

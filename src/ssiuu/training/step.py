@@ -241,7 +241,7 @@ class Step:
             return None
         both, rows = join(forget[0], retain[0]), len(forget[0].ids)
         divisor, split = divisor_of(forget, self.objective.normaliser), self.split
-        second = split.found if split is not None and self.shaping.second is not None else None
+        second = split.second if split is not None and self.shaping.second is not None else None
 
         def whole(name: str, gradient: Tensor) -> None:
             self.shaping.shape(name, gradient, divisor, second)
@@ -289,7 +289,7 @@ class Step:
         divisor = divisor_of(batches, self.objective.normaliser)
         second = self.shaping.second if shape else None
         if second is not None:
-            second.found.clear()  # what an aborted step has left
+            second.gradients.clear()  # what an aborted step has left
         # A part that surveys all gradients acts only once all are there; with several processes they
         # are only reduced then.
         alone = self.accelerator.num_processes == 1
@@ -305,9 +305,11 @@ class Step:
                 self.accelerator.backward(loss)
             total += float(loss.detach())
         if second is not None and not streams:
-            second.found = {n: self.accelerator.reduce(g, "sum") for n, g in second.found.items()}
+            second.gradients = {
+                n: self.accelerator.reduce(g, "sum") for n, g in second.gradients.items()
+            }
         if shape and not streams:
-            self.shaping.shape_all(divisor, second.found if second is not None else None)
+            self.shaping.shape_all(divisor, second.gradients if second is not None else None)
         return total
 
     def _set_aside(self) -> dict[str, Tensor]:
