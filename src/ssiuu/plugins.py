@@ -170,6 +170,7 @@ def used(*names: tuple[Registry[Any], str]) -> dict[str, str]:
 def blamed(error: BaseException) -> str | None:
     """Return where an error arose in another package, in one sentence; None: in none of them."""
     packages = _packages()
+    # The innermost frame that is theirs: what it has called may be ours.
     for frame, line in reversed([*traceback.walk_tb(error.__traceback__)]):
         module = str(frame.f_globals.get("__name__", ""))
         if (plugin := packages.get(module.partition(".")[0])) is not None:
@@ -221,20 +222,21 @@ def _packages() -> dict[str, Plugin]:
     }
 
 
-def _lacking(found: type[Any]) -> list[str]:
+def _lacking(cls: type[Any]) -> list[str]:
     """Return what a class has to define and does not: methods, attributes, defaults of its settings."""
-    methods = [f"{name}()" for name in sorted(getattr(found, "__abstractmethods__", ()))]
+    methods = [f"{name}()" for name in sorted(getattr(cls, "__abstractmethods__", ()))]
     declared = {
         name
-        for kind in found.__mro__
+        for kind in cls.__mro__
         for name, hint in inspect.get_annotations(kind).items()
         if "ClassVar" in str(hint)
     }
-    attributes = sorted(name for name in declared if not hasattr(found, name))
-    config = getattr(found, "Config", None)
+    # Declared by an annotation alone, it is for the class derived from this one to give.
+    attributes = sorted(name for name in declared if not hasattr(cls, name))
+    config = getattr(cls, "Config", None)
     if config is not None and not hasattr(config, "model_fields"):
         attributes.append("a Config derived from ssiuu.config.Section")
-    fields = getattr(found, "model_fields", {}) | getattr(config, "model_fields", {})
+    fields = getattr(cls, "model_fields", {}) | getattr(config, "model_fields", {})
     defaults = [f"a default of {name}" for name, field in fields.items() if field.is_required()]
     return methods + attributes + defaults
 

@@ -178,6 +178,7 @@ def _constant(weight: Tensor) -> bool:
     if weight.dim() < 2 or min(weight.shape[-2:]) < 2:
         return False
     first = weight.flatten()[0]
+    # The last few first: there nearly every weight differs, and the rest need not be read.
     return bool((weight.flatten()[-8:] == first).all()) and bool((weight == first).all())
 
 
@@ -250,6 +251,7 @@ def check_causal(where: str, model: CausalLM) -> None:
     """
     rows = embedding_rows(model)
     ids = torch.arange(6).remainder(max(rows, 1)).repeat(2, 1)
+    # Two texts that differ in their last token alone.
     ids[1, -1] = min(7, rows - 1)
     try:
         logits = model(input_ids=ids.to(model.device), use_cache=False).logits
@@ -277,6 +279,7 @@ def check_padding(where: str, model: CausalLM) -> None:
         ModelError: It does, or it does not take padded rows or columns to keep at all.
     """
     ids = torch.arange(6).remainder(max(embedding_rows(model), 1))[None].to(model.device)
+    # The same text by itself, and behind three tokens that are masked.
     padded = torch.cat([ids[:, :3], ids], 1)
     mask = torch.tensor([[0] * 3 + [1] * 6], device=ids.device)
     last = torch.tensor([-1], device=ids.device)

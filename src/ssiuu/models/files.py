@@ -142,6 +142,7 @@ def content_digest(folder: Path, base: str = "") -> str:
         for path in [*files, *tokenizer_files(folder)]:
             if not path.is_file():
                 continue
+            # With name and size, so that no byte can pass from one file to the next unseen.
             digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
             with path.open("rb") as stream:
                 while block := stream.read(1 << 22):
