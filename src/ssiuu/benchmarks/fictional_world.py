@@ -346,7 +346,7 @@ def _names(people: int, families: int, rng: random.Random) -> list[str]:
     First names are shared between families, so that a name is known only by both its words.
     """
     surnames = _invent(SURNAMES, families, rng)
-    # Fewer than there are people, so that every first name is shared.
+    # Fewer than there are people, so that first names are shared.
     firsts = _invent(FIRST_NAMES, min(max(12, people // 3), 180), rng)
     members = [rng.sample(firsts, -(-people // families)) for _ in surnames]
     return [f"{members[i % families][i // families]} {surnames[i % families]}" for i in range(people)]
