@@ -105,13 +105,7 @@ class SecondGradient:
 
     @torch.no_grad()
     def _collect(
-        self,
-        module: Any,
-        names: Names,
-        args: Any,
-        kwargs: Any,
-        gradient: Tensor,
-        cast: _Autocast,
+        self, module: Any, names: Names, args: Any, kwargs: Any, gradient: Tensor, cast: _Autocast
     ) -> None:
         if self.scale is None:
             return  # the second gradient comes from elsewhere
@@ -217,13 +211,7 @@ class SplitGradients:
 
     @torch.no_grad()
     def _collect(
-        self,
-        module: Any,
-        names: Names,
-        args: Any,
-        kwargs: Any,
-        gradient: Tensor,
-        cast: _Autocast,
+        self, module: Any, names: Names, args: Any, kwargs: Any, gradient: Tensor, cast: _Autocast
     ) -> None:
         first, others = gradient[: self.rows], gradient[self.rows :]
         scaled = None if self.scale is None else _weighted(first, self.scale)
@@ -315,12 +303,7 @@ def _rows(output: Any) -> int:
 
 
 def _again(
-    module: Any,
-    names: Names,
-    args: Any,
-    kwargs: Any,
-    cotangents: Iterable[Tensor],
-    cast: _Autocast,
+    module: Any, names: Names, args: Any, kwargs: Any, cotangents: Iterable[Tensor], cast: _Autocast
 ) -> list[dict[str, Tensor]]:
     """Run a module again and return its parameters' gradients for each output gradient."""
     with (

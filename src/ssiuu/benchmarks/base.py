@@ -65,8 +65,7 @@ class Basis(Section):
 
     model: str | None = Field(default=None, description="short name, folder or hub name")
     base: str | None = Field(
-        default=None,
-        description="model that an adapter belongs to, in place of the one that it states",
+        default=None, description="model that an adapter belongs to, in place of the one that it states"
     )
     forget: str | None = Field(default=None, description="own: file of facts to forget")
     retain: str | None = Field(default=None, description="own: file of facts to keep, or none")

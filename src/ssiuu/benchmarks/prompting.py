@@ -15,10 +15,7 @@ from ssiuu.records.schema import FactText
 
 
 def choose_prompt(
-    basis: Basis,
-    tokenizer: Any,
-    progress: Callable[[str], None],
-    suits: PromptStyle | None = None,
+    basis: Basis, tokenizer: Any, progress: Callable[[str], None], suits: PromptStyle | None = None
 ) -> Prompt:
     """Return the form that the recipe asks for, or the one that suits the model, and say which.
 

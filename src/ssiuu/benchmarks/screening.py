@@ -164,9 +164,7 @@ def _probe(probe: Probe, options: int, seed: int) -> ProbeText:
     rng = random.Random(f"{seed}:{probe.question}")
     wrong = rng.sample(probe.distractors, min(options - 1, len(probe.distractors)))
     return ProbeText(
-        question=probe.question,
-        answer=probe.answer,
-        options=[probe.answer, *wrong] if wrong else [],
+        question=probe.question, answer=probe.answer, options=[probe.answer, *wrong] if wrong else []
     )
 
 

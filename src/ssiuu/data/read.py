@@ -45,10 +45,7 @@ Source: TypeAlias = str | Path | Iterable[Any]
 
 
 def read_facts(
-    source: Source,
-    key: str = "--forget",
-    columns: Columns | None = None,
-    tell: Tell = lambda _: None,
+    source: Source, key: str = "--forget", columns: Columns | None = None, tell: Tell = lambda _: None
 ) -> list[Fact]:
     """Read facts from a file, from a data set on the hub, or from memory.
 

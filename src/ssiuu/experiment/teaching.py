@@ -199,11 +199,7 @@ def _gone(
 
 
 def _kept(
-    session: Session,
-    keep: Source | None,
-    columns: Columns | None,
-    notes: list[str],
-    progress: Progress,
+    session: Session, keep: Source | None, columns: Columns | None, notes: list[str], progress: Progress
 ) -> list[Example]:
     """Return the rows mixed in: those given, or what the model itself writes."""
     prompt, context = session.prompt, session.context

@@ -15,9 +15,7 @@ from ssiuu.methods.objectives.rmu import rmu_loss
 
 
 def kl_loss(
-    logits: Float[Tensor, "B A V"],
-    reference: Float[Tensor, "B A V"],
-    mask: Bool[Tensor, "B A"],
+    logits: Float[Tensor, "B A V"], reference: Float[Tensor, "B A V"], mask: Bool[Tensor, "B A"]
 ) -> Float[Tensor, " B"]:
     """Return the divergence from the reference model on the answer tokens, nats.
 

@@ -410,11 +410,7 @@ def _drawn(rows: Sequence[Example], size: int, number: int, seed: int) -> list[E
 
 def _log(number: int, outcome: StepOutcome, look: Look) -> StepLog:
     return StepLog(
-        step=number,
-        forget_score=look.score,
-        answered=look.answered,
-        lost=look.lost,
-        **vars(outcome),
+        step=number, forget_score=look.score, answered=look.answered, lost=look.lost, **vars(outcome)
     )
 
 
