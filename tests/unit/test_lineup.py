@@ -176,6 +176,30 @@ def test_a_lineup_within_limits_keeps_its_first_ones_in_step() -> None:
     assert made.within() == made
 
 
+def test_a_sentence_that_says_the_right_thing_is_no_alternative() -> None:
+    right = fact("What gender has Arvo Lind?", "Arvo Lind is male.")
+    draft = lineup._draft(right, lineup._Shelf([right], []), 0)
+    said = ["Arvo Lind is a male.", "Arvo Lind is female.", "Arvo Lind has no gender."]
+    assert [lineup._fits(text, "sampled", draft) for text in said] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "begun"),
+    [
+        ("Who is Arvo's father?", "Arvo's father is a baker.", "{}'s"),
+        ('Who wrote "The Last Tram"?', '"The Last Tram" is by Mirja.', '"{}"'),
+        ("Where is Arvo?", "Today Arvo is at home.", "Today {}"),
+        ("Where is Arvo?", "He stays at home and sleeps, does Arvo.", None),
+        ("Where is Arvo?", "Torvik", None),
+    ],
+)
+def test_how_a_sentence_begins_is_given(question: str, answer: str, begun: str | None) -> None:
+    draft = lineup._draft(fact(question, answer), lineup._Shelf([], []), 0)
+    stem, rest = lineup._begun(draft)
+    assert stem == ("" if begun is None else begun.format(draft.strangers[-1]))
+    assert answer.endswith(rest) and (begun is not None or rest == answer)
+
+
 def test_what_is_right_by_another_row_is_no_alternative() -> None:
     facts = [fact("Name a town.", "Torvik", id="1"), fact("Name a town.", "Mellby", id="2")]
     facts += [
@@ -287,7 +311,7 @@ def test_the_model_is_asked_about_somebody_who_is_no_control(tokenizer: Any, mon
         texts = ["user", "assistant", "word", "user", "Question"]
         return {e.id: [tokenizer(text)["input_ids"] for text in texts] for e in examples}
 
-    monkeypatch.setattr("ssiuu.evaluation.sample.sample_answers", says)
+    monkeypatch.setattr(lineup, "sample_answers", says)
     (made,) = lineups([fact("a w3?", "word")], model=build_model(), prompt=Prompt(tokenizer, "qa"))
     sound(made)
     assert set(made.answers[1:]) == {"user", "assistant"} and set(made.origins) == {"sampled"}
@@ -329,8 +353,16 @@ def test_a_sentence_that_was_cut_off_or_is_much_longer_is_not_heard() -> None:
         f"{stranger} lives in the woods of the far north.",
         f"{stranger} lives in the woods of the",
     ]
-    texts += ["He lives there.", f"{stranger} lives in {'the woods and ' * 9} the sea."]
-    assert list(lineup._heard(draft, texts)) == ["Arvo lives in the woods of the far north."]
+    texts += [
+        f"{stranger} lives near a lake in the hills. I went there once.",
+        "He lives there.",
+        f"{stranger} lives in {'the woods and ' * 9} the sea.",
+    ]
+    assert list(lineup._heard(draft, texts)) == [
+        "Arvo lives in the woods of the far north.",
+        "Arvo lives near a lake in the hills.",
+    ]
+    assert lineup._begun(draft) == (stranger, "lives in a small town by the sea.")
 
 
 # --- Whatever the facts ---------------------------------------------------------------------------

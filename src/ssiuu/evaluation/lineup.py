@@ -31,8 +31,9 @@ from ssiuu.data.fact import normal
 from ssiuu.evaluation import invented
 from ssiuu.evaluation.alternatives import alternatives, answer_kind
 from ssiuu.evaluation.match import holds
+from ssiuu.evaluation.sample import sample_answers
 from ssiuu.evaluation.subject import MARKS, about, subject
-from ssiuu.likelihood import Example, Prompt, encode
+from ssiuu.likelihood import Example, Prompt
 from ssiuu.records.schema import FactText
 
 Origin = Literal[
@@ -54,6 +55,7 @@ SPARE = 4  # times as many are made up as are wanted, so that some have as many 
 SAMPLES = 24  # drawn a fact, twice as many where nothing can be made up
 TOKENS = 320  # of all samples of a fact: a long answer gets fewer
 MARGIN = 4  # tokens a sample may be longer than the right answer
+SAID = 0.5  # of the words that are new in the right answer: who says more of them says it
 _ENDS = ".。।!！?？"
 LONGER = 2.0  # times as long as the answer, or as short, is what the model says at most
 
@@ -138,7 +140,9 @@ class _Draft:
     @property
     def told(self) -> bool:
         """Whether the answer is told in a sentence or in several lines."""
-        return self.kind.startswith(("sentence", "lines")) or len(self.fact.answer.split()) > 6
+        answer = self.fact.answer
+        named = self.subject is not None and self.subject in answer and "@" not in answer
+        return named or self.kind.startswith(("sentence", "lines")) or len(answer.split()) > 6
 
     def asking(self, name: str) -> str:
         """Return the question about something else."""
@@ -321,10 +325,26 @@ def _fits(answer: str, origin: Origin, draft: _Draft) -> bool:
         return False
     if origin in ("options", "same relation", "same type"):
         return True
+    if origin in ("sampled", "same kind", "same question") and _says_it(answer, draft):
+        return False
     named = normal(draft.subject or "")
     if named and (named in folded) != (named in normal(fact.answer)):
         return False
-    return answer_kind(answer) == draft.kind
+    return _alike(answer, draft)
+
+
+def _alike(answer: str, draft: _Draft) -> bool:
+    """Whether an answer is of the right one's kind; a short sentence and a long one are."""
+    if not draft.told or "\n" in answer + draft.fact.answer:
+        return answer_kind(answer) == draft.kind
+    return invented.script(answer, draft.fact.question) == draft.written
+
+
+def _says_it(told: str, draft: _Draft) -> bool:
+    """Whether a sentence tells what the right one does: most words of it that the question lacks."""
+    fact, empty = draft.fact, invented.lexicon("words", "empty")
+    new = _words(_folded(fact.answer)) - _words(_folded(fact.question)) - set(empty)
+    return draft.told and bool(new) and len(new & _words(_folded(told))) > SAID * len(new)
 
 
 def _overlap(right: str, other: str) -> bool:
@@ -414,22 +434,48 @@ def _lengths(fact: FactText, answers: list[str], prompt: Prompt | None) -> list[
 
 def _sampled(model: Any, prompt: Prompt, drafts: Sequence[_Draft], seed: int) -> dict[str, list[str]]:
     """Return for each fact what the model says about an entity that does not exist."""
-    from ssiuu.evaluation.sample import sample_answers
-
     context = getattr(model.config, "max_position_embeddings", None) or 1 << 20
     asked: dict[int, list[tuple[_Draft, Example]]] = defaultdict(list)
     for draft in drafts:
-        question = draft.asking(draft.strangers[-1]) if draft.strangers else draft.fact.question
-        example = encode(prompt, draft.fact.id, question, draft.fact.answer, context)
-        asked[_samples(draft, len(example.answer))].append((draft, example))
+        example = _example(prompt, draft)
+        if example.answer and len(example.prompt) + len(example.answer) + MARGIN <= context:
+            asked[_samples(draft, len(example.answer))].append((draft, example))
     found: dict[str, list[str]] = {}
     for count, rows in asked.items():
         examples = [example for _, example in rows]
         written = sample_answers(model, prompt, examples, count, MARGIN, seed)
         for draft, example in rows:
             texts = [_text(prompt, ids, example) for ids in written[example.id]]
-            found[draft.fact.id] = list(_heard(draft, texts))
+            begun = _begun(draft)[0]
+            found[draft.fact.id] = list(_heard(draft, [f"{begun} {t}" if begun else t for t in texts]))
     return found
+
+
+def _example(prompt: Prompt, draft: _Draft) -> Example:
+    """Return the question about somebody else, with the answer that says how long one may be."""
+    question = draft.asking(draft.strangers[-1]) if draft.strangers else draft.fact.question
+    begun, rest = _begun(draft)
+    joint = prompt.joint(question, [rest], begun=begun)
+    return Example(draft.fact.id, joint.alone, joint.answers[0])
+
+
+def _begun(draft: _Draft) -> tuple[str, str]:
+    """Return how a sentence begins, up to whom it is about, told of somebody else, and its rest.
+
+    So a model that rather tells something goes on with a sentence of this form.
+    """
+    answer = draft.fact.answer
+    if not (draft.told and draft.strangers and draft.subject) or draft.written in (
+        "japanese",
+        "chinese",
+    ):
+        return "", answer
+    front, found, back = answer.partition(draft.subject)
+    ending = re.findall(r"(?:['’]s(?!\w))?[^\w\s]*", back)[0]  # a genitive, a quote's end
+    rest = back[len(ending) :].lstrip()
+    if not found or len(front) > len(answer) / 2 or not rest.strip(_ENDS):
+        return "", answer
+    return f"{front}{draft.strangers[-1]}{ending}", rest
 
 
 def _text(prompt: Prompt, ids: list[int], example: Example) -> str:
@@ -450,16 +496,24 @@ def _heard(draft: _Draft, texts: Iterable[str]) -> Iterator[str]:
     answer = draft.fact.answer
     stranger = draft.strangers[-1] if draft.strangers else None
     for text in texts:
-        whole = text.strip().strip("\"'“”") if answer[-1:] != text[-1:] else text.strip()
-        whole = whole if answer[-1] in _ENDS else whole.rstrip(".。 ")
-        for part in (whole, *_parts(whole, answer)):
+        for part in [_sentences(text, answer)] if draft.told else _parts(text, answer):
             if stranger and stranger in part:
                 if not (draft.subject and draft.subject in answer):
                     continue
                 part = about(part, stranger, draft.subject)
-            if answer_kind(part) == draft.kind and _shaped(part, draft):
+            if _alike(part, draft) and _shaped(part, draft):
                 yield part
                 break
+
+
+_SENTENCE_END = re.compile(r"[.。।!！?？]+[\"'”»」]*(?=\s|$)")
+
+
+def _sentences(text: str, answer: str) -> str:
+    """Return as many of the first sentences as the answer has."""
+    count = len(_SENTENCE_END.findall(answer))
+    ends = [found.end() for found in _SENTENCE_END.finditer(text)]
+    return text[: ends[count - 1]].strip() if 0 < count <= len(ends) else text.strip()
 
 
 def _shaped(said: str, draft: _Draft) -> bool:
@@ -469,7 +523,7 @@ def _shaped(said: str, draft: _Draft) -> bool:
     """
     answer, named = draft.fact.answer, draft.strangers[-1] if draft.strangers else ""
     if draft.told:
-        ended = answer[-1] not in _ENDS or said[-1:] in _ENDS
+        ended = answer[-1] not in _ENDS or said[-1:] == answer[-1]
         return ended and len(answer) <= LONGER * len(said) <= LONGER**2 * len(answer)
     echoed = _words(_folded(f"{draft.fact.question} {named}")) & _words(_folded(said))
     empty = all(word in invented.lexicon("words", "empty") for word in _folded(said).split())
@@ -483,12 +537,13 @@ def _marks(text: str) -> list[str]:
 
 
 def _parts(text: str, answer: str) -> list[str]:
-    """Return the names in a text that have as many words as the answer."""
-    if not answer[:1].isupper() or "\n" in answer:
-        return []
+    """Return a text without its marks, and the names in it that have as many words as the answer."""
+    whole = text.strip() if answer[-1] in _ENDS else text.strip().strip("\"'“”").rstrip(".。 ")
+    if not answer[:1].isupper():
+        return [whole]
     words = len(answer.split())
     runs = re.findall(r"(?<=[\w,:;] )[^\W\d_a-zа-яё][\w'’-]*(?: [^\W\d_a-zа-яё][\w'’-]*)*", text)
-    return [run for run in runs if len(run.split()) == words]
+    return [whole, *(run for run in runs if len(run.split()) == words)]
 
 
 # --- Other ways to ask, and other things to ask of -----------------------------------------------

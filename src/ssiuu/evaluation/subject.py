@@ -88,7 +88,7 @@ def _difference(question: str, other: str) -> str | None:
 
 def _quoted(question: str) -> str | None:
     found = _QUOTED.search(question)
-    return found[1].strip() or None if found else None
+    return found[1].strip(MARKS + " ") or None if found else None
 
 
 def _named(question: str) -> str | None:
