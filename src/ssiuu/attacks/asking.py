@@ -46,10 +46,8 @@ class AskingAttack(Attack[C]):
         """Ask under each prompt; a fact that a prompt cannot ask about keeps its reading."""
         ground = victim.ground
         for way in self.ways(victim, curve):
-            readings = read_prompted(
-                ground.model, ground.prompt, victim.pool, way.asking, ground.context
-            )
-            yield AttackRead(step=way.place, facts={**start, **readings}, label=way.label)
+            facts = read_prompted(ground.model, ground.prompt, victim.pool, way.asking, ground.context)
+            yield AttackRead(step=way.place, facts={**start, **facts}, label=way.label)
 
 
 def read_prompted(

@@ -38,12 +38,10 @@ def read_file(path: Path, kind: type[R], key: str, needs: str) -> list[R]:
         ) from error
     if text.lstrip().startswith("["):
         try:
-            values = json.loads(text)
+            items = json.loads(text)
         except ValueError as error:
             raise DataError(f"{path}: begins as a JSON list and is none: {error}.") from error
-        return [
-            _row(json.dumps(row), kind, f"{path}, row {n}") for n, row in enumerate(values, start=1)
-        ]
+        return [_row(json.dumps(row), kind, f"{path}, row {n}") for n, row in enumerate(items, start=1)]
     lines = enumerate(text.split("\n"), start=1)
     return [_row(line, kind, f"{path}:{n}") for n, line in lines if line.strip()]
 

@@ -85,9 +85,7 @@ def load(path: str | None, subjects: int | list[str], options: int, seed: int) -
         kind = "level3_" + re.sub(r"\W+", "_", row.type.partition("(")[0].strip())
         others.setdefault(kind, []).append(_posed(row, f"{kind}:{len(others.get(kind, []))}"))
     others["neighbour_level1"] = _clozes(near["neighbor_level1"], "neighbour_level1")
-    text = json.dumps(
-        {name: [row.model_dump() for row in file_rows] for name, file_rows in rows.items()}
-    )
+    text = json.dumps({name: [row.model_dump() for row in lines] for name, lines in rows.items()})
     return RwkuSets(
         subjects=names,
         forget=forget,

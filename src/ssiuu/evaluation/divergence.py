@@ -251,10 +251,8 @@ def _states(model: CausalLM, rows: Sequence[Passage]) -> list[Float[Tensor, "A H
     for batch in _batches(rows):
         inputs: list[Tensor] = []
 
-        def keep(
-            module: Any, args: tuple[Tensor, ...], kept_inputs: list[Tensor] = inputs
-        ) -> tuple[Tensor]:
-            kept_inputs.append(args[0])
+        def keep(module: Any, args: tuple[Tensor, ...], into: list[Tensor] = inputs) -> tuple[Tensor]:
+            into.append(args[0])
             return (args[0][:, -1:],)  # no logits are needed here
 
         with _head(model).register_forward_pre_hook(keep):

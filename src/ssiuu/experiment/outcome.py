@@ -119,9 +119,9 @@ class Judge:
             score = self.session.stop_rule()[0].read()
         last = record.attempts[-1] if record.attempts else None
         if last is not None and last.answered is not None:  # read on these very weights
-            answered_share, still_known, still_said = last.answered, last.kept, last.said
+            share, still_known, still_said = last.answered, last.kept, last.said
         else:
-            answered_share, (still_known, still_said) = self.session.answered(), self.kept()
+            share, (still_known, still_said) = self.session.answered(), self.kept()
         reasons = []
         forget_knowledge = self.session.knowledge.get("forget", {}).values()
         if forget_knowledge and not any(known.state == "known" for known in forget_knowledge):
@@ -130,10 +130,8 @@ class Judge:
             reasons.append("the forget score was at its threshold before step 1, so it shows nothing")
         if score > record.threshold:
             reasons.append(f"the forget score is {score:.2f}, above its {record.threshold:.2f}")
-        if answered_share > ANSWERED:
-            reasons.append(
-                f"{answered_share:.0%} of the facts to forget are still answered when asked freely"
-            )
+        if share > ANSWERED:
+            reasons.append(f"{share:.0%} of the facts to forget are still answered when asked freely")
         state = "not forgotten" if reasons else "forgotten"
         cost = self._cost(still_known, still_said, divergence)
         if cost and state == "forgotten":
@@ -143,7 +141,7 @@ class Judge:
             reasons=[*reasons, *cost],
             forget=score,
             threshold=record.threshold,
-            answered=answered_share,
+            answered=share,
             facts=len(self.session.split.forget),
             kept=still_known,
             kept_of=len(self._known),
@@ -205,13 +203,11 @@ class Judge:
                 )
         return cost
 
-    def _counted(self, plain: float | None, answer_perplexity: float | None) -> dict[str, float]:
+    def _counted(self, plain: float | None, instructions: float | None) -> dict[str, float]:
         """Return the divergences that count, by what they are read on."""
         return {
             "plain text": plain if self.speaks and plain is not None else 0.0,
-            "instructions": answer_perplexity
-            if self.answers and answer_perplexity is not None
-            else 0.0,
+            "instructions": instructions if self.answers and instructions is not None else 0.0,
         }
 
     def _short(self, still_known: float | None, still_said: float | None) -> float:

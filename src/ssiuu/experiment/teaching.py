@@ -211,10 +211,8 @@ def _kept(
     measured = instructions.measured()  # these tell how far the model moves
     others = [row for row in instructions.load() if row not in measured]
     others = instructions.sample(others, TASKS, session.recipe.split.seed)
-    world_questions = [fact.question for fact in questions(session.split)[:QUESTIONS]]
-    starts = [
-        prompt.question(text) for text in (*world_questions, *(row.instruction for row in others))
-    ]
+    world = [fact.question for fact in questions(session.split)[:QUESTIONS]]
+    starts = [prompt.question(text) for text in (*world, *(row.instruction for row in others))]
     starts += [prompt.sentence(row.text)[:BEGUN] for row in texts.anchor()[:TEXTS]]
     starts = [ids for ids in starts if len(ids) + WRITTEN <= context]
     progress(f"reading how the model goes on from {len(starts)} questions, tasks and texts")

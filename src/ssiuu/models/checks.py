@@ -122,10 +122,7 @@ def check_fit(folder: Path, stored: Mapping[str, Stored], info: Mapping[str, Any
     if unexpected:
         problems.append(f"{len(unexpected)} unexpected ({_some(unexpected)})")
     if shapes := sorted(info["mismatched_keys"]):
-        pairs = [
-            f"{name}: {tuple(stored_shape)} stored, {tuple(want)} wanted"
-            for name, stored_shape, want in shapes
-        ]
+        pairs = [f"{name}: {tuple(have)} stored, {tuple(want)} wanted" for name, have, want in shapes]
         problems.append(f"{len(shapes)} of another shape ({_some(pairs)})")
     if twice := sorted(name for name in stored if f"{prefix}.{name}" in stored):
         problems.append(f"{len(twice)} there twice, with and without {prefix!r} ({_some(twice)})")
@@ -325,12 +322,10 @@ def check_same(folder: Path, model: CausalLM, other: CausalLM) -> None:
         return
     ours, theirs = model.config.to_dict(), other.config.to_dict()
     apart = sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key])
-    differences = [
-        f"{key}: {theirs[key]!r}, before {ours[key]!r}" for key in apart if key not in TRIFLES
-    ]
+    unlike = [f"{key}: {theirs[key]!r}, before {ours[key]!r}" for key in apart if key not in TRIFLES]
     raise ModelError(
         f"{folder} has another architecture than the model before: from the same weights it computes "
-        f"something else ({_some(differences) or 'the cause is not in config.json'}). Both must be of "
+        f"something else ({_some(unlike) or 'the cause is not in config.json'}). Both must be of "
         "the same kind."
     )
 

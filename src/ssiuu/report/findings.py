@@ -199,12 +199,10 @@ def _below_chance(record: RunRecord, cell: Cell) -> list[str]:
     after = wilson(sum(right), len(right))
     if after.share >= chance - 1e-9:  # a third of the facts is not a third of one
         return []
-    over_unlearned = (
-        f"Over-unlearning: {_share(after.share, 1)} is below guessing ({_share(chance, 1)})"
-    )
+    below = f"Over-unlearning: {_share(after.share, 1)} is below guessing ({_share(chance, 1)})"
     if after.high < chance:
-        return [f"{over_unlearned}, so the answer is avoided rather than unknown."]
-    return [f"{over_unlearned}, though by less than {len(right)} facts can tell apart."]
+        return [f"{below}, so the answer is avoided rather than unknown."]
+    return [f"{below}, though by less than {len(right)} facts can tell apart."]
 
 
 def _share(value: float, digits: int = 0) -> str:

@@ -100,13 +100,9 @@ def _facts(record: RunRecord) -> Iterable[dict[str, Any]]:
         "heldout": split.heldout,
         **split.others,
     }
-    for label, seed, evaluation in models:
-        scored = {
-            "forget": evaluation.forget,
-            "retain": evaluation.retain,
-            "heldout": evaluation.heldout,
-        }
-        scored |= evaluation.others
+    for label, seed, result in models:
+        scored = {"forget": result.forget, "retain": result.retain, "heldout": result.heldout}
+        scored |= result.others
         for name, facts in sets.items():
             for fact in facts:
                 if fact.id in scored.get(name, {}):

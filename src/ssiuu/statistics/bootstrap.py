@@ -88,12 +88,10 @@ def bootstrap_difference(
     Raises:
         ValueError: As `bootstrap_mean`, or shapes that differ.
     """
-    minuend, subtrahend = _checked(first, entities), _checked(second, entities)
-    if minuend.shape != subtrahend.shape:
-        raise ValueError(
-            f"need outcomes of one shape to pair, got {minuend.shape} and {subtrahend.shape}"
-        )
-    change = minuend - subtrahend
+    ours, theirs = _checked(first, entities), _checked(second, entities)
+    if ours.shape != theirs.shape:
+        raise ValueError(f"need outcomes of one shape to pair, got {ours.shape} and {theirs.shape}")
+    change = ours - theirs
     estimate = bootstrap_mean(change, entities, confidence=confidence, seed=seed)
     sums = _by_entity(change, entities).sum(axis=(0, 1))
     if np.count_nonzero(~np.isclose(sums, 0)) < ENOUGH:

@@ -168,10 +168,8 @@ class Step:
         with attention(self.precision, ids[0].device.type, max(i.shape[1] for i in ids)):
             # Where the joined pass gives up it has left nothing in `.grad`: it does so before its
             # backward pass.
-            losses_joined = self._as_one(forget, retain) if self.together else None
-            losses = Losses(
-                *(losses_joined or self._apart(forget, retain)), self.terms.others_backward(batches)
-            )
+            both = self._as_one(forget, retain) if self.together else None
+            losses = Losses(*(both or self._apart(forget, retain)), self.terms.others_backward(batches))
         for bound in self.bounds.values():
             # Before the norm, so that what is checked and clipped is what the optimiser takes.
             bound.finish(self.named)
