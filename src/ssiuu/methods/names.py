@@ -279,6 +279,7 @@ def _family(draft: Draft, forms: list[str], values: dict[str, Any]) -> None:
     backbone = values.pop("backbone", None)
     if len({*objective, *([backbone] if backbone else [])}) > 1:
         raise ConfigError(f"{draft.where}: a method has one objective, got {objective} and {backbone}.")
+    # Algorithm 1 is printed on gd.
     draft.objective = str(backbone) if backbone else (objective or ["gd"])[0]
     gated = bool(values.pop("gate", False)) or "gate" in forms
     draft.add(Gate if gated else Ssiuu)
@@ -324,6 +325,7 @@ def _gated(draft: Draft, values: dict[str, Any]) -> None:
         raise ConfigError(f"{draft.where}: ssiuu: gate looks at log P: leave target out.")
     fields = {key: Ssiuu.model_fields[name].default for key, name in Ssiuu.written().items()}
     for key in sorted(knobs):
+        # At rest is what has no effect, or is what nobody has set.
         if knobs[key] not in (0, fields[key]):
             raise ConfigError(
                 f"{draft.where}: ssiuu: gate takes the place of the penalty: leave {key} out."
@@ -351,6 +353,7 @@ def _suffix(draft: Draft, word: tuple[str, list[str]]) -> None:
         raise ConfigError(unknown("suffix of a method", name, suffixes(), draft.where))
     draft.add(kind)
     for key, value in keys.items():
+        # A number that a word sets gives way to a key beside the name; what a word says does not.
         draft.set(owner, key, value, name, free=not isinstance(value, str))
     for knob in knobs:
         _knob(draft, kind, knob, next(iter(keys), None))
