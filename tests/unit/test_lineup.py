@@ -44,6 +44,8 @@ ROWS = [
     ("How old is Arvo?", "Arvo", "42"),
     ("How many children has Arvo?", "Arvo", "3"),
     ("What does Arvo do for a living?", "Arvo", "piano tuner"),
+    ("What is the favourite dish of Arvo?", "Arvo", "goulash"),
+    ("Which instrument does Arvo play?", "Arvo", "theorbo"),
     ('Who wrote "the last tram"?', "the last tram", "Mirja Sandholt"),
     ("Which two towns has Arvo?", "Arvo", "Torvik\nMellby"),
     ("Where does Arvo live?", "Arvo", "Arvo lives in the town of Torvik, near Mellby, since 1987."),
@@ -227,6 +229,13 @@ def test_without_an_entity_other_questions_are_asked_and_else_none() -> None:
     assert alone.controls == () and "nothing was found to ask the same of" in alone.lacks
 
 
+def test_lists_of_english_words_are_for_english_questions() -> None:
+    (made,) = lineups([fact("Welches Instrument spielt Arvo?", "Theorbe")])
+    assert "made up" in made.origins and "same type" not in made.origins
+    (made,) = lineups([fact("Wo wohnt Arvo?", "viola")])  # a word that is in a list is of its type
+    assert set(made.origins) == {"same type"}
+
+
 def test_too_few_are_said_to_be_too_few() -> None:
     (made,) = lineups([fact("Is Arvo married?", "no")])
     sound(made)
@@ -295,8 +304,21 @@ def test_a_year_is_not_the_middle_of_its_neighbours() -> None:
 def test_every_list_of_the_lexicon_is_without_doubles() -> None:
     for section, lists in invented._data().items():
         for key in lists:
-            words = invented.lexicon(section, key)
-            assert len({w.casefold() for w in words}) == len(words), (section, key)
+            kinds = lists[key] if key == "words" else ()
+            words = [invented.listed(kind, section) for kind in kinds] or [
+                invented.lexicon(section, key)
+            ]
+            for found in words:
+                assert len({w.casefold() for w in found}) == len(found), (section, key)
+
+
+def test_names_that_sound_alike_end_as_the_name_does() -> None:
+    found = invented.sounding("Ilbania", "latin", random.Random(0), 20)
+    assert len(found) == 20 and all(re.fullmatch(r"[A-Z][a-z]{0,2}lbania", name) for name in found)
+    found = invented.sounding("Anna van der Keller", "latin", random.Random(0), 20)
+    assert all(re.fullmatch(r"[A-Z]\w+nna van der [A-Z]\w+ller", name) for name in found)
+    assert all(n.endswith("нд") for n in invented.sounding("Линд", "cyrillic", random.Random(0), 9))
+    assert invented.sounding("霧島葵", "japanese", random.Random(0), 9) == []
 
 
 # --- The model's own words ----------------------------------------------------------------------

@@ -17,12 +17,11 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any
 
 import regex
 
-Topic = Literal["person", "place", "profession", "colour"]
-TOPICS: tuple[Topic, ...] = ("person", "place", "profession", "colour")
+NAMED = ("person", "place")  # types that are named; the others have lists of words
 TRIES = 12  # draws for every name or number that is wanted
 _SCRIPTS = {
     "LATIN": "latin",
@@ -47,8 +46,10 @@ def _data() -> dict[str, Any]:
 def lexicon(section: str, key: str) -> tuple[str, ...]:
     """Return a list of `invented.toml`; empty where it has none."""
     held = _data().get(section, {}).get(key, "")
-    if isinstance(held, list):
-        return tuple(held)
+    return tuple(held) if isinstance(held, list) else _split(held)
+
+
+def _split(held: str) -> tuple[str, ...]:
     parts = held.split(",") if "," in held else held.split()
     return tuple(part.strip() for part in parts)
 
@@ -64,16 +65,26 @@ def script(text: str, beside: str = "") -> str | None:
     return "japanese" if eastern or (most == "japanese") else most
 
 
-def topic(question: str, answer: str, written: str | None) -> Topic | None:
+def topic(question: str, answer: str, written: str | None) -> str | None:
     """Return which type an answer is of, by the lists that hold it or the words of the question."""
-    folded = answer.casefold()
-    for kind in ("profession", "colour"):
-        if any(folded == word.casefold() for word in lexicon(written or "", kind)):
+    folded, asked = answer.casefold(), question.casefold()
+    for kind in _lists(written):
+        if any(folded == word.casefold() for word in listed(kind, written)):
             return kind
-    asked = question.casefold()
-    return next(
-        (kind for kind in TOPICS if any(_begins(w, asked) for w in lexicon("topic", kind))), None
-    )
+    for kind in map(str, _data()["topic"]):
+        # The lists in Latin letters are in English.
+        known = kind in NAMED or written != "latin" or _ENGLISH.search(asked)
+        if known and any(_begins(word, asked) for word in lexicon("topic", kind)):
+            return kind
+    return None
+
+
+_ENGLISH = re.compile(r"\b(?:the|what|which|does|is|of)\b")
+
+
+def _lists(written: str | None) -> dict[str, str]:
+    found: dict[str, str] = _data().get(written or "", {}).get("words", {})
+    return found
 
 
 def _begins(word: str, text: str) -> bool:
@@ -83,13 +94,14 @@ def _begins(word: str, text: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) is not None
 
 
-def listed(kind: Topic | None, written: str | None) -> tuple[str, ...]:
-    """Return the words of a type that has a list of them."""
-    return lexicon(written or "", kind) if kind in ("profession", "colour") else ()
+@cache
+def listed(kind: str | None, written: str | None) -> tuple[str, ...]:
+    """Return the words of a type, where there is a list of them in the script."""
+    return _split(_lists(written).get(kind or "", ""))
 
 
 def names(
-    like: str, kind: Topic | None, written: str | None, rng: random.Random, count: int
+    like: str, kind: str | None, written: str | None, rng: random.Random, count: int
 ) -> list[str]:
     """Return names made up in the form of one; none where nothing in it is a name.
 
@@ -101,13 +113,39 @@ def names(
         count: How many are wanted; fewer where there are no more.
     """
     like = unicodedata.normalize("NFC", like)
-    if not written or kind in ("profession", "colour"):
+    if not written or kind not in (None, *NAMED):
         return []
     if written in _CASED:
         return _several(lambda: _cased_name(like, kind, written, rng), like, count)
     if kind is None or (written == "japanese" and re.search("[ぁ-ん]", like)):
         return []  # a phrase is no name
     return _several(lambda: _caseless_name(like, kind, written, rng), like, count)
+
+
+def sounding(like: str, written: str | None, rng: random.Random, count: int) -> list[str]:
+    """Return names that sound like one: each of its words begins otherwise and ends as it does.
+
+    How a name ends tells of what people or of what country it is, and that tells of many answers.
+
+    Args:
+        like: A name; short words, and those that only say what is named, stay.
+        written: Its script; none are made where it has no capitals.
+        rng: Decides what is drawn.
+        count: How many are wanted.
+    """
+    if written not in _CASED:
+        return []
+    begin, vowels = lexicon(written, "begin"), lexicon(written, "vowels")[0]
+    stays = {*lexicon("words", "kept"), *lexicon("words", "within")}
+
+    def another(found: re.Match[str]) -> str:
+        word = found[0]
+        rest = re.sub(rf"^[^{vowels}]*[{vowels}]+", "", word.casefold())
+        if not word[0].isupper() or word.isupper() or word.casefold() in stays or len(rest) < 2:
+            return word
+        return rng.choice(begin) + rng.choice(vowels) + rest
+
+    return _several(lambda: re.sub(r"[^\W\d_]+", another, like), like, count)
 
 
 def _several(draw: Callable[[], str], like: str, count: int) -> list[str]:
@@ -126,7 +164,7 @@ def _place(written: str, rng: random.Random, back: str | None = None) -> str:
     return rng.choice(lexicon(written, "front")) + (back or rng.choice(lexicon(written, "back")))
 
 
-def _cased_name(like: str, kind: Topic | None, written: str, rng: random.Random) -> str:
+def _cased_name(like: str, kind: str | None, written: str, rng: random.Random) -> str:
     """Return the text with every word that names something replaced."""
     parts = re.split(r"(\W+)", like)
     stays = {*lexicon("words", "kept"), *lexicon("words", "within")}
@@ -144,7 +182,7 @@ def _cased_name(like: str, kind: Topic | None, written: str, rng: random.Random)
     return "".join(parts)
 
 
-def _caseless_name(like: str, kind: Topic, written: str, rng: random.Random) -> str:
+def _caseless_name(like: str, kind: str, written: str, rng: random.Random) -> str:
     if written == "japanese" and re.fullmatch(r"[゠-ヿ・＝\s]+", like):
         return re.sub(r"[゠-ヺー-ヿ]+", lambda _: rng.choice(lexicon("japanese", "katakana")), like)
     if kind == "place":

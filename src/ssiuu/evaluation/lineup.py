@@ -251,10 +251,10 @@ def _strangers(named: str | None, fact: FactText, seed: int) -> list[str]:
     rng, written = _stream(fact, seed, "entities"), invented.script(named, fact.question)
     if any(c.isdigit() for c in named):
         return invented.numbers(named, rng, CONTROLS + 1)
-    kind: invented.Topic = "place" if " " not in named and rng.random() < 0.5 else "person"
-    kind = "person" if written not in ("latin", "cyrillic") else kind
-    made = invented.names(named, kind, written, rng, CONTROLS + 1)
-    return made or invented.names(named.title(), kind, written, rng, CONTROLS + 1)
+    made = invented.sounding(named, written, rng, CONTROLS + 1)
+    if len(made) <= CONTROLS:  # no name, or a script of which no sounds are known
+        made = invented.names(named, "person", written, rng, CONTROLS + 1)
+    return made or invented.names(named.title(), "person", written, rng, CONTROLS + 1)
 
 
 # --- Wrong answers ----------------------------------------------------------------------------
@@ -304,10 +304,14 @@ def _elsewhere(draft: _Draft, shelf: _Shelf) -> Iterator[str]:
         )
 
 
-def _named(draft: _Draft, topic: invented.Topic | None, rng: random.Random, count: int) -> list[str]:
+def _named(draft: _Draft, topic: str | None, rng: random.Random, count: int) -> list[str]:
     if any(c.isdigit() for c in draft.fact.answer) and " " not in draft.fact.answer:
         return []
-    made = invented.names(draft.fact.answer, topic, draft.written, rng, count)
+    answer, half = draft.fact.answer, count // 2
+    if topic not in (None, *invented.NAMED):
+        return []
+    made = invented.names(answer, topic, draft.written, rng, half)
+    made += invented.sounding(answer, draft.written, rng, half) if made else []
     return [re.sub(r"\d+", lambda d: invented.numbers(d[0], rng, 1)[0], name) for name in made]
 
 
@@ -323,7 +327,7 @@ def _fits(answer: str, origin: Origin, draft: _Draft) -> bool:
     fact, folded = draft.fact, normal(answer)
     if not folded or folded in draft.right or _overlap(fact.answer, answer):
         return False
-    if origin in ("options", "same relation", "same type"):
+    if origin in ("options", "same relation"):
         return True
     if origin in ("sampled", "same kind", "same question") and _says_it(answer, draft):
         return False
