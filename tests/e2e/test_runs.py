@@ -9,6 +9,7 @@ import pytest
 
 import ssiuu
 from ssiuu import attacks
+from ssiuu.benchmarks import instructions, texts
 from ssiuu.errors import OutputError
 from ssiuu.training import interrupt
 
@@ -19,11 +20,17 @@ ATTACKS = [
 ]
 
 
-def test_real_model_end_to_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("facts", "measured"), [(4, 4), pytest.param(8, None, marks=pytest.mark.slow)])
+def test_real_model_end_to_end(
+    facts: int, measured: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How far it moves is read on a few texts and instructions, or on all: two thirds of the time."""
+    for source in (texts, instructions):
+        monkeypatch.setattr(source, "measured", lambda every=source.measured: every()[:measured])
     recipe, sources = ssiuu.resolve(
         None,
         [
-            "split={forget: 8, retain: 8, heldout: 4}",
+            f"split={{forget: {facts}, retain: {facts}, heldout: 4}}",
             "unlearn.max_steps=2",
             "methods=[none,ssiuu+projection]",
             *ATTACKS,
@@ -33,6 +40,7 @@ def test_real_model_end_to_end(tmp_path: Path) -> None:
     before, after = ssiuu.rows(record)["rows"]
     assert before["forget"] == before["heldout"] == 1.0  # screening keeps what the model knows
     assert after["forget_logprob"] < before["forget_logprob"]
+    assert before["kl"] == 0 < after["kl"] and after["kl_instructions"] > 0
     assert after["d_minus_100"] > 0 and after["penalty_share"] > 0
     assert record.header.model.parameters == 134_515_008
     assert ssiuu.write_report(record, tmp_path / "run").stat().st_size > 50_000
