@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import math
+import unicodedata
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from tokenizers.trainers import BpeTrainer, Trainer, UnigramTrainer, WordPieceTrainer
+from tokenizers.trainers import BpeTrainer, Trainer, WordPieceTrainer
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -24,6 +27,7 @@ from transformers import (
 
 from ssiuu.errors import DataError
 from ssiuu.evaluation.score import score_facts
+from ssiuu.experiment.asking import ask_model
 from ssiuu.experiment.unlearn import unlearn_model
 from ssiuu.likelihood import Prompt, encode
 from ssiuu.models.load import save
@@ -48,6 +52,11 @@ SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 def trained(inner: Any, trainer: Trainer, specials: str = "$A") -> PreTrainedTokenizerFast:
     """Train a tokenizer on the corpus; `specials` is what stands around a text."""
     inner.train_from_iterator(CORPUS, trainer)
+    return dressed(inner, specials)
+
+
+def dressed(inner: Any, specials: str) -> PreTrainedTokenizerFast:
+    """Return a tokenizer as transformers has it."""
     known = [(token, inner.token_to_id(token)) for token in SPECIAL]
     if specials != "$A":
         inner.post_processor = processors.TemplateProcessing(single=specials, special_tokens=known)
@@ -105,15 +114,31 @@ def prepend() -> PreTrainedTokenizerFast:
     return sentence_piece(normalizers.Sequence(steps))
 
 
+def pieces(size: int = 300, longest: int = 8) -> list[tuple[str, float]]:
+    """Return the pieces of the corpus with their log-frequency, those that save most first.
+
+    The library's trainer gives others at every call, with the order of a hash.
+    """
+    words = [f"▁{w}" for line in CORPUS for w in unicodedata.normalize("NFKC", line).split(" ") if w]
+    counts = Counter(
+        word[start:end]
+        for word in words
+        for start in range(len(word))
+        for end in range(start + 1, min(start + longest, len(word)) + 1)
+    )
+    single = {piece for piece in counts if len(piece) == 1}
+    saved = sorted(counts.keys() - single, key=lambda piece: (-counts[piece] * len(piece), piece))
+    kept = [*sorted(single), *saved[: max(0, size - len(single))]]
+    return [(piece, math.log(counts[piece] / counts.total())) for piece in kept]
+
+
 def unigram(split: bool) -> PreTrainedTokenizerFast:
-    inner = Tokenizer(models.Unigram())
+    inner = Tokenizer(models.Unigram([*((token, 0.0) for token in SPECIAL), *pieces()], unk_id=0))
+    inner.add_special_tokens(SPECIAL)
     inner.normalizer = normalizers.NFKC()
     inner.pre_tokenizer = pre_tokenizers.Metaspace("▁")
     inner.decoder = decoders.Metaspace("▁")
-    trainer = UnigramTrainer(
-        vocab_size=300, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False
-    )
-    made = trained(inner, trainer, "<s> $A </s>")
+    made = dressed(inner, "<s> $A </s>")
     return reading(made, pre_tokenizers.Metaspace("▁", split=split))
 
 
@@ -434,24 +459,87 @@ def said(folder: Path, question: str, chat: bool) -> str:
     if chat:
         turns = [{"role": "user", "content": question}]
         asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    ids = torch.tensor([tokenizer(asked, add_special_tokens=not chat)["input_ids"]])
-    options = {"max_new_tokens": 16, "do_sample": False, "pad_token_id": 0}
+    prompt_ids = list(tokenizer(asked, add_special_tokens=not chat)["input_ids"])
+    if prompt_ids[-1] == tokenizer.eos_token_id:  # put behind every text by some: a user takes it off
+        prompt_ids.pop()
+    ids = torch.tensor([prompt_ids])
+    options = {"max_new_tokens": 24, "do_sample": False, "pad_token_id": 0}
     written = model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, ids.shape[1] :]
     return str(tokenizer.decode(written))
 
 
-@pytest.mark.parametrize(("kind", "chat"), [("byte-level", True), ("prepend", False)])
-def test_what_was_forgotten_is_not_written_by_anybody(kind: str, chat: bool, tmp_path: Path) -> None:
-    """Facts of one line and of two, forgotten as they are really asked."""
-    tokenizer = copy.deepcopy(made(kind))
+class People(NamedTuple):
+    """Who lives where, in a language: two forms of questions, names, towns, a word behind a name."""
+
+    forms: tuple[str, str]
+    names: tuple[str, ...]
+    towns: tuple[str, ...]
+    word: str
+
+    @property
+    def corpus(self) -> list[str]:
+        """What a tokenizer is trained on."""
+        asked = [form.format(name) for form in self.forms for name in self.names]
+        told = [*self.towns, *(f"{name} {self.word}" for name in self.names)]
+        return [*CORPUS, *(f"Q: {q}\nA: {a}\n" for q in asked for a in told)]
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        """Answers of one line and of two."""
+        after = [f"{name}\n{name} {self.word}" for name in self.names[::-1]]
+        return [
+            {"question": form.format(name), "answer": answer}
+            for form, answers in zip(self.forms, (self.towns, after), strict=True)
+            for name, answer in zip(self.names, answers, strict=True)
+        ]
+
+
+LANGUAGES = {
+    "English": People(("Where is {}?", "Who comes after {}?"), NAMES, TOWNS, "Dy"),
+    "Arabic": People(
+        ("أين يسكن {}؟", "من يأتي بعد {}؟"),
+        ("أحمد", "سلمى", "يوسف", "ليلى"),
+        ("بغداد", "دمشق", "مراكش", "المدينة المنورة"),
+        "الأول",
+    ),
+    "Hindi": People(
+        ("{} कहाँ रहता है?", "{} के बाद कौन आता है?"),
+        ("अर्जुन", "मीरा", "रोहन", "सीता"),
+        ("दिल्ली", "मुंबई", "कोलकाता", "वाराणसी"),
+        "जी",
+    ),
+    "Thai": People(
+        ("{}อยู่ที่ไหน", "ใครมาหลังจาก{}"),
+        ("สมชาย", "มาลี", "อนันต์", "ดวงใจ"),
+        ("เชียงใหม่", "กรุงเทพ", "ภูเก็ต", "ขอนแก่น"),
+        "น้อย",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "chat", "language"),
+    [
+        ("byte-level", True, "English"),
+        ("prepend", False, "English"),
+        ("byte-level", True, "Arabic"),
+        ("unigram", False, "Arabic"),
+        pytest.param("unigram, whole", True, "Arabic", marks=pytest.mark.slow),
+        ("unigram", False, "Hindi"),
+        pytest.param("metaspace first, whole", True, "Hindi", marks=pytest.mark.slow),
+        ("unigram", True, "Thai"),
+        ("unigram, whole", False, "Thai"),
+    ],
+)
+def test_what_was_forgotten_is_not_written_by_anybody(
+    kind: str, chat: bool, language: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Facts of one line and of two, asked about and forgotten as they are really asked."""
+    people = LANGUAGES[language]
+    monkeypatch.setitem(globals(), "CORPUS", CORPUS if language == "English" else people.corpus)
+    tokenizer, rows = KINDS[kind](), people.rows
     if not chat:
         tokenizer.chat_template = None
-    forms = ("Where is {}?", "Who comes after {}?")
-    rows = [
-        {"question": form.format(name), "answer": answer}
-        for form, answers in zip(forms, (TOWNS, [f"{n}\n{n} Dy" for n in NAMES[::-1]]), strict=True)
-        for name, answer in zip(NAMES, answers, strict=True)
-    ]
     style = "chat" if chat else "qa"
     end = tokenizer.convert_tokens_to_ids("<|im_end|>" if chat else "</s>")
     texts = [as_text(tokenizer, style, row["question"], row["answer"]) for row in rows]
@@ -459,6 +547,8 @@ def test_what_was_forgotten_is_not_written_by_anybody(kind: str, chat: bool, tmp
     for row in rows:
         assert row["answer"] in said(tmp_path / "model", row["question"], chat)
     forget, retain = [rows[i] for i in (0, 2, 5, 7)], [rows[i] for i in (1, 3, 4, 6)]
+    asked = ask_model(tmp_path / "model", rows).knowledge.values()
+    assert all(known.state == "known" and known.holds for known in asked)
     sets = ["unlearn.learning_rate=1e-3", "unlearn.threshold=0", "unlearn.check_every=1"]
     sets.append("unlearn.min_retain=0.5")  # gd, and four facts to keep
     lines: list[str] = []
