@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from conftest import build_model
 from ssiuu.benchmarks import worldfacts
 from ssiuu.data.fact import normal
-from ssiuu.evaluation import invented, lineup
+from ssiuu.evaluation import invented, lineup, said
 from ssiuu.evaluation.alternatives import answer_kind
+from ssiuu.evaluation.draft import fits
 from ssiuu.evaluation.lineup import CONTROLS, LEAST, MOST, PHRASINGS, Lineup, lineups
 from ssiuu.evaluation.match import holds
 from ssiuu.evaluation.subject import about, subject
@@ -133,6 +135,14 @@ def test_the_library_lends_the_answers_of_a_relation_that_has_this_one() -> None
     assert len(set(made.answers[1:]) & capitals) > 10
 
 
+def test_what_is_asked_in_the_same_words_comes_before_what_is_asked_alike() -> None:
+    capitals = [fact(f"What is the capital of {n}land?", f"{n}burg") for n in "Ab Bo Ce Di Ed".split()]
+    others = [fact(f"What is the language of {n}land?", f"{n}ish") for n in "Ab Bo Ce Di Ed".split()]
+    made = lineups(capitals[:1], [*capitals, *others])[0]
+    assert {a[2:] for a in made.answers[:5]} == {"burg"}
+    assert {a[2:] for a in made.answers[5:9]} == {"ish"}
+
+
 def test_a_sentence_keeps_whom_it_is_about() -> None:
     authors = ["Ilmo Raun", "Hedda Storm"]
     facts = [
@@ -151,6 +161,8 @@ def test_a_sentence_is_offered_to_a_control_about_its_entity() -> None:
     for n, name in enumerate(made.names):
         assert name in made.controls[n]
         assert all(a.startswith(f"{name} was born in ") for a in made.offered(n))
+    place = made.controls.index("Where was Hedda Storm born?")
+    assert [made.offered(place)[k] for k in made.theirs[place]] == ["Hedda Storm was born in Mellby."]
     (short,) = lineups([fact("Where was Arvo born?", "Torvik")])
     assert short.offered(0) == short.answers
 
@@ -181,8 +193,8 @@ def test_a_lineup_within_limits_keeps_its_first_ones_in_step() -> None:
 def test_a_sentence_that_says_the_right_thing_is_no_alternative() -> None:
     right = fact("What gender has Arvo Lind?", "Arvo Lind is male.")
     draft = lineup._draft(right, lineup._Shelf([right], []), 0)
-    said = ["Arvo Lind is a male.", "Arvo Lind is female.", "Arvo Lind has no gender."]
-    assert [lineup._fits(text, "sampled", draft) for text in said] == [False, True, True]
+    told = ["Arvo Lind is a male.", "Arvo Lind is female.", "Arvo Lind has no gender."]
+    assert [fits(text, "sampled", draft) for text in told] == [False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -197,7 +209,7 @@ def test_a_sentence_that_says_the_right_thing_is_no_alternative() -> None:
 )
 def test_how_a_sentence_begins_is_given(question: str, answer: str, begun: str | None) -> None:
     draft = lineup._draft(fact(question, answer), lineup._Shelf([], []), 0)
-    stem, rest = lineup._begun(draft)
+    stem, rest = said._begun(draft)
     assert stem == ("" if begun is None else begun.format(draft.strangers[-1]))
     assert answer.endswith(rest) and (begun is not None or rest == answer)
 
@@ -333,7 +345,7 @@ def test_the_model_is_asked_about_somebody_who_is_no_control(tokenizer: Any, mon
         texts = ["user", "assistant", "word", "user", "Question"]
         return {e.id: [tokenizer(text)["input_ids"] for text in texts] for e in examples}
 
-    monkeypatch.setattr(lineup, "sample_answers", says)
+    monkeypatch.setattr(said, "sample_answers", says)
     (made,) = lineups([fact("a w3?", "word")], model=build_model(), prompt=Prompt(tokenizer, "qa"))
     sound(made)
     assert set(made.answers[1:]) == {"user", "assistant"} and set(made.origins) == {"sampled"}
@@ -345,12 +357,12 @@ def test_the_model_is_asked_about_somebody_who_is_no_control(tokenizer: Any, mon
 
 
 def test_a_model_gives_half_at_most_where_there_are_others() -> None:
-    said = [f"Town{chr(97 + n)}{chr(97 + m)}" for n in range(8) for m in range(8)]
+    heard = [f"Town{chr(97 + n)}{chr(97 + m)}" for n in range(8) for m in range(8)]
     (draft,) = [lineup._draft(f, lineup._Shelf([f], []), 0) for f in [fact("Where is Arvo?", "Torvik")]]
-    full = lineup.replace(draft, ways=(*draft.ways, ("sampled", said)))
+    full = replace(draft, ways=(*draft.ways, ("sampled", heard)))
     origins = list(lineup._chosen(full, None, random.Random(0)).values())
     assert origins.count("sampled") == MOST // 2 and origins.count("made up") == MOST // 2
-    bare = lineup.replace(draft, ways=(("made up", []), ("sampled", said), ("same kind", [])))
+    bare = replace(draft, ways=(("made up", []), ("sampled", heard), ("same kind", [])))
     assert list(lineup._chosen(bare, None, random.Random(0)).values()) == ["sampled"] * MOST
 
 
@@ -364,7 +376,7 @@ def test_names_are_heard_in_what_a_model_says() -> None:
         "Torvik",
         "Kyoto, Japan",
     ]
-    assert list(lineup._heard(draft, texts)) == ["Mellby", "Velden", "Torvik", "Japan"]
+    assert list(said._heard(draft, texts)) == ["Mellby", "Velden", "Torvik", "Japan"]
 
 
 def test_a_sentence_that_was_cut_off_or_is_much_longer_is_not_heard() -> None:
@@ -380,11 +392,11 @@ def test_a_sentence_that_was_cut_off_or_is_much_longer_is_not_heard() -> None:
         "He lives there.",
         f"{stranger} lives in {'the woods and ' * 9} the sea.",
     ]
-    assert list(lineup._heard(draft, texts)) == [
+    assert list(said._heard(draft, texts)) == [
         "Arvo lives in the woods of the far north.",
         "Arvo lives near a lake in the hills.",
     ]
-    assert lineup._begun(draft) == (stranger, "lives in a small town by the sea.")
+    assert said._begun(draft) == (stranger, "lives in a small town by the sea.")
 
 
 # --- Whatever the facts ---------------------------------------------------------------------------

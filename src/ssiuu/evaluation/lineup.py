@@ -10,54 +10,37 @@ fact's own options; answers of facts that ask the same of something else; words 
 the answer; numbers of the same pattern; what the model says about an entity that does not exist; names
 made up; and, where all that does not suffice, answers that only look alike.
 
-What the model says to a question is likelier there than an answer by chance. So it is asked about an
-entity that is none of the controls, and what it says is favoured in no reading. It gives half at most,
-as long as there are others.
+What the model says (see `ssiuu.evaluation.said`) is half at most, as long as there are others.
 """
 
 from __future__ import annotations
 
 import random
 import re
-import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Any
 
 from ssiuu.data.fact import normal
 from ssiuu.evaluation import invented
 from ssiuu.evaluation.alternatives import alternatives, answer_kind
-from ssiuu.evaluation.match import holds
-from ssiuu.evaluation.sample import sample_answers
+from ssiuu.evaluation.draft import Draft, Origin, fits
+from ssiuu.evaluation.said import sampled
 from ssiuu.evaluation.subject import MARKS, about, subject
-from ssiuu.likelihood import Example, Prompt
+from ssiuu.likelihood import Prompt
 from ssiuu.records.schema import FactText
 
-Origin = Literal[
-    "options",
-    "same relation",
-    "same question",
-    "same type",
-    "numbers nearby",
-    "sampled",
-    "made up",
-    "same kind",
-]
+__all__ = ["CONTROLS", "LEAST", "MOST", "PHRASINGS", "Lineup", "Origin", "lineups"]
+
 MOST = 24  # alternatives of a fact
 LEAST = 15  # with fewer a rank among them says little at the level of 5 %
 CONTROLS = 6  # questions about something else
 PHRASINGS = 3  # of a question, the base one included
 SAMPLED = 0.5  # largest share of what the model itself says
+BETTER = 4  # ways that are as good as any: the fact's options, and what is surely of its type
 SPARE = 4  # times as many are made up as are wanted, so that some have as many tokens
-SAMPLES = 24  # drawn a fact, twice as many where nothing can be made up
-TOKENS = 320  # of all samples of a fact: a long answer gets fewer
-MARGIN = 4  # tokens a sample may be longer than the right answer
-SAID = 0.5  # of the words that are new in the right answer: who says more of them says it
-_ENDS = ".。।!！?？"
-LONGER = 2.0  # times as long as the answer, or as short, is what the model says at most
 
 
 @dataclass(frozen=True)
@@ -121,34 +104,6 @@ class Lineup:
         )
 
 
-@dataclass(frozen=True)
-class _Draft:
-    """A fact while its lineup is made. `ways`: wrong answers by where they come from, best first."""
-
-    fact: FactText
-    subject: str | None
-    written: str | None
-    lenders: tuple[FactText, ...]
-    right: frozenset[str]
-    strangers: tuple[str, ...]  # invented entities, the last of them for asking the model
-    ways: tuple[tuple[Origin, list[str]], ...] = ()
-
-    @property
-    def kind(self) -> str:
-        return answer_kind(self.fact.answer)
-
-    @property
-    def told(self) -> bool:
-        """Whether the answer is told in a sentence or in several lines."""
-        answer = self.fact.answer
-        named = self.subject is not None and self.subject in answer and "@" not in answer
-        return named or self.kind.startswith(("sentence", "lines")) or len(answer.split()) > 6
-
-    def asking(self, name: str) -> str:
-        """Return the question about something else."""
-        return about(self.fact.question, self.subject or "", name)
-
-
 def lineups(
     facts: Sequence[FactText],
     others: Sequence[FactText] = (),
@@ -174,7 +129,7 @@ def lineups(
     shelf = _Shelf([*others, *facts], library)
     drafts = [_draft(fact, shelf, seed) for fact in facts]
     if model is not None and prompt is not None:
-        said = _sampled(model, prompt, [d for d in drafts if _short(d)], seed)
+        said = sampled(model, prompt, [d for d in drafts if _short(d)], seed)
         drafts = [replace(d, ways=(*d.ways, ("sampled", said.get(d.fact.id, [])))) for d in drafts]
     return [_lineup(draft, shelf, prompt, seed) for draft in drafts]
 
@@ -230,10 +185,10 @@ def _stream(fact: FactText, seed: int, use: str) -> random.Random:
     return random.Random(f"{seed}:{fact.id}:{use}")
 
 
-def _draft(fact: FactText, shelf: _Shelf, seed: int) -> _Draft:
+def _draft(fact: FactText, shelf: _Shelf, seed: int) -> Draft:
     lenders = shelf.lenders(fact, seed)
     named = subject(fact.question, fact.entity, sorted({o.question for o in lenders}))
-    draft = _Draft(
+    draft = Draft(
         fact=fact,
         subject=named,
         written=invented.script(fact.answer, fact.question),
@@ -260,17 +215,17 @@ def _strangers(named: str | None, fact: FactText, seed: int) -> list[str]:
 # --- Wrong answers ----------------------------------------------------------------------------
 
 
-def _ways(draft: _Draft, shelf: _Shelf, seed: int) -> Iterator[tuple[Origin, list[str]]]:
+def _ways(draft: Draft, shelf: _Shelf, seed: int) -> Iterator[tuple[Origin, list[str]]]:
     """Yield wrong answers, the most plausible first; what the model says is not among them."""
     fact, rng = draft.fact, _stream(draft.fact, seed, "answers")
     yield "options", [*fact.options, *fact.perturbed]
-    for related in (True, False):
-        lent = [
-            o for o in draft.lenders if bool(fact.relation and o.relation == fact.relation) == related
-        ]
-        yield ("same relation" if related else "same question"), [_ours(o, draft) for o in lent]
+    related = [o for o in draft.lenders if fact.relation and o.relation == fact.relation]
+    others = [o for o in draft.lenders if o not in related]
+    yield "same relation", [_ours(o, draft) for o in related]
+    yield "same question", [_ours(o, draft) for o in others if _name(o, draft)]
     topic = invented.topic(fact.question, fact.answer, draft.written)
     yield "same type", [*invented.listed(topic, draft.written), *shelf.typed(fact)]
+    yield "same question", [o.answer for o in others if not _name(o, draft)]
     count = MOST * SPARE
     if draft.told:
         yield "made up", invented.sentences(fact.answer, fact.question, draft.written, rng, count)
@@ -280,7 +235,7 @@ def _ways(draft: _Draft, shelf: _Shelf, seed: int) -> Iterator[tuple[Origin, lis
     yield "same kind", sorted(set(_elsewhere(draft, shelf)))
 
 
-def _ours(other: FactText, draft: _Draft) -> str:
+def _ours(other: FactText, draft: Draft) -> str:
     """Return another fact's answer, about our entity where it names its own."""
     theirs = _name(other, draft)
     if draft.subject and theirs and theirs in other.answer:
@@ -288,7 +243,7 @@ def _ours(other: FactText, draft: _Draft) -> str:
     return other.answer
 
 
-def _elsewhere(draft: _Draft, shelf: _Shelf) -> Iterator[str]:
+def _elsewhere(draft: Draft, shelf: _Shelf) -> Iterator[str]:
     """Yield answers of the same kind to other questions; what is said of our own entity is true."""
     fact, ours = draft.fact, normal(draft.subject or "")
     for other in shelf.alike[draft.kind]:
@@ -304,7 +259,7 @@ def _elsewhere(draft: _Draft, shelf: _Shelf) -> Iterator[str]:
         )
 
 
-def _named(draft: _Draft, topic: str | None, rng: random.Random, count: int) -> list[str]:
+def _named(draft: Draft, topic: str | None, rng: random.Random, count: int) -> list[str]:
     if any(c.isdigit() for c in draft.fact.answer) and " " not in draft.fact.answer:
         return []
     answer, half = draft.fact.answer, count // 2
@@ -315,88 +270,44 @@ def _named(draft: _Draft, topic: str | None, rng: random.Random, count: int) -> 
     return [re.sub(r"\d+", lambda d: invented.numbers(d[0], rng, 1)[0], name) for name in made]
 
 
-def _short(draft: _Draft) -> bool:
+def _short(draft: Draft) -> bool:
     """Whether answers of the better kinds do not suffice, so that the model is asked."""
-    better = {normal(a) for origin, found in draft.ways[:4] for a in found if _fits(a, origin, draft)}
+    better = {
+        normal(a) for origin, found in draft.ways[:BETTER] for a in found if fits(a, origin, draft)
+    }
     pattern = [found for origin, found in draft.ways if origin == "numbers nearby"]
     return len(better) < MOST and not any(len(found) >= MOST for found in pattern)
 
 
-def _fits(answer: str, origin: Origin, draft: _Draft) -> bool:
-    """Whether an answer may stand in a lineup: wrong, of the same form, no part of the right one."""
-    fact, folded = draft.fact, normal(answer)
-    if not folded or folded in draft.right or _overlap(fact.answer, answer):
-        return False
-    if origin in ("options", "same relation"):
-        return True
-    if origin in ("sampled", "same kind", "same question") and _says_it(answer, draft):
-        return False
-    named = normal(draft.subject or "")
-    if named and (named in folded) != (named in normal(fact.answer)):
-        return False
-    return _alike(answer, draft)
-
-
-def _alike(answer: str, draft: _Draft) -> bool:
-    """Whether an answer is of the right one's kind; a short sentence and a long one are."""
-    if not draft.told or "\n" in answer + draft.fact.answer:
-        return answer_kind(answer) == draft.kind
-    return invented.script(answer, draft.fact.question) == draft.written
-
-
-def _says_it(told: str, draft: _Draft) -> bool:
-    """Whether a sentence tells what the right one does: most words of it that the question lacks."""
-    fact, empty = draft.fact, invented.lexicon("words", "empty")
-    new = _words(_folded(fact.answer)) - _words(_folded(fact.question)) - set(empty)
-    return draft.told and bool(new) and len(new & _words(_folded(told))) > SAID * len(new)
-
-
-def _overlap(right: str, other: str) -> bool:
-    """Whether one of two answers contains the other."""
-    one, two = sorted((_folded(right), _folded(other)), key=len)
-    within = one in two
-    if within and len(one) > 2 and not one.isdigit():
-        return True
-    shared = within or not _words(one).isdisjoint(_words(two))  # else the long way finds nothing
-    return shared and (holds(right, other) or holds(other, right))
-
-
-@cache
-def _folded(text: str) -> str:
-    """Return the text as `normal` has it, without accents."""
-    return "".join(
-        c for c in unicodedata.normalize("NFD", normal(text)) if not unicodedata.combining(c)
-    )
-
-
-@cache
-def _words(text: str) -> frozenset[str]:
-    return frozenset(re.findall(r"\w+", text))
-
-
-def _lineup(draft: _Draft, shelf: _Shelf, prompt: Prompt | None, seed: int) -> Lineup:
+def _lineup(draft: Draft, shelf: _Shelf, prompt: Prompt | None, seed: int) -> Lineup:
     chosen = _chosen(draft, prompt, _stream(draft.fact, seed, "choice"))
-    answers = (draft.fact.answer, *chosen)
-    folded = [normal(answer) for answer in answers]
-    controls: list[tuple[str, str, tuple[int, ...]]] = []
-    for control, name in _controls(draft, shelf):
-        known = shelf.known.get(normal(control), set())
-        theirs = tuple(k for k, answer in enumerate(folded) if answer in known)
-        if 0 not in theirs:  # where ours is right, too, nothing is controlled
-            controls.append((control, name, theirs))
-    return Lineup(
+    controls = _controls(draft, shelf)
+    made = Lineup(
         fact=draft.fact,
-        answers=answers,
+        answers=(draft.fact.answer, *chosen),
         origins=tuple(chosen.values()),
         phrasings=tuple(_phrasings(draft)),
-        controls=tuple(control for control, _, _ in controls),
-        theirs=tuple(theirs for _, _, theirs in controls),
+        controls=tuple(control for control, _ in controls),
         subject=draft.subject,
-        names=tuple(name for _, name, _ in controls) if draft.subject else (),
+        names=tuple(name for _, name in controls) if draft.subject else (),
+    )
+    theirs = [_places(made, c, shelf) for c in range(len(controls))]
+    kept = [c for c, places in enumerate(theirs) if 0 not in places]  # ours is right there: no control
+    return replace(
+        made,
+        controls=tuple(made.controls[c] for c in kept),
+        theirs=tuple(theirs[c] for c in kept),
+        names=tuple(made.names[c] for c in kept) if made.names else (),
     )
 
 
-def _chosen(draft: _Draft, prompt: Prompt | None, rng: random.Random) -> dict[str, Origin]:
+def _places(made: Lineup, control: int, shelf: _Shelf) -> tuple[int, ...]:
+    """Return which of the answers are right for a control, as they are offered to it."""
+    known = shelf.known.get(normal(made.controls[control]), set())
+    return tuple(k for k, answer in enumerate(made.offered(control)) if normal(answer) in known)
+
+
+def _chosen(draft: Draft, prompt: Prompt | None, rng: random.Random) -> dict[str, Origin]:
     """Return up to `MOST` wrong answers with their origins; of each way those of like length first."""
     found: dict[str, tuple[str, Origin]] = {}
     said = next((answers for origin, answers in draft.ways if origin == "sampled"), [])
@@ -411,7 +322,7 @@ def _chosen(draft: _Draft, prompt: Prompt | None, rng: random.Random) -> dict[st
             wanted = LEAST - len(found)
         if origin == "sampled" and number == place:
             wanted = min(wanted, int(MOST * SAMPLED))
-        fresh = {normal(a): a for a in answers if _fits(a, origin, draft) and normal(a) not in found}
+        fresh = {normal(a): a for a in answers if fits(a, origin, draft) and normal(a) not in found}
         ranked = _by_length(draft.fact, list(fresh.values()), prompt, rng)
         found |= {normal(answer): (answer, origin) for answer in ranked[: max(0, wanted)]}
     return dict(found.values())
@@ -433,129 +344,12 @@ def _lengths(fact: FactText, answers: list[str], prompt: Prompt | None) -> list[
     return [len(ids) for ids in prompt.joint(fact.question, answers).answers]
 
 
-# --- What the model says ----------------------------------------------------------------------
-
-
-def _sampled(model: Any, prompt: Prompt, drafts: Sequence[_Draft], seed: int) -> dict[str, list[str]]:
-    """Return for each fact what the model says about an entity that does not exist."""
-    context = getattr(model.config, "max_position_embeddings", None) or 1 << 20
-    asked: dict[int, list[tuple[_Draft, Example]]] = defaultdict(list)
-    for draft in drafts:
-        example = _example(prompt, draft)
-        if example.answer and len(example.prompt) + len(example.answer) + MARGIN <= context:
-            asked[_samples(draft, len(example.answer))].append((draft, example))
-    found: dict[str, list[str]] = {}
-    for count, rows in asked.items():
-        examples = [example for _, example in rows]
-        written = sample_answers(model, prompt, examples, count, MARGIN, seed)
-        for draft, example in rows:
-            texts = [_text(prompt, ids, example) for ids in written[example.id]]
-            begun = _begun(draft)[0]
-            found[draft.fact.id] = list(_heard(draft, [f"{begun} {t}" if begun else t for t in texts]))
-    return found
-
-
-def _example(prompt: Prompt, draft: _Draft) -> Example:
-    """Return the question about somebody else, with the answer that says how long one may be."""
-    question = draft.asking(draft.strangers[-1]) if draft.strangers else draft.fact.question
-    begun, rest = _begun(draft)
-    joint = prompt.joint(question, [rest], begun=begun)
-    return Example(draft.fact.id, joint.alone, joint.answers[0])
-
-
-def _begun(draft: _Draft) -> tuple[str, str]:
-    """Return how a sentence begins, up to whom it is about, told of somebody else, and its rest.
-
-    So a model that rather tells something goes on with a sentence of this form.
-    """
-    answer = draft.fact.answer
-    if not (draft.told and draft.strangers and draft.subject) or draft.written in (
-        "japanese",
-        "chinese",
-    ):
-        return "", answer
-    front, found, back = answer.partition(draft.subject)
-    ending = re.findall(r"(?:['’]s(?!\w))?[^\w\s]*", back)[0]  # a genitive, a quote's end
-    rest = back[len(ending) :].lstrip()
-    if not found or len(front) > len(answer) / 2 or not rest.strip(_ENDS):
-        return "", answer
-    return f"{front}{draft.strangers[-1]}{ending}", rest
-
-
-def _text(prompt: Prompt, ids: list[int], example: Example) -> str:
-    """Return what was written, without the last word where there was no room to end it."""
-    text = prompt.text(ids, prompt.ending(example.answer))
-    ended = len(ids) < len(example.answer) + MARGIN or text[-1:] in _ENDS
-    return text if ended else text.rpartition(" ")[0]
-
-
-def _samples(draft: _Draft, tokens: int) -> int:
-    """Return how many samples are drawn of an answer of so many tokens; a few numbers, for batches."""
-    more = 1 if any(answers for origin, answers in draft.ways if origin == "made up") else 2
-    return max(8, min(SAMPLES, TOKENS // (tokens + MARGIN) // 8 * 8) * more)
-
-
-def _heard(draft: _Draft, texts: Iterable[str]) -> Iterator[str]:
-    """Yield what is of the answer's kind in what the model said: all of it, or a name in it."""
-    answer = draft.fact.answer
-    stranger = draft.strangers[-1] if draft.strangers else None
-    for text in texts:
-        for part in [_sentences(text, answer)] if draft.told else _parts(text, answer):
-            if stranger and stranger in part:
-                if not (draft.subject and draft.subject in answer):
-                    continue
-                part = about(part, stranger, draft.subject)
-            if _alike(part, draft) and _shaped(part, draft):
-                yield part
-                break
-
-
-_SENTENCE_END = re.compile(r"[.。।!！?？]+[\"'”»」]*(?=\s|$)")
-
-
-def _sentences(text: str, answer: str) -> str:
-    """Return as many of the first sentences as the answer has."""
-    count = len(_SENTENCE_END.findall(answer))
-    ends = [found.end() for found in _SENTENCE_END.finditer(text)]
-    return text[: ends[count - 1]].strip() if 0 < count <= len(ends) else text.strip()
-
-
-def _shaped(said: str, draft: _Draft) -> bool:
-    """Whether what a model said has the form of the answer, and says something new.
-
-    A sentence may be told in other words; anything else has as many words and the same marks.
-    """
-    answer, named = draft.fact.answer, draft.strangers[-1] if draft.strangers else ""
-    if draft.told:
-        ended = answer[-1] not in _ENDS or said[-1:] == answer[-1]
-        return ended and len(answer) <= LONGER * len(said) <= LONGER**2 * len(answer)
-    echoed = _words(_folded(f"{draft.fact.question} {named}")) & _words(_folded(said))
-    empty = all(word in invented.lexicon("words", "empty") for word in _folded(said).split())
-    alike = _marks(said) == _marks(answer) and len(said.split()) == len(answer.split())
-    near = len(answer) <= LONGER * len(said) and len(said) <= LONGER * max(len(answer), 6)
-    return alike and near and not empty and not echoed - _words(_folded(answer))
-
-
-def _marks(text: str) -> list[str]:
-    return re.findall(r"[^\w\s'’-]", text)
-
-
-def _parts(text: str, answer: str) -> list[str]:
-    """Return a text without its marks, and the names in it that have as many words as the answer."""
-    whole = text.strip() if answer[-1] in _ENDS else text.strip().strip("\"'“”").rstrip(".。 ")
-    if not answer[:1].isupper():
-        return [whole]
-    words = len(answer.split())
-    runs = re.findall(r"(?<=[\w,:;] )[^\W\d_a-zа-яё][\w'’-]*(?: [^\W\d_a-zа-яё][\w'’-]*)*", text)
-    return [whole, *(run for run in runs if len(run.split()) == words)]
-
-
 # --- Other ways to ask, and other things to ask of -----------------------------------------------
 
 _PARTICLES = re.compile(r"^(?:さん|くん|ちゃん|先生|様|氏)?(?:の|は|が|を|に|で|と|、|的|，)?")
 
 
-def _phrasings(draft: _Draft) -> Iterator[str]:
+def _phrasings(draft: Draft) -> Iterator[str]:
     """Yield the question, its paraphrases, and made ones until there are `PHRASINGS`."""
     fact = draft.fact
     written = invented.script(fact.question)
@@ -583,7 +377,7 @@ def _keywords(question: str, named: str) -> str | None:
     return f"{named}: {' '.join(kept)}?" if kept else None
 
 
-def _controls(draft: _Draft, shelf: _Shelf) -> list[tuple[str, str]]:
+def _controls(draft: Draft, shelf: _Shelf) -> list[tuple[str, str]]:
     """Return the question about something else, with its name: of invented entities and others in turn.
 
     Where the question names nothing, other questions with answers of the same kind are asked.
@@ -604,7 +398,7 @@ def _controls(draft: _Draft, shelf: _Shelf) -> list[tuple[str, str]]:
     return list(different.values())[:CONTROLS]
 
 
-def _name(other: FactText, draft: _Draft) -> str | None:
+def _name(other: FactText, draft: Draft) -> str | None:
     """Return what another fact is about, where that is sure: by its entity or by the same words."""
     named = subject(other.question, other.entity, [draft.fact.question])
     if named is None or draft.subject is None or named == draft.subject:
