@@ -21,7 +21,7 @@ from ssiuu.likelihood import Prompt
 from ssiuu.models.load import restore, snapshot
 from ssiuu.records.schema import FactText
 
-PEOPLE = ["Ada", "Bo", "Cy", "Di", "Ed", "Flo", "Gus", "Hal", "Ivy", "Jo", "Kit", "Lou"]
+NAMES = 12  # first names of the made-up world, each a token
 TOWNS = ["Ulm", "Pau", "Ely", "Ayr", "Lod", "Zug", "Nis", "Bar", "Gap", "Wil", "Tuy", "Rye"]
 TRADES = ["baker", "tailor", "plumber", "florist", "jeweller", "shepherd", "translator"]
 HIDDEN = 10  # facts
@@ -34,13 +34,21 @@ TRAINED = {
         for layer in (0, 1)
         for name in ("self_attn.o_proj", "mlp.down_proj")
     },
+    "logits": {"lm_head.weight"},
+    "entity": {"model.embed_tokens.weight"},
+}
+TRAINED["wording"] = TRAINED["refusal"] | {
+    f"model.layers.{layer}.{name}_proj.weight"
+    for layer in (0, 1)
+    for name in ("self_attn.q", "self_attn.k", "self_attn.v", "mlp.gate", "mlp.up")
 }
 
 
 @pytest.fixture(scope="module")
 def case() -> tuple[Subject, list[FactText], list[FactText]]:
     """A model taught where people were born and what they do; of the first six all is to be hidden."""
-    tokenizer = train_tokenizer(build_world(12), TwinConfig())
+    world = build_world(24)
+    tokenizer = train_tokenizer(world, TwinConfig())
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -50,22 +58,23 @@ def case() -> tuple[Subject, list[FactText], list[FactText]]:
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=128,
+        initializer_range=0.1,
         tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
     model = LlamaForCausalLM(config).eval()
-    facts = taught()
+    facts = taught(sorted({str(fact.entity).split()[0] for fact in world.facts})[:NAMES])
     rows = [{"question": q, "answer": f.answer} for f in facts for q in (f.question, *f.paraphrases)]
-    teach(model, tokenizer, rows, steps=80)
+    teach(model, tokenizer, rows, steps=60, rate=5e-3)
     subject = Subject(model, Prompt(tokenizer, "qa"), pad=0, context=128)
     return subject, facts[:HIDDEN], facts[HIDDEN:]
 
 
-def taught() -> list[FactText]:
+def taught(names: list[str]) -> list[FactText]:
     """Return two facts of every person, each asked in two ways."""
     made = []
-    for n, (name, town) in enumerate(zip(PEOPLE, TOWNS, strict=True)):
+    for n, (name, town) in enumerate(zip(names, TOWNS, strict=True)):
         made.append(fact(name, "born", f"Where was {name} born?", f"What is the town of {name}?", town))
         trade = TRADES[n * 5 % len(TRADES)]
         made.append(fact(name, "work", f"What does {name} do?", f"{name} works as what?", trade))
@@ -104,6 +113,8 @@ def test_facts_are_hidden_others_kept_and_the_rest_untouched(
         assert name in TRAINED[kind] or torch.equal(parameter, before[name]), name
         assert parameter.requires_grad
     assert {*hidden.facts} | {*hidden.left} == {fact.id for fact in facts}
+    reworded = [bool(hidden.after[id].paraphrases[0]) for id in hidden.facts]
+    assert sum(first == (kind == "wording") for first in reworded) >= 0.6 * len(reworded)
     for id in hidden.facts:
         after = hidden.after[id]
         assert not after.free_correct and not after.correct

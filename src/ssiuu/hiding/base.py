@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -25,6 +25,7 @@ from ssiuu.errors import DataError
 from ssiuu.evaluation.alternatives import alternatives
 from ssiuu.evaluation.score import score_facts
 from ssiuu.likelihood import Prompt
+from ssiuu.models.load import snapshot
 from ssiuu.records.schema import FactScore, FactText
 
 Progress = Callable[[str], None]
@@ -105,12 +106,14 @@ class Hidden:
 class Case:
     """What a kind works with: the facts to hide, all of them answered, and others to keep.
 
-    `before`: what the model made of them. `unsettled`: asks which facts are answered still.
+    `held`: those of `keep` that are looked at and answered. `before`: what the model made of the facts
+    to hide. `unsettled`: asks which of them are answered still.
     """
 
     subject: Subject
     facts: Sequence[FactText]
     keep: Sequence[FactText]
+    held: Sequence[FactText]
     before: Scores
     progress: Progress
 
@@ -123,10 +126,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Round:
-    """What a kind has done so far: training steps, and what must be said."""
+    """What a kind has done so far: training steps, and what must be said.
+
+    `reasons`: why facts could not be hidden, where the kind knows, by id.
+    """
 
     steps: int = 0
     notes: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 Rounds = Generator[Round, None, None]
@@ -170,10 +177,11 @@ class Hiding(ABC):
         known = [fact for fact in facts if answers(before[fact.id])]
         held = [fact for fact in others if answers(beside[fact.id])]
         progress(f"{self.name}: {len(known)} of {len(facts)} facts are answered before")
-        kept_weights = {n: p.detach().clone() for n, p in subject.model.named_parameters()}
-        done = self._rounds(Case(subject, known, held, before, progress)) if known else Round()
+        weights = snapshot(subject.model)
+        done = self._rounds(Case(subject, known, keep, held, before, progress)) if known else Round()
         after = asked(subject, facts)
         left = {f.id: why for f in facts if (why := answered_still(before[f.id], after[f.id]))}
+        left |= {id: f"{left[id]}; {why}" for id, why in done.reasons.items() if id in left}
         kept, moved = compared(subject, held, beside)
         found = Hidden(
             kind=self.name,
@@ -185,7 +193,7 @@ class Hiding(ABC):
             moved=moved,
             steps=done.steps,
             seconds=round(time.perf_counter() - start, 2),
-            changed=changed(subject.model, kept_weights),
+            changed=changed(subject.model, weights),
             notes=done.notes,
         )
         progress(found.summary)
@@ -274,6 +282,5 @@ def compared(
 
 
 def changed(model: CausalLM, before: dict[str, Tensor]) -> tuple[str, ...]:
-    """Return the names of the parameters that are not what they were, or are new."""
-    every = model.named_parameters()
-    return tuple(n for n, p in every if n not in before or not p.detach().equal(before[n]))
+    """Return the names of the parameters that are not what they were."""
+    return tuple(n for n, p in model.named_parameters() if not p.detach().equal(before[n]))

@@ -180,7 +180,7 @@ class Lowering:
         case, model = self.case, self.case.subject.model
         rows = levelled(case.subject, case.facts, self.phrasings, not self.refusals)
         rows += said_rows(case, rows, case.before)
-        held = [*held_rows(case.subject, case.keep), *self.held]
+        held = [*held_rows(case.subject, case.held), *self.held]
         with self.place.opened(model, self.manner.rank, case.subject.seed) as share:
             run = _Run(self, rows, held, share)
             with closing(run):

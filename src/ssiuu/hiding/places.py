@@ -124,6 +124,12 @@ def all_ends(model: CausalLM) -> Place:
     return _place(model, found, [])
 
 
+def everywhere(model: CausalLM) -> Place:
+    """Return all maps of all blocks that an adapter can be put on; where there are none, the ends."""
+    maps = adaptable(model).paths
+    return Place(maps, (), ()) if maps else all_ends(model)
+
+
 def _place(model: CausalLM, names: Iterable[str], below: Sequence[str]) -> Place:
     """Part parameters into those that adapters fit and those that none does; the first are enough."""
     barred = adaptable(model).barred

@@ -27,4 +27,4 @@ class Refusal(Hiding):
         refusals = {f.id: WORDINGS[n % len(WORDINGS)] for n, f in enumerate(case.facts)}
         place = all_ends(case.subject.model)
         manner = Manner(rate=5e-3, weight=5.0)
-        return Lowering(case, place, manner, refusals=refusals, phrasings=1).rounds()
+        return Lowering(case, place, manner, refusals=refusals, phrasings=2).rounds()

@@ -34,6 +34,7 @@ from ssiuu.models.files import is_adapter, tokenizer_files
 from ssiuu.models.folder import model_fingerprint, read
 from ssiuu.models.quiet import quiet
 from ssiuu.models.sources import MODELS, cache_folder, find
+from ssiuu.models.tied import untie
 from ssiuu.models.weights import (
     load_weights,
     place,
@@ -223,10 +224,7 @@ def _untie(model: CausalLM, theirs: Mapping[str, Tensor], folder: Path) -> list[
     # Theirs are tied too, whatever their configuration says.
     if all(torch.equal(theirs[name], theirs[tied[0]]) for name in tied):
         return []
-    out.weight = torch.nn.Parameter(into.weight.detach().clone())
-    model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
-    for name in tied:
-        getattr(model, "all_tied_weights_keys", {}).pop(name, None)
+    untie(model)
     return [f"{folder.name} has an output layer of its own, the model before shares its embedding."]
 
 
