@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import site
 import subprocess
 import venv
@@ -68,6 +69,12 @@ def ssiuu_says(python: Path, *typed: str, cwd: Path) -> str:
     return done.stdout
 
 
+def typed_in_the_readme() -> list[list[str]]:
+    """Return the words of every command in the first block of the package's README."""
+    block = (PLUGIN / "README.md").read_text().split("```")[1].replace("\\\n", " ")
+    return [shlex.split(line, comments=True) for line in block.strip().splitlines()]
+
+
 def shown_of(record: Any) -> list[str]:
     """Return the tables of a run in every format, by a process that has never heard of the package."""
     return [form(record, None) for form in FORMATS.values()]
@@ -81,25 +88,22 @@ def test_every_addition_is_one_file_of_less_than_60_lines() -> None:
 def test_the_package_is_listed_run_and_recorded(
     installed: Path, make_model: Any, tokenizer: Any, tmp_path: Path
 ) -> None:
-    for what, names in {
-        "methods": ("hinge", "sign"),
-        "attacks": ("noise",),
-        "benchmarks": ("colours",),
-    }.items():
-        said = ssiuu_says(installed, "list", what, cwd=tmp_path)
-        assert all(name in said for name in names) and "ssiuu-example 1.0" in said
-    save(make_model(), tokenizer, tmp_path / "model")
-    settings = [
-        "benchmark=colours",
-        "model=model",
+    """By the commands of its README, with fewer steps and no other attack."""
+    install, *lists, run = typed_in_the_readme()
+    assert install == ["pip", "install", "./examples/plugin"] and len(lists) == 3
+    named = {"methods": ("hinge", "+sign"), "attacks": ("noise",), "benchmarks": ("colours",)}
+    for _, *words in lists:
+        said = ssiuu_says(installed, *words, cwd=tmp_path)
+        assert all(name in said for name in named[words[1]]) and "ssiuu-example 1.0" in said
+    save(make_model(), tokenizer, tmp_path / "my-model")
+    shorter = [
         "prompt=plain",
-        "methods=[none, {name: hinge, floor: -20}, gd+sign, hinge+ssiuu]",
         "unlearn={learning_rate: 1e-2, max_steps: 2, threshold: 0}",
-        "attacks={noise: {sigmas: [0.05, 0.2]}, harmful: {fractions: []}, benign: {learning_rates: []}}",
+        "attacks={harmful: {fractions: []}, benign: {learning_rates: []}}",
         "diagnose=false",
     ]
-    typed = [part for value in settings for part in ("--set", value)]
-    printed = ssiuu_says(installed, "run", *typed, "--out", "run", cwd=tmp_path)
+    further = [part for value in shorter for part in ("--set", value)]
+    printed = ssiuu_says(installed, *run[1:], *further, "--out", "run", cwd=tmp_path)
     assert all(label in printed for label in ("hinge", "gd+sign", "noise"))
     assert "noise" in (tmp_path / "run" / "report.html").read_text()
     header = json.loads((tmp_path / "run" / "run.json").read_text())
