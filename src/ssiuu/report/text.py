@@ -228,10 +228,15 @@ def _line(block: list[_Column], values: list[str]) -> str:
 
 
 def attack_units(record: RunRecord) -> str:
-    """Say in which unit the attack columns are, attack by attack where they differ."""
+    """Say in which unit the attack columns are, attack by attack where they differ.
+
+    Attacks that nothing was scored of have no column.
+    """
     names: dict[str, list[str]] = {}
+    columns = {column.key for column in shown(record)}
     for name, scale in attack_scales(record).items():
-        names.setdefault(scale.unit, []).append(name)
+        if name in columns:
+            names.setdefault(scale.unit, []).append(name)
     if len(names) < 2:
         return next(iter(names), score_of(record).scale.unit)
     return "; ".join(f"{unit} ({', '.join(attacks)})" for unit, attacks in names.items())
