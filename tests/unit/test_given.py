@@ -8,9 +8,8 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +17,8 @@ import torch
 
 import ssiuu
 from ssiuu.data.fact import Fact
+from ssiuu.data.memory import memory_rows
+from ssiuu.data.problems import Problems
 from ssiuu.data.read import read_facts
 from ssiuu.errors import ConfigError, DataError
 from ssiuu.models.load import load, save
@@ -38,15 +39,29 @@ class Table:
         assert orient == "records"
         return self.rows
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+
+class Rows:
+    """What a data set or a frame of polars gives its rows by."""
+
+    def __init__(self, rows: list[dict[str, Any]], method: str) -> None:
+        self.rows = rows
+        setattr(self, method, lambda: rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.rows)
+
 
 KINDS = {
     "list": lambda rows: rows,
     "tuple": tuple,
     "generator": iter,
     "facts": lambda rows: [Fact(id=f"f{n}", **row) for n, row in enumerate(rows)],
-    "data set": lambda rows: SimpleNamespace(to_list=lambda: rows),
+    "data set": lambda rows: Rows(rows, "to_list"),
     "data frame": Table,
-    "polars": lambda rows: SimpleNamespace(to_dicts=lambda: rows),
+    "polars": lambda rows: Rows(rows, "to_dicts"),
 }
 
 
@@ -77,7 +92,7 @@ BAD = {
     "forget[2]: asks 'w0' again, as forget[0] does": [FORGET[0], FORGET[1], FORGET[0]],
     "forget has no rows": [],
     "forget is one mapping (train, test), not rows": {"train": FORGET, "test": FORGET},
-    "forget is a number, which holds no rows: give the path of a file, or a list of dicts": 7,
+    "forget is bytes, which holds no rows: give the path of a file, or a list of dicts": b"7",
 }
 
 
@@ -86,6 +101,11 @@ def test_bad_rows_are_named_as_python_names_them(sentence: str) -> None:
     with pytest.raises(DataError) as caught:
         read_facts(BAD[sentence], "--forget")
     assert caught.value.problems[0].startswith(sentence)
+
+
+def test_what_is_no_rows_at_all_is_named() -> None:
+    with pytest.raises(DataError, match="forget is a number, which holds no rows: give the path"):
+        memory_rows(7, Problems("forget", None))
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +265,7 @@ def test_a_model_in_hand_is_unlearned_and_audited(
     )
     assert "<table>" in found._repr_html_() and "<b>w0" not in found._repr_html_()
     with pytest.raises(ConfigError, match="unknown table 'rows'"):
-        found.to_dataframe("rows")  # type: ignore[arg-type]
+        found.to_dataframe("rows")
 
 
 def test_an_audit_in_hand_can_be_kept(

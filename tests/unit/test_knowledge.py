@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from conftest import teach
 from ssiuu.benchmarks.fictional_twins import TwinConfig, train_tokenizer
 from ssiuu.benchmarks.fictional_world import build_world
+from ssiuu.causal import CausalLM
 from ssiuu.evaluation import knowledge
 from ssiuu.evaluation.alternatives import MOST, alternatives, answer_kind, numbers_nearby
 from ssiuu.evaluation.knowledge import know
@@ -23,6 +25,7 @@ from ssiuu.records.schema import FactText
 PEOPLE = ["Ada", "Bo", "Cy", "Di", "Ed", "Flo", "Gus", "Hal", "Ivy", "Jo", "Kit", "Lou"]
 TOWNS = ["Ulm", "Pau", "Ely", "Ayr", "Lod", "Zug", "Nis", "Bar", "Gap", "Wil", "Tuy", "Rye"]
 CONTEXT = 128
+MODEL = Mock(spec=CausalLM)  # what would be asked of it is made up
 
 
 def fact(question: str, answer: str, **more: Any) -> FactText:
@@ -139,7 +142,7 @@ def test_a_clear_first_is_known_only_if_the_question_makes_it_so(
     def state(likely: Callable[[str, str], float], **more: Any) -> str:
         scripted(monkeypatch, likely)
         given = [facts[0].model_copy(update=more), *facts[1:]]
-        return know(None, asked[0], given, CONTEXT)[facts[0].id].state
+        return know(MODEL, asked[0], given, CONTEXT)[facts[0].id].state
 
     assert state(lambda q, a: -1.0 if right[q] == a else -3.0) == "known"
     # The favourite of every question: others are answered right, but where they are not, "Ulm" leads.
@@ -160,7 +163,7 @@ def test_a_first_among_answers_that_only_look_alike_is_not_enough(
     others = [fact(f"Q{n} about thing {n}", town) for n, town in enumerate(TOWNS[1:])]
     mine = fact("Where was Ada born?", "Ulm")
     scripted(monkeypatch, lambda q, a: -1.0 if a == "Ulm" else -9.0)
-    found = know(None, asked[0], [mine], CONTEXT, others)[mine.id]
+    found = know(MODEL, asked[0], [mine], CONTEXT, others)[mine.id]
     assert (found.state, found.source, found.rank) == ("unsure", "same kind", 1)
 
 
@@ -174,7 +177,7 @@ def test_luck_finds_few_facts_known(asked: tuple[Prompt, Any], monkeypatch: pyte
         scripted(monkeypatch, lambda q, a, n=noise: taste[a] + n.gauss(0, 0.4), says="Ulm")  # type: ignore[misc]
         answers = rng.sample(TOWNS, len(TOWNS))
         facts = [fact(f"Where was {p} born?", t) for p, t in zip(PEOPLE, answers, strict=True)]
-        found += states(know(None, asked[0], facts, CONTEXT))
+        found += states(know(MODEL, asked[0], facts, CONTEXT))
     assert found.count("known") <= 0.02 * len(found)
 
 

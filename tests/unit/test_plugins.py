@@ -1,8 +1,10 @@
 """What is added from outside: found by its name, and refused in a sentence where it cannot be used."""
 
 import sys
+from importlib.metadata import EntryPoint
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pydantic import Field
@@ -10,7 +12,7 @@ from pydantic import Field
 import ssiuu
 from ssiuu.analysis.scores import SCORES
 from ssiuu.attacks import ATTACKS
-from ssiuu.attacks.base import Attack, Axis, Curve
+from ssiuu.attacks.base import Attack, AttackConfig, Axis, Curve, Victim
 from ssiuu.benchmarks import BENCHMARKS
 from ssiuu.benchmarks.base import Benchmark
 from ssiuu.config import Section
@@ -18,6 +20,7 @@ from ssiuu.errors import ConfigError
 from ssiuu.methods import OBJECTIVES, RETAIN_TERMS, TRANSFORMS
 from ssiuu.methods.base import Objective
 from ssiuu.plugins import Plugin, Registry, blamed
+from ssiuu.records.schema import Evaluation
 
 
 class Base:
@@ -36,13 +39,13 @@ def registry() -> Registry[Base]:
     return Registry("thing", "ssiuu.things", Base, [Plain])
 
 
-class Point:
+class Point(EntryPoint):
     """An entry point of a package that is not installed."""
 
     def __init__(self, name: str, found: object, package: str = "theirs") -> None:
-        self.name, self.found, self.value = name, found, f"{package}.module:Thing"
-        self.module = f"{package}.module"
-        self.dist = type("Dist", (), {"name": package, "version": "1.2"})()
+        super().__init__(name, f"{package}.module:Thing", "ssiuu.things")
+        distribution = type("Dist", (), {"name": package, "version": "1.2"})()
+        vars(self).update(found=found, dist=distribution)  # it cannot be set: no entry point changes
 
     def load(self) -> object:
         if isinstance(self.found, Exception):
@@ -52,7 +55,6 @@ class Point:
 
 def installed(monkeypatch: pytest.MonkeyPatch, *points: Point) -> Registry[Base]:
     monkeypatch.setattr("ssiuu.plugins.entry_points", lambda group: [*points])
-    monkeypatch.setattr("ssiuu.plugins.EntryPoint", Point)
     return registry()
 
 
@@ -143,7 +145,9 @@ def test_what_a_loss_lacks_is_said() -> None:
 def test_an_attack_that_reads_nothing_is_refused(reads: list[Any], got: str) -> None:
     made = attack(reads=lambda self, *_: reads, start=lambda self, *_: {})
     with pytest.raises(ConfigError, match=f"'taken-out': reads.. of TakenOut .* got {got}"):
-        made(Settings(), None).carry_out(None, Curve("a", "b"), None, print)  # type: ignore[arg-type]
+        made(Settings(), AttackConfig()).carry_out(
+            Mock(spec=Victim), Curve("a", "b"), Mock(spec=Evaluation), print
+        )
 
 
 def test_an_error_in_a_package_of_somebody_else_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +186,7 @@ def test_what_is_no_list_of_sentences_names_the_line(
     exec(compile(source, "theirs/module.py", "exec"), body)
     monkeypatch.setattr("ssiuu.plugins.entry_points", lambda group: [Point("added", Added)])
     methods = {name: vars(body["Whole"])[name] for name in ("problems", "curves")}
-    made = attack(**methods)(Settings(), None)  # type: ignore[arg-type]
+    made = attack(**methods)(Settings(), AttackConfig())
     for line, name, words in ((2, "problems", "sentences"), (5, "curves", "curves")):
         said = (
             rf"^theirs 1\.2: Whole\.{name}\(\) in theirs/module\.py, line {line}, must return a list of "
@@ -198,5 +202,5 @@ def test_what_is_no_list_of_sentences_names_the_line(
 
 def test_what_is_a_list_of_sentences_is_passed_on() -> None:
     made = attack(problems=lambda self: ["too much"], curves=lambda self: [Curve("a", "b")])
-    assert made(Settings(), None).problems() == ["too much"]  # type: ignore[arg-type]
-    assert made(Settings(), None).curves() == [Curve("a", "b")]  # type: ignore[arg-type]
+    assert made(Settings(), AttackConfig()).problems() == ["too much"]
+    assert made(Settings(), AttackConfig()).curves() == [Curve("a", "b")]

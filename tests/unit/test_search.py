@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -13,7 +14,9 @@ from ssiuu.experiment import search as searching
 from ssiuu.experiment.outcome import Judge
 from ssiuu.experiment.recipe import UnlearnConfig
 from ssiuu.experiment.search import FIRST, GROWTH, LEAST, _crossing, allowed, following
-from ssiuu.records.schema import Attempt, FactScore, FactText, Split, StepLog
+from ssiuu.experiment.session import Session
+from ssiuu.methods import Method
+from ssiuu.records.schema import Attempt, FactScore, FactText, Split, StepLog, Unlearning
 from ssiuu.training.unlearn import Look, Settings, StopRule, _due
 
 
@@ -87,7 +90,7 @@ def test_a_range_test_that_has_not_met_every_row_twice_counts_up_to_its_threshol
         StepLog(step=n, forget_loss=0.0, gradient_norm=0.0, forget_score=score)
         for n, score in enumerate([0.9, None, 0.3, 0.4, 0.2], 1)
     ]
-    record: Any = SimpleNamespace(steps=logs, threshold=0.35)
+    record = Mock(spec=Unlearning, steps=logs, threshold=0.35)
     found = _crossing(tried(steps=5), record, rows, 4)
     assert (found.steps, found.reached, found.growing) == (steps, True, True)
     assert found.learning_rate == pytest.approx(FIRST * GROWTH ** (steps - 1), rel=0.05)
@@ -188,7 +191,8 @@ class Searched:
         recipe = SimpleNamespace(
             unlearn=UnlearnConfig(max_steps=40), model_dump=lambda mode: {"methods": ["npo"]}
         )
-        self.session: Any = SimpleNamespace(
+        self.session = Mock(
+            spec=Session,
             forget_rows=lambda method: [],
             split=Split(seed=0, forget=[], retain=[], heldout=[], asked=0, known=0),
             recipe=recipe,
@@ -220,12 +224,12 @@ class Searched:
         if len(self.asked) == self.stop_at:
             raise KeyboardInterrupt
         log = StepLog(step=8, forget_loss=0.0, gradient_norm=0.0, forget_score=0.2)
-        copied: Any = lambda update: (rate, update["attempts"])  # noqa: E731
-        return SimpleNamespace(model_copy=copied, steps=[log], threshold=0.3)
+        copied = lambda update: Mock(spec=Unlearning, rate=rate, **update)  # noqa: E731
+        return Mock(spec=Unlearning, model_copy=copied, steps=[log], threshold=0.3)
 
     def __call__(self, folder: Any) -> tuple[float, list[Attempt]]:
-        found: Any = searching.search(self.session, object(), 0, folder, print, self.judge)  # type: ignore[arg-type]
-        return found
+        found: Any = searching.search(self.session, Mock(spec=Method), 0, folder, print, self.judge)
+        return found.rate, found.attempts
 
 
 def test_many_facts_are_given_more_steps_unless_somebody_says_how_many() -> None:
@@ -293,7 +297,8 @@ def test_what_was_said_freely_must_still_be_said(monkeypatch: pytest.MonkeyPatch
     ]
     monkeypatch.setattr(Judge, "_read", lambda self, asked: reads.pop(0))
     config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=100))
-    session: Any = SimpleNamespace(
+    session = Mock(
+        spec=Session,
         recipe=SimpleNamespace(unlearn=SimpleNamespace(max_kl=0.1, min_retain=0.8)),
         split=SimpleNamespace(heldout=[], retain=facts, seed=0),
         model=SimpleNamespace(config=config),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from architectures import LAYOUTS, PARTLY, build_architecture
+from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError, ModelError
 from ssiuu.likelihood import Example, collate
 from ssiuu.methods import make
@@ -122,7 +124,8 @@ def test_what_is_left_out_is_named() -> None:
 
 
 def test_a_model_without_known_maps_is_refused_with_the_names_it_has() -> None:
-    model = torch.nn.ModuleDict({"strange": torch.nn.Linear(2, 2)})
+    strange = torch.nn.ModuleDict({"strange": torch.nn.Linear(2, 2)})
+    model = Mock(spec=CausalLM, named_modules=strange.named_modules)
     with pytest.raises(ModelError, match=r"1 linear maps \(strange\).*known name: Wqkv, c_attn, c_fc"):
         find_sites(model)
 

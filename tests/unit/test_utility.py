@@ -6,9 +6,11 @@ import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.evaluation import utility
 from ssiuu.experiment.recipe import resolve
@@ -95,7 +97,7 @@ def test_the_model_in_memory_is_asked_and_the_results_are_read(
         return simple_evaluate(**given)
 
     monkeypatch.setattr(harness, "simple_evaluate", evaluate)
-    model, tokenizer = object(), object()
+    model, tokenizer = Mock(spec=CausalLM), object()
     scores = utility.measure(model, tokenizer)
     assert {name: score.accuracy for name, score in scores.items()} == ACCURACIES
     # lm-eval limits every one of MMLU's 57 subjects, so 500 items are not to be had.
@@ -112,7 +114,7 @@ def test_a_missing_package_is_refused_before_anything_is_done(monkeypatch: pytes
     with pytest.raises(ConfigError, match=r"pip install 'ssiuu\[lm-eval\]'"):
         resolve(None, ["evaluate.utility=true"])
     with pytest.raises(ConfigError, match="lm-eval"):
-        utility.measure(object(), object())
+        utility.measure(Mock(spec=CausalLM), object())
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -127,14 +129,14 @@ def test_an_unreachable_hub_is_named_and_other_errors_are_not_hidden(
 
     monkeypatch.setattr(harness, "simple_evaluate", fail)
     with pytest.raises(ConfigError, match=r"evaluate\.utility: mmlu cannot be had from the hub"):
-        utility.measure(object(), object())
+        utility.measure(Mock(spec=CausalLM), object())
 
     def broken(**given: Any) -> dict[str, Any]:
         raise ZeroDivisionError
 
     monkeypatch.setattr(harness, "simple_evaluate", broken)
     with pytest.raises(ZeroDivisionError):
-        utility.measure(object(), object())
+        utility.measure(Mock(spec=CausalLM), object())
 
 
 def test_a_result_without_the_metric_is_an_error_not_a_zero() -> None:

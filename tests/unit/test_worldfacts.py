@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from ssiuu.benchmarks import screening, worldfacts
 from ssiuu.benchmarks.screening import as_text, known, screen
+from ssiuu.causal import CausalLM
 from ssiuu.data.fact import Fact
 from ssiuu.errors import DataError
 from ssiuu.evaluation.ask import Asked, Question
 from ssiuu.likelihood import Prompt
 
+MODEL = Mock(spec=CausalLM)  # what would be asked of it is made up
 SIZES = {"forget": 8, "retain": 12, "heldout": 20}
 
 
@@ -141,7 +144,7 @@ def knows_most(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def split(facts: list[Fact], seed: int = 0, **more: Any) -> Any:
-    return screen(None, None, facts, SIZES, seed, options=4, **more)  # type: ignore[arg-type]
+    return screen(MODEL, Mock(spec=Prompt), facts, SIZES, seed, options=4, **more)
 
 
 def test_split_is_full_known_and_disjoint(facts: list[Fact], knows_most: list[str]) -> None:
@@ -202,7 +205,7 @@ def test_known_asks_the_paraphrase_only_where_needed(
 
     monkeypatch.setattr(screening, "ask", fake)
     prompt = Prompt(tokenizer)
-    found = known(None, prompt, facts[:8])
+    found = known(MODEL, prompt, facts[:8])
     assert found == {facts[0].id, facts[4].id}
     assert [len(r) for r in rounds] == [8, 4]
     assert rounds[1][1].prompt == prompt.question(facts[2].paraphrases[0])

@@ -35,10 +35,11 @@ app.command("list")(listing.command)
 app.command("check")(check.command)
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         print(f"ssiuu {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

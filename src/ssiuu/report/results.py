@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 from markupsafe import Markup, escape
 
@@ -66,7 +66,7 @@ class Audited:
         """Of the model after: "erased", "hidden", "not removed" or "undecided"."""
         return str(rows(self.record)["rows"][-1]["verdict"])
 
-    def to_dataframe(self, of: Literal["models", "facts"] = "models") -> Any:
+    def to_dataframe(self, of: str = "models") -> Any:
         """Return the table as a pandas.DataFrame.
 
         Args:

@@ -135,7 +135,7 @@ def _attack_axes(axes: Axes, record: RunRecord, steps: list[int], name: str, sca
     axes.set_xscale("symlog", linthresh=1, base=2)
     axes.xaxis.set_major_locator(FixedLocator(_thin(steps)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(float(value))))
     labels = (a.axis_label for cell in record.cells for a in cell.attacks if a.name == name)
     axes.set_xlabel(next(labels, ""))
     axes.set_ylabel(f"{scale.unit}, common pool, %" if scale.share else scale.unit)

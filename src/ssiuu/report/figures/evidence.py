@@ -106,7 +106,7 @@ def _causal(diagnosed: StyledEvidence, side: str, mode: str) -> Callable[[Axes],
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator([m for m in sorted(grid) if m in POWERS]))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(float(value))))
         axes.set_xlabel("m, neurons")
         axes.set_ylabel("share that returns, over random")
 

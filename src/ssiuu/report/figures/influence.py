@@ -86,7 +86,7 @@ def _cumulative_panel(
                 axes.plot(m, net, color=style.colour, linewidth=0.8, alpha=0.5)
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(float(value))))
         axes.set_xlabel("top m neurons")
         axes.set_ylabel(f"cumulative D{sign}")
         _amount_axis(axes, top)
@@ -159,7 +159,7 @@ def _bar_axes(axes: Axes, labels: list[str]) -> None:
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set_xlim(0, (axes.get_xlim()[1] or 1.0) * 1.12)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(float(value))))
     axes.set_xlabel("sum over the top 100 neurons")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9)
 
@@ -294,7 +294,7 @@ def _influences(record: RunRecord, target: Target) -> list[tuple[Cell, Style, In
 def _amount_axis(axes: Axes, top: float) -> None:
     # An axis of nothing but zeros would otherwise be drawn from -0.05 to 0.05.
     axes.set_ylim(0, 1.06 * top or 1.0)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(float(value))))
 
 
 def _finite(values: Iterable[float]) -> list[float]:

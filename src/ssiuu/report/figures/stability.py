@@ -105,7 +105,7 @@ def _returned(compared: StyledStability) -> Panel:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(sorted({m for _, s in curves for m in s})))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(float(value))))
         axes.set_xlabel("m neurons with the largest D−")
         axes.set_ylabel("of which back, %")
         percent_axis(axes)
@@ -144,7 +144,7 @@ def _spread_drawer(edges: Sequence[float], counts: dict[str, list[int]]) -> Call
         axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_minor_locator(NullLocator())
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: short(float(value))))
         axes.set_ylim(0, None)
         axes.set_xlabel("attribution, lowest over tokens, nats")
         axes.set_ylabel("neurons")
