@@ -25,6 +25,7 @@ Origin = Literal[
     "made up",
     "same kind",
 ]
+WHOLE = 60  # letters: longer ones are sentences, and none is part of another but letter by letter
 SAID = 0.5  # of the words that are new in the right answer: who says more of them says it
 
 
@@ -92,6 +93,8 @@ def _overlap(right: str, other: str) -> bool:
     within = one in two
     if within and len(one) > 2 and not one.isdigit():
         return True
+    if len(one) > WHOLE:
+        return False
     shared = within or not words_of(one).isdisjoint(words_of(two))  # else the long way finds nothing
     return shared and (holds(right, other) or holds(other, right))
 

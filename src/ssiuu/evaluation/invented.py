@@ -22,7 +22,7 @@ from typing import Any
 import regex
 
 NAMED = ("person", "place")  # types that are named; the others have lists of words
-TRIES = 12  # draws for every name or number that is wanted
+STALE = 150  # draws in a row that bring nothing new: there is no more
 _SCRIPTS = {
     "LATIN": "latin",
     "CYRILLIC": "cyrillic",
@@ -151,12 +151,13 @@ def sounding(like: str, written: str | None, rng: random.Random, count: int) -> 
 def _several(draw: Callable[[], str], like: str, count: int) -> list[str]:
     """Return different draws, none of them the given text."""
     found: dict[str, None] = {}
-    for _ in range(TRIES * count):
+    stale = 0
+    while len(found) < count and stale < STALE:
         made = draw()
-        if made.casefold() != like.casefold():
+        new = made not in found and made.casefold() != like.casefold()
+        stale = 0 if new else stale + 1
+        if new:
             found[made] = None
-        if len(found) >= count:
-            break
     return list(found)
 
 
@@ -229,16 +230,18 @@ def _remade(like: str, question: str, written: str | None, rng: random.Random) -
     stays = {word.casefold() for word in (*re.findall(r"\w+", question), *months)}
 
     def another(found: re.Match[str]) -> str:
-        word = found[0]
-        before = like[: found.start()].rpartition("\n")[2]
-        first = re.search(r"(?:^|[.!?。！？]\s+)[\"'“„«(]*$", before) is not None
-        if word.casefold() in stays or (first and " " in like.strip()):
-            return word
-        capital = word[:1].isupper() and written in _CASED
-        return _cased_name(word, None, written or "", rng) if capital else word
+        begins, word = found[1], found[2]
+        first = begins is not None and " " in like.strip()
+        if first or word.casefold() in stays or not word[:1].isupper() or written not in _CASED:
+            return found[0]
+        return (begins or "") + _cased_name(word, None, written, rng)
 
-    made = re.sub(r"\w+", another, like)
+    made = _BEGINNING.sub(another, like)
     return _another(made, rng, rng.random()) if any(c.isdecimal() for c in made) else made
+
+
+# A word, and before it how a sentence or a line begins.
+_BEGINNING = re.compile(r"((?:^|[.!?。！？]\s+|\n)[\"'“„«(]*)?(\w+)")
 
 
 # --- Numbers ----------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ CONTROLS = 6  # questions about something else
 PHRASINGS = 3  # of a question, the base one included
 SAMPLED = 0.5  # largest share of what the model itself says
 BETTER = 4  # ways that are as good as any: the fact's options, and what is surely of its type
+SOME = 100  # facts looked through for answers that only look alike
 SPARE = 4  # times as many are made up as are wanted, so that some have as many tokens
 
 
@@ -246,7 +247,7 @@ def _ours(other: FactText, draft: Draft) -> str:
 def _elsewhere(draft: Draft, shelf: _Shelf) -> Iterator[str]:
     """Yield answers of the same kind to other questions; what is said of our own entity is true."""
     fact, ours = draft.fact, normal(draft.subject or "")
-    for other in shelf.alike[draft.kind]:
+    for other in _spread(shelf.alike[draft.kind], fact)[:SOME]:
         same = fact.entity and fact.entity == other.entity
         if same or (ours and (ours in normal(other.question) or ours in normal(other.answer))):
             continue
@@ -407,5 +408,5 @@ def _name(other: FactText, draft: Draft) -> str | None:
     return named if same or named == other.entity else None
 
 
-def _spread(texts: list[str], fact: FactText) -> list[str]:
+def _spread(texts: list[Any], fact: FactText) -> list[Any]:
     return random.Random(fact.id).sample(texts, len(texts))

@@ -112,6 +112,7 @@ class Margins:
         return found
 
 
+@torch.no_grad()
 def read(model: Any, prompt: Prompt, lineups: Sequence[Lineup], context: int | None = None) -> Margins:
     """Read every answer after every question; what they begin with in common is read once.
 
@@ -164,7 +165,6 @@ def _pairs(
                 )
 
 
-@torch.no_grad()
 def _values(model: Any, pairs: Sequence[Pair]) -> Iterator[tuple[int, Tensor]]:
     """Yield the place of a pair and log p of its answer, nats."""
     for tree, indices, paths in grown(model, pairs):
