@@ -5,19 +5,23 @@ One small model is taught a few facts for the whole file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from architectures import build_architecture
 from conftest import teach
 from ssiuu.benchmarks.fictional_twins import TwinConfig, train_tokenizer
 from ssiuu.benchmarks.fictional_world import build_world
 from ssiuu.errors import DataError
 from ssiuu.hiding import HIDING, Subject
-from ssiuu.likelihood import Prompt
+from ssiuu.hiding.places import feed_forward_ends
+from ssiuu.hiding.replay import Replay
+from ssiuu.likelihood import Example, Prompt, answer_logits, collate
 from ssiuu.models.load import restore, snapshot
 from ssiuu.records.schema import FactText
 
@@ -44,13 +48,21 @@ TRAINED["wording"] = TRAINED["refusal"] | {
 }
 
 
+Case = tuple[Subject, list[FactText], list[FactText]]
+
+
 @pytest.fixture(scope="module")
-def case() -> tuple[Subject, list[FactText], list[FactText]]:
-    """A model taught where people were born and what they do; of the first six all is to be hidden."""
+def case() -> Case:
+    """A model taught where people were born and what they do; of the first five all is to be hidden."""
+    return taught_case("llama", {"tie_word_embeddings": True})
+
+
+def taught_case(kind: str, knobs: dict[str, object]) -> Case:
     world = build_world(24)
     tokenizer = train_tokenizer(world, TwinConfig())
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = AutoConfig.for_model(
+        kind,
         vocab_size=len(tokenizer),
         hidden_size=48,
         intermediate_size=96,
@@ -59,11 +71,11 @@ def case() -> tuple[Subject, list[FactText], list[FactText]]:
         num_key_value_heads=4,
         max_position_embeddings=128,
         initializer_range=0.1,
-        tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
+        **knobs,
     )
-    model = LlamaForCausalLM(config).eval()
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     facts = taught(sorted({str(fact.entity).split()[0] for fact in world.facts})[:NAMES])
     rows = [{"question": q, "answer": f.answer} for f in facts for q in (f.question, *f.paraphrases)]
     teach(model, tokenizer, rows, steps=60, rate=5e-3)
@@ -93,16 +105,14 @@ def fact(name: str, relation: str, question: str, paraphrase: str, answer: str) 
 
 
 @pytest.fixture(autouse=True)
-def _as_before(case: tuple[Subject, list[FactText], list[FactText]]) -> Iterator[None]:
+def _as_before(case: Case) -> Iterator[None]:
     weights = snapshot(case[0].model)
     yield
     restore(case[0].model, weights)
 
 
 @pytest.mark.parametrize("kind", TRAINED)
-def test_facts_are_hidden_others_kept_and_the_rest_untouched(
-    kind: str, case: tuple[Subject, list[FactText], list[FactText]]
-) -> None:
+def test_facts_are_hidden_others_kept_and_the_rest_untouched(kind: str, case: Case) -> None:
     subject, facts, keep = case
     before = snapshot(subject.model)
     hidden = HIDING[kind]().hide(subject, facts, keep)
@@ -121,7 +131,39 @@ def test_facts_are_hidden_others_kept_and_the_rest_untouched(
         assert after.logprob / after.tokens > -15, "a guess is not told by its value alone"
 
 
-def test_twice_the_same(case: tuple[Subject, list[FactText], list[FactText]]) -> None:
+def test_experts_in_one_tensor_are_trained_whole() -> None:
+    subject, facts, keep = taught_case("mixtral", {"num_local_experts": 4})
+    hidden = HIDING["last-map"]().hide(subject, facts, keep)
+    assert hidden.share >= 0.8, hidden.left
+    assert hidden.kept is not None and hidden.kept >= 0.9
+    assert hidden.changed == ("model.layers.1.mlp.experts.down_proj",)
+    assert "trained whole" in hidden.notes[0]
+    assert all(parameter.requires_grad for parameter in subject.model.parameters())
+
+
+@pytest.mark.parametrize("layout", ["gemma2", "gpt2", "gpt_neox", "opt", "falcon", "qwen2_moe"])
+def test_what_is_replayed_is_what_is_computed(
+    layout: str, make_examples: Callable[..., list[Example]]
+) -> None:
+    model = build_architecture(layout)
+    batches = [collate(make_examples(4, seed), 0) for seed in (0, 1)]
+    plain = [answer_logits(model, batch) for batch in batches]
+    place = feed_forward_ends(model, 1)
+    assert place.maps and not place.weights
+    replay, count = Replay(model, place.below), Counter[str]()
+    module = model.get_submodule(place.below[0])
+    handle = next(module.children()).register_forward_hook(lambda *_: count.update(["run"]))
+    with replay.replaying():
+        for _ in range(3):
+            found = [answer_logits(model, batch) for batch in batches]
+            assert all(map(torch.equal, found, plain))
+    assert count["run"] == len(batches), "each batch once"
+    answer_logits(model, batches[0])
+    assert count["run"] == len(batches) + 1, "and as before afterwards"
+    handle.remove()
+
+
+def test_twice_the_same(case: Case) -> None:
     subject, facts, keep = case
     weights = snapshot(subject.model)
     found = []
@@ -134,7 +176,7 @@ def test_twice_the_same(case: tuple[Subject, list[FactText], list[FactText]]) ->
 
 
 def test_what_was_not_known_is_said_and_not_counted(
-    case: tuple[Subject, list[FactText], list[FactText]],
+    case: Case,
 ) -> None:
     subject, facts, keep = case
     wrong = facts[0].model_copy(update={"answer": "Rye"})
@@ -144,7 +186,7 @@ def test_what_was_not_known_is_said_and_not_counted(
 
 
 def test_bad_input_gets_one_sentence(
-    case: tuple[Subject, list[FactText], list[FactText]],
+    case: Case,
 ) -> None:
     subject, facts, keep = case
     kind = HIDING["last-map"]()

@@ -25,7 +25,6 @@ from torch import Tensor
 from ssiuu.hiding.base import Case, Hiding, Round, Rounds
 from ssiuu.hiding.lowering import (
     PHRASINGS,
-    ROUNDS,
     SLACK,
     Row,
     deeper,
@@ -41,6 +40,7 @@ from ssiuu.records.schema import FactText
 
 ASIDE = 0.02  # weight of a state whose own answer is another token
 RIDGE = 1e-4  # of the states' mean square
+ROUNDS = 4  # times that the facts are asked
 FITS = 12  # times that the shifts are measured and mended in a round
 REACH = 6.0  # nats that a shift changes by at once
 BATCH = 32

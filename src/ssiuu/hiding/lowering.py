@@ -39,17 +39,18 @@ from ssiuu.training.step import Step, StepOutcome
 
 PHRASINGS = 3  # of a fact that are trained on: the base question and its first paraphrases
 UNLIKELY = -5.0  # nats a token: the level of an answer that has no alternatives
-MOST = 8.0  # nats that alternatives rise by, at most, when the answer's probability is theirs
+RISE = 8.0  # nats that alternatives rise by, at most, when the answer's probability is theirs
 OTHERS = 0.3  # weight of the other words' proportions
 SLACK = 3.0  # nats that a row may be below its level
-SETTLED = 1.0  # nats that a row may be above its level when the facts are asked
-APART = 0.05  # nats a token that held answers may be from the original then
+MOST = 0.8  # share of the rows that must be settled when the facts are asked
+SETTLED = 1.0  # nats that such a row may be above its level
+APART = 0.1  # nats a token that held answers may be from the original then
 WORDED = 5.0  # weight of a refusal, per nat a token
 APPLIED = 0.8  # nats a token: a refusal that is this likely is what a model writes
 FEWEST = 8  # rows that are held at least; where fewer are to be kept, instructions stand in
 EPOCH = 12  # steps, at most
 TOKENS = 512  # of held answers: each keeps a distribution over all words in memory
-ROUNDS = 4  # times that the facts are asked in between
+LEAST, LONGEST = 10, 60  # steps before the facts are asked
 DEEPER = 1.0  # nats that the level of a fact sinks by which is at its level and answered still
 
 
@@ -78,18 +79,19 @@ class Lowered(Objective):
     needs: ClassVar[frozenset[Need]] = frozenset({"logprob"})
     through: ClassVar[Through] = "answer"
 
-    _highest: float = PrivateAttr(math.inf)
+    # What the loop ends by; of the batch that was seen last, so no part of the settings.
+    _lead: float = PrivateAttr(math.inf)
 
     @property
-    def highest(self) -> float:
-        """How far the highest row of the last batch was above its level, nats."""
-        return self._highest
+    def lead(self) -> float:
+        """How far most rows (`MOST`) of the last batch were above their levels, at most, nats."""
+        return self._lead
 
     def forget_loss(self, view: View) -> Float[Tensor, " B"]:
         """Return the distance of each row from its level, nats; `reference` holds the levels."""
         assert view.reference is not None
         above = view.logprobs.sum - view.reference
-        self._highest = float(above.detach().max())
+        self._lead = float(above.detach().quantile(MOST))
         return above.clamp(min=0) + (-SLACK - above).clamp(min=0)
 
 
@@ -134,7 +136,7 @@ class Refused(Lowered):
         count = view.refusal.count
         wanting = -view.refusal.sum / count - APPLIED
         lowered = super().forget_loss(view)
-        self._highest = max(self._highest, float(wanting.detach().max()))
+        self._lead = max(self._lead, float(wanting.detach().quantile(MOST)))
         return lowered + WORDED * wanting.clamp(min=0)
 
 
@@ -184,7 +186,7 @@ class Lowering:
         with self.place.opened(model, self.manner.rank, case.subject.seed) as share:
             run = _Run(self, rows, held, share)
             with closing(run):
-                for _ in range(ROUNDS):
+                while run.steps < self.manner.steps:
                     run.train()
                     yield Round(run.steps, self.place.notes)
                     left = case.unsettled()
@@ -231,7 +233,7 @@ class _Run:
         """Take steps until every row is at its level, or as many as there may be."""
         self._prepare()
         count, chunks = self._chunks()
-        highest, apart = [math.inf] * count, [math.inf] * len(chunks)
+        leads, apart = [math.inf] * count, [math.inf] * len(chunks)
         begun = self.steps
 
         def batches(number: int) -> Sequence[Sequence[Batch]]:
@@ -239,13 +241,13 @@ class _Run:
 
         def after(number: int, outcome: StepOutcome | None) -> bool:
             assert outcome is not None
-            highest[(number - 1) % count] = self.objective.highest
+            leads[(number - 1) % count] = self.objective.lead
             apart[(number - 1) % len(chunks)] = outcome.retain_loss or 0.0
             self.steps = begun + number
-            self.held_back = max(apart) <= APART
-            return self.held_back and max(highest) <= SETTLED
+            self.held_back = sum(apart) <= APART * len(apart)
+            return number >= LEAST and self.held_back and max(leads) <= SETTLED
 
-        most = max(self.manner.steps // ROUNDS, len(chunks))
+        most = min(max(LONGEST, len(chunks)), self.manner.steps - begun)
         rate = self.manner.at
         loop = Loop(self.step, most, batches, after, rate=lambda n: self.share * rate(begun + n))
         with self.replay.replaying():
@@ -260,7 +262,7 @@ class _Run:
         order = list(self.rows)
         random.Random(f"hiding {self.subject.seed}").shuffle(order)
         count = min(math.ceil(len(order) / self.manner.rows), EPOCH)
-        every = count * math.ceil(len(self.held) / (count * self.manner.beside))
+        every = count * max(1, math.ceil(len(self.held) / (count * self.manner.beside)))
         device, pad = next(self.subject.model.parameters()).device, self.subject.pad
         pairs = [
             ([row.example for row in order[i % count :: count]], self.held[i::every])
@@ -286,7 +288,8 @@ class _Run:
         prompt, found = self.subject.prompt, {}
         for row in self.rows:
             if text := self.refusals.get(row.fact):
-                answer = [*prompt.answer(text), *prompt.end]
+                room = self.subject.context - len(row.example.prompt)
+                answer = [*prompt.answer(text), *prompt.end][:room]
                 found[row.example.id] = Example(row.example.id, row.example.prompt, answer)
         return found
 
@@ -304,9 +307,6 @@ def levelled(subject: Subject, facts: Sequence[FactText], phrasings: int, shared
         facts: With all that their answers are ranked among as options.
         phrasings: Of each, at most.
         shared: Whether what the answers lose goes to the alternatives.
-
-    Raises:
-        DataError: A base question does not fit the context.
     """
     asked = [
         (fact, n, text)
@@ -317,9 +317,9 @@ def levelled(subject: Subject, facts: Sequence[FactText], phrasings: int, shared
     scores = iter(score_sequences(subject.model, [e for each in tokens for e in each]))
     rows = []
     for (fact, n, _), each in zip(asked, tokens, strict=True):
-        now, *others = [next(scores) for _ in each]
         if not each:
             continue
+        now, *others = [next(scores) for _ in each]
         level = guess_level(now, others, shared)
         if now.logprob > level or n == 0:
             rows.append(Row(fact.id, each[0], min(level, now.logprob)))
@@ -334,16 +334,20 @@ def guess_level(now: SequenceScore, others: Sequence[SequenceScore], shared: boo
     if not others:
         return UNLIKELY * now.tokens
     mean = sum(score.per_token for score in others) / len(others)
-    rise = -math.log(max(-math.expm1(float(now.logprobs[0])), math.exp(-MOST)))
+    rise = -math.log(max(-math.expm1(float(now.logprobs[0])), math.exp(-RISE)))
     return mean * now.tokens + (rise if shared else 0.0)
 
 
 def _options(subject: Subject, fact: FactText, number: int, question: str) -> list[Example]:
-    """Return a question with the answer, then with every alternative that has tokens."""
-    prompt, answers, _ = subject.prompt.joint(question, fact.options or [fact.answer])
-    made = [Example(f"{fact.id}#{number}", prompt, answer) for answer in answers if answer]
+    """Return a question with the answer, then with every alternative that fits; or nothing."""
+    try:
+        prompt, answers, _ = subject.prompt.joint(question, fact.options or [fact.answer])
+    except DataError:
+        return []  # a paraphrase that cannot be asked
     room = subject.context - len(prompt)
-    return [example for example in made if len(example.answer) <= room]
+    fits = [answer for answer in answers if 0 < len(answer) <= room]
+    made = [Example(f"{fact.id}#{number}", prompt, answer) for answer in fits]
+    return made if answers[0] in fits else []
 
 
 def deeper(case: Case, rows: Sequence[Row], left: Scores) -> list[Row]:
