@@ -30,6 +30,7 @@ from ssiuu.records.schema import FactScore, FactText
 
 Progress = Callable[[str], None]
 Scores = dict[str, FactScore]
+KEPT = 0.95  # share of the held facts that must be answered still before a kind ends
 HELD = 48  # kept facts that are asked and held to the original at most: more would only take time
 
 
@@ -107,7 +108,7 @@ class Case:
     """What a kind works with: the facts to hide, all of them answered, and others to keep.
 
     `held`: those of `keep` that are looked at and answered. `before`: what the model made of the facts
-    to hide. `unsettled`: asks which of them are answered still.
+    to hide. `unsettled` and `kept` ask again.
     """
 
     subject: Subject
@@ -122,6 +123,11 @@ class Case:
         model, prompt = self.subject.model, self.subject.prompt
         found = score_facts(model, prompt, self.facts, paraphrases=False)
         return {id: score for id, score in found.items() if answers(score)}
+
+    def kept(self) -> bool:
+        """Return whether next to all of the held facts are answered still."""
+        found = asked(self.subject, self.held, free=False).values()
+        return sum(map(answers, found)) >= KEPT * len(found)
 
 
 @dataclass(frozen=True)

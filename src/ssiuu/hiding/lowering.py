@@ -44,14 +44,14 @@ OTHERS = 0.3  # weight of the other words' proportions
 SLACK = 3.0  # nats that a row may be below its level
 MOST = 0.8  # share of the rows that must be settled when the facts are asked
 SETTLED = 1.0  # nats that such a row may be above its level
-APART = 0.1  # nats a token that held answers may be from the original then
+APART = 0.3  # nats a token that held answers may be from the original then
 WORDED = 5.0  # weight of a refusal, per nat a token
 APPLIED = 0.8  # nats a token: a refusal that is this likely is what a model writes
 FEWEST = 8  # rows that are held at least; where fewer are to be kept, instructions stand in
 EPOCH = 12  # steps, at most
 TOKENS = 512  # of held answers: each keeps a distribution over all words in memory
-LEAST, LONGEST = 10, 60  # steps before the facts are asked
-DEEPER = 1.0  # nats that the level of a fact sinks by which is at its level and answered still
+LEAST, LONGEST = 5, 60  # steps before the facts are asked
+DEEPER = 1.5  # nats that the level of a fact sinks by which is at its level and answered still
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Manner:
     """
 
     rank: int = 16
-    rate: float = 3e-3
+    rate: float = 5e-3
     growth: float = 1.15
     highest: float = 2e-2
     rows: int = 16
@@ -190,7 +190,7 @@ class Lowering:
                     run.train()
                     yield Round(run.steps, self.place.notes)
                     left = case.unsettled()
-                    if not left and run.held_back:
+                    if not left and case.kept():
                         return
                     run.rows = deeper(case, run.rows, left)
 
@@ -204,7 +204,6 @@ class _Run:
         subject, manner = plan.case.subject, plan.manner
         self.subject, self.manner, self.rows, self.held = subject, manner, list(rows), list(held)
         self.share, self.steps, self.refusals = share, 0, plan.refusals
-        self.held_back = False  # whether held answers are where they were
         self.replay = Replay(subject.model, plan.place.below)
         self.objective = Refused() if plan.refusals else Guessed()
         self.method = Method(
@@ -244,8 +243,8 @@ class _Run:
             leads[(number - 1) % count] = self.objective.lead
             apart[(number - 1) % len(chunks)] = outcome.retain_loss or 0.0
             self.steps = begun + number
-            self.held_back = sum(apart) <= APART * len(apart)
-            return number >= LEAST and self.held_back and max(leads) <= SETTLED
+            near = sum(apart) <= APART * len(apart)
+            return number >= LEAST and near and max(leads) <= SETTLED
 
         most = min(max(LONGEST, len(chunks)), self.manner.steps - begun)
         rate = self.manner.at
