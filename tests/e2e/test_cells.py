@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -349,7 +351,7 @@ def test_stability_is_taken_after_the_heaviest_harmful_curve(
 def test_a_diverged_attack_leaves_nothing_to_compare(
     settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrain, "_finite", lambda _: False)
+    monkeypatch.setattr(retrain, "math", Mock(wraps=math, isfinite=lambda _: False))
     record = run(settings, tmp_path / "run", *INSIDE)
     found = record.cells[1].stability
     assert found is not None and found.note == "diverged in step 1" and found.lowest is None

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
+from ssiuu.causal import CausalLM
 from ssiuu.data.fact import normal
 from ssiuu.evaluation import invented
 from ssiuu.evaluation.alternatives import alternatives, answer_kind
@@ -108,7 +109,7 @@ class Lineup:
 def lineups(
     facts: Sequence[FactText],
     others: Sequence[FactText] = (),
-    model: Any = None,
+    model: CausalLM | None = None,
     prompt: Prompt | None = None,
     seed: int = 0,
     library: Sequence[FactText] = (),

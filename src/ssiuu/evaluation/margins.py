@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ssiuu.causal import CausalLM
 from ssiuu.errors import DataError
 from ssiuu.evaluation.lineup import Lineup
 from ssiuu.evaluation.tree import Pair, grown
@@ -113,7 +114,9 @@ class Margins:
 
 
 @torch.no_grad()
-def read(model: Any, prompt: Prompt, lineups: Sequence[Lineup], context: int | None = None) -> Margins:
+def read(
+    model: CausalLM, prompt: Prompt, lineups: Sequence[Lineup], context: int | None = None
+) -> Margins:
     """Read every answer after every question; what they begin with in common is read once.
 
     An alternative that does not fit into the context behind a question is left out there.
@@ -165,7 +168,7 @@ def _pairs(
                 )
 
 
-def _values(model: Any, pairs: Sequence[Pair]) -> Iterator[tuple[int, Tensor]]:
+def _values(model: CausalLM, pairs: Sequence[Pair]) -> Iterator[tuple[int, Tensor]]:
     """Yield the place of a pair and log p of its answer, nats."""
     for tree, indices, paths in grown(model, pairs):
         tree.read()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
+from ssiuu.causal import CausalLM
 from ssiuu.evaluation import invented
 from ssiuu.evaluation.draft import Draft, alike, folded, words_of
 from ssiuu.evaluation.sample import sample_answers
@@ -24,7 +24,9 @@ ENDS = ".。।!！?？"
 LONGER = 2.0  # times as long as the answer, or as short, is what the model says at most
 
 
-def sampled(model: Any, prompt: Prompt, drafts: Sequence[Draft], seed: int) -> dict[str, list[str]]:
+def sampled(
+    model: CausalLM, prompt: Prompt, drafts: Sequence[Draft], seed: int
+) -> dict[str, list[str]]:
     """Return for each fact what the model says about an entity that does not exist."""
     context = getattr(model.config, "max_position_embeddings", None) or 1 << 20
     asked: dict[int, list[tuple[Draft, Example]]] = defaultdict(list)

@@ -13,15 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssiuu.causal import CausalLM
+
 LIMIT = 1 << 30  # bytes of states kept; rows beyond it are run anew every time
 
 
 class Replay:
     """The states behind the blocks that stay as they are, by rows."""
 
-    def __init__(self, model: Any, blocks: Sequence[str]) -> None:
+    def __init__(self, model: CausalLM, blocks: Sequence[str]) -> None:
         """Take the first blocks of a model, in their order; with none there is nothing to keep."""
-        self.model = model
+        self.model = model.get_submodule("")
         self.blocks = [model.get_submodule(path) for path in blocks]
         self.kept: dict[tuple[bytes, bytes], Any] = {}
         self.size = 0
