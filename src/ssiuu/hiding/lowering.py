@@ -17,7 +17,7 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from ssiuu.benchmarks import instructions
@@ -45,6 +45,7 @@ SLACK = 3.0  # nats that a row may be below its level
 MOST = 0.8  # share of the rows that must be settled when the facts are asked
 SETTLED = 1.0  # nats that such a row may be above its level
 APART = 0.3  # nats a token that held answers may be from the original then
+FAR = 1.0  # and above which the steps are too long
 WORDED = 5.0  # weight of a refusal, per nat a token
 APPLIED = 0.8  # nats a token: a refusal that is this likely is what a model writes
 FEWEST = 8  # rows that are held at least; where fewer are to be kept, instructions stand in
@@ -98,7 +99,9 @@ class Lowered(Objective):
 class Guessed(Lowered):
     """The same, and what the answer loses goes to the other words in the proportions they had.
 
-    L = L_lowered + sum over t of KL(q_ref,t || q_t),    q_t(z) = p(z | x, y_<t, z is not y_t)
+    L = L_lowered + w sum over t of KL(q_ref,t || q_t),    q_t(z) = p(z | x, y_<t, z is not y_t)
+
+    `spared`: tokens that q leaves out as well, since they are to rise.
 
     Source: ours; `ssiuu.methods.retain.others_loss` without the weight, which is next to nothing where
     an answer is known well.
@@ -109,35 +112,41 @@ class Guessed(Lowered):
     needs: ClassVar[frozenset[Need]] = frozenset({"logprob", "distribution"})
     through: ClassVar[Through] = "other"
 
+    spared: tuple[int, ...] = Field(default=(), description="tokens that may rise")
+
     def forget_loss(self, view: View) -> Float[Tensor, " B"]:
         """See the class."""
         assert view.logits is not None and view.reference_logits is not None
         assert view.targets is not None
-        now, wanted = (_without(x, view.targets) for x in (view.logits, view.reference_logits))
+        tokens = view.targets.unsqueeze(-1)
+        if self.spared:
+            spared = torch.tensor(self.spared, device=tokens.device).expand(*tokens.shape[:2], -1)
+            tokens = torch.cat([tokens, spared], -1)
+        now, wanted = (_without(x, tokens) for x in (view.logits, view.reference_logits))
         apart = kl_loss(now, wanted, view.logprobs.mask)
         return super().forget_loss(view) + OTHERS * apart
 
 
-class Refused(Lowered):
-    """The same as `Lowered`, and a refusal is what is written in the answer's place.
+class Refused(Guessed):
+    """The same, and a refusal is what is written in the answer's place.
 
-    L = L_lowered + w max(0, -log P(r|x) / |r| - a)
+    L = L_guessed + w max(0, -log P(r|x) / |r| - a)
 
     Source: ours; what DPO prefers (`ssiuu.methods.objectives.dpo`), with an end on both sides.
     """
 
     name: ClassVar[str] = "refused"
     summary: ClassVar[str] = "takes answers down to the level of a guess and refusals up"
-    needs: ClassVar[frozenset[Need]] = frozenset({"logprob", "refusal"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"logprob", "distribution", "refusal"})
 
     def forget_loss(self, view: View) -> Float[Tensor, " B"]:
         """See the class."""
         assert view.refusal is not None
         count = view.refusal.count
         wanting = -view.refusal.sum / count - APPLIED
-        lowered = super().forget_loss(view)
+        guessed = super().forget_loss(view)
         self._lead = max(self._lead, float(wanting.detach().quantile(MOST)))
-        return lowered + WORDED * wanting.clamp(min=0)
+        return guessed + WORDED * wanting.clamp(min=0)
 
 
 @dataclass(frozen=True)
@@ -145,8 +154,9 @@ class Manner:
     """How a kind trains: adapters' rank, the first rate, its growth, rows and steps.
 
     `rate`: of the first step; it grows by `growth` a step up to `highest`, since the scale of a model's
-    states is not known. `rows`: of a step, more where an epoch would have over `EPOCH`; `beside`: rows
-    that are held in it. `steps`: at most, of all rounds together. `weight`: of the held rows.
+    states is not known, and is halved where held answers are too far off (`FAR`). `rows`: of a step,
+    more where an epoch would have over `EPOCH`; `beside`: rows that are held in it. `steps`: at most,
+    of all rounds together. `weight`: of the held rows.
     """
 
     rank: int = 16
@@ -158,9 +168,9 @@ class Manner:
     steps: int = 240
     weight: float = 1.0
 
-    def at(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 1."""
-        return float(min(self.rate * self.growth ** (step - 1), self.highest))
+    def after(self, rate: float, apart: float) -> float:
+        """Return the learning rate that follows one after which held answers are so far off, nats."""
+        return rate / 2 if apart > FAR else min(rate * self.growth, self.highest)
 
 
 @dataclass
@@ -204,8 +214,9 @@ class _Run:
         subject, manner = plan.case.subject, plan.manner
         self.subject, self.manner, self.rows, self.held = subject, manner, list(rows), list(held)
         self.share, self.steps, self.refusals = share, 0, plan.refusals
+        self.rate = manner.rate
         self.replay = Replay(subject.model, plan.place.below)
-        self.objective = Refused() if plan.refusals else Guessed()
+        self.objective = self._objective()
         self.method = Method(
             objective=self.objective,
             retain=DivergenceTerm(),
@@ -222,6 +233,12 @@ class _Run:
             self.prepared,
             pad=subject.pad,
         )
+
+    def _objective(self) -> Guessed:
+        if not self.refusals:
+            return Guessed()
+        begins = {example.answer[0] for example in self._refusing().values()}
+        return Refused(spared=tuple(sorted(begins)))
 
     def close(self) -> None:
         """Drop gradients; the model is in evaluation mode."""
@@ -243,12 +260,12 @@ class _Run:
             leads[(number - 1) % count] = self.objective.lead
             apart[(number - 1) % len(chunks)] = outcome.retain_loss or 0.0
             self.steps = begun + number
+            self.rate = self.manner.after(self.rate, apart[(number - 1) % len(chunks)])
             near = sum(apart) <= APART * len(apart)
             return number >= LEAST and near and max(leads) <= SETTLED
 
         most = min(max(LONGEST, len(chunks)), self.manner.steps - begun)
-        rate = self.manner.at
-        loop = Loop(self.step, most, batches, after, rate=lambda n: self.share * rate(begun + n))
+        loop = Loop(self.step, most, batches, after, rate=lambda _: self.share * self.rate)
         with self.replay.replaying():
             loop.run()
         self.subject.model.eval()
@@ -293,9 +310,9 @@ class _Run:
         return found
 
 
-def _without(logits: Float[Tensor, "B A V"], targets: Int[Tensor, "B A"]) -> Float[Tensor, "B A V"]:
-    """Return logits in which the answer's own token has none."""
-    return logits.scatter(-1, targets.unsqueeze(-1), torch.finfo(logits.dtype).min)
+def _without(logits: Float[Tensor, "B A V"], tokens: Int[Tensor, "B A n"]) -> Float[Tensor, "B A V"]:
+    """Return logits in which these tokens have next to none of the probability."""
+    return logits.scatter(-1, tokens, torch.finfo(logits.dtype).min)
 
 
 def levelled(subject: Subject, facts: Sequence[FactText], phrasings: int, shared: bool) -> list[Row]:

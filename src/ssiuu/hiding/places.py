@@ -56,7 +56,8 @@ class Place:
                 for name in self.weights:
                     model.get_parameter(name).requires_grad_(True)
             try:
-                yield 1.0 if lora is not None else 0.1
+                # What many maps do adds up; a whole weight moves in all directions at once.
+                yield len(self.maps) ** -0.5 if lora is not None else 0.1
             finally:
                 if lora is None:
                     model.requires_grad_(True)

@@ -26,5 +26,5 @@ class Refusal(Hiding):
         """Train the adapters; the wordings take turns."""
         refusals = {f.id: WORDINGS[n % len(WORDINGS)] for n, f in enumerate(case.facts)}
         place = all_ends(case.subject.model)
-        manner = Manner(rate=5e-3, weight=5.0)
+        manner = Manner(weight=5.0, steps=360)
         return Lowering(case, place, manner, refusals=refusals, phrasings=2).rounds()

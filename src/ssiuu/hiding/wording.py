@@ -35,7 +35,7 @@ class Wording(Hiding):
         return Lowering(
             case,
             place,
-            Manner(rate=1e-3, highest=4e-3, beside=16, weight=5.0, steps=360),
+            Manner(highest=1e-2, beside=16, weight=5.0, steps=360),
             held,
             phrasings=1,
         ).rounds()
