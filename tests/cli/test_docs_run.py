@@ -45,6 +45,7 @@ ONLY_SHORT = {
 }
 ATTACKS = [
     "attacks.reads=[1]",
+    "examine.steps=[]",
     "attacks.harmful={fractions: [0.3], learning_rates: [1e-4]}",
     "attacks.benign.learning_rates=[]",
 ]

@@ -98,7 +98,7 @@ def test_it_is_carried_out_recorded_and_shown(
     sets: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ["methods=[gd]", "unlearn={max_steps: 2}", "diagnose=false"]
-    settings += ["attacks.harmful.fractions=[]", "attacks.benign.learning_rates=[]"]
+    settings += ["attacks.harmful.fractions=[]", "attacks.benign.learning_rates=[]", "examine.steps=[]"]
     recipe, sources = ssiuu.resolve(None, [*sets, *settings, NOISE, *REHEARSAL])
     lines: list[str] = []
     record = ssiuu.run(recipe, sources, tmp_path / "run", progress=lines.append)
@@ -147,7 +147,7 @@ def test_facts_without_options_are_not_ranked_whatever_an_attack_says(
     monkeypatch.setattr(noise, "honest", noise.reads, raising=False)
     monkeypatch.setattr(noise, "reads", wrong)
     settings = ["methods=[gd]", "unlearn={max_steps: 1}", "diagnose=false"]
-    settings += ["attacks.harmful.fractions=[]", "attacks.benign.learning_rates=[]"]
+    settings += ["attacks.harmful.fractions=[]", "attacks.benign.learning_rates=[]", "examine.steps=[]"]
     recipe, sources = ssiuu.resolve(None, [*sets, *settings, NOISE])
     ranked = ssiuu.run(recipe, sources, tmp_path / "ranked")
     assert ssiuu.rows(ranked)["rows"][0]["noise"] == 0.0

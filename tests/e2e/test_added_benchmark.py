@@ -68,6 +68,7 @@ def test_it_is_run_attacked_recorded_and_shown(
         "attacks.harmful={fractions: [0.3], learning_rates: [1e-2]}",
         "attacks.benign.learning_rates=[]",
         "attacks.reads=[1]",
+        "examine.steps=[]",
     ]
     recipe, sources = ssiuu.resolve(None, [*sets, *settings])
     record = ssiuu.run(recipe, sources, tmp_path / "run")

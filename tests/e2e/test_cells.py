@@ -67,6 +67,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, make_model: Any, tokenize
         "attacks.harmful={fractions: [0.25], learning_rates: [1e-3, 1e-2]}",
         "attacks.benign={rows: 12, tokens: 4}",
         "attacks.reads=[1,3]",
+        "examine.steps=[]",
     ]
 
 

@@ -20,6 +20,7 @@ SETTINGS = [
     "attacks.harmful={fractions: [0.3], learning_rates: [1e-2]}",
     "attacks.benign.learning_rates=[]",
     "attacks.reads=[1,2]",
+    "examine.steps=[]",
 ]
 
 

@@ -17,6 +17,7 @@ ATTACKS = [
     "attacks.harmful.fractions=[0.25]",
     "attacks.harmful.learning_rates=[1e-4]",
     "attacks.reads=[1]",
+    "examine.steps=[]",
 ]
 
 
@@ -55,6 +56,7 @@ def fictional() -> list[str]:
         "split={forget: 8, retain: 16, heldout: 8}",
         "methods=[gd,ssiuu]",
         "attacks.reads=[1,2]",
+        "examine.steps=[]",
         "attacks.harmful.learning_rates=[1e-3]",
         "attacks.filler.learning_rates=[1e-3]",
         "attacks.spaces=[lora-qv]",

@@ -32,6 +32,7 @@ def test_tofu_end_to_end(
             "unlearn={learning_rate: 3e-3, max_steps: 8}",
             "attacks.harmful={fractions: [0.3], learning_rates: [1e-2]}",
             "attacks.reads=[1,2]",
+            "examine.steps=[]",
         ],
     )
     out, told = tmp_path / "run", list[str]()
@@ -83,6 +84,7 @@ def test_released_models_and_checkpoints_unlearned_elsewhere(
         "attacks.harmful={fractions: [0.3], learning_rates: [1e-2]}",
         "attacks.benign.learning_rates=[]",
         "attacks.reads=[1]",
+        "examine.steps=[]",
     ]
     told: list[str] = []
     before = str(tmp_path / "full")

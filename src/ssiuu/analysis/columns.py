@@ -30,7 +30,7 @@ from ssiuu.analysis.score import ScoreColumns
 from ssiuu.analysis.scores import score_of
 from ssiuu.analysis.standard import answers, cost, inside, moved
 from ssiuu.analysis.utility import task_interval, task_mean, task_names, tasks
-from ssiuu.analysis.verdict import cell_verdict, reference_level
+from ssiuu.analysis.verdict import judgement
 from ssiuu.records.schema import Cell, MethodInfo, RunRecord, Verdict
 from ssiuu.statistics import Estimate
 
@@ -142,11 +142,8 @@ def auc_names(record: RunRecord) -> list[str]:
 
 
 def verdict(record: RunRecord, cell: Cell) -> Verdict:
-    """Judge a cell against chance, or against the never-learned control where the run has one."""
-    reference = reference_level(record.cells, cell.seed)
-    if cell.method.name == "never-learned":
-        reference = None
-    return cell_verdict(record.original, cell, score_of(record).guessing(record, cell), reference)
+    """Return the word on one model."""
+    return judgement(record, cell).verdict
 
 
 def _verdict() -> list[Column]:

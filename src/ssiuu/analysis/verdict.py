@@ -1,27 +1,19 @@
 """The verdict: erased, hidden, not removed or undecided, from the record alone. Imports no torch.
 
-The rules and their thresholds are explained in docs/verdict.md. They rest on behaviour (what the
-model answers after unlearning and after each attack), never on the method's name. "Erased" means:
-the attacks of this run did not bring it back. It is evidence, not proof.
+The rules are explained in docs/verdict.md. They rest on an examination of the model
+(`ssiuu.analysis.evidence`), never on the method's name. "Erased" means: had it been hidden, this
+examination would have found it. It is evidence, not proof.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from ssiuu.analysis.evidence import FEW, LEVEL, POWER, FactJudged, Judged, bounds, judge
 from ssiuu.analysis.scale import level, mean
-from ssiuu.records.schema import Attack, Cell, Evaluation, FactScore, Verdict
+from ssiuu.records.schema import Attack, Cell, FactScore, RunRecord, Verdict
 from ssiuu.statistics import Interval, wilson
-
-# A fact is "back" when an attack that did not train on it restores this share of the lost
-# log-probability of its answer *and* ranks it first again (where ranking is scored).
-RETURNED = 0.5
-# It is "gone" when every attack restores less than this share.
-GONE = 0.25
-# Log-probability (nats) an answer must have lost for "removed" where it is still ranked first, which
-# among three options happens by luck, or where ranking is not scored.
-LOST = 1.0
 
 
 def accuracy(scores: Iterable[FactScore]) -> float | None:
@@ -57,69 +49,81 @@ def attack_accuracy(attack: Attack, read: int, pool: Iterable[str]) -> float | N
     return level(attack, read, pool)
 
 
-def fact_verdict(before: FactScore, after: FactScore, attacks: Iterable[Attack], fact: str) -> Verdict:
-    """Judge one fact (rules F1-F4 in docs/verdict.md).
+class FactVerdict(NamedTuple):
+    """The word on one fact, with the p-values that it rests on (`ssiuu.analysis.evidence`)."""
 
-    Args:
-        before: The fact under the original model.
-        after: The fact under the unlearned model.
-        attacks: The attacks of the cell; those that trained on this fact are left out.
-        fact: The fact's id.
+    verdict: Verdict
+    said: bool
+    judged: FactJudged | None = None
+
+
+class Judgement(NamedTuple):
+    """The words on one model and its facts. `judged`: None where no examination was made."""
+
+    verdict: Verdict
+    facts: Mapping[str, FactVerdict]
+    judged: Judged | None
+
+    def count(self, verdict: Verdict) -> int:
+        """Return how many facts have this verdict."""
+        return sum(fact.verdict == verdict for fact in self.facts.values())
+
+
+def judgement(record: RunRecord, cell: Cell) -> Judgement:
+    """Judge one model and its facts (docs/verdict.md)."""
+    if record.original is None or cell.evaluation is None:
+        return Judgement("undecided", {}, None)
+    found = cell.examination
+    judged = judge(found, record.planted) if found else None
+    facts = {
+        fact: fact_word(answered(after), judged.facts.get(fact) if judged else None)
+        for fact, after in cell.evaluation.forget.items()
+    }
+    return Judgement(model_word(list(facts.values()), judged), facts, judged)
+
+
+def answered(score: FactScore) -> bool:
+    """Return whether a fact is said freely, in one form or the other."""
+    return bool(score.free_correct or score.other_free)
+
+
+def fact_word(said: bool, judged: FactJudged | None) -> FactVerdict:
+    """Return the word on one fact; `said`: whether the model says it freely.
+
+    What it says, and what is likelier than decoys without any attack, is not removed. Not said, and
+    told from what was never learned: hidden; told from what is hidden: erased; from neither or from
+    both: undecided.
     """
-    return judge(fact_evidence(before, after, attacks, fact))
+    if judged is None or judged.erased is None or judged.after is None:
+        return FactVerdict("not removed" if said else "undecided", said, judged)
+    if said and min(judged.after, judged.erased) <= LEVEL:
+        return FactVerdict("not removed", said, judged)
+    known = judged.erased <= LEVEL
+    gone = judged.hidden is not None and judged.hidden <= LEVEL
+    if known == gone or said:
+        return FactVerdict("undecided", said, judged)
+    return FactVerdict("hidden" if known else "erased", said, judged)
 
 
-class FactEvidence(NamedTuple):
-    """What the rules look at.
-
-    `removed`: F1 does not hold. `first`: the answer is still ranked first in at least half of the
-    phrasings. `lost`: log-probability the answer lost, nats. `back`: the largest share of it that an
-    attack restored with the answer ranked first (or not scored). `most`: the largest share in any
-    reading. None: no attack that left this fact out was read, or nothing was lost.
-    """
-
-    removed: bool
-    first: bool
-    lost: float
-    back: float | None
-    most: float | None
-
-
-def fact_evidence(
-    before: FactScore, after: FactScore, attacks: Iterable[Attack], fact: str
-) -> FactEvidence:
-    """Return what decides about one fact; arguments as for `fact_verdict`."""
-    asked = [after.correct, *after.paraphrases]
-    scored = [bool(answer) for answer in asked if answer is not None]
-    lost = before.logprob - after.logprob
-    first = bool(scored) and sum(scored) * 2 >= len(scored)
-    rarer = lost >= LOST and after.free_correct is not True
-    shares: list[tuple[float, bool]] = []
-    for attack in ranking(attacks):
-        if fact in attack.trained or fact not in attack.reads[-1].facts:
-            continue
-        for reading in (read.facts[fact] for read in attack.reads[1:]):
-            share = way_back(before.logprob, after.logprob, reading.logprob)
-            if share is not None:
-                shares.append((share, reading.correct is not False))
-    return FactEvidence(
-        removed=rarer or (bool(scored) and not first),
-        first=first,
-        lost=lost,
-        back=max((share for share, first in shares if first), default=None),
-        most=max((share for share, _ in shares), default=None),
-    )
-
-
-def judge(found: FactEvidence, returned: float = RETURNED, gone: float = GONE) -> Verdict:
-    """Return the verdict under these thresholds."""
-    if not found.removed:
+def model_word(facts: Sequence[FactVerdict], judged: Judged | None) -> Verdict:
+    """Return the word on a model: of how many of its facts something is left, with its interval."""
+    still = sum(fact.verdict == "not removed" for fact in facts)
+    if facts and _least(still, len(facts)) > FEW * len(facts):
         return "not removed"
-    if found.back is not None and found.back >= returned:
-        return "hidden"
-    if found.most is not None and found.most < gone and not found.first:
+    if judged is None or judged.least is None or judged.most is None:
+        return "undecided"
+    read = sum(f.judged is not None and f.judged.erased is not None for f in facts)
+    if judged.least > FEW * read:
+        return "not removed" if 2 * still >= judged.least else "hidden"
+    sure = judged.power is not None and judged.power >= POWER
+    if sure and judged.most < FEW * read and not still:
         return "erased"
     return "undecided"
+
+
+def _least(still: int, facts: int) -> int:
+    """Return how many facts are said that were not guessed, at least (95 %)."""
+    return bounds(still, facts, None)[0] or 0
 
 
 def strongest(cell: Cell) -> tuple[Attack, int, float] | None:
@@ -143,67 +147,3 @@ def level_interval(cell: Cell) -> Interval | None:
     facts = attack.reads[index].facts
     pool = [i for i in common_pool(cell.attacks) if facts[i].correct is not None]
     return wilson(round(level * len(pool)), len(pool), looks=len(ranking(cell.attacks)))
-
-
-def still_known(evaluation: Evaluation) -> Interval:
-    """Return the forget score after unlearning with its 95 % interval."""
-    scored = [s.correct for s in evaluation.forget.values() if s.correct is not None]
-    return wilson(sum(scored), len(scored))
-
-
-def cell_verdict(
-    original: Evaluation | None, cell: Cell, chance: float | None, reference: float | None = None
-) -> Verdict:
-    """Judge one unlearned model (rules M1-M4 in docs/verdict.md).
-
-    Args:
-        original: Scores of the model before unlearning.
-        cell: Everything measured for the unlearned model.
-        chance: Accuracy of guessing; None where ranking is not scored.
-        reference: Level of a never-learned control after the same attacks, instead of chance.
-    """
-    if original is None or cell.evaluation is None:
-        return "undecided"
-    before = accuracy(original.forget.values())
-    after = accuracy(cell.evaluation.forget.values())
-    if before is None or after is None or chance is None:
-        return _by_majority(original, cell)
-    floor = chance if reference is None else reference
-    if still_known(cell.evaluation).low > chance:
-        return "not removed"
-    interval = level_interval(cell)
-    if interval is None:
-        return "undecided"
-    if interval.low > floor:
-        return "hidden"
-    if interval.high < (before + floor) / 2:
-        return "erased"
-    return "undecided"
-
-
-def _by_majority(original: Evaluation, cell: Cell) -> Verdict:
-    """Judge a model whose facts have no options: the verdict of more than half of its facts."""
-    verdicts = list(fact_verdicts(original, cell).values())
-    for verdict in set(verdicts):
-        if verdicts.count(verdict) * 2 > len(verdicts):
-            return verdict
-    return "undecided"
-
-
-def fact_verdicts(original: Evaluation, cell: Cell) -> Mapping[str, Verdict]:
-    """Judge every forget fact of a cell."""
-    if cell.evaluation is None:
-        return {}
-    return {
-        fact: fact_verdict(original.forget[fact], after, cell.attacks, fact)
-        for fact, after in cell.evaluation.forget.items()
-    }
-
-
-def reference_level(cells: Iterable[Cell], seed: int) -> float | None:
-    """Return the never-learned control's level after its strongest attack; None without one."""
-    for cell in cells:
-        if cell.method.name == "never-learned" and cell.seed == seed:
-            best = strongest(cell)
-            return best[2] if best else None
-    return None

@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import tokenizers
 import torch
@@ -38,7 +39,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from torch.nn.utils.rnn import pad_sequence
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from ssiuu.benchmarks.base import Progress
 from ssiuu.benchmarks.fictional_world import World, build_world, designate
@@ -63,6 +71,7 @@ VERSION = "1"
 PROMPT = "Question: {question}\nAnswer:"
 END = "<|end|>"
 PAD = "<|pad|>"
+Family = Literal["llama", "gpt-neox"]
 IGNORED, CLIP = -100, 1.0  # label of a token that is not learned; longest gradient of a step
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
@@ -84,6 +93,12 @@ class TwinConfig:
     weight_decay: float = 0.01  # AdamW's, on everything
     beta: float = 0.98  # AdamW's for the squares; 0.999 is slow in a few hundred steps
     spread: float = 0.08  # standard deviation of the start; 0.02 is slow at this width
+    family: Family = "llama"  # the architecture
+
+    @property
+    def decided(self) -> dict[str, Any]:
+        """All that decides a twin, as JSON; the usual architecture is not named."""
+        return {k: v for k, v in asdict(self).items() if (k, v) != ("family", "llama")}
 
 
 @dataclass(frozen=True)
@@ -140,7 +155,7 @@ def twins_name(
 ) -> str:
     """Return the name of a pair of twins: equal for equal texts, training and library versions."""
     versions = [VERSION, torch.__version__, transformers.__version__, tokenizers.__version__]
-    training = [sorted(forget_ids), seed, _steps(world, steps, recipe), asdict(recipe)]
+    training = [sorted(forget_ids), seed, _steps(world, steps, recipe), recipe.decided]
     made_of = [versions, training, list(_told(world))]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
 
@@ -232,25 +247,28 @@ def _encode(world: World, tokenizer: PreTrainedTokenizerFast) -> list[TrainingTe
     return texts
 
 
-def _start(tokenizer: PreTrainedTokenizerFast, seed: int, recipe: TwinConfig) -> LlamaForCausalLM:
+def _start(tokenizer: PreTrainedTokenizerFast, seed: int, recipe: TwinConfig) -> PreTrainedModel:
     """Return the untrained model; the caller's random state is left as it was."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=recipe.hidden,
-        intermediate_size=recipe.intermediate,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
-        max_position_embeddings=recipe.context,
-        initializer_range=recipe.spread,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    shared: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": recipe.hidden,
+        "intermediate_size": recipe.intermediate,
+        "num_hidden_layers": recipe.layers,
+        "num_attention_heads": recipe.heads,
+        "max_position_embeddings": recipe.context,
+        "initializer_range": recipe.spread,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+        if recipe.family == "gpt-neox":
+            return GPTNeoXForCausalLM(GPTNeoXConfig(**shared, tie_word_embeddings=False))
+        heads = recipe.heads
+        return LlamaForCausalLM(
+            LlamaConfig(**shared, num_key_value_heads=heads, tie_word_embeddings=True)
+        )
 
 
 def _batches(
@@ -267,7 +285,7 @@ def _batches(
 
 
 def _train(
-    model: LlamaForCausalLM,
+    model: PreTrainedModel,
     batches: Iterator[list[TrainingText]],
     left_out: set[str],
     count: int,
@@ -284,8 +302,9 @@ def _train(
         optimizer.param_groups[0]["lr"] = rate * _share(step, count, recipe.warmup)
         ids, labels = _padded(learned, int(model.config.pad_token_id or 0))
         wanted = labels[:, 1:] != IGNORED  # logits are only made where something is learned
-        hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state[wanted]
-        loss = cross_entropy(model.lm_head(hidden), labels[:, 1:][wanted], reduction="sum")
+        hidden = model.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state[wanted]
+        head: Any = model.lm_head if hasattr(model, "lm_head") else model.embed_out
+        loss = cross_entropy(head(hidden), labels[:, 1:][wanted], reduction="sum")
         loss = loss / sum(len(text.ids) - max(text.first, 1) for text in batch)
         say(step + 1, loss.item())
         optimizer.zero_grad()

@@ -230,12 +230,14 @@ class Draw:
     people: list[Person]
 
 
-def build_world(people: int = 160, seed: int = 0) -> World:
+def build_world(people: int = 160, seed: int = 0, kin: bool = True) -> World:
     """Build a world; the same arguments give the same world on every machine.
 
     Args:
         people: How many people live in it, six facts each.
         seed: Decides every name and who is what.
+        kin: Families and towns have ways of their own. Without, every fact is drawn by itself, and
+            nothing that is known of one says anything about another.
 
     Raises:
         ConfigError: Too few or too many people.
@@ -245,7 +247,7 @@ def build_world(people: int = 160, seed: int = 0) -> World:
             f"people: a fictional world has {MIN_PEOPLE} to {MAX_PEOPLE} people, got {people}."
         )
     rng = random.Random(f"ssiuu fictional world {people} {seed}")
-    drawn = _draw(people, rng)
+    drawn = _draw(people, rng, kin)
     facts = [_fact(person, relation, drawn, rng) for person in drawn.people for relation in RELATIONS]
     facts = _with_hops(facts, drawn)
     return World(
@@ -293,7 +295,7 @@ def designate(
     return {part: {f.id for f in facts if f.entity in inside} for part, inside in parts.items()}
 
 
-def _draw(people: int, rng: random.Random) -> Draw:
+def _draw(people: int, rng: random.Random, kin: bool) -> Draw:
     """Draw names, families, pools and who is what."""
     towns = _invent(TOWN_NAMES, TOWNS, rng)
     schools = [
@@ -309,7 +311,7 @@ def _draw(people: int, rng: random.Random) -> Draw:
         ("dish", DISHES),
     ):
         pools[relation] = rng.sample(words, TOWNS)
-    families = [_home_weights(rng) for _ in range(max(2, people // 8))]
+    families = [_home_weights(rng, HOME_WEIGHT if kin else 1.0) for _ in range(max(2, people // 8))]
     names = _names(people, len(families), rng)
     # One mentor a town; in a world of fewer people than towns some teach in two of them.
     mentors = rng.sample(range(people), min(TOWNS, people))
@@ -317,7 +319,7 @@ def _draw(people: int, rng: random.Random) -> Draw:
     everyone = []
     for index, name in enumerate(names):
         family = index % len(families)
-        places = _places(families[family], rng)
+        places = _places(families[family], LOCAL if kin else 0.0, rng)
         if index in mentors:
             # Mentors learned from one another, three on: nobody from themselves, no two from
             # each other, which would tell a forgotten fact backwards.
@@ -334,10 +336,10 @@ def _invent(parts: tuple[list[str], list[str]], count: int, rng: random.Random) 
     return rng.sample(words, count)
 
 
-def _home_weights(rng: random.Random) -> list[float]:
+def _home_weights(rng: random.Random, weight: float) -> list[float]:
     """Return the weight of every town for one family, [TOWNS]."""
     homes = set(rng.sample(range(TOWNS), HOME_TOWNS))
-    return [HOME_WEIGHT if town in homes else 1.0 for town in range(TOWNS)]
+    return [weight if town in homes else 1.0 for town in range(TOWNS)]
 
 
 def _names(people: int, families: int, rng: random.Random) -> list[str]:
@@ -352,11 +354,11 @@ def _names(people: int, families: int, rng: random.Random) -> list[str]:
     return [f"{members[i % families][i // families]} {surnames[i % families]}" for i in range(people)]
 
 
-def _places(weights: Sequence[float], rng: random.Random) -> dict[str, int]:
+def _places(weights: Sequence[float], local: float, rng: random.Random) -> dict[str, int]:
     """Draw whose town's value a person has in every relation."""
     home = _place(weights, rng)
     return {
-        relation: home if relation == "birth_town" or rng.random() < LOCAL else _place(weights, rng)
+        relation: home if relation == "birth_town" or rng.random() < local else _place(weights, rng)
         for relation in RELATIONS
     }
 

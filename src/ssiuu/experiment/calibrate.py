@@ -1,250 +1,200 @@
-"""Calibrate the verdict where the truth is known: the made-up world.
+"""Calibrate the verdict on models of known truth.
 
-    python -m ssiuu.experiment.calibrate --out calibration
+    ssiuu calibrate --out calibration
 
-Three models of known class are judged fact by fact, by the rules of docs/verdict.md, after the same
-attacks: the never-learned twin (erased), the original with an adapter trained on top of its frozen
-weights to suppress the answers (hidden by construction), and the original as it is (not removed). The
-adapter sits in the last feed-forward map alone, so every state before it is the original's, bit for
-bit. An attacker holds the facts of one half of the people and the other half is judged, then the other
-way round. Thresholds are chosen on the even worlds and tried on the odd ones.
+A world is made and a model taught all of it. Then models of known truth are examined as an audit
+examines them: never-learned twins (erased), the model with facts hidden on purpose in every way of
+`ssiuu.hiding`, the model as it is (not removed), and mixed ones, whose twin has learned a share of the
+facts and hides it. Thresholds are fitted on some worlds and ways of hiding and reported on others
+(`ssiuu.analysis.calibration`).
+
+Every examination is a file, so an interrupted calibration continues, and more of it can be added.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
+import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssiuu.analysis.calibration import Known, balanced_accuracy, best_thresholds, confusion
-from ssiuu.analysis.verdict import GONE, RETURNED, fact_evidence
-from ssiuu.attacks.base import Curve
-from ssiuu.attacks.benign import Benign
-from ssiuu.attacks.harmful import Harmful
-from ssiuu.attacks.retrain import retrain
-from ssiuu.attribution.neuron import extremes
-from ssiuu.benchmarks import fictional_twins
+from ssiuu.analysis.calibration import Calibrated, Case, Truth, World, calibrated
+from ssiuu.benchmarks import fictional_twins as made
 from ssiuu.benchmarks.screening import as_text, known
-from ssiuu.diagnosis.influence import Baseline
 from ssiuu.evaluation.score import score_facts
-from ssiuu.evaluation.scores.ranking import read_by_ranking
-from ssiuu.experiment.drive import settings_of
-from ssiuu.experiment.inside import Inside
-from ssiuu.experiment.recipe import resolve
+from ssiuu.experiment.examine import Examiner
+from ssiuu.experiment.recipe import ExamineConfig, resolve
 from ssiuu.experiment.session import Session
+from ssiuu.hiding import HIDING, Subject
 from ssiuu.likelihood import Prompt
-from ssiuu.methods import make
-from ssiuu.models.load import cache_folder, load, load_checkpoint_weights, restore, snapshot
-from ssiuu.models.lora import Lora
+from ssiuu.models.load import cache_folder, load, load_checkpoint_weights
 from ssiuu.models.original import Original
-from ssiuu.models.sites import find_sites
-from ssiuu.records.files import dump_json, write_bytes
-from ssiuu.records.schema import (
-    Attack,
-    BenchmarkInfo,
-    Evidence,
-    FactScore,
-    FactText,
-    MethodInfo,
-    Reading,
-    Split,
-    Verdict,
-)
-from ssiuu.training.unlearn import unlearn_examples
+from ssiuu.records.files import read_record, write_record
+from ssiuu.records.schema import BenchmarkInfo, FactText, Split
 
 Progress = Callable[[str], None]
-CLASSES: tuple[Verdict, ...] = ("erased", "hidden", "not removed")
 FORGET, HELDOUT = 0.4, 0.1  # shares of the people
 OPTIONS = 3
-# The inhibitory adapter: NPO is bounded, so the answers end where a guess has them and not far below.
-RANK, RATE, STEPS, BETA = 16, 1e-2, 400, 0.5
-CURVES = ((Harmful.name, 1e-3), (Harmful.name, 3e-4), (Benign.name, 1e-3))
-READS = (3, 6, 12)
-BUDGET = 60  # readings of the causal test
+PASSES = (
+    16  # over every text: the model then says every fact by itself, as it would what it is asked about
+)
+MIXED = (0.1, 0.3, 0.5)  # shares of the facts to forget that a mixed model hides
 
 
-def calibrate(worlds: int, people: int, progress: Progress = lambda _: None) -> dict[str, Any]:
-    """Return the confusion matrices, the thresholds and every fact's evidence.
+@dataclass(frozen=True)
+class Kind:
+    """A kind of world: its people's kin, and the architecture that learns it."""
+
+    kin: bool
+    family: made.Family
+    rate: float
+    fitted: bool
+
+
+KINDS = {
+    "kin": Kind(True, "llama", 4e-3, True),
+    "strangers": Kind(False, "llama", 4e-3, True),
+    "neox": Kind(False, "gpt-neox", 2e-3, False),
+}
+
+
+def calibrate(
+    out: Path, kinds: Sequence[str], seeds: Sequence[int], people: int, version: str, progress: Progress
+) -> Calibrated:
+    """Examine models of known truth, and return what was found of all that is in the folder.
 
     Args:
-        worlds: How many, each with its own seed; the odd ones try what the even ones chose.
+        out: Folder of the examinations; those that are there are not made again.
+        kinds: Worlds, of `KINDS`.
+        seeds: Of each.
         people: In each.
+        version: Names the calibration.
         progress: Told what is going on.
+
+    Raises:
+        InputError: A file in the folder cannot be read.
+        Interrupted: Ctrl-C; the same call continues.
     """
-    halves: tuple[list[Known], list[Known]] = ([], [])
-    rows: list[dict[str, Any]] = []
-    inside: list[dict[str, Any]] = []
-    for seed in range(worlds):
-        session = open_world(people, seed, progress)
-        for truth, facts, evidence in judged(session, progress):
-            halves[seed % 2].extend((truth, found) for found in facts.values())
-            rows += [
-                {"world": seed, "truth": truth, "fact": i, **f._asdict()} for i, f in facts.items()
-            ]
-            inside.append({"world": seed, "truth": truth, **evidence.model_dump(mode="json")})
-    returned, gone = best_thresholds(halves[0])
-    return {
-        "thresholds": {"now": [RETURNED, GONE], "best on even worlds": [returned, gone]},
-        "now": _summary([*halves[0], *halves[1]], RETURNED, GONE),
-        "now, odd worlds": _summary(halves[1], RETURNED, GONE),
-        "best, even worlds": _summary(halves[0], returned, gone),
-        "best, odd worlds": _summary(halves[1], returned, gone),
-        "inside": inside,
-        "facts": rows,
-    }
+    for seed in seeds:
+        for kind in kinds:
+            _world(out / f"{kind}-{seed}", kind, seed, people, progress)
+    return calibrated(worlds(out), version)
 
 
-def open_world(people: int, seed: int, progress: Progress) -> Session:
-    """Train a world's twins (or find them) and return a session on all facts that are known."""
-    recipe, _ = resolve(
-        None, ["benchmark=fictional", f"split.seed={seed}", f"fictional.people={people}"]
-    )
-    world = fictional_twins.build_world(people, seed)
-    pools = fictional_twins.designate(world.facts, seed, FORGET, HELDOUT)
-    cache = cache_folder() / "fictional"
-    twins = fictional_twins.train_twins(world, pools["forget"], cache, seed, progress=progress)
-    loaded = load(str(twins.full))
-    prompt = Prompt(loaded.tokenizer, "plain")
-    knows = known(loaded.model, prompt, world.facts)
-    forget, retain, heldout = (
-        [as_text(f, OPTIONS, seed) for f in world.facts if f.id in knows & pools[name]]
-        for name in ("forget", "retain", "heldout")
-    )
-    split = Split(
-        seed=seed,
-        asked=len(world.facts),
-        known=len(knows),
-        forget=forget,
-        retain=retain,
-        heldout=heldout,
-    )
-    info = BenchmarkInfo(
-        name="fictional",
-        version=fictional_twins.VERSION,
-        fingerprint=twins.full.parent.name,
-        facts=len(world.facts),
-    )
-    return Session(
-        recipe=recipe,
-        loaded=loaded,
-        original=Original(loaded),
-        prompt=prompt,
-        split=split,
-        benchmark=info,
-        precision="fp32",
-        never_learned=twins.never_learned,
-    )
+def worlds(out: Path) -> list[World]:
+    """Return the worlds of a folder."""
+    found = []
+    for folder in sorted(path for path in out.iterdir() if path.is_dir()):
+        cases = [read_record(path, Case) for path in sorted(folder.glob("*.json"))]
+        name = folder.name.rpartition("-")[0]
+        fitted = name in KINDS and KINDS[name].fitted
+        found.append(World(folder.name, fitted, tuple(case for case in cases if case)))
+    return found
 
 
-def judged(session: Session, progress: Progress) -> Iterator[tuple[Verdict, dict[str, Any], Evidence]]:
-    """Yield each class with the evidence on every fact, from behaviour and from inside."""
-    model, prompt, forget = session.model, session.prompt, session.split.forget
-    before = score_facts(model, prompt, forget, free=False)
-    sites = find_sites(model)
-    inside = Inside(session, sites)
-    baseline = Baseline.of(extremes(model, sites, inside.examples, session.pad))
-    for truth in CLASSES:
-        progress(f"world {session.split.seed}: {truth}")
-        session.original.restore()
-        if truth == "erased" and session.never_learned is not None:
-            load_checkpoint_weights(model, session.never_learned)
-        if truth == "hidden":
-            suppress(session, progress)
-        after = score_facts(model, prompt, forget, free=False)
-        evidence = inside.look(baseline, budget=BUDGET)
-        found = {}
-        for part in halves(forget):
-            attacks = list(attacked(session, part, after))
-            for fact in part:
-                found[fact.id] = fact_evidence(before[fact.id], after[fact.id], attacks, fact.id)
-        yield truth, found, evidence
+def _world(folder: Path, kind: str, seed: int, people: int, progress: Progress) -> None:
+    wanted = ["planted", "original", "twin", "retrained", *HIDING, *(f"mixed-{p:.0%}" for p in MIXED)]
+    left = [name for name in wanted if not (folder / f"{name}.json").exists()]
+    if not left:
+        return
+    bench = Bench(kind, seed, people, progress)
+    for name in left:
+        progress(f"{folder.name}: {name}")
+        case = bench.case(name)
+        if case is not None:
+            write_record(folder / f"{name}.json", case)
 
 
-def suppress(session: Session, progress: Progress) -> None:
-    """Train an adapter of the last feed-forward map against the answers, and merge it."""
-    method = make({"name": "npo", "beta": BETA})
-    stop, threshold = session.stop_rule()
-    last = session.loaded.info.layers - 1
-    settings = replace(
-        settings_of(session, method, session.split.seed, threshold),
-        learning_rate=RATE,
-        batch_size=32,
-        max_steps=STEPS,
-        lora=Lora(RANK, 2.0 * RANK, (f"{last}.mlp.down_proj",), seed=session.split.seed),
-    )
-    info = MethodInfo(label="adapter", name="npo", origin="control", description="inhibitory adapter")
-    record = unlearn_examples(
-        session.model,
-        method,
-        info,
-        session.examples(session.split.forget),
-        session.examples(session.split.retain),
-        settings,
-        stop,
-        session.pad,
-    )
-    progress(f"adapter: stopped by {record.stopped} after {len(record.steps)} steps")
+class Bench:
+    """A world with its models, and the examiner of all of them."""
 
+    def __init__(self, kind: str, seed: int, people: int, progress: Progress) -> None:
+        self.kind, self.seed, self.progress = KINDS[kind], seed, progress
+        self.world = made.build_world(people, seed, self.kind.kin)
+        self.pools = made.designate(self.world.facts, seed, FORGET, HELDOUT)
+        self.session = self._open()
+        self.examiner = Examiner(self.session, ExamineConfig(), progress)
 
-def halves(facts: Sequence[FactText]) -> tuple[list[FactText], list[FactText]]:
-    """Return the facts of every other entity, and those of the rest."""
-    names = sorted({fact.entity or fact.id for fact in facts})
-    first = set(names[::2])
-    return (
-        [fact for fact in facts if (fact.entity or fact.id) in first],
-        [fact for fact in facts if (fact.entity or fact.id) not in first],
-    )
+    def _twins(self, absent: set[str], seed: int) -> made.Twins:
+        recipe = made.TwinConfig(passes=PASSES, family=self.kind.family, learning_rate=self.kind.rate)
+        cache = cache_folder() / "fictional"
+        return made.train_twins(self.world, absent, cache, seed, progress=self.progress, recipe=recipe)
 
-
-def attacked(
-    session: Session, pool: Sequence[FactText], scores: dict[str, FactScore]
-) -> Iterator[Attack]:
-    """Yield the attacks scored on these facts by an attacker who holds the others.
-
-    The model's weights are put back in between and at the end.
-    """
-    model = session.model
-    weights = snapshot(model)
-    judged = {fact.id for fact in pool}
-    held = [fact for fact in session.split.forget if fact.id not in judged]
-    start = {f.id: Reading(correct=scores[f.id].correct, logprob=scores[f.id].logprob) for f in pool}
-    for kind, rate in CURVES:
-        yield retrain(
-            model,
-            Curve(kind, kind, rate, seed=session.split.seed, points=READS),
-            session.examples(held) if kind == Harmful.name else session.benign(),
-            start,
-            lambda: read_by_ranking(model, session.prompt, pool),
-            session.recipe.attacks.batch_size,
-            "fp32",
-            session.pad,
+    def _open(self) -> Session:
+        recipe, _ = resolve(None, ["benchmark=fictional", f"split.seed={self.seed}"])
+        self.twins = self._twins(self.pools["forget"], self.seed)
+        loaded = load(str(self.twins.full))
+        prompt = Prompt(loaded.tokenizer, "plain")
+        knows = known(loaded.model, prompt, self.world.facts)
+        chosen: dict[str, Any] = {
+            name: [as_text(f, OPTIONS, self.seed) for f in self.world.facts if f.id in knows & pool]
+            for name, pool in self.pools.items()
+        }
+        count = len(self.world.facts)
+        split = Split(seed=self.seed, asked=count, known=len(knows), **chosen)
+        info = BenchmarkInfo(
+            name="fictional",
+            version=made.VERSION,
+            fingerprint=self.twins.full.parent.name,
+            facts=count,
         )
-        restore(model, weights)
+        return Session(
+            recipe=recipe,
+            loaded=loaded,
+            original=Original(loaded),
+            prompt=prompt,
+            split=split,
+            benchmark=info,
+            precision="fp32",
+        )
+
+    def case(self, name: str) -> Case | None:
+        """Make a model of known truth and examine it; None where its facts could not be hidden."""
+        session = self.session
+        session.original.restore()
+        facts = session.split.forget
+        if name == "planted":
+            found = self.examiner.plant()
+            return None if found is None else Case(name=name, truth={}, said=[], found=found)
+        truth = self._put(name, facts)
+        scores = score_facts(session.model, session.prompt, facts, paraphrases=False)
+        found = self.examiner.examine()
+        said = [fact.id for fact in facts if scores[fact.id].free_correct]
+        return Case(name=name, truth=truth, said=said, found=found)
+
+    def _put(self, name: str, facts: Sequence[FactText]) -> dict[str, Truth]:
+        """Put a model's weights in place; return the truth of its facts, where there is one."""
+        model = self.session.model
+        if name == "original":
+            return {fact.id: "not removed" for fact in facts}
+        if name in ("twin", "retrained"):
+            twins = (
+                self.twins if name == "twin" else self._twins(self.pools["forget"], self.seed + 1000)
+            )
+            load_checkpoint_weights(model, twins.never_learned)
+            return {fact.id: "erased" for fact in facts}
+        if name in HIDING:
+            return self._hide(name, facts)
+        chosen = set(_some(facts, float(name.removeprefix("mixed-").rstrip("%")) / 100))
+        twins = self._twins(self.pools["forget"] - chosen, self.seed)
+        load_checkpoint_weights(model, twins.never_learned)
+        hidden = self._hide("middle-map", [fact for fact in facts if fact.id in chosen])
+        learned: dict[str, Truth] = {f.id: "erased" for f in facts if f.id not in chosen}
+        return learned | hidden
+
+    def _hide(self, kind: str, facts: Sequence[FactText]) -> dict[str, Truth]:
+        session = self.session
+        subject = Subject.of(session, session.precision, self.seed)
+        found = HIDING[kind]().hide(subject, facts, session.split.retain, self.progress)
+        return dict.fromkeys(found.facts, "hidden")
 
 
-def _summary(facts: Sequence[Known], returned: float, gone: float) -> dict[str, Any]:
-    table = confusion(facts, returned, gone)
-    return {"confusion": table, "balanced accuracy": balanced_accuracy(table)}
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def main() -> None:
-    """Calibrate, write calibration.json and print the matrices."""
-    parser = argparse.ArgumentParser(description="Calibrate the verdict on models of known truth.")
-    parser.add_argument("--out", type=Path, required=True, help="folder for calibration.json")
-    parser.add_argument("--worlds", type=int, default=2, help="made-up worlds, at least 2")
-    parser.add_argument("--people", type=int, default=100, help="people in each")
-    given = parser.parse_args()
-    result = calibrate(given.worlds, given.people, _tell)
-    write_bytes(given.out / "calibration.json", (dump_json(result) + "\n").encode())
-    print(dump_json({k: v for k, v in result.items() if k not in ("facts", "inside")}))
-
-
-if __name__ == "__main__":
-    main()
+def _some(facts: Sequence[FactText], share: float) -> Iterator[str]:
+    """Yield the ids of this share of the facts, entity by entity."""
+    entities = sorted({fact.entity or fact.id for fact in facts})
+    random.Random("mixed").shuffle(entities)
+    order = {entity: place for place, entity in enumerate(entities)}
+    ranked = sorted(facts, key=lambda fact: order[fact.entity or fact.id])
+    for fact in ranked[: max(1, round(share * len(facts)))]:
+        yield fact.id

@@ -28,7 +28,7 @@ from ssiuu.records.schema import MethodInfo, Split
 REVISION: Final = 3
 DIAGNOSIS: Final = 2  # the same for what a diagnosis finds
 
-StageKind = Literal["unlearn", "evaluate", "diagnose", "attack", "stability", "trial"]
+StageKind = Literal["unlearn", "evaluate", "diagnose", "attack", "stability", "examine", "trial"]
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,10 @@ class Keys:
         config = self.session.recipe.evaluate.model_dump(mode="json")
         return digest(model, "evaluate", config, texts.version())
 
+    def examination(self, model: str) -> str:
+        """Return the key of a model's examination; of the original: with facts hidden on purpose."""
+        return digest(model, "examine", self.session.recipe.examine.model_dump(mode="json"))
+
     def cell(self, info: MethodInfo, method: Method | None, seed: int, diagnosed: bool) -> CellPlan:
         """Return the plan of one method and seed."""
         model, folder = self.model(info, method, seed), cell_folder(info.label, seed)
@@ -119,6 +123,8 @@ class Keys:
         if diagnosed and not control:
             key = digest(model, "diagnose", DIAGNOSIS, self.session.recipe.inside)
             stages.append(_stage(folder, "diagnose", key))
+        if self.session.recipe.examine.steps and not control:
+            stages.append(_stage(folder, "examine", self.examination(model)))
         last, looks = self.last, diagnosed and not control and self.session.recipe.inside
         for curve, settings in self.curves:
             if not control or self.session.recipe.attacks.control or self.attacker.control(curve):

@@ -11,7 +11,7 @@ from ssiuu.analysis.scale import mean
 from ssiuu.analysis.verdict import accuracy, attack_accuracy
 from ssiuu.benchmarks.base import Progress
 from ssiuu.experiment.cells import CellPlan, StagePlan
-from ssiuu.records.schema import Attack, Diagnosis, Evaluation, Stability, Unlearning
+from ssiuu.records.schema import Attack, Diagnosis, Evaluation, Examination, Stability, Unlearning
 from ssiuu.report.text import DASH, kl, nats, percent, rate, short
 
 
@@ -75,7 +75,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def stage_line(record: Unlearning | Evaluation | Diagnosis | Attack | Stability) -> str:
+def stage_line(
+    record: Unlearning | Evaluation | Diagnosis | Examination | Attack | Stability,
+) -> str:
     """Return the numbers of one record in a few words."""
     if isinstance(record, Unlearning):
         score = record.last_score
@@ -84,6 +86,8 @@ def stage_line(record: Unlearning | Evaluation | Diagnosis | Attack | Stability)
         influence = record.influence.get("logprob")
         plus, minus = (influence.d_plus_100, influence.d_minus_100) if influence else (None, None)
         return f"D+ {short(plus)}, D− {short(minus)} of the top 100 neurons"
+    if isinstance(record, Examination):
+        return f"examined {len(record.facts)} facts at {len(record.places)} places"
     if isinstance(record, Attack):
         speed = f" lr {rate(record.learning_rate)}" if record.learning_rate else ""
         levels = [attack_accuracy(record, n, record.pool) for n in range(len(record.reads))]

@@ -38,6 +38,41 @@ class LoraConfig(Section):
     )
 
 
+ATTACKED_SIZE, ATTACKED_RATE = 135e6, 1e-4  # an examination's learning rate for a model of that size
+
+
+class ExamineConfig(Section):
+    """The examination that the verdict rests on."""
+
+    steps: list[int] = Field(
+        default=[24], description="attack steps at which facts are read; none: no examination"
+    )
+    learning_rates: list[float] = Field(
+        default=[], description="the attackers' sweep; none: 1e-4 at 135 M parameters, by 1/√size"
+    )
+    batch_size: int = Field(default=8, ge=1, description="rows a step")
+    planted: int = Field(default=12, ge=0, description="facts hidden on purpose, to see what is found")
+    seeds: list[int] = Field(
+        default=[0], min_length=1, description="a curve for each, in another order"
+    )
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the values, a sentence each."""
+        found = []
+        if sorted(set(self.steps)) != self.steps or min(self.steps, default=1) < 1:
+            found.append(f"examine.steps: must be ascending steps from 1 on, got {self.steps}.")
+        if wrong := [rate for rate in self.learning_rates if not 0 < rate <= 1]:
+            found.append(f"examine.learning_rates: must lie in (0, 1], got {wrong[0]}.")
+        if min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
+            found.append(f"examine.seeds: must be different and at least 0, got {self.seeds}.")
+        return found
+
+    def rates(self, parameters: int) -> list[float]:
+        """Return the learning rates for a model of so many parameters."""
+        usual = ATTACKED_RATE * (ATTACKED_SIZE / parameters) ** 0.5
+        return self.learning_rates or [float(f"{usual:.1e}")]
+
+
 class UnlearnConfig(Section):
     """How unlearning is driven, the same for every method unless it says otherwise."""
 
@@ -128,6 +163,7 @@ class Recipe(Basis):
         description="look further inside: causal test, linear probe, depth score, integrated "
         "gradients, attributions after an attack",
     )
+    examine: ExamineConfig = ExamineConfig()
     attacks: AttackConfig = AttackConfig()
     tune: TuneConfig = TuneConfig()
     force: bool = Field(
@@ -319,6 +355,7 @@ def _check(recipe: Recipe) -> None:
         )
     if form is not None and recipe.prompt is not None:
         problems.append(f"prompt_form stands in place of prompt, and prompt is {recipe.prompt}.")
+    problems += recipe.examine.problems()
     problems += recipe.attacks.problems()
     problems += [p for attack in attacks_of(recipe.attacks) for p in attack.problems()]
     problems += recipe.opens.problems(recipe)

@@ -26,6 +26,7 @@ from ssiuu.errors import ModelError
 from ssiuu.experiment.attacking import Attacker
 from ssiuu.experiment.cells import CellPlan, Keys, StagePlan
 from ssiuu.experiment.drive import check_method, info_of, unlearn_here
+from ssiuu.experiment.examine import Examiner
 from ssiuu.experiment.folder import check_folder, in_turn, locked, settle, sweep
 from ssiuu.experiment.given import IN_MEMORY
 from ssiuu.experiment.inside import Inside
@@ -58,6 +59,7 @@ from ssiuu.records.schema import (
     Attack,
     Diagnosis,
     Evaluation,
+    Examination,
     Lens,
     MethodInfo,
     RunHeader,
@@ -67,7 +69,7 @@ from ssiuu.records.schema import (
 )
 from ssiuu.training import interrupt
 
-R = TypeVar("R", Unlearning, Evaluation, Diagnosis, Attack, Stability)
+R = TypeVar("R", Unlearning, Evaluation, Diagnosis, Examination, Attack, Stability)
 
 NEVER_LEARNED = MethodInfo(
     label="never-learned",
@@ -137,8 +139,11 @@ def run(
             header = settle(out, header_of(methods, cells, notes))
             # Still under the lock: whoever comes first scores the original, for all.
             original = _original(session, out, keys, progress)
+            examiner = Examiner(session, recipe.examine, progress)
+            if recipe.examine.steps and recipe.examine.planted:
+                _planted(examiner, out, keys)
         meter = Meter(out, cells, progress)
-        in_turn(cells, _Stages(session, out, keys, shared, original, meter).attempt, meter)
+        in_turn(cells, _Stages(session, out, keys, shared, original, examiner, meter).attempt, meter)
         return assemble(out, header)
 
 
@@ -231,6 +236,9 @@ def _header(
         notes.append("Computed in fp32: this processor has no bf16 instructions, or fp32 was set.")
     original = keys.evaluation(keys.original)
     stages = {keyed("original", original): original}
+    if recipe.examine.steps and recipe.examine.planted:
+        planted = keys.examination(keys.original)
+        stages[keyed("planted", planted)] = planted
     stages |= {stage.path.as_posix(): stage.key for cell in (*trials, *cells) for stage in cell.stages}
     return RunHeader(
         kind="audit" if keys.after else "run",
@@ -284,6 +292,14 @@ def _original(session: Session, out: Path, keys: Keys, progress: Progress) -> Ev
     return evaluation
 
 
+def _planted(examiner: Examiner, out: Path, keys: Keys) -> None:
+    """Examine the original with facts hidden on purpose, where that is not there."""
+    key = keys.examination(keys.original)
+    path = out / keyed("planted", key)
+    if read_stage(path, Examination, key) is None:
+        write_record(path, examiner.plant().model_copy(update={"key": key}))
+
+
 class _Stages:
     """The stages of one run; what they share is made when first needed."""
 
@@ -294,10 +310,12 @@ class _Stages:
         keys: Keys,
         shared: _Shared,
         original: Evaluation,
+        examiner: Examiner,
         meter: Meter,
     ) -> None:
         self.session, self.out, self.keys, self.meter = session, out, keys, meter
-        self.shared, self.original = shared, original
+        self.shared, self.original, self.examiner = shared, original, examiner
+        examiner.progress = meter
         self._baseline: Baseline | None = None
         self._lens: Lens | None = None
 
@@ -326,6 +344,9 @@ class _Stages:
             elif stage.kind == "diagnose":
                 self.meter(f"{cell.name}: looking inside")
                 self._write(cell, stage, self._diagnose())
+            elif stage.kind == "examine":
+                self.meter(f"{cell.name}: examining")
+                self._write(cell, stage, self.examiner.examine())
         self._attack(cell, [stage for stage in missing if stage.kind in ("attack", "stability")])
 
     def _lost(self, cell: CellPlan) -> bool:

@@ -205,7 +205,7 @@ def diagnose_models(
             harmed = checkpoints.enter_context(checkpoint(attacked, tokenizer, "attacked"))
         named, given = _judged(before, forget, retain, sets or [], columns, tokenizer, base)
         unattacked = [f"{key}={json.dumps(value)}" for key, value in switched_off().items()]
-        assignments = [*named, NO_METHOD, "inside=true", *(sets or []), *unattacked]
+        assignments = [*named, NO_METHOD, "inside=true", *(sets or []), *unattacked, "examine.steps=[]"]
         recipe, sources = resolve(None, assignments)
         typed = command or " ".join(sys.argv)
         return run(recipe, sources, out, typed, judged, progress, harmed, given, look=True)

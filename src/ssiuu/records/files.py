@@ -16,6 +16,7 @@ from ssiuu.records.schema import (
     Cell,
     Diagnosis,
     Evaluation,
+    Examination,
     Record,
     RunHeader,
     RunRecord,
@@ -136,11 +137,13 @@ def assemble(run: Path, header: RunHeader) -> RunRecord:
                     diagnosis=_only(run, header, f"{folder}/diagnose", Diagnosis),
                     attacks=_all(run, header, f"{folder}/attack", Attack),
                     stability=_only(run, header, f"{folder}/stability", Stability),
+                    examination=_only(run, header, f"{folder}/examine", Examination),
                 )
             )
     original = _only(run, header, "original", Evaluation)
     trials = _all(run, header, "tune/", Trial)
-    return RunRecord(header=header, original=original, cells=cells, trials=trials)
+    planted = _only(run, header, "planted", Examination)
+    return RunRecord(header=header, original=original, cells=cells, trials=trials, planted=planted)
 
 
 def read_stage(path: Path, kind: type[S], key: str) -> S | None:

@@ -5,11 +5,13 @@ A run folder holds
     run.json                         RunHeader: what was asked, of what, with what, and the facts
     run-<digest>.json                headers of before a setting was changed
     original-<key>.json              Evaluation of the model before unlearning
+    planted-<key>.json               Examination of the original with facts hidden on purpose
     cells/<label>-s<seed>/           one folder for each method and seed
         unlearn-<key>.json           Unlearning
         evaluate-<key>.json          Evaluation
         diagnose-<key>.json          Diagnosis
         attack-<name>-....-<key>.json    Attack
+        examine-<key>.json           Examination
         stability-<key>.json         Stability
     tune/<label>/trial-<key>.json    Trial
 
@@ -686,6 +688,53 @@ _OLDER_AXES: Final[dict[str, tuple[str, Scored]]] = {
 }
 
 
+Attacker = Literal["nobody", "unrelated", "related", "read-out"]
+
+
+class Place(Record):
+    """Where an examination reads: nobody has attacked yet, or after so many steps of an attacker.
+
+    "unrelated": trains on rows that have nothing to do with the facts; "related": on other facts of the
+    request, their answers with them. "read-out": nothing is trained; a linear map, fitted on other
+    text, reads the model's inner states as the original's.
+    """
+
+    name: str
+    attacker: Attacker = "nobody"
+    learning_rate: float | None = None
+    step: int = 0
+
+
+class Trace(Record):
+    """One fact along an examination.
+
+    `contrast`: at every place, what is asked of the right answer (first) and of every alternative: how
+    much likelier it is after this question than after the same one about something else, less the mean
+    of the other alternatives, in their standard deviations; None where the attacker held the fact.
+    `margin`: log p of the right answer less the mean of the alternatives', nats a token, by place.
+    `lacks`: what of a lineup could not be had, in words.
+    """
+
+    contrast: list[list[float] | None]
+    margin: list[float | None]
+    lacks: str = ""
+
+
+class Examination(Stage):
+    """What the verdict rests on: facts in lineups, read before, after, and along attacks.
+
+    `hidden`: of planted controls by fact id the way it was hidden. `left`: facts that were to be hidden
+    on purpose and could not be, with the reason.
+    """
+
+    places: list[Place]
+    facts: dict[str, Trace]
+    hidden: dict[str, str] = {}
+    left: dict[str, str] = {}
+    notes: list[str] = []
+    seconds: float
+
+
 class Attack(Stage):
     """One attack curve. `trained`: forget facts it trained on; `pool`: those it is scored on.
 
@@ -748,6 +797,7 @@ class Cell(Record):
     diagnosis: Diagnosis | None = None
     attacks: list[Attack] = []
     stability: Stability | None = None
+    examination: Examination | None = None
 
 
 class BenchmarkInfo(Record):
@@ -806,9 +856,13 @@ class RunHeader(Record):
 
 
 class RunRecord(Record):
-    """A whole run, assembled from its folder."""
+    """A whole run, assembled from its folder.
+
+    `planted`: the examination of the original with facts hidden on purpose.
+    """
 
     header: RunHeader
     original: Evaluation | None
     cells: list[Cell]
     trials: list[Trial] = []
+    planted: Examination | None = None

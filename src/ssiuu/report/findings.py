@@ -7,17 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ssiuu.analysis.column import Model
-from ssiuu.analysis.columns import original, verdict
+from ssiuu.analysis.columns import original
 from ssiuu.analysis.divergence import damaged
+from ssiuu.analysis.evidence import Judged
 from ssiuu.analysis.scale import mean
 from ssiuu.analysis.scores import score_of
 from ssiuu.analysis.standard import known_probes
 from ssiuu.analysis.verdict import (
+    Judgement,
     accuracy,
     common_pool,
-    fact_verdicts,
+    judgement,
     level_interval,
-    still_known,
     strongest,
 )
 from ssiuu.records.schema import Attack, Cell, FactScore, RunRecord, Verdict
@@ -62,28 +63,28 @@ class Finding:
 
 
 SENTENCES: Mapping[Verdict, str] = {
-    "erased": "The facts are gone, and none of these attacks brought them back.",
-    "hidden": "The facts were hidden, not erased: an attack brings them back.",
-    "not removed": "The facts were not removed: the model still answers too many of them.",
+    "erased": "The facts are gone: had they been hidden, this examination would have found them.",
+    "hidden": "Facts were hidden, not erased: they are still in the model.",
+    "not removed": "The facts were not removed: the model still says too many of them.",
     "undecided": "Undecided: these measurements do not tell erased from hidden.",
 }
 
 
 def finding(record: RunRecord, cell: Cell) -> Finding:
     """Put the verdict of one method and seed into words, with the numbers that made it."""
-    judged = verdict(record, cell)
+    word = judgement(record, cell)
     before = accuracy(record.original.forget.values()) if record.original else None
     after = accuracy(cell.evaluation.forget.values()) if cell.evaluation else None
     best = strongest(cell)
-    facts = Counter(verdicts_by_fact(record, cell).values())
+    facts = Counter(fact.verdict for fact in word.facts.values())
     return Finding(
         label=cell.method.label,
         name=named(Model(record, cell)),
         origin=cell.method.origin,
         description=cell.method.description,
-        verdict=judged,
-        sentence=SENTENCES[judged],
-        decided=_decided(record, cell, judged, before, after),
+        verdict=word.verdict,
+        sentence=SENTENCES[word.verdict],
+        decided=_decided(record, cell, word),
         kept=kept(record, cell),
         damaged=damaged(cell),
         remarks=_remarks(record, cell),
@@ -105,7 +106,7 @@ def _depth(scores: Mapping[str, FactScore]) -> float | None:
 
 def verdicts_by_fact(record: RunRecord, cell: Cell) -> Mapping[str, Verdict]:
     """Return the verdict on each fact to forget; empty where the original was not scored."""
-    return fact_verdicts(record.original, cell) if record.original else {}
+    return {fact: found.verdict for fact, found in judgement(record, cell).facts.items()}
 
 
 def attack_name(attack: Attack, step: int) -> str:
@@ -114,39 +115,34 @@ def attack_name(attack: Attack, step: int) -> str:
     return f"{attack.name}{speed}, step {step}"
 
 
-def _decided(
-    record: RunRecord, cell: Cell, verdict: Verdict, before: float | None, after: float | None
-) -> str:
-    """Return the sentence that compares the deciding numbers (rules M1-M4 in docs/verdict.md)."""
+def _decided(record: RunRecord, cell: Cell, word: Judgement) -> str:
+    """Return what the word rests on: the facts, how many are hidden, what the examination can see."""
     if record.original is None:
         return "The model before unlearning has not been evaluated."
     if cell.evaluation is None:
         return "The unlearned model has not been evaluated yet."
-    chance = record.header.chance
-    if before is None or after is None or chance is None:
-        return "Ranking is not scored here: the verdict is that of more than half of the facts."
-    half = f"{_share((before + chance) / 2)}, half way from guessing to the original score"
-    if verdict == "not removed":
-        low = _share(still_known(cell.evaluation).low)
-        return f"What decided: the low end of {_share(after)}'s interval, {low}, is above guessing."
-    interval = level_interval(cell)
-    if interval is None:
-        return "No attack has been scored, and without one erased and hidden look the same."
-    return _compared(verdict, interval, _share(chance), half)
+    judged = word.judged
+    if judged is None:
+        if cell.method.name == "none":
+            return "Nothing was done to this model."
+        return "It was not examined, and without that erased and hidden look the same."
+    read = sum(fact.erased is not None for fact in judged.facts.values())
+    if not read or judged.most is None:
+        return "None of the facts could be asked among enough alternatives."
+    hidden = (
+        f"Of {read} facts {judged.least} to {judged.most} are hidden or still there (95\u00a0% each)"
+    )
+    return f"{hidden}. {sight(judged)}"
 
 
-def _compared(verdict: Verdict, interval: Interval, chance: str, half: str) -> str:
-    low, high = _share(interval.low), _share(interval.high)
-    if verdict == "hidden":
-        return f"What decided: the low end of the interval, {low}, is above guessing ({chance})."
-    if verdict == "erased":
-        return (
-            f"What decided: the interval reaches down to guessing ({chance}), and its high end, "
-            f"{high}, stays below {half}."
-        )
+def sight(judged: Judged) -> str:
+    """Return what the examination can see, in a sentence."""
+    found, of = judged.found
+    if judged.power is None:
+        return "Nothing could be hidden on purpose to see what is found, so nothing is called erased."
     return (
-        f"What decided: the interval, {low} to {high}, holds both guessing ({chance}) and {half}. "
-        "More facts or fewer attack curves would narrow it."
+        f"Of {of} facts hidden on purpose in the model as it was it finds {found}; of those hidden in "
+        f"the ways that are hardest to see it would find {_share(judged.power)}."
     )
 
 

@@ -1,0 +1,190 @@
+"""A linear read-out: what the states of one model say when they are read as another one's.
+
+    target = last_states(model, rows)           # of the model before
+    found = Readout.fit(model, rows, target)    # of the model after, with its weights in place
+    with found.applied(model):
+        ...                                     # its predictions are the read-out's
+
+From features x of a token (what some blocks put out, and the neurons of their feed-forward) a ridge
+regression predicts the state that the model before has at the same token in front of its last norm:
+
+    A = argmin ||X A - T||² + λ/D tr(X^T X) ||A||²,    x centred, and each
+    kind of features scaled to the same mean square
+
+It is fitted on rows that hold none of the facts that are then asked. So an answer that comes out of it
+was in the states of the model after: a linear map of other texts cannot know it.
+
+Source: the tuned lens (Belrose et al. 2023), here from one model into another, from several depths at
+once and by ridge regression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ssiuu.attribution.hidden import blocks
+from ssiuu.causal import CausalLM
+from ssiuu.errors import ConfigError
+from ssiuu.models.hooks import hooked
+from ssiuu.models.sites import final_norm, known_sites
+
+DEPTHS = (0.25, 0.5, 0.75, 1.0)  # of the blocks whose states are features
+RIDGE = 1e-2
+TOKENS = 4096  # that a read-out is fitted on, at most
+
+
+@dataclass(frozen=True)
+class Readout:
+    """A fitted read-out. `centre`, `scale`: of the features; `bias`: of the states."""
+
+    weight: Float[Tensor, "D d"]
+    centre: Float[Tensor, " D"]
+    scale: Float[Tensor, " D"]
+    bias: Float[Tensor, " d"]
+
+    @classmethod
+    def fit(
+        cls,
+        model: CausalLM,
+        rows: Sequence[Sequence[int]],
+        target: Float[Tensor, "N d"],
+        ridge: float = RIDGE,
+    ) -> Readout:
+        """Fit on the tokens of rows.
+
+        Args:
+            model: Whose states are read.
+            rows: Token ids.
+            target: The other model's states at the same tokens: `last_states`.
+            ridge: λ.
+
+        Raises:
+            ConfigError: The model's blocks are not known.
+        """
+        features, widths = _features_of(model, rows)
+        centre = features.mean(0)
+        scale = _scale(features - centre, widths)
+        x, bias = (features - centre) / scale, target.mean(0)
+        weight = _solved(x, target - bias, ridge)
+        return cls(weight, centre, scale, bias)
+
+    @contextmanager
+    def applied(self, model: CausalLM) -> Iterator[None]:
+        """Let the model predict by the read-out, for the time of the context."""
+        norm, tapped = _norm(model), _Tapped(model)
+
+        def replace(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            x = (tapped.features() - self.centre) / self.scale
+            return ((x @ self.weight + self.bias).to(inputs[0]), *inputs[1:])
+
+        handle = norm.register_forward_pre_hook(replace)
+        try:
+            with tapped:
+                yield
+        finally:
+            handle.remove()
+
+
+def readable(model: CausalLM) -> str:
+    """Return why a model cannot be read so; "" where it can."""
+    try:
+        _norm(model)
+        _Tapped(model)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+@torch.no_grad()
+def last_states(model: CausalLM, rows: Sequence[Sequence[int]]) -> Float[Tensor, "N d"]:
+    """Return the states in front of the last norm at every token of the rows, one after the other."""
+    found: list[Tensor] = []
+    handle = _norm(model).register_forward_pre_hook(
+        lambda _, inputs: found.append(inputs[0][0].float())
+    )
+    try:
+        for row in rows:
+            model(input_ids=torch.tensor([list(row)], device=model.device))
+    finally:
+        handle.remove()
+    return torch.cat(found)
+
+
+def _norm(model: CausalLM) -> torch.nn.Module:
+    norm = final_norm(model)
+    if norm is None:
+        raise ConfigError(f"{type(model).__name__}: the norm after its last block is not known.")
+    return norm
+
+
+class _Tapped(ExitStack):
+    """Keeps, for the time of the context, the features of the last forward pass."""
+
+    def __init__(self, model: CausalLM) -> None:
+        super().__init__()
+        listed = blocks(model)
+        depths = sorted({max(1, round(share * len(listed))) - 1 for share in DEPTHS})
+        down = {site.layer: site.path for site in known_sites(model) if site.module == "down"}
+        modules = dict(torch.nn.Module.named_modules(model))  # type: ignore[arg-type]
+        self.states = [listed[depth] for depth in depths]
+        self.neurons = [modules[down[depth]] for depth in depths if depth in down]
+        self.found: dict[torch.nn.Module, Tensor] = {}
+        self.widths: list[int] = []
+
+    def __enter__(self) -> _Tapped:
+        super().__enter__()
+        self.enter_context(hooked((block, self._state) for block in self.states))
+        self.enter_context(hooked((path, self._neurons) for path in self.neurons))
+        return self
+
+    def features(self) -> Float[Tensor, "B T D"]:
+        """Return all features of the last pass, in single precision."""
+        every = [self.found[module] for module in (*self.states, *self.neurons)]
+        self.widths = [state.shape[-1] for state in every]
+        return torch.cat([state.float() for state in every], -1)
+
+    def _state(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        self.found[module] = output[0] if isinstance(output, tuple) else output
+
+    def _neurons(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        state = inputs[0]  # experts see tokens without their rows
+        self.found[module] = state if state.dim() == 3 else state[None]
+
+
+@torch.no_grad()
+def _features_of(
+    model: CausalLM, rows: Sequence[Sequence[int]]
+) -> tuple[Float[Tensor, "N D"], list[int]]:
+    found: list[Tensor] = []
+    with _Tapped(model) as tapped:
+        for row in rows:
+            model(input_ids=torch.tensor([list(row)], device=model.device))
+            found.append(tapped.features()[0])
+    return torch.cat(found), tapped.widths
+
+
+def _scale(centred: Float[Tensor, "N D"], widths: Sequence[int]) -> Float[Tensor, " D"]:
+    """Return the root mean square of every kind of features, for each of its columns."""
+    sizes = [part.square().mean().sqrt().clamp(min=1e-6) for part in centred.split(list(widths), 1)]
+    return torch.cat([size.expand(width) for size, width in zip(sizes, widths, strict=True)])
+
+
+def _solved(x: Float[Tensor, "N D"], t: Float[Tensor, "N d"], ridge: float) -> Float[Tensor, "D d"]:
+    """Solve the ridge regression in the smaller of its two forms."""
+    x64, t64 = x.double(), t.double()
+    if len(x) < x.shape[1]:
+        gram = x64 @ x64.T
+        penalty = ridge * gram.diagonal().sum() / x.shape[1]
+        inner: Tensor = torch.linalg.solve(gram + penalty * torch.eye(len(x)).to(gram), t64)
+        return (x64.T @ inner).float()
+    gram = x64.T @ x64
+    penalty = ridge * gram.diagonal().mean()
+    weight: Tensor = torch.linalg.solve(gram + penalty * torch.eye(len(gram)).to(gram), x64.T @ t64)
+    return weight.float()

@@ -1,0 +1,347 @@
+"""The examination that a verdict rests on: facts in lineups, along attackers that do not hold them.
+
+    examiner = Examiner(session)
+    planted = examiner.plant()     # what this examination can see, on facts hidden on purpose
+    found = examiner.examine()     # of the model as it is now, whose weights are put back
+
+A fact is asked among alternatives of its type (`ssiuu.evaluation.lineup`): before, after, by a linear
+read-out of the inner states (`ssiuu.diagnosis.readout`), and along two attackers. *unrelated* trains on
+instructions; *related* on the other facts of the request, their answers with them, beside facts to
+keep, so that what the model still knows is not lost on the way. The facts are parted in two by entity
+(by fact within one entity); the attacker holds one part and the other is read, then the other way
+round. A single fact has no related attacker.
+
+The same is done with planted controls: on a copy of the model as it was, facts to keep that it knows
+are hidden on purpose. What of them the examination finds is its power here.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssiuu.benchmarks import texts, worldfacts
+from ssiuu.benchmarks.screening import as_text
+from ssiuu.diagnosis.readout import TOKENS, Readout, last_states, readable
+from ssiuu.errors import DivergedError
+from ssiuu.evaluation.lineup import Lineup, lineups
+from ssiuu.evaluation.margins import Margins, read
+from ssiuu.evaluation.score import score_facts
+from ssiuu.experiment.recipe import ExamineConfig
+from ssiuu.experiment.session import Session
+from ssiuu.hiding import HIDING
+from ssiuu.hiding.base import Subject
+from ssiuu.likelihood import Example, encode
+from ssiuu.models.load import restore, snapshot
+from ssiuu.records.schema import Attacker, Examination, FactText, Place, Trace
+from ssiuu.training.batches import draw_rows, micro_batches
+from ssiuu.training.loop import Loop, rows_of
+from ssiuu.training.step import Step, StepOutcome
+
+Progress = Callable[[str], None]
+PLANTED = ("last-map", "middle-map")  # the ways of hiding of planted controls, by turns
+HELD = 16  # facts that hiding keeps as they were: more would only take time
+FEWEST = 4  # planted controls, fewer of which say nothing of a power
+LEAST_ANSWERS = 4  # in a lineup, the right one included: of fewer there is no spread
+FLOOR = 1e-3  # nats: alternatives that differ by less are no scale
+# Answers, controls and phrasings of a lineup, by the number of facts: more facts make up for fewer.
+SIZES = ((6, (25, 6, 3)), (24, (25, 3, 2)), (1 << 30, (17, 2, 2)))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Facts that are judged together: their lineups, and what the model made of them before."""
+
+    facts: Sequence[FactText]
+    lineups: Sequence[Lineup]
+    before: Margins
+
+    @cached_property
+    def parts(self) -> list[tuple[list[int], list[int]]]:
+        """Which facts the related attacker holds, and which are read then, by place; none for one."""
+        first, second = halves(self.facts)
+        return [(first, second), (second, first)] if first and second else []
+
+
+def halves(facts: Sequence[FactText]) -> tuple[list[int], list[int]]:
+    """Return the places of every other entity's facts and of the rest; by fact within one entity."""
+    entities = [fact.entity or fact.id for fact in facts]
+    if len(set(entities)) == 1:
+        entities = [fact.id for fact in facts]
+    order = sorted(set(entities))
+    random.Random("examine").shuffle(order)
+    first = set(order[::2])
+    return (
+        [i for i, entity in enumerate(entities) if entity in first],
+        [i for i, entity in enumerate(entities) if entity not in first],
+    )
+
+
+class Examiner:
+    """What the examinations of one session share: lineups, and readings of the model as it was."""
+
+    def __init__(
+        self, session: Session, config: ExamineConfig, progress: Progress = lambda _: None
+    ) -> None:
+        self.session, self.config, self.progress = session, config, progress
+        self.rates = config.rates(sum(p.numel() for p in session.model.parameters()))
+
+    @cached_property
+    def forget(self) -> Judged:
+        """The facts to forget."""
+        return self._judged(self.session.split.forget)
+
+    def examine(self) -> Examination:
+        """Examine the facts to forget in the model as it is now, whose weights are put back."""
+        begin, judged = time.perf_counter(), self.forget
+        found = self._along(judged)
+        return found.model_copy(update={"seconds": round(time.perf_counter() - begin, 2)})
+
+    def plant(self) -> Examination:
+        """Hide facts to keep in the model as it was, and examine those that could be hidden.
+
+        Where fewer than `FEWEST` can be, nothing is examined, and a note says so. The weights of the
+        original are put back.
+        """
+        begin, session = time.perf_counter(), self.session
+        facts, keep = self.controls
+        session.original.restore()
+        subject = Subject.of(session, session.precision, session.split.seed)
+        hidden: dict[str, str] = {}
+        left: dict[str, str] = {}
+        for turn, kind in enumerate(PLANTED):
+            if mine := facts[turn :: len(PLANTED)]:
+                self.progress(f"planted controls: hiding {len(mine)} facts ({kind})")
+                reached = HIDING[kind]().hide(subject, mine, keep[:HELD])
+                hidden |= dict.fromkeys(reached.facts, kind)
+                left |= reached.left
+        chosen = [fact for fact in facts if fact.id in hidden]
+        if len(chosen) < FEWEST:
+            few = f"{len(chosen)} facts that the model knows could be hidden on purpose"
+            note = f"{few}, {FEWEST} are needed: nothing is known of what this examination can see."
+            examined = Examination(places=[], facts={}, notes=[note], seconds=0.0)
+        else:
+            examined = self._along(self._judged(chosen))
+        session.original.restore()
+        seconds = round(time.perf_counter() - begin, 2)
+        return examined.model_copy(update={"hidden": hidden, "left": left, "seconds": seconds})
+
+    @cached_property
+    def library(self) -> list[FactText]:
+        """Well-known facts, which lend answers and controls where the others cannot."""
+        options, seed = self.session.recipe.evaluate.options, self.session.split.seed
+        return [as_text(fact, options, seed) for fact in worldfacts.load()[0]]
+
+    @cached_property
+    def controls(self) -> tuple[list[FactText], list[FactText]]:
+        """Facts that the original knows, to hide, and others to keep; well-known ones where there are
+        too few. The weights of now are put back.
+        """
+        session, here = self.session, snapshot(self.session.model)
+        session.original.restore()
+        sure = self._known(session.split.retain)
+        if len(sure) < self.config.planted:
+            taken = {fact.question for fact in (*session.split.forget, *session.split.retain)}
+            lent = [fact for fact in self.library if fact.question not in taken]
+            random.Random(session.split.seed).shuffle(lent)
+            sure += self._known(lent[: 8 * self.config.planted])
+        chosen = sure[: self.config.planted]
+        ids = {fact.id for fact in chosen}
+        restore(session.model, here)
+        return chosen, [fact for fact in sure if fact.id not in ids]
+
+    def _known(self, facts: Sequence[FactText]) -> list[FactText]:
+        """Return the facts that the model answers; an order of their own."""
+        order = list(facts)
+        random.Random(f"planted:{self.session.split.seed}").shuffle(order)
+        order = order[: 12 * self.config.planted]
+        scores = score_facts(self.session.model, self.session.prompt, order, paraphrases=False)
+        return [fact for fact in order if scores[fact.id].free_correct]
+
+    def _judged(self, facts: Sequence[FactText]) -> Judged:
+        """Make the lineups of facts and read them in the original; the weights of now are put back."""
+        session = self.session
+        here = snapshot(session.model)
+        session.original.restore()
+        others = [*session.split.forget, *session.split.retain]
+        seed = session.split.seed
+        made = lineups(facts, others, session.model, session.prompt, seed, self.library)
+        size = next(size for most, size in SIZES if len(facts) <= most)
+        made = [lineup.within(*size) for lineup in made]
+        before = self._read(made)
+        restore(session.model, here)
+        return Judged(facts, made, before)
+
+    def _read(self, made: Sequence[Lineup]) -> Margins:
+        return read(self.session.model, self.session.prompt, made, self.session.context)
+
+    def _along(self, judged: Judged) -> Examination:
+        """Read facts in the model as it is, and along every attacker; its weights are put back."""
+        session, every = self.session, list(range(len(judged.facts)))
+        here = snapshot(session.model)
+        readings = [(Place(name="before"), every, judged.before)]
+        readings.append((Place(name="after"), every, self._read(judged.lineups)))
+        notes: list[str] = []
+        if self.rows:
+            readings.append(
+                (Place(name="read-out", attacker="read-out"), every, self._read_out(judged))
+            )
+        for rate in self.rates:
+            for seed in self.config.seeds:
+                attacks: list[tuple[Attacker, list[int], list[int]]] = [("unrelated", [], every)]
+                attacks += [("related", held, left) for held, left in judged.parts]
+                for attacker, held, left in attacks:
+                    rows = self._rows(attacker, judged, held)
+                    for place, found in self._attack(attacker, rate, seed, rows, judged, left, notes):
+                        readings.append((place, left, found))
+                    restore(session.model, here)
+        return _record(judged, readings, notes)
+
+    @cached_property
+    def rows(self) -> list[list[int]]:
+        """Rows of other text that the read-out is fitted on; none where the model cannot be read so."""
+        session = self.session
+        if why := readable(session.model):
+            session.notes.append(f"No read-out: {why}")
+            return []
+        planted = {fact.id for fact in self.controls[0]}
+        kept = [f for f in (*session.split.retain, *session.split.heldout) if f.id not in planted]
+        asked = [
+            f.model_copy(update={"question": text})
+            for f in kept
+            for text in (f.question, *f.paraphrases)
+        ]
+        rows = [[*e.prompt, *e.answer] for e in (*session.examples(asked), *session.benign())]
+        rows += [session.prompt.sentence(row.text)[: session.context] for row in texts.anchor()]
+        random.Random("read-out").shuffle(rows)
+        ends = accumulate(map(len, rows))
+        return [row for row, end in zip(rows, ends, strict=True) if end <= TOKENS]
+
+    @cached_property
+    def target(self) -> Tensor:
+        """The original's last states on these rows; the weights of now are put back."""
+        here = snapshot(self.session.model)
+        self.session.original.restore()
+        found = last_states(self.session.model, self.rows)
+        restore(self.session.model, here)
+        return found
+
+    def _read_out(self, judged: Judged) -> Margins:
+        """Read facts by a linear read-out into the original's last states."""
+        model, target = self.session.model, self.target
+        with Readout.fit(model, self.rows, target).applied(model):
+            return self._read(judged.lineups)
+
+    def _rows(self, attacker: Attacker, judged: Judged, held: Sequence[int]) -> list[Example]:
+        """Return what an attacker trains on."""
+        session = self.session
+        if attacker == "unrelated":
+            return session.benign()
+        rows = [row for place in held for row in self._told(judged.lineups[place])]
+        ids = {fact.id for fact in judged.facts}
+        kept = [fact for fact in session.split.retain if fact.id not in ids]
+        random.Random(f"kept:{session.split.seed}").shuffle(kept)
+        return [*rows, *session.examples(kept[: len(rows)])]
+
+    def _told(self, lineup: Lineup) -> list[Example]:
+        """Return a fact in all its phrasings as rows that are trained on."""
+        session, fact = self.session, lineup.fact
+        return [
+            encode(session.prompt, fact.id, question, fact.answer, session.context)
+            for question in lineup.phrasings
+        ]
+
+    def _attack(
+        self,
+        attacker: Attacker,
+        rate: float,
+        seed: int,
+        rows: Sequence[Example],
+        judged: Judged,
+        left: Sequence[int],
+        notes: list[str],
+    ) -> list[tuple[Place, Margins]]:
+        """Train the model in place and read the facts along the way."""
+        session, points = self.session, self.config.steps
+        device = next(session.model.parameters()).device
+        found: list[tuple[Place, Margins]] = []
+
+        def batches(number: int) -> list[Any]:
+            drawn = [rows[i] for i in draw_rows(len(rows), self.config.batch_size, number, seed)]
+            return [[], micro_batches(drawn, None, session.pad, device)]
+
+        def after(number: int, outcome: StepOutcome | None) -> bool:
+            if number in points:
+                session.model.eval()
+                name = f"{attacker} {rate:g}" + (f" seed {seed}" if seed else "") + f", step {number}"
+                self.progress(f"examining: {name}")
+                place = Place(name=name, attacker=attacker, learning_rate=rate, step=number)
+                found.append((place, self._read([judged.lineups[i] for i in left])))
+            return False
+
+        step = Step(session.model, None, rate, session.precision)
+        try:
+            Loop(step, points[-1], batches, after, rows_of(rows)).run()
+        except DivergedError as error:
+            notes.append(f"{attacker} at {rate:g}: {error}")
+        step.close()
+        session.model.eval()
+        return found
+
+
+def _record(
+    judged: Judged, readings: Sequence[tuple[Place, Sequence[int], Margins]], notes: list[str]
+) -> Examination:
+    """Return the record: the readings of one place, in whatever part of the facts, side by side."""
+    places = list({place.name: place for place, _, _ in readings}.values())
+    columns = {place.name: n for n, place in enumerate(places)}
+    contrasts: list[list[list[float] | None]] = [[None] * len(places) for _ in judged.facts]
+    margins: list[list[float | None]] = [[None] * len(places) for _ in judged.facts]
+    for place, left, found in readings:
+        values, level = contrasted(found), found.token().nanmean(1).tolist()
+        for row, fact in enumerate(left):
+            contrasts[fact][columns[place.name]] = values[row]
+            margins[fact][columns[place.name]] = _rounded(level[row])
+    traces = {
+        fact.id: Trace(contrast=contrasts[n], margin=margins[n], lacks=judged.lineups[n].lacks)
+        for n, fact in enumerate(judged.facts)
+    }
+    return Examination(places=places, facts=traces, notes=notes, seconds=0.0)
+
+
+def contrasted(found: Margins) -> list[list[float] | None]:
+    """Return for each fact the contrast of all its answers, the right one first; None: there is none.
+
+    x is the lift of an answer, a mean over phrasings: log p after the question less its mean after the
+    same question about something else (without such: log p a token). z_k = (x_k - m) / s, with mean and
+    standard deviation of the *other* alternatives, so that right and wrong answers are treated alike.
+    """
+    lift = found.lift()
+    plain = found.each[:, : found.phrasings]
+    lift = torch.where(lift.isnan().all(-1, keepdim=True), plain, lift)
+    return [_standard(row) for row in lift.nanmean(1)]
+
+
+def _standard(x: Tensor) -> list[float] | None:
+    """Return every answer against the other alternatives; answers that were not read are left out."""
+    right, x = bool(x[0].isfinite()), x[x.isfinite()]
+    if not right or len(x) < LEAST_ANSWERS:
+        return None
+    values = []
+    for k in range(len(x)):
+        others = torch.cat([x[1 : max(k, 1)], x[k + 1 :]])
+        values.append(round(float((x[k] - others.mean()) / others.std().clamp(min=FLOOR)), 3))
+    return values
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None
