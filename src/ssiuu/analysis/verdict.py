@@ -87,19 +87,19 @@ def answered(score: FactScore) -> bool:
     return bool(score.free_correct or score.other_free)
 
 
-def fact_word(said: bool, judged: FactJudged | None) -> FactVerdict:
+def fact_word(said: bool, judged: FactJudged | None, promised: float = LEVEL) -> FactVerdict:
     """Return the word on one fact; `said`: whether the model says it freely.
 
     What it says, and what is likelier than decoys without any attack, is not removed. Not said, and
     told from what was never learned: hidden; told from what is hidden: erased; from neither or from
-    both: undecided.
+    both: undecided. `promised`: both error rates.
     """
     if judged is None or judged.erased is None or judged.after is None:
         return FactVerdict("not removed" if said else "undecided", said, judged)
-    if said and min(judged.after, judged.erased) <= LEVEL:
+    if said and min(judged.after, judged.erased) <= promised:
         return FactVerdict("not removed", said, judged)
-    known = judged.erased <= LEVEL
-    gone = judged.hidden is not None and judged.hidden <= LEVEL
+    known = judged.erased <= promised
+    gone = judged.hidden is not None and judged.hidden <= promised
     if known == gone or said:
         return FactVerdict("undecided", said, judged)
     return FactVerdict("hidden" if known else "erased", said, judged)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ssiuu import __version__
-from ssiuu.cli import ask, audit, check, diagnose, listing, report, run, teach, unlearn
+from ssiuu.cli import ask, audit, calibrate, check, diagnose, listing, report, run, teach, unlearn
 from ssiuu.cli.exits import FAILED, HELP, INTERRUPTED, MISUSE
 from ssiuu.errors import ConfigError, InputError, SsiuuError
 
@@ -30,6 +30,7 @@ app.command("teach")(teach.command)
 app.command("unlearn")(unlearn.command)
 app.command("audit")(audit.command)
 app.command("diagnose")(diagnose.command)
+app.command("calibrate")(calibrate.command)
 app.command("report")(report.command)
 app.command("list")(listing.command)
 app.command("check")(check.command)

@@ -10,7 +10,7 @@ from ssiuu.data.columns import parse_columns
 from ssiuu.data.fact import Fact
 from ssiuu.data.files import kind_of
 from ssiuu.data.read import FILES, check_pair, read_facts
-from ssiuu.errors import ConfigError, DataError, ModelError, OutputError
+from ssiuu.errors import ConfigError, DataError, ModelError, OutputError, unknown
 
 NONE = "none"
 
@@ -91,3 +91,56 @@ def check_number(flag: str, value: float | None, least: float, most: float = mat
         return
     wanted = f"from {least:g} on" if most == math.inf else f"from {least:g} to {most:g}"
     raise ConfigError(f"{flag} must be a number {wanted}, got {value:g}.")
+
+
+def check_taught(given: Mapping[str, object]) -> None:
+    """Refuse a taught model without its twin and its facts, or these without it.
+
+    Args:
+        given: By flag, the folders of both models among them as paths.
+
+    Raises:
+        ConfigError: Some are missing, or a folder is none.
+    """
+    missing = [flag for flag, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise ConfigError(
+            f"{' and '.join(missing)} missing: {', '.join(given)} are given together or not at all."
+        )
+    for flag, value in given.items():
+        if isinstance(value, Path) and not value.is_dir():
+            raise ConfigError(f"{flag} {value} is not a folder.")
+
+
+def worlds_of(text: str | None, taught: bool) -> list[str]:
+    """Return the made-up worlds of an option; without it all, beside a taught model none.
+
+    Raises:
+        ConfigError: One is unknown.
+    """
+    from ssiuu.analysis.calibration import WORLDS
+
+    if text is None:
+        return [] if taught else [*WORLDS]
+    chosen = [name.strip() for name in text.split(",")]
+    if chosen == [NONE]:
+        return []
+    for name in chosen:
+        if name not in WORLDS:
+            raise ConfigError(unknown("world", name, [*WORLDS, NONE], "--worlds"))
+    return list(dict.fromkeys(chosen))
+
+
+def whole_numbers(flag: str, text: str) -> list[int]:
+    """Return the numbers of an option, as in 1,2.
+
+    Raises:
+        ConfigError: One is none.
+    """
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        found = [-1]
+    if min(found) < 0:
+        raise ConfigError(f"{flag} must be whole numbers from 0 on, as in 1,2, got {text!r}.")
+    return list(dict.fromkeys(found))
