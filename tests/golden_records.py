@@ -1,4 +1,4 @@
-"""Made-up runs of every kind that a report can meet: ranked, TOFU, RWKU, somebody's own facts, empty.
+"""Made-up runs of every kind that a report can meet: ranked, TOFU, RWKU, own facts, an audit, empty.
 
 All are `sample_record` with the numbers that such a run has besides; equal at every call.
 """
@@ -33,6 +33,7 @@ def every() -> dict[str, RunRecord]:
         "tofu": tofu_record(),
         "rwku": rwku_record(),
         "own": own_record(),
+        "audit": audit_record(),
         "empty": empty_record(),
     }
 
@@ -355,6 +356,31 @@ def _whole(influence: dict[str, Any]) -> dict[str, Any]:
         "bands": {"confidence": 0.95, "resamples": 200, "entities": 12, **bands},
         "relations": {"born_in": {"facts": 12, **{key: values[key] for key in keys}}},
     }
+
+
+# --- an audit ----------------------------------------
+
+
+def audit_record() -> RunRecord:
+    """Return an audit of 12 facts: one model that somebody gives, and nothing of how it was made."""
+    data = sample_record().model_dump()
+    header, cell = data["header"], data["cells"][2]
+    header |= {"kind": "audit", "command": "ssiuu audit --before base --after npo --out audit"}
+    header["split"]["forget"] = header["split"]["forget"][:12]
+    ids = [fact["id"] for fact in header["split"]["forget"]]
+    cell["method"] |= {"label": "after", "name": "given", "origin": "given", "hyperparameters": {}}
+    cell["method"]["description"] = "As it was given."
+    for evaluation in (data["original"], cell["evaluation"]):
+        evaluation["forget"] = {id: evaluation["forget"][id] for id in ids}
+    for attack in cell["attacks"]:
+        attack["trained"] = [id for id in attack["trained"] if id in ids]
+        attack["pool"] = [id for id in attack["pool"] if id in ids]
+        for read in attack["reads"]:
+            read["facts"] = {id: found for id, found in read["facts"].items() if id in ids}
+    cell["examination"]["facts"] = {id: cell["examination"]["facts"][id] for id in ids}
+    cell["unlearning"], cell["diagnosis"] = None, None
+    data["cells"], header["methods"] = [cell], [cell["method"]]
+    return RunRecord.model_validate(data)
 
 
 def empty_record() -> RunRecord:

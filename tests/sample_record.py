@@ -19,18 +19,21 @@ from ssiuu.records.schema import (
     Diagnosis,
     Divergence,
     Evaluation,
+    Examination,
     FactScore,
     FactText,
     Influence,
     Lens,
     MethodInfo,
     ModelInfo,
+    Place,
     Reading,
     RunHeader,
     RunRecord,
     Split,
     StepLog,
     Target,
+    Trace,
     Unlearning,
 )
 
@@ -45,7 +48,7 @@ NAMES += ["Ivo Kranz", "Lea Moreau", "Sam Adeyemi", "Rosa Pinto", "Karl Nyberg",
 
 
 class Kind(NamedTuple):
-    """How one made-up method behaves: where it ends and what an attack brings back."""
+    """How one made-up method behaves: where it ends, what an attack brings back, what it hides."""
 
     label: str
     origin: Literal["paper", "literature", "ours", "control", "given"]
@@ -56,15 +59,18 @@ class Kind(NamedTuple):
     depth: float
     d_plus: float
     d_minus: float
+    hidden: float
     penalty_share: float | None = None
 
 
 KINDS = [
-    Kind("none", "control", "No unlearning.", 0.96, 0.96, 0.94, 0.0, 0.0, 0.0),
-    Kind("gd", "literature", "Gradient difference.", 0.08, 0.78, 0.82, 21.0, 310.0, 2239.0),
-    Kind("npo", "literature", "Negative preference.", 0.25, 0.50, 0.86, 9.0, 280.0, 640.0),
-    Kind("ssiuu", "paper", "Algorithm 1 as printed.", 0.1, 0.75, 0.83, 20.0, 320.0, 2190.0, 5.7e-5),
-    Kind("gd-gate", "ours", "Gated gradient.", 0.25, 0.25, 0.88, 6.0, 690.0, 41.0, 0.31),
+    Kind("none", "control", "No unlearning.", 0.96, 0.96, 0.94, 0.0, 0.0, 0.0, 0.0),
+    Kind("gd", "literature", "Gradient difference.", 0.08, 0.78, 0.82, 21.0, 310.0, 2239.0, 0.75),
+    Kind("npo", "literature", "Negative preference.", 0.25, 0.50, 0.86, 9.0, 280.0, 640.0, 0.15),
+    Kind(
+        "ssiuu", "paper", "Algorithm 1 as printed.", 0.1, 0.75, 0.83, 20.0, 320.0, 2190.0, 0.8, 5.7e-5
+    ),
+    Kind("gd-gate", "ours", "Gated gradient.", 0.25, 0.25, 0.88, 6.0, 690.0, 41.0, 0.0, 0.31),
 ]
 
 
@@ -77,7 +83,10 @@ def sample_record() -> RunRecord:
     original = _evaluation(rng, sets, 0.96, 0.94, 0.0)
     cells = [_cell(rng, kind, sets, original) for kind in KINDS]
     split = Split(seed=7, forget=forget, retain=retain, heldout=heldout, asked=120, known=56)
-    return RunRecord(header=_header(split, cells), original=original, cells=cells)
+    planted = examination("planted", [fact.id for fact in retain[:12]], 1.0)
+    kinds = {fact: ("last-map", "middle-map")[n % 2] for n, fact in enumerate(planted.facts)}
+    planted = planted.model_copy(update={"hidden": kinds})
+    return RunRecord(header=_header(split, cells), original=original, cells=cells, planted=planted)
 
 
 def _facts() -> list[FactText]:
@@ -206,7 +215,45 @@ def _cell(
         evaluation=evaluation,
         diagnosis=None if control else _diagnosis(rng, kind, sets["forget"]),
         attacks=_attacks(rng, kind, original, evaluation),
+        examination=None if control else examination(kind.label, list(original.forget), kind.hidden),
     )
+
+
+PLACES_READ = [
+    Place(name="before"),
+    Place(name="after"),
+    Place(name="read-out", attacker="read-out"),
+    Place(name="unrelated 0.001, step 24", attacker="unrelated", learning_rate=1e-3, step=24),
+    Place(name="related 0.001, step 24", attacker="related", learning_rate=1e-3, step=24),
+]
+HIDDEN = (5.0, 0.4, 4.5, 1.0, 4.0)  # mean contrast by place
+ERASED = (5.0, 0.0, 0.2, 0.0, 0.3)
+
+
+def examination(name: str, facts: list[str], hidden: float) -> Examination:
+    """Return an examination in which this share of the facts is hidden and the rest erased.
+
+    One fact could not be read, and one has fewer alternatives than were wanted.
+    """
+    rng = random.Random(f"examination {name}")
+    traces = {}
+    for place, fact in enumerate(facts):
+        levels = HIDDEN if (place + 0.5) / len(facts) < hidden else ERASED
+        contrast: list[list[float] | None] = [
+            [round(rng.gauss(level, 0.6), 3), *(round(rng.gauss(0, 1), 3) for _ in range(12))]
+            for level in levels
+        ]
+        lacks = ""
+        if fact == "fact-004":
+            lacks = "6 alternatives of its type were found, 15 are wanted"
+        if fact == "fact-005":
+            contrast, lacks = (
+                [None] * len(levels),
+                "1 alternatives of its type were found, 15 are wanted",
+            )
+        margin = [None if row is None else round(row[0] / 2, 4) for row in contrast]
+        traces[fact] = Trace(contrast=contrast, margin=margin, lacks=lacks)
+    return Examination(places=PLACES_READ, facts=traces, notes=[], seconds=31.5)
 
 
 def _unlearning(rng: random.Random, method: MethodInfo, kind: Kind) -> Unlearning:

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ssiuu.analysis.scale import mean
-from ssiuu.analysis.verdict import common_pool
+from ssiuu.analysis.verdict import Judgement, common_pool, judgement
 from ssiuu.records.schema import Cell, Evaluation, FactScore, RunRecord
 from ssiuu.statistics import Estimate
 
@@ -46,6 +46,11 @@ class Model:
     def before(self) -> bool:
         """Whether it is the one before unlearning."""
         return self.cell.method.label == ORIGINAL
+
+    @cached_property
+    def judgement(self) -> Judgement:
+        """The words on the model and its facts."""
+        return judgement(self.record, self.cell)
 
     @cached_property
     def pool(self) -> set[str]:

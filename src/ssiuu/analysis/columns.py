@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ssiuu.analysis.column import ORIGINAL, Column, Form, Model
+from ssiuu.analysis.known import known
 from ssiuu.analysis.levels import (
     Setting,
     attack_names,
@@ -30,7 +31,7 @@ from ssiuu.analysis.score import ScoreColumns
 from ssiuu.analysis.scores import score_of
 from ssiuu.analysis.standard import answers, cost, inside, moved
 from ssiuu.analysis.utility import task_interval, task_mean, task_names, tasks
-from ssiuu.analysis.verdict import judgement
+from ssiuu.analysis.verdict import VERDICTS, judgement
 from ssiuu.records.schema import Cell, MethodInfo, RunRecord, Verdict
 from ssiuu.statistics import Estimate
 
@@ -148,9 +149,78 @@ def verdict(record: RunRecord, cell: Cell) -> Verdict:
 
 def _verdict() -> list[Column]:
     def read(model: Model) -> Verdict | None:
-        return None if model.before else verdict(model.record, model.cell)
+        return None if model.before else model.judgement.verdict
 
-    return [Column("verdict", "verdict", "Verdict", "words", read, "What all of this says together.")]
+    word = Column("verdict", "verdict", "Verdict", "words", read, "What the examination says together.")
+    return [word, *map(_count, VERDICTS), *_judged(), *_known()]
+
+
+def _count(verdict: Verdict) -> Column:
+    def read(model: Model) -> int | None:
+        return None if model.before or not model.judgement.facts else model.judgement.count(verdict)
+
+    meaning = f"Facts to forget whose own verdict is {verdict}."
+    return _data(f"facts_{verdict.replace(' ', '_')}", f"facts {verdict}", "whole", read, meaning)
+
+
+def _judged() -> list[Column]:
+    """Return the interval of the number of hidden facts, and what the examination can see."""
+
+    def read(field: str) -> Callable[[Model], Any]:
+        return lambda model: None if model.before else getattr(model.judgement.judged, field, None)
+
+    ends = {"least": "At least", "most": "At most"}
+    return [
+        *(
+            _data(
+                f"hidden_{field}",
+                f"hidden, {words.lower()}",
+                "whole",
+                read(field),
+                f"{words} so many facts are hidden or still there (95 %).",
+            )
+            for field, words in ends.items()
+        ),
+        _data(
+            "power",
+            "power",
+            "share",
+            read("power"),
+            "Share of hidden facts that the examination finds, the hardest ways of hiding included.",
+        ),
+    ]
+
+
+def _known() -> list[Column]:
+    """Return the shares that are known along the examination, on one set of facts."""
+
+    def read(field: str) -> Callable[[Model], float | None]:
+        def value(model: Model) -> float | None:
+            found = known(model.cell.examination) if model.cell.examination else None
+            return getattr(found, field) if found else None
+
+        return value
+
+    fields = {
+        "before": "before unlearning",
+        "after": "after it",
+        "strongest": "at the strongest look of its examination",
+    }
+    return [
+        _data(
+            f"known_{field}",
+            f"known, {field}",
+            "share",
+            read(field),
+            f"Share of the facts read before and after that are known {words}: the right answer "
+            "beats 95 % of the decoys.",
+        )
+        for field, words in fields.items()
+    ]
+
+
+def _data(key: str, heading: str, form: Form, read: Callable[[Model], Any], meaning: str) -> Column:
+    return Column(key, heading, "Verdict", form, read, meaning, shown=False)
 
 
 # --- of attacks ----------------------------------------

@@ -13,6 +13,11 @@ from ssiuu.statistics import Estimate
 ReadCorrect = Callable[[FactScore], Sequence[bool | None]]
 NAMES = {"forget": "facts to forget", "retain": "facts to retain", "heldout": "facts held out"}
 SELECTIVITY = "diagnosis.evidence.probe_after.selectivity"
+SATURATED = (
+    "by gradient × activation it was 1.00 on log P for every unlearned model that it was tried on, one "
+    "that never learned the facts too: it is saturated, and nothing can be told by it. Integrated "
+    "gradients, the causal test and the read-out tell them apart."
+)
 ELSE = "asked in another form than they were unlearned in"
 
 
@@ -169,7 +174,8 @@ def inside() -> list[Column]:
             "hide_ratio",
             "hide ratio",
             _at(f"{logprob}.hide_ratio"),
-            "D− / (D+ + D−) over all neurons: the higher, the more of the change is added inhibition.",
+            "D− / (D+ + D−) over all neurons: the share of the change that is added inhibition; "
+            f"{SATURATED}",
             "ratio",
         ),
         _inside(

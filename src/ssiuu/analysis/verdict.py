@@ -15,6 +15,8 @@ from ssiuu.analysis.scale import level, mean
 from ssiuu.records.schema import Attack, Cell, FactScore, RunRecord, Verdict
 from ssiuu.statistics import Interval, wilson
 
+VERDICTS: tuple[Verdict, ...] = ("erased", "hidden", "not removed", "undecided")
+
 
 def accuracy(scores: Iterable[FactScore]) -> float | None:
     """Return the share ranked first on the base question, over the facts that were scored."""

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ssiuu.cli.exits import NOT_FORGOTTEN
+from ssiuu.cli.exits import HIDDEN, NOT_FORGOTTEN
 from ssiuu.cli.options import Base, ColumnNames, PromptForm, Sets
 from ssiuu.cli.terminal import finish, forcing, set_up
 
@@ -30,9 +30,9 @@ def command(
         bool, typer.Option("--force", help="even if the model before knows none of the facts")
     ] = False,
 ) -> None:
-    """Evaluate, look inside and attack: are the facts erased, hidden or still there?
+    """Evaluate, examine and attack: are the facts erased, hidden or still there?
 
-    Exits with 3 where they are still there (verdict "not removed").
+    Exits with 3 where they are still there (verdict "not removed"), with 5 where they are hidden.
     """
     from ssiuu.cli.misuse import check_facts, check_models, check_out, nothing
     from ssiuu.errors import ConfigError
@@ -53,5 +53,6 @@ def command(
     )
     finish(record, out, progress)
     judged = next(cell for cell in record.cells if cell.method.label == "after")
-    if verdict(record, judged) == "not removed":
-        raise typer.Exit(NOT_FORGOTTEN)
+    codes = {"not removed": NOT_FORGOTTEN, "hidden": HIDDEN}
+    if code := codes.get(verdict(record, judged)):
+        raise typer.Exit(code)

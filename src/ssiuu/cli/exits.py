@@ -7,9 +7,11 @@ MISUSE = 2  # what was given cannot be used; nothing was written
 NOT_FORGOTTEN = 3  # facts that should be gone are still known
 NOT_LEARNED = 3  # the model was saved, and does not know all of the facts that it was taught
 AT_A_COST = 4  # they are gone, and so is more than --max-kl and --min-retain allow
+HIDDEN = 5  # they are not said any more, and still in the model
 INTERRUPTED = 130  # the same command continues
 
 HELP = (
     "Exit codes: 0 done, and what should be forgotten is; 1 failed; 2 misuse; 3 not forgotten; "
-    "4 forgotten at the cost of what should stay; 130 interrupted, the same command continues."
+    "4 forgotten at the cost of what should stay; 5 hidden (audit); 130 interrupted, the same command "
+    "continues."
 )

@@ -9,7 +9,10 @@ from ssiuu.records.schema import RunRecord
 
 
 def write_report(record: RunRecord, folder: str | Path, baseline: str | None = None) -> Path:
-    """Render a run into `folder/report.html`, its figures' numbers into `figures.csv`; return the page.
+    """Render a run into `folder/report.html`; return the page.
+
+    Beside it: the numbers of its figures (`figures.csv`) and the verdict on every fact, with its
+    p-values (`verdicts.csv`).
 
     Args:
         record: The run.
@@ -22,10 +25,12 @@ def write_report(record: RunRecord, folder: str | Path, baseline: str | None = N
     """
     # matplotlib waits until it is needed
     from ssiuu.report.figures import figure_numbers, figures
+    from ssiuu.report.formats import verdicts_csv
     from ssiuu.report.page import render
 
     folder, plots = Path(folder), figures(record)
     path = folder / "report.html"
     write_bytes(path, render(record, baseline, plots).encode())
     write_bytes(folder / "figures.csv", figure_numbers(plots).encode())
+    write_bytes(folder / "verdicts.csv", verdicts_csv(record).encode())
     return path

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from ssiuu.analysis.column import Model
 from ssiuu.analysis.levels import attack_names
 from ssiuu.records.schema import Attack, Cell, FactScore, FactText, Reading, RunRecord, Verdict
+from ssiuu.report.answer import p_value
 from ssiuu.report.figures import best_curve, drawn_scale
-from ssiuu.report.findings import attack_name, verdicts_by_fact
+from ssiuu.report.findings import attack_name
 from ssiuu.report.text import named
 
 
@@ -32,6 +33,8 @@ class FactRow:
     attacks: list[AttackCell]
     trained: bool
     verdict: Verdict | None
+    erased: str  # p-values as they are written
+    hidden: str
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def first_choice(record: RunRecord) -> str:
 
 
 def _fact_rows(record: RunRecord, cell: Cell) -> list[FactRow]:
-    verdicts = verdicts_by_fact(record, cell)
+    words = Model(record, cell).judgement.facts
     before = record.original.forget if record.original else {}
     after = cell.evaluation.forget if cell.evaluation else {}
     peaks = [_peak(record, cell, name) for name in attack_names(record)]
@@ -74,7 +77,9 @@ def _fact_rows(record: RunRecord, cell: Cell) -> list[FactRow]:
             after=after.get(fact.id),
             attacks=(cells := [peak.cell(fact.id) for peak in peaks]),
             trained=any(item.trained for item in cells),
-            verdict=verdicts.get(fact.id),
+            verdict=word.verdict if (word := words.get(fact.id)) else None,
+            erased=p_value(word.judged.erased) if word and word.judged else "",
+            hidden=p_value(word.judged.hidden) if word and word.judged else "",
         )
         for fact in record.header.split.forget
     ]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ssiuu.analysis.column import Model
 from ssiuu.analysis.columns import original
 from ssiuu.analysis.divergence import damaged
-from ssiuu.analysis.evidence import Judged
+from ssiuu.analysis.known import Known, known
 from ssiuu.analysis.scale import mean
 from ssiuu.analysis.scores import score_of
 from ssiuu.analysis.standard import known_probes
 from ssiuu.analysis.verdict import (
-    Judgement,
     accuracy,
     common_pool,
     judgement,
@@ -22,20 +20,21 @@ from ssiuu.analysis.verdict import (
     strongest,
 )
 from ssiuu.records.schema import Attack, Cell, FactScore, RunRecord, Verdict
+from ssiuu.report.answer import answer
 from ssiuu.report.kept import kept
 from ssiuu.report.text import named, percent, rate
 from ssiuu.statistics import Interval, wilson
 
 # Below this share of the gradient the page says that the regulariser hardly acted.
 TINY = 0.01
-VERDICTS: tuple[Verdict, ...] = ("erased", "hidden", "not removed", "undecided")
 
 
 @dataclass(frozen=True)
 class Finding:
     """What the page says about one method and seed.
 
-    `decided` says which numbers made the verdict; `remarks` what a careful reader must know. The
+    `answer` says of how many facts what was found, or why nothing was; `known` is what was known along
+    the examination, on one set of facts. `remarks`: what a careful reader must know. The
     shares (`before`, `after`, `level`) are accuracies on the forget facts; `level` is the highest
     after an attack, over the common pool of `pool` facts, and `by` names that attack. `kept` says
     what became of the rest, by both measures, `damaged` whether that is a warning.
@@ -47,7 +46,8 @@ class Finding:
     description: str
     verdict: Verdict
     sentence: str
-    decided: str
+    answer: str
+    known: Known | None
     kept: str
     damaged: bool
     remarks: list[str]
@@ -59,15 +59,20 @@ class Finding:
     curves: int
     logprob_before: float | None
     logprob_after: float | None
-    facts: dict[Verdict, int]
 
 
 SENTENCES: Mapping[Verdict, str] = {
     "erased": "The facts are gone: had they been hidden, this examination would have found them.",
     "hidden": "Facts were hidden, not erased: they are still in the model.",
-    "not removed": "The facts were not removed: the model still says too many of them.",
+    "not removed": "The facts were not removed: too many of them are still there.",
     "undecided": "Undecided: these measurements do not tell erased from hidden.",
 }
+
+
+def findings(record: RunRecord) -> list[Finding]:
+    """Return what is said of every model of a run, controls last."""
+    cells = sorted(record.cells, key=lambda cell: cell.method.origin == "control")
+    return [finding(record, cell) for cell in cells]
 
 
 def finding(record: RunRecord, cell: Cell) -> Finding:
@@ -76,7 +81,6 @@ def finding(record: RunRecord, cell: Cell) -> Finding:
     before = accuracy(record.original.forget.values()) if record.original else None
     after = accuracy(cell.evaluation.forget.values()) if cell.evaluation else None
     best = strongest(cell)
-    facts = Counter(fact.verdict for fact in word.facts.values())
     return Finding(
         label=cell.method.label,
         name=named(Model(record, cell)),
@@ -84,7 +88,8 @@ def finding(record: RunRecord, cell: Cell) -> Finding:
         description=cell.method.description,
         verdict=word.verdict,
         sentence=SENTENCES[word.verdict],
-        decided=_decided(record, cell, word),
+        answer=" ".join(answer(word)) if word.judged else _unexamined(record, cell),
+        known=known(cell.examination) if cell.examination else None,
         kept=kept(record, cell),
         damaged=damaged(cell),
         remarks=_remarks(record, cell),
@@ -96,17 +101,11 @@ def finding(record: RunRecord, cell: Cell) -> Finding:
         curves=len(cell.attacks),
         logprob_before=_depth(record.original.forget) if record.original else None,
         logprob_after=_depth(cell.evaluation.forget) if cell.evaluation else None,
-        facts={name: facts[name] for name in VERDICTS if facts[name]},
     )
 
 
 def _depth(scores: Mapping[str, FactScore]) -> float | None:
     return mean(score.logprob for score in scores.values())
-
-
-def verdicts_by_fact(record: RunRecord, cell: Cell) -> Mapping[str, Verdict]:
-    """Return the verdict on each fact to forget; empty where the original was not scored."""
-    return {fact: found.verdict for fact, found in judgement(record, cell).facts.items()}
 
 
 def attack_name(attack: Attack, step: int) -> str:
@@ -115,35 +114,15 @@ def attack_name(attack: Attack, step: int) -> str:
     return f"{attack.name}{speed}, step {step}"
 
 
-def _decided(record: RunRecord, cell: Cell, word: Judgement) -> str:
-    """Return what the word rests on: the facts, how many are hidden, what the examination can see."""
+def _unexamined(record: RunRecord, cell: Cell) -> str:
+    """Say why there is no answer."""
     if record.original is None:
         return "The model before unlearning has not been evaluated."
     if cell.evaluation is None:
         return "The unlearned model has not been evaluated yet."
-    judged = word.judged
-    if judged is None:
-        if cell.method.name == "none":
-            return "Nothing was done to this model."
-        return "It was not examined, and without that erased and hidden look the same."
-    read = sum(fact.erased is not None for fact in judged.facts.values())
-    if not read or judged.most is None:
-        return "None of the facts could be asked among enough alternatives."
-    hidden = (
-        f"Of {read} facts {judged.least} to {judged.most} are hidden or still there (95\u00a0% each)"
-    )
-    return f"{hidden}. {sight(judged)}"
-
-
-def sight(judged: Judged) -> str:
-    """Return what the examination can see, in a sentence."""
-    found, of = judged.found
-    if judged.power is None:
-        return "Nothing could be hidden on purpose to see what is found, so nothing is called erased."
-    return (
-        f"Of {of} facts hidden on purpose in the model as it was it finds {found}; of those hidden in "
-        f"the ways that are hardest to see it would find {_share(judged.power)}."
-    )
+    if cell.method.name == "none":
+        return "Nothing was done to this model."
+    return "It was not examined, and without that erased and hidden look the same."
 
 
 def _remarks(record: RunRecord, cell: Cell) -> list[str]:

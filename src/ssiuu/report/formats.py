@@ -14,16 +14,21 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from ssiuu.analysis.column import Model
 from ssiuu.analysis.columns import columns, compared
 from ssiuu.analysis.comparisons import baseline, compare, row_intervals
+from ssiuu.analysis.evidence import constants
 from ssiuu.analysis.prediction import prediction
 from ssiuu.analysis.published import others
 from ssiuu.analysis.rows import rows
+from ssiuu.analysis.verdict import VERDICTS
 from ssiuu.records.files import dump_json
 from ssiuu.records.schema import RunRecord
+from ssiuu.report.answer import answer
 from ssiuu.report.inside import inside_tables
 from ssiuu.report.tables import Table, column_tables, differences, paper, published
 from ssiuu.report.text import plain
+from ssiuu.report.verdicts import fact_rows, fact_tables, verdict_table
 
 
 def data(record: RunRecord, against: str | None = None) -> dict[str, Any]:
@@ -59,19 +64,45 @@ def data(record: RunRecord, against: str | None = None) -> dict[str, Any]:
         column.key: {"heading": column.heading, "form": column.form, "wanted": column.direction}
         for column in columns(record)
     }
-    more = {"comparisons": comparisons, "prediction": predictions, "columns": described}
+    words = [_verdict(Model(record, cell)) for cell in record.cells]
+    more = {
+        "verdicts": words,
+        "comparisons": comparisons,
+        "prediction": predictions,
+        "columns": described,
+    }
     return {**table, "baseline": base, **more}
 
 
+def _verdict(model: Model) -> dict[str, Any]:
+    """Return the verdict on a model and its facts, with the p-values and what they rest on."""
+    word, judged = model.judgement, model.judgement.judged
+    return {
+        "method": model.cell.method.label,
+        "seed": model.cell.seed,
+        "verdict": word.verdict,
+        "answer": " ".join(answer(word)).replace("\u00a0", " "),
+        "counts": {verdict: word.count(verdict) for verdict in VERDICTS},
+        "least": judged.least if judged else None,
+        "most": judged.most if judged else None,
+        "power": judged.power if judged else None,
+        "found": judged.found if judged else None,
+        "calibration": constants().version,
+        "facts": fact_rows(model),
+    }
+
+
 def tables(record: RunRecord, against: str | None = None) -> list[Table]:
-    """Return every table of a run: scores, differences, inside, the paper's, the published.
+    """Return every table of a run: verdicts, scores, differences, inside, the paper's, the published.
 
     Raises:
         ConfigError: The run has no method with the label `against`.
     """
     comparisons = compare(record, against)
     main, *more = column_tables(record, comparisons)
-    every = [main, differences(record, comparisons), *more, *inside_tables(record), paper(record)]
+    words = [verdict_table(record), *fact_tables(record)]
+    scores = [main, differences(record, comparisons), *more]
+    every = [*words, *scores, *inside_tables(record), paper(record)]
     return [table for table in every if table.rows] + [published(block) for block in others(record)]
 
 
@@ -173,6 +204,16 @@ def comma_separated(record: RunRecord, against: str | None = None) -> str:
                 line[f"{key}_difference_low"] = comparison.get("low")
                 line[f"{key}_difference_high"] = comparison.get("high")
         lines.append(line)
+    return csv_text(list(lines[0]) if lines else [], (list(line.values()) for line in lines))
+
+
+def verdicts_csv(record: RunRecord) -> str:
+    """Return the verdict on every fact of every model as CSV, with its p-values."""
+    lines = [
+        {"method": cell.method.label, "seed": cell.seed, **row}
+        for cell in record.cells
+        for row in fact_rows(Model(record, cell))
+    ]
     return csv_text(list(lines[0]) if lines else [], (list(line.values()) for line in lines))
 
 

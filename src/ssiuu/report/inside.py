@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ssiuu.analysis.agreement import attributed_twice, conclusion
 from ssiuu.analysis.column import Model
 from ssiuu.analysis.prediction import CELLS, Prediction, prediction
+from ssiuu.analysis.standard import SATURATED
 from ssiuu.records.schema import Band, EstimateRecord, Influence, Level, RunRecord
 from ssiuu.report.tables import Entry, Row, Table, cells, headings_of
 from ssiuu.report.text import DASH, named, nats, percent, ratio, short
@@ -48,7 +49,8 @@ def _bands(record: RunRecord) -> Table:
     note = (
         f"Intervals of {first.confidence:.0%}, basic bootstrap over {first.entities} entities, "
         f"{first.resamples} resamples; after the slash: less its bias. All: over all neurons; net: "
-        "without the cut at 0, so that what turned the other way counts against. Target log-prob."
+        "without the cut at 0, so that what turned the other way counts against. Target log-prob. "
+        f"Hide ratio: {SATURATED}"
         if first
         else ""
     )
@@ -73,7 +75,7 @@ def _relations(record: RunRecord) -> Table:
         for relation, part in influence.relations.items()
         for numbers in [(part.d_plus_100, part.d_minus_100, part.d_plus_all, part.d_minus_all)]
     ]
-    note = "Averaged over the facts of one relation. Target log-probability."
+    note = f"Averaged over the facts of one relation. Target log-probability. Hide ratio: {SATURATED}"
     headings = ["facts", "D+ top 100", "D− top 100", "D+ all", "D− all", "hide ratio"]
     return Table("D+ and D− by relation", note, headings_of(headings), rows)
 
@@ -173,7 +175,7 @@ def _attributions(record: RunRecord) -> Table:
     note = (
         f"Over the same {facts} facts, sums over all neurons, target log-probability; gradient: "
         "gradient × activation; integrated: integrated gradients, a block at a time. Gap: what these "
-        f"leave unexplained of what the blocks are worth. {conclusion(record)}"
+        f"leave unexplained of what the blocks are worth. Hide ratio: {SATURATED} {conclusion(record)}"
     )
     names = [
         f"{what}, {by}" for what in ("D+", "D−", "hide ratio") for by in ("gradient", "integrated")

@@ -24,15 +24,26 @@ from ssiuu.analysis.columns import columns
 from ssiuu.analysis.comparisons import compare
 from ssiuu.analysis.levels import attack_names
 from ssiuu.analysis.published import others
-from ssiuu.records.schema import RunRecord
+from ssiuu.analysis.verdict import VERDICTS
+from ssiuu.records.schema import RunRecord, Verdict
+from ssiuu.report.answer import subject
+from ssiuu.report.audit import audit
 from ssiuu.report.facts import fact_groups, first_choice
 from ssiuu.report.figures import Plot, figures
-from ssiuu.report.findings import VERDICTS, finding
+from ssiuu.report.findings import Finding, findings
 from ssiuu.report.inside import inside_tables
 from ssiuu.report.knowledge import sentences
 from ssiuu.report.tables import ORIGINS, column_tables, differences, paper, published
 from ssiuu.report.text import nats, percent, points, rate, short
+from ssiuu.report.verdicts import verdict_table
 
+# What is said of several models at once.
+SAID: Mapping[Verdict, str] = {
+    "erased": "Erased the facts:",
+    "hidden": "Only hid them:",
+    "not removed": "Did not remove them:",
+    "undecided": "Undecided:",
+}
 # Free answers are cut here; a model that rambles would else fill the page.
 ANSWER = 240
 
@@ -52,6 +63,7 @@ def render(record: RunRecord, baseline: str | None = None, plots: Sequence[Plot]
         files("ssiuu.report").joinpath("template", name).read_text(encoding="utf-8")
         for name in ("style.css", "script.js")
     )
+    cell, found = subject(record), findings(record)
     return (
         _environment()
         .get_template("page.html.j2")
@@ -61,7 +73,11 @@ def render(record: RunRecord, baseline: str | None = None, plots: Sequence[Plot]
             script=Markup(script),
             header=record.header,
             trials=record.trials,
-            findings=[finding(record, cell) for cell in record.cells],
+            audit=record.header.kind == "audit" and cell is not None,
+            answer=audit(record, cell) if cell else None,
+            words=verdict_table(record),
+            tally=_tally(found),
+            findings=found,
             attacks=attack_names(record),
             descriptions={cell.method.label: cell.method for cell in record.cells},
             plots=figures(record) if plots is None else plots,
@@ -81,6 +97,14 @@ def render(record: RunRecord, baseline: str | None = None, plots: Sequence[Plot]
             **_numbers(record, baseline),
         )
     )
+
+
+def _tally(found: Sequence[Finding]) -> str:
+    """Say of how many models what is said; controls are none of them."""
+    methods = [finding for finding in found if finding.origin != "control"]
+    labels = {v: [finding.name for finding in methods if finding.verdict == v] for v in VERDICTS}
+    parts = [f"{SAID[v]} {', '.join(labels[v])}." for v in VERDICTS if labels[v]]
+    return " ".join(parts) if len(methods) > 1 else ""
 
 
 def _numbers(record: RunRecord, baseline: str | None) -> dict[str, Any]:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from markupsafe import Markup, escape
 
+from ssiuu.analysis.column import Model
 from ssiuu.analysis.comparisons import compare
 from ssiuu.analysis.rows import rows
+from ssiuu.analysis.verdict import Judgement
 from ssiuu.errors import ConfigError, unknown
 from ssiuu.records.schema import Evaluation, FactText, RunRecord, Unlearning
+from ssiuu.report.answer import answer, subject
 from ssiuu.report.outcome import attempts, outcome
 from ssiuu.report.tables import column_tables
+from ssiuu.report.verdicts import fact_rows
 
 FACTS = "facts"
 M = TypeVar("M")  # the class of the caller's model; nothing here needs torch
@@ -64,13 +69,35 @@ class Audited:
     @property
     def verdict(self) -> str:
         """Of the model after: "erased", "hidden", "not removed" or "undecided"."""
-        return str(rows(self.record)["rows"][-1]["verdict"])
+        return self._judgement.verdict
+
+    @property
+    def answer(self) -> str:
+        """The answer in words: how many facts are erased, hidden, not removed, undecided."""
+        return " ".join(answer(self._judgement)).replace("\u00a0", " ")
+
+    def facts(self) -> list[dict[str, Any]]:
+        """Return the verdict on every fact, in the order of the request.
+
+        Keys: `fact`, `question`, `answer`, `verdict`, `said` (freely), `evidence`, `p_erased`,
+        `p_hidden`, `p_unattacked`; None where a fact could not be read.
+        """
+        return fact_rows(self._model)
+
+    @cached_property
+    def _model(self) -> Model:
+        return Model(self.record, subject(self.record) or self.record.cells[-1])
+
+    @property
+    def _judgement(self) -> Judgement:
+        return self._model.judgement
 
     def to_dataframe(self, of: str = "models") -> Any:
         """Return the table as a pandas.DataFrame.
 
         Args:
-            of: "models": one row a model, all numbers of the table. "facts": one row a fact and model.
+            of: "models": one row a model, all numbers of the table. "facts": one row a fact and model,
+                with the verdict and its p-values for facts to forget.
 
         Raises:
             ConfigError: pandas is not installed, or there is no such table.
@@ -83,8 +110,9 @@ class Audited:
 
     def _repr_html_(self) -> str:
         first = column_tables(self.record, compare(self.record))[0]
-        note = Markup("<p><b>{}</b>. {}</p>").format(self.verdict, first.note)
-        return str(_table(*first.lines) + note)
+        word = Markup("<p><b>{}</b>. {}</p>").format(self.verdict, self.answer)
+        note = Markup("<p>{}</p>").format(first.note)
+        return str(word + _table(*first.lines) + note)
 
 
 def _facts(record: RunRecord) -> Iterable[dict[str, Any]]:
@@ -100,6 +128,12 @@ def _facts(record: RunRecord) -> Iterable[dict[str, Any]]:
         "heldout": split.heldout,
         **split.others,
     }
+    words: dict[tuple[str, int | None], dict[str, dict[str, Any]]] = {
+        (cell.method.label, cell.seed): {
+            str(row.pop("fact")): row for row in fact_rows(Model(record, cell))
+        }
+        for cell in record.cells
+    }
     for label, seed, result in models:
         scored = {"forget": result.forget, "retain": result.retain, "heldout": result.heldout}
         scored |= result.others
@@ -108,7 +142,8 @@ def _facts(record: RunRecord) -> Iterable[dict[str, Any]]:
                 if fact.id in scored.get(name, {}):
                     texts: Mapping[str, Any] = {"question": fact.question, "answer": fact.answer}
                     who = {"model": label, "seed": seed, "set": name, "fact": fact.id}
-                    yield {**who, **texts, **scored[name][fact.id].model_dump()}
+                    word = words.get((label, seed), {}).get(fact.id, {}) if name == "forget" else {}
+                    yield {**who, **texts, **word, **scored[name][fact.id].model_dump()}
 
 
 def _frame(lines: Iterable[Mapping[str, Any]]) -> Any:

@@ -19,6 +19,7 @@ from ssiuu.analysis.levels import attack_names
 from ssiuu.analysis.scores import score_of
 from ssiuu.analysis.standard import seconds
 from ssiuu.records.schema import RunRecord
+from ssiuu.report.answer import NOT_PROOF, answer
 from ssiuu.report.knowledge import sentences
 
 DASH = "–"
@@ -166,7 +167,18 @@ def summary(record: RunRecord) -> str:
     lines = [_headline(record), ""]
     for block in _blocks(methods, values) if values else []:
         lines += [*_table(block), ""]
-    return "\n".join([*lines, *_footnotes(record)]) + "\n"
+    return "\n".join([*lines, *_answers(record), *_footnotes(record)]) + "\n"
+
+
+def _answers(record: RunRecord) -> list[str]:
+    """Return the answer on every model that was examined, controls last."""
+    ordered = sorted(record.cells, key=lambda cell: cell.method.origin == "control")
+    examined = [m for m in (Model(record, cell) for cell in ordered) if m.judgement.judged]
+    lines = []
+    for model in examined:
+        text = f"{_label(model)}: {' '.join(answer(model.judgement))}".replace("\u00a0", " ")
+        lines += textwrap.wrap(plain(text), WIDTH, break_on_hyphens=False, subsequent_indent="  ")
+    return [*lines, NOT_PROOF, ""] if lines else []
 
 
 def _headline(record: RunRecord) -> str:
@@ -257,8 +269,7 @@ def _footnotes(record: RunRecord) -> list[str]:
     if attack_names(record):
         remarks.append(
             f"Attack columns: the highest {attack_units(record)} along the curves of all learning "
-            "rates, over the facts no attack trained on. 'Erased' means that these attacks did not "
-            "bring it back: evidence, not proof."
+            "rates, over the facts no attack trained on."
         )
     if labels := damaged_labels(record.cells):
         damage = f"{WORDS[0].upper()}{WORDS[1:]} (KL on plain text above {DAMAGED:g})"

@@ -25,6 +25,7 @@ from ssiuu.report.figures.stability import stability_curves
 from ssiuu.report.figures.strength import strength_curves, tried_strengths
 from ssiuu.report.figures.svg import inline_svg
 from ssiuu.report.figures.training import training_curves
+from ssiuu.report.figures.verdicts import verdict_dots
 from ssiuu.report.formats import csv_text
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "styles",
     "top_bars",
     "training_curves",
+    "verdict_dots",
 ]
 
 
@@ -79,6 +81,8 @@ def figures(record: RunRecord) -> list[Plot]:
         makers.insert(-1, stability_curves)
     if tried_strengths(record):
         makers.insert(2, strength_curves)
+    if any(cell.examination for cell in record.cells):
+        makers.insert(0, verdict_dots)
     with matplotlib.rc_context(RC):
         return [_labelled(make(record)) for make in makers]
 

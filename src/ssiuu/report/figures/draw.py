@@ -217,6 +217,11 @@ def legend(record: RunRecord, plot: str, drawn: Iterable[Style]) -> list[Key]:
     ]
 
 
+def swatch(colour: str, marker: str, key: str) -> str:
+    """Return a marker alone, for a legend; `key` keeps the ids of equal ones apart."""
+    return inline_svg(_swatch(Style(colour, marker, "none")), key, "")
+
+
 @lru_cache(maxsize=64)
 def _swatch(style: Style) -> str:
     """Draw a short line with its marker, by matplotlib too, so that it looks as in the figure."""
