@@ -286,6 +286,6 @@ def _draw(
         left = [case.truth[id] for id in ids if case.truth[id] != "erased"]
         truth: Truth = left[0] if len(left) > FEW * size else "erased"
         words[truth][model_word(list(found.values()), judged)] += 1
-        known = judged.least is not None and judged.most is not None
-        inside[truth] += known and judged.least <= len(left) <= judged.most
+        if judged.least is not None and judged.most is not None:
+            inside[truth] += judged.least <= len(left) <= judged.most
     return words, inside
