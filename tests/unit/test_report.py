@@ -27,7 +27,8 @@ from sample_record import HOSTILE, sample_record
 from ssiuu.records.schema import Cell, MethodInfo, RunRecord
 from ssiuu.report.figures import Plot, figures, inline_svg
 from ssiuu.report.figures.training import training_curves
-from ssiuu.report.page import fact_groups, finding, render, setting_lines
+from ssiuu.report.findings import finding
+from ssiuu.report.page import fact_groups, render, setting_lines
 from ssiuu.report.text import DASH, WIDTH, nats, percent, rate, short, summary
 
 BROWSER = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)

@@ -203,8 +203,7 @@ def _shown(model: Model) -> list[str]:
     if hidden:
         parts.append(
             f"For the {hidden} called hidden: that much is shown by at most {LEVEL:.0%} of answers "
-            "that "
-            "were never learned. The information is in the model, though it does not say it."
+            "that were never learned. The information is in the model, though it does not say it."
         )
     if still := word.count("not removed"):
         parts.append(f"The {still} called not removed can be had from the model by asking it.")

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from ssiuu.analysis.standard import SATURATED
 from ssiuu.records.schema import Cell, Influence, RunRecord, Target
 from ssiuu.report.figures.draw import (
     SIZE,
@@ -28,10 +29,6 @@ from ssiuu.report.text import plain, short
 
 TARGETS: tuple[Target, ...] = ("logprob", "probability")
 TARGET_NAMES: dict[Target, str] = {"logprob": "log-probability", "probability": "probability"}
-SATURATED = (
-    "By gradient × activation it is hiding for every unlearned model, one that never learned the facts "
-    "too: D− is saturated. Integrated gradients, the causal test and the read-out tell them apart."
-)
 BLIND = (
     "With target probability an attribution is the probability times that of the "
     "log-probability: where the unlearned model gives the answer a probability near 0, all "
@@ -53,7 +50,7 @@ def cumulative_curves(record: RunRecord) -> Plot:
         "positive influence on the answer that was taken away (erased), D− is negative influence "
         "that was added (what pushes a hidden answer down). Erasing shows as a high D+ and a flat "
         "D−; hiding as a high D−. Thin: what turned the other way counted against. Each row names its "
-        f"attribution target. {SATURATED} {BLIND}",
+        f"attribution target. Of the hide ratio, D− / (D+ + D−): {SATURATED} {BLIND}",
         panels,
         legend(
             record,
@@ -107,7 +104,8 @@ def top_bars(record: RunRecord) -> Plot:
         "The hundred strongest neurons",
         "How to read it: the sum over the 100 neurons with the largest change, means over seeds. "
         "A long D− bar beside a short D+ bar says that the method mostly added inhibition. Each "
-        f"panel names its attribution target and has its own scale. {SATURATED} {BLIND}",
+        f"panel names its attribution target and has its own scale. Of the hide ratio, "
+        f"D− / (D+ + D−): {SATURATED} {BLIND}",
         panels,
         [],
         absent="No diagnosis has run yet, so there are no bars.",
