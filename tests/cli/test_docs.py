@@ -115,7 +115,8 @@ def test_the_code_of_the_readme_runs(
     run_block(block, session)
     result, printed = vars(session)["result"], capsys.readouterr().out
     assert printed.startswith(f"{result.state} {result.changed}\n")
-    assert result.record.steps and "verdict" in printed
+    audited = vars(session)["audited"]
+    assert result.record.steps and f"\n{audited.verdict} {audited.answer}" in printed
 
 
 # --- commands -----------------------------------------------------------------------------------

@@ -100,6 +100,7 @@ def test_the_package_is_listed_run_and_recorded(
         "prompt=plain",
         "unlearn={learning_rate: 1e-2, max_steps: 2, threshold: 0}",
         "attacks={harmful: {fractions: []}, benign: {learning_rates: []}}",
+        "examine.steps=[]",
         "diagnose=false",
     ]
     further = [part for value in shorter for part in ("--set", value)]
