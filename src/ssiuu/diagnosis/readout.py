@@ -1,12 +1,13 @@
 """A linear read-out: what the states of one model say when they are read as another one's.
 
-    target = last_states(model, rows)           # of the model before
+    target = Target.of(model, rows)             # of the model before
     found = Readout.fit(model, rows, target)    # of the model after, with its weights in place
     with found.applied(model):
         ...                                     # its predictions are the read-out's
 
 From features x of a token (what some blocks put out, and the neurons of their feed-forward) a ridge
-regression predicts the state that the model before has at the same token in front of its last norm:
+regression predicts the state that the model before has at the same token behind its last norm, and
+what is predicted is read by the head of the model before:
 
     A = argmin ||X A - T||² + λ/D tr(X^T X) ||A||²,    x centred, and each
     kind of features scaled to the same mean square
@@ -41,6 +42,35 @@ TOKENS = 4096  # that a read-out is fitted on, at most
 
 
 @dataclass(frozen=True)
+class Target:
+    """What is read into: the states of the model before, and its head.
+
+    `states`: behind its last norm, at every token of some rows, one after the other.
+    """
+
+    states: Float[Tensor, "N d"]
+    weight: Float[Tensor, "V d"]
+    bias: Float[Tensor, " V"] | None
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: CausalLM, rows: Sequence[Sequence[int]]) -> Target:
+        """Return those of the model as it is.
+
+        Raises:
+            ConfigError: Its last norm is not known.
+        """
+        found: list[Tensor] = []
+        with hooked([(_norm(model), lambda module, inputs, output: found.append(output[0].float()))]):
+            for row in rows:
+                model(input_ids=torch.tensor([list(row)], device=model.device))
+        head = model.get_output_embeddings()
+        bias = getattr(head, "bias", None)
+        copied = None if bias is None else bias.detach().clone()
+        return cls(torch.cat(found), head.weight.detach().clone(), copied)
+
+
+@dataclass(frozen=True)
 class Readout:
     """A fitted read-out. `centre`, `scale`: of the features; `bias`: of the states."""
 
@@ -48,13 +78,14 @@ class Readout:
     centre: Float[Tensor, " D"]
     scale: Float[Tensor, " D"]
     bias: Float[Tensor, " d"]
+    target: Target
 
     @classmethod
     def fit(
         cls,
         model: CausalLM,
         rows: Sequence[Sequence[int]],
-        target: Float[Tensor, "N d"],
+        target: Target,
         ridge: float = RIDGE,
     ) -> Readout:
         """Fit on the tokens of rows.
@@ -62,7 +93,7 @@ class Readout:
         Args:
             model: Whose states are read.
             rows: Token ids.
-            target: The other model's states at the same tokens: `last_states`.
+            target: Of the other model, at the same tokens.
             ridge: λ.
 
         Raises:
@@ -71,25 +102,24 @@ class Readout:
         features, widths = _features_of(model, rows)
         centre = features.mean(0)
         scale = _scale(features - centre, widths)
-        x, bias = (features - centre) / scale, target.mean(0)
-        weight = _solved(x, target - bias, ridge)
-        return cls(weight, centre, scale, bias)
+        x, bias = (features - centre) / scale, target.states.mean(0)
+        weight = _solved(x, target.states - bias, ridge)
+        return cls(weight, centre, scale, bias, target)
 
     @contextmanager
     def applied(self, model: CausalLM) -> Iterator[None]:
         """Let the model predict by the read-out, for the time of the context."""
-        norm, tapped = _norm(model), _Tapped(model)
+        tapped, target = _Tapped(model), self.target
 
-        def replace(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        def state(module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor:
             x = (tapped.features() - self.centre) / self.scale
-            return ((x @ self.weight + self.bias).to(inputs[0]), *inputs[1:])
+            return (x @ self.weight + self.bias).to(output)
 
-        handle = norm.register_forward_pre_hook(replace)
-        try:
-            with tapped:
-                yield
-        finally:
-            handle.remove()
+        def logits(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return torch.nn.functional.linear(inputs[0], target.weight, target.bias)
+
+        with tapped, hooked([(_norm(model), state), (model.get_output_embeddings(), logits)]):
+            yield
 
 
 def readable(model: CausalLM) -> str:
@@ -100,21 +130,6 @@ def readable(model: CausalLM) -> str:
     except ConfigError as error:
         return str(error)
     return ""
-
-
-@torch.no_grad()
-def last_states(model: CausalLM, rows: Sequence[Sequence[int]]) -> Float[Tensor, "N d"]:
-    """Return the states in front of the last norm at every token of the rows, one after the other."""
-    found: list[Tensor] = []
-    handle = _norm(model).register_forward_pre_hook(
-        lambda _, inputs: found.append(inputs[0][0].float())
-    )
-    try:
-        for row in rows:
-            model(input_ids=torch.tensor([list(row)], device=model.device))
-    finally:
-        handle.remove()
-    return torch.cat(found)
 
 
 def _norm(model: CausalLM) -> torch.nn.Module:

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ssiuu.benchmarks import texts, worldfacts
 from ssiuu.benchmarks.screening import as_text
-from ssiuu.diagnosis.readout import TOKENS, Readout, last_states, readable
+from ssiuu.diagnosis.readout import TOKENS, Readout, Target, readable
 from ssiuu.errors import DivergedError
 from ssiuu.evaluation.lineup import Lineup, lineups
 from ssiuu.evaluation.margins import Margins, read
@@ -54,7 +54,7 @@ FEWEST = 4  # planted controls, fewer of which say nothing of a power
 LEAST_ANSWERS = 4  # in a lineup, the right one included: of fewer there is no spread
 FLOOR = 1e-3  # nats: alternatives that differ by less are no scale
 # Answers, controls and phrasings of a lineup, by the number of facts: more facts make up for fewer.
-SIZES = ((6, (25, 6, 3)), (24, (25, 3, 2)), (1 << 30, (17, 2, 2)))
+SIZES = ((6, (25, 6, 3)), (24, (25, 3, 2)), (1 << 30, (17, 3, 2)))
 
 
 @dataclass(frozen=True)
@@ -227,11 +227,11 @@ class Examiner:
         return [row for row, end in zip(rows, ends, strict=True) if end <= TOKENS]
 
     @cached_property
-    def target(self) -> Tensor:
-        """The original's last states on these rows; the weights of now are put back."""
+    def target(self) -> Target:
+        """The original's states on these rows, and its head; the weights of now are put back."""
         here = snapshot(self.session.model)
         self.session.original.restore()
-        found = last_states(self.session.model, self.rows)
+        found = Target.of(self.session.model, self.rows)
         restore(self.session.model, here)
         return found
 
