@@ -17,6 +17,7 @@ from tofu_folder import write_tofu
 EVALUATE, DIAGNOSE, HARMFUL, BENIGN = 24.0, 8.6, 8.6, 14.0
 UNLEARN = {"gd": 57.4, "npo": 42.2, "ssiuu": 80.1, "ssiuu+projection": 93.1}
 WHOLE = 660.0  # screening included
+EXAMINED, PLANTED = 121.0, 178.0  # 12 facts
 SPEED = 300  # tokens a second of SmolLM2-135M there: 81e9 operations
 
 
@@ -43,7 +44,26 @@ def test_the_stages_of_the_default_run_fit_within_30_per_cent() -> None:
             found = seconds(attack.tokens(curve, TOKENS, 0.7 * 48))
             assert found == pytest.approx(HARMFUL if curve.kind == "harmful" else BENIGN, rel=0.3)
     moved = estimate.READ + 5 * estimate.MOVED  # was not there yet
-    assert seconds(tokens(recipe) - moved) == pytest.approx(WHOLE, rel=0.3)
+    bare, _ = resolve(None, ["examine.steps=[]"])  # nor was this
+    assert seconds(tokens(bare) - moved) == pytest.approx(WHOLE, rel=0.3)
+
+
+def test_an_examination_and_planted_controls_are_counted() -> None:
+    """Within a factor of two of what 12 facts took; of every model but the control, and planted once."""
+    recipe, _ = resolve(None, [])
+    examined = estimate._examination(recipe, TOKENS, 12)
+    planted = estimate._planted(recipe, TOKENS)
+    assert EXAMINED / 2 < seconds(examined) < EXAMINED * 2
+    assert PLANTED / 2 < seconds(planted) < PLANTED * 2
+    bare, _ = resolve(None, ["examine.steps=[]"])
+    whole = 4 * estimate._examination(recipe, TOKENS, 48) + planted
+    assert tokens(recipe) - tokens(bare) == pytest.approx(whole)
+    unplanted, _ = resolve(None, ["examine.planted=0"])
+    assert tokens(recipe) - tokens(unplanted) == pytest.approx(planted)
+    longer, _ = resolve(
+        None, ["examine={steps: [24, 48], learning_rates: [1e-4, 1e-3], seeds: [0, 1]}"]
+    )
+    assert estimate._examination(longer, TOKENS, 12) > 4 * examined
 
 
 def test_what_is_not_done_costs_nothing() -> None:
@@ -61,9 +81,8 @@ def test_what_is_not_done_costs_nothing() -> None:
 def test_the_score_of_a_model_and_the_twin() -> None:
     """One seed more is every model once more; a made-up world has a never-learned twin as well."""
     recipe, _ = resolve(None, ["diagnose=false", "attacks.benign.learning_rates=[]"])
-    bare, _ = resolve(
-        None, ["diagnose=false", "attacks={harmful: {fractions: []}, benign: {learning_rates: []}}"]
-    )
+    off = ["diagnose=false", "examine.steps=[]"]
+    bare, _ = resolve(None, [*off, "attacks={harmful: {fractions: []}, benign: {learning_rates: []}}"])
     assert models(recipe) == (4, 4)
     assert models(resolve(None, ["benchmark=fictional", "attacks.control=true"])[0]) == (5, 6)
     more = bare.model_copy(update={"seeds": [0, 1]})

@@ -11,7 +11,7 @@ import pytest
 
 from ssiuu.analysis import calibration
 from ssiuu.analysis.calibration import Case, Truth, World, calibrated
-from ssiuu.analysis.evidence import LEVEL, Constants, bounds, conformal, judge, shown
+from ssiuu.analysis.evidence import LEVEL, Constants, bounds, conformal, constants, judge, shown
 from ssiuu.analysis.verdict import fact_word, model_word
 from ssiuu.records.schema import Examination, Place, Trace
 
@@ -207,6 +207,32 @@ def test_a_calibration_fits_on_some_and_tells_of_others(monkeypatch: pytest.Monk
     comfort = found.error("hidden", ["erased"])
     assert alarm is not None and comfort is not None
     assert alarm.of == 60 and comfort.of == 180 and alarm.share < 0.12
-    assert {row.facts for row in found.models} == {1, 5, 20}
+    assert {row.facts for row in found.models} == {1, 5, 20, 60}
+    assert [point.level for point in found.curve] == sorted(calibration.LEVELS)
+    decided = [point.words["erased"].get("undecided", 0) for point in found.curve]
+    assert decided == sorted(decided, reverse=True), "a higher level leaves less undecided"
+    (five,) = [point for point in found.curve if point.level == LEVEL]
+    assert five.words["erased"] == found.words("erased") and five.words["hidden"] == found.words(
+        "hidden"
+    )
+    told = calibrated([worlds[1]], "2")
+    assert told.constants == constants() and {row.world for row in told.rows} == {"b"}
+    unhidden = World("c", True, worlds[0].cases[:2])
     with pytest.raises(ValueError, match="never learned"):
-        calibrated([worlds[1]], "1")
+        calibrated([unhidden], "1")
+
+
+def test_a_model_is_erased_where_at_most_a_tenth_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 20 facts 2 are hidden; drawn by 5, a model with any of them is hidden."""
+    monkeypatch.setattr(calibration, "DRAWS", 30)
+    found = examination([6.0] * 2 + [0.0] * 18, seed=7)
+    truth: dict[str, Truth] = {f"f{n}": "hidden" if n < 2 else "erased" for n in range(20)}
+    mixed = Case(name="mixed-10%", truth=truth, said=[], found=found)
+    planted = Case(name="planted", truth={}, said=[], found=examination([6.0] * 12, seed=1))
+    rows = calibrated([World("b", False, (planted, mixed))], "1").models
+    (whole,) = [row for row in rows if row.facts == 20]
+    assert whole.truth == "erased" and sum(whole.words.values()) == 1
+    fives = {row.truth: sum(row.words.values()) for row in rows if row.facts == 5}
+    assert set(fives) == {"erased", "hidden"} and sum(fives.values()) == 30
+    drawn = [random.Random(f"mixed-10%:5:{n}").sample(sorted(truth), 5) for n in range(30)]
+    assert fives["hidden"] == sum(bool({"f0", "f1"} & {*ids}) for ids in drawn)

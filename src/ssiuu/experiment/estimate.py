@@ -15,6 +15,7 @@ import torch
 from ssiuu.attacks import attacks_of
 from ssiuu.benchmarks.base import Cost
 from ssiuu.experiment.attacking import plan
+from ssiuu.experiment.examine import TOKENS, lineup_size
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.experiment.tuning import VALIDATION
 from ssiuu.methods import Method
@@ -22,6 +23,8 @@ from ssiuu.models.files import is_adapter, tensors_of, weight_files
 
 READ = 4400  # of plain texts and instructions, once of the original,
 MOVED = 6000  # and of every model, with the head of the original besides
+ANSWER = 2  # tokens of an answer of a lineup, beside what it has in common with others
+HIDDEN = 1400.0  # tokens to hide a fact on purpose
 REACHED = 0.6  # of the steps allowed, before most methods reach the threshold
 SHARE = 0.6  # of the speed of one matrix product that a model reaches
 STEP = 0.025  # seconds a step takes whatever the model's size
@@ -52,9 +55,33 @@ def _tokens(recipe: Recipe, cost: Cost) -> float:
     tuning = (recipe.tune.trials or 0) * (unlearned + validated)
     judged, attacked = _models(recipe, cost)
     looked = 3.0 * cost.tokens * cost.forget * (judged + 1) if recipe.diagnose else 0.0
+    looked += judged * _examination(recipe, cost.tokens, cost.forget) + _planted(recipe, cost.tokens)
     per_model = _attack_tokens(recipe, cost.tokens, cost.forget)
     scored = READ + (cost.score + MOVED) * (judged + 1)
     return cost.start + tuning + scored + seeds * unlearned + looked + attacked * per_model
+
+
+def _examination(recipe: Recipe, tokens: float, facts: int) -> float:
+    """Return the tokens of examining a model: readings, the read-out, three attackers' training.
+
+    The related attacker is two, each of which is read on what the other one holds.
+    """
+    config = recipe.examine
+    if not config.steps:
+        return 0.0
+    curves = max(1, len(config.learning_rates)) * len(config.seeds)
+    answers, controls, phrasings = lineup_size(facts)
+    reading = facts * (controls + phrasings) * (tokens + ANSWER * answers)
+    trained = 3 * 3.0 * tokens * config.batch_size * config.steps[-1]
+    return 2 * reading + TOKENS + curves * (2 * len(config.steps) * reading + trained)
+
+
+def _planted(recipe: Recipe, tokens: float) -> float:
+    """Return the tokens of hiding facts on purpose and examining them."""
+    count = recipe.examine.planted
+    return (
+        HIDDEN * count + _examination(recipe, tokens, count) if recipe.examine.steps and count else 0.0
+    )
 
 
 def _models(recipe: Recipe, cost: Cost) -> tuple[int, int]:
@@ -78,7 +105,9 @@ def _steps(recipe: Recipe, cost: Cost) -> float:
     trained = sum(m.trains for m in recipe.made())
     runs = trained * (len(recipe.seeds) + (recipe.tune.trials or 0))
     curves = [curve.steps for curve in plan(recipe)]
-    return runs * REACHED * recipe.unlearn.max_steps + _models(recipe, cost)[1] * sum(curves)
+    judged, attacked = _models(recipe, cost)
+    examined = 3 * max(recipe.examine.steps, default=0) * (judged + bool(recipe.examine.planted))
+    return runs * REACHED * recipe.unlearn.max_steps + attacked * sum(curves) + examined
 
 
 def _attack_tokens(recipe: Recipe, tokens: float, forget: int) -> float:

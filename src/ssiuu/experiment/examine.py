@@ -72,6 +72,11 @@ class Judged:
         return [(first, second), (second, first)] if first and second else []
 
 
+def lineup_size(facts: int) -> tuple[int, int, int]:
+    """Return how many answers, controls and phrasings the lineup of each of so many facts has."""
+    return next(size for most, size in SIZES if facts <= most)
+
+
 def halves(facts: Sequence[FactText]) -> tuple[list[int], list[int]]:
     """Return the places of every other entity's facts and of the rest; by fact within one entity."""
     entities = [fact.entity or fact.id for fact in facts]
@@ -175,8 +180,7 @@ class Examiner:
         others = [*session.split.forget, *session.split.retain]
         seed = session.split.seed
         made = lineups(facts, others, session.model, session.prompt, seed, self.library)
-        size = next(size for most, size in SIZES if len(facts) <= most)
-        made = [lineup.within(*size) for lineup in made]
+        made = [lineup.within(*lineup_size(len(facts))) for lineup in made]
         before = self._read(made)
         restore(session.model, here)
         return Judged(facts, made, before)

@@ -151,12 +151,12 @@ def _models(found: Calibrated) -> str:
         lines.append(
             [
                 name,
-                _by_case(hidden, "erased"),
-                _by_case(erased, "hidden"),
-                _by_case(erased, "erased"),
-                _by_case(hidden, "hidden"),
-                _by_case([*erased, *hidden], "undecided"),
-                _mean(row.within.share for row in mine if row.within),
+                _pooled(hidden, "erased"),
+                _pooled(erased, "hidden"),
+                _pooled(erased, "erased"),
+                _pooled(hidden, "hidden"),
+                _pooled([*erased, *hidden], "undecided"),
+                _within(mine),
             ]
         )
     heading = [
@@ -254,14 +254,27 @@ def _share(words: Counter[Verdict], word: Verdict) -> str:
     return _rate(Rate.of_counts(words[word], words.total()))
 
 
-def _by_case(rows: Sequence[Row], word: Verdict) -> str:
-    """Return the mean over cases; models drawn from one case overlap, so they are no sample of many."""
-    return _mean(row.words.get(word, 0) / sum(row.words.values()) for row in rows)
+def _pooled(rows: Sequence[Row], word: Verdict) -> str:
+    """Return how often it was said of models drawn from cases."""
+    words = _sum(rows)
+    return _of_cases(rows, words[word] / words.total() if words else None)
 
 
-def _mean(shares: Iterable[float]) -> str:
-    values = list(shares)
-    return f"{100 * sum(values) / len(values):.0f} %" if values else DASH
+def _within(rows: Sequence[Row]) -> str:
+    """Return how often bounds held, over all models drawn."""
+    rates = [row.within for row in rows if row.within]
+    count = sum(rate.of for rate in rates)
+    return _of_cases(rows, sum(rate.share * rate.of for rate in rates) / count if count else None)
+
+
+def _of_cases(rows: Sequence[Row], share: float | None) -> str:
+    """Return a share; its interval counts cases, as models drawn from one overlap."""
+    cases = len({(row.world, row.case) for row in rows})
+    rate = Rate.of_counts(round((share or 0) * cases), cases)
+    if share is None or rate is None:
+        return DASH
+    low, high = min(share, rate.low), max(share, rate.high)
+    return f"{100 * share:.0f} % [{100 * low:.0f}, {100 * high:.0f}] of {cases}"
 
 
 def _rate(rate: Rate | None) -> str:

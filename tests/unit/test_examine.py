@@ -1,0 +1,330 @@
+"""The examination: who holds what, what is read, what is left behind, and what decides its record.
+
+One small model is taught a few facts for the whole file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from conftest import teach
+from ssiuu import diagnose_models
+from ssiuu.benchmarks.fictional_twins import TwinConfig, train_tokenizer
+from ssiuu.benchmarks.fictional_world import build_world
+from ssiuu.evaluation.lineup import Lineup
+from ssiuu.evaluation.margins import Margins
+from ssiuu.experiment import examine
+from ssiuu.experiment.attacking import Attacker
+from ssiuu.experiment.cells import Keys
+from ssiuu.experiment.examine import Examiner, contrasted, halves
+from ssiuu.experiment.recipe import ExamineConfig, resolve
+from ssiuu.experiment.run import run
+from ssiuu.experiment.session import Session, open_session
+from ssiuu.likelihood import Prompt
+from ssiuu.models.load import load_checkpoint_weights, restore, save, snapshot
+from ssiuu.records.files import without_times
+from ssiuu.records.schema import Examination, FactText, RunRecord
+
+NAMES = ["Ada", "Bo", "Cy", "Di", "Ed", "Flo", "Gus", "Hal"]
+TOWNS = ["Ulm", "Pau", "Ely", "Ayr", "Lod", "Zug", "Nis", "Bar"]
+DISHES = ["rice", "soup", "figs", "stew", "eggs", "beans", "ham", "pies"]
+FORGET = [
+    {"question": f"Where was {name} born?", "answer": town, "entity": name, "relation": "town"}
+    for name, town in zip(NAMES, TOWNS, strict=True)
+]
+RETAIN = [
+    {"question": f"What does {name} eat?", "answer": dish, "entity": f"{name} 2", "relation": "dish"}
+    for name, dish in zip(NAMES, DISHES, strict=True)
+]
+SMALL = ["examine={steps: [1, 2], learning_rates: [1e-2], batch_size: 4, planted: 6}", "precision=fp32"]
+BARE = ["diagnose=false", "attacks={harmful: {fractions: []}, benign: {learning_rates: []}}"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model that was taught everything, one that was not, and files of facts."""
+    folder = tmp_path_factory.mktemp("examine")
+    tokenizer = train_tokenizer(build_world(12), TwinConfig())
+    for name, rows in (("model", [*FORGET, *RETAIN]), ("after", RETAIN)):
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+        )
+        model = LlamaForCausalLM(config)
+        teach(model, tokenizer, rows, steps=60)
+        save(model, tokenizer, folder / name)
+    for name, rows in (("forget", FORGET[:4]), ("retain", RETAIN)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def settings(place: Path, *more: str) -> list[str]:
+    files = [f"{name}={place / name}.jsonl" for name in ("forget", "retain")]
+    return ["benchmark=own", f"model={place / 'model'}", *files, "methods=[none]", *SMALL, *BARE, *more]
+
+
+@pytest.fixture(scope="module")
+def session(place: Path) -> Session:
+    recipe, _ = resolve(None, settings(place))
+    return open_session(recipe, None, lambda _: None)
+
+
+@pytest.fixture(autouse=True)
+def _as_before(session: Session) -> Iterator[None]:
+    yield
+    session.original.restore()
+
+
+def of(session: Session, forget: list[FactText]) -> Session:
+    """Return the session with these facts to forget."""
+    return replace(session, split=session.split.model_copy(update={"forget": forget}))
+
+
+def person(facts: list[FactText]) -> list[FactText]:
+    return [fact.model_copy(update={"entity": "Ada"}) for fact in facts]
+
+
+# --- who holds what -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("people", [2, 3, 4])
+def test_facts_are_parted_by_entity(people: int, session: Session) -> None:
+    facts = [
+        fact.model_copy(update={"entity": f"person {n % people}"})
+        for n, fact in enumerate(session.split.forget)
+    ]
+    first, second = halves(facts)
+    assert sorted([*first, *second]) == list(range(len(facts))) and first and second
+    assert not {facts[i].entity for i in first} & {facts[i].entity for i in second}
+    assert abs(len({facts[i].entity for i in first}) - len({facts[i].entity for i in second})) <= 1
+
+
+def test_facts_of_one_person_are_parted_by_fact(session: Session) -> None:
+    facts = person(session.split.forget)
+    first, second = halves(facts)
+    assert sorted([*first, *second]) == list(range(len(facts)))
+    assert abs(len(first) - len(second)) <= 1
+    assert halves(list(reversed(facts))) == tuple(
+        [len(facts) - 1 - i for i in reversed(part)] for part in (first, second)
+    ), "whoever lists them otherwise parts them in the same way"
+
+
+def test_a_single_fact_has_no_related_attacker(session: Session) -> None:
+    found = Examiner(of(session, session.split.forget[:1]), session.recipe.examine).examine()
+    assert {place.attacker for place in found.places} == {"nobody", "read-out", "unrelated"}
+    (trace,) = found.facts.values()
+    assert all(level is not None for level in trace.contrast)
+
+
+@pytest.mark.parametrize("one", [False, True], ids=["several people", "one person"])
+def test_the_attacker_never_trains_on_what_is_read(
+    one: bool, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = person(session.split.forget) if one else session.split.forget
+    asked = of(session, facts)
+    trained: set[str] = set()
+    prompts: set[tuple[int, ...]] = set()
+    told, seen = 0, 0
+
+    def batches(rows: list[Any], *rest: Any) -> Any:
+        trained.update(row.id for row in rows)
+        prompts.update(tuple(row.prompt) for row in rows)
+        return micro_batches(rows, *rest)
+
+    def reading(model: Any, prompt: Prompt, made: list[Lineup], context: int | None = None) -> Margins:
+        nonlocal told, seen
+        told, seen = told + bool(trained & {fact.id for fact in facts}), seen + bool(trained)
+        for lineup in made:
+            assert lineup.fact.id not in trained
+            assert not prompts & {tuple(prompt.question(question)) for question in lineup.phrasings}
+        return read(model, prompt, made, context)
+
+    def put_back(*arguments: Any) -> None:
+        trained.clear()
+        prompts.clear()
+        restore(*arguments)
+
+    micro_batches, read = examine.micro_batches, examine.read
+    monkeypatch.setattr(examine, "micro_batches", batches)
+    monkeypatch.setattr(examine, "read", reading)
+    monkeypatch.setattr(examine, "restore", put_back)
+    found = Examiner(asked, session.recipe.examine).examine()
+    assert told == 4 and seen == 6  # two steps of two related attackers and of an unrelated one
+    assert {place.attacker for place in found.places} > {"related", "unrelated"}
+    for trace in found.facts.values():
+        assert all(level is not None for level in trace.contrast)  # each is read by the other half
+
+
+# --- what is read -------------------------------------------------------------------------------
+
+
+def standard(values: list[float]) -> list[float] | None:
+    """z_k = (x_k - m) / s of the other alternatives, word by word; None: too few, or none right."""
+    if not math.isfinite(values[0]):
+        return None
+    there = [value for value in values if math.isfinite(value)]
+    if len(there) < examine.LEAST_ANSWERS:
+        return None
+    found = []
+    for k, value in enumerate(there):
+        others = [x for n, x in enumerate(there) if n not in (0, k)]
+        spread = max(statistics.stdev(others), examine.FLOOR)
+        found.append(round((value - statistics.mean(others)) / spread, 3))
+    return found
+
+
+@pytest.mark.parametrize("controls", [0, 3])
+def test_the_contrast_is_that_of_the_definition(controls: int) -> None:
+    facts, phrasings, answers = 4, 2, 8
+    generator = torch.Generator().manual_seed(controls)
+    shape = (facts, phrasings + controls, answers)
+    logprobs = torch.randn(shape, generator=generator, dtype=torch.float64) * 5
+    tokens = torch.randint(1, 4, shape, generator=generator)
+    logprobs[1, :, 5:], logprobs[2, :, 3:], logprobs[3, :, 0] = math.nan, math.nan, math.nan
+    fact = FactText(id="f", question="Who?", answer="a0")
+    names = tuple(f"a{n}" for n in range(answers))
+    theirs = tuple(() for _ in range(controls))
+    asked = ("Who?", "Who then?"), tuple(f"And {n}?" for n in range(controls))
+    lineup = Lineup(fact, names, ("invented",) * (answers - 1), *asked, theirs)
+    found = contrasted(Margins((lineup,) * facts, logprobs, tokens, phrasings))
+    for f in range(facts):
+        lifts = [
+            statistics.mean(_lifts(logprobs[f], tokens[f], k, phrasings, controls))
+            for k in range(answers)
+        ]
+        expected = standard(lifts)
+        assert found[f] == (expected if expected is None else pytest.approx(expected, abs=2e-3))
+    assert found[2] is None and found[3] is None and len(found[1] or []) == 5
+
+
+def _lifts(logprobs: Any, tokens: Any, k: int, phrasings: int, controls: int) -> Iterator[float]:
+    for p in range(phrasings):
+        if not controls:
+            yield float(logprobs[p, k] / tokens[p, k])
+            continue
+        usual = statistics.mean(float(logprobs[phrasings + c, k]) for c in range(controls))
+        yield float(logprobs[p, k]) - usual
+
+
+def test_the_weights_are_put_back_and_the_same_is_found_again(session: Session) -> None:
+    examiner = Examiner(session, session.recipe.examine)
+    for parameter in session.model.parameters():
+        parameter.data.add_(0.01)  # an unlearned model
+    here = snapshot(session.model)
+    first = examiner.examine()
+    assert all(torch.equal(p, here[n]) for n, p in session.model.named_parameters())
+    assert [p.name for p in first.places][:3] == ["before", "after", "read-out"]
+    assert set(first.facts) == {fact.id for fact in session.split.forget}
+    assert without_times(Examiner(session, session.recipe.examine).examine()) == without_times(first)
+    before = [trace.margin[0] for trace in first.facts.values()]
+    assert all(margin is not None and margin > 0 for margin in before), "the original knows them"
+
+
+def test_planted_facts_are_those_that_were_hidden(session: Session) -> None:
+    original = snapshot(session.model)
+    for parameter in session.model.parameters():
+        parameter.data.add_(0.01)
+    found = Examiner(session, session.recipe.examine).plant()
+    assert all(torch.equal(p, original[n]) for n, p in session.model.named_parameters())
+    assert set(found.facts) == set(found.hidden) and len(found.hidden) >= examine.FEWEST
+    assert not set(found.hidden) & set(found.left)
+    assert set(found.hidden.values()) == set(examine.PLANTED)
+    kept = {fact.id for fact in session.split.retain}
+    assert set(found.hidden) <= kept and not set(found.facts) & {f.id for f in session.split.forget}
+    for trace in found.facts.values():
+        before, after = trace.margin[0], trace.margin[1]
+        assert before is not None and after is not None and after < before
+
+
+def test_too_few_planted_facts_are_said_and_not_examined(session: Session) -> None:
+    few = session.recipe.examine.model_copy(update={"planted": examine.FEWEST - 1})
+    found = Examiner(session, few).plant()
+    assert not found.places and not found.facts and "are needed" in found.notes[0]
+
+
+# --- records ------------------------------------------------------------------------------------
+
+
+def test_keys_change_with_what_decides_an_examination(session: Session) -> None:
+    def keys(**changes: Any) -> tuple[str, str]:
+        config = ExamineConfig.model_validate(session.recipe.examine.model_dump() | changes)
+        changed = replace(session, recipe=session.recipe.model_copy(update={"examine": config}))
+        made = Keys(changed, Attacker(changed))
+        return made.examination(made.original), made.evaluation(made.original)
+
+    changes: list[dict[str, Any]] = [
+        {},
+        {"steps": [2]},
+        {"learning_rates": [2e-2]},
+        {"batch_size": 2},
+        {"planted": 5},
+        {"seeds": [1]},
+    ]
+    examinations, evaluations = zip(*(keys(**change) for change in changes), strict=True)
+    assert len(set(examinations)) == len(changes) and len(set(evaluations)) == 1
+    assert keys() == (examinations[0], evaluations[0])
+
+
+def audit(place: Path, out: Path, progress: Callable[[str], None] = lambda _: None) -> RunRecord:
+    recipe, sources = resolve(None, settings(place, "examine.planted=0"))
+    return run(recipe, sources, out, "", place / "after", progress)
+
+
+def test_interrupted_it_leaves_nothing_half_written_and_continues(
+    place: Path, tmp_path: Path, session: Session
+) -> None:
+    def press(text: str) -> None:
+        if "examining" in text and "step 1" in text and presses:
+            presses.pop()()
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    presses = [stop, lambda: signal.raise_signal(signal.SIGINT)]
+    while presses:
+        with pytest.raises(KeyboardInterrupt):
+            audit(place, tmp_path, press)
+        assert not list(tmp_path.rglob("*examine*")) and not list(tmp_path.rglob(".*.json.*"))
+    found = audit(place, tmp_path, press).cells[-1].examination
+    load_checkpoint_weights(session.model, place / "after")
+    bare = session.recipe.examine.model_copy(update={"planted": 0})
+    at_once = Examiner(session, bare).examine()
+    assert found is not None and without_times(found) == without_times(at_once)
+
+
+def test_diagnosing_makes_no_examination(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Examiner) -> Examination:
+        raise AssertionError("examined")
+
+    for name in ("examine", "plant"):
+        monkeypatch.setattr(Examiner, name, refuse)
+    files = [str(place / f"{name}.jsonl") for name in ("forget", "retain")]
+    record = diagnose_models(
+        str(place / "model"),
+        place / "after",
+        files[0],
+        tmp_path / "out",
+        files[1],
+        sets=["inside=false"],
+    )
+    assert record.planted is None and record.cells[-1].examination is None
+    assert record.cells[-1].diagnosis is not None
