@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from conftest import VOCABULARY, build_model
-from ssiuu.diagnosis.readout import RIDGE, Readout, _solved, last_states, readable
+from ssiuu.diagnosis.readout import RIDGE, Readout, Target, _solved, readable
 from ssiuu.errors import ConfigError
 
 
@@ -48,7 +48,7 @@ def predictions(model: Any, row: list[int]) -> Tensor:
 def test_a_model_read_as_itself_predicts_what_it_predicts(tiny_model: Any) -> None:
     rows, unseen = token_rows(), token_rows(1, seed=1)[0]
     own = predictions(tiny_model, unseen)
-    found = Readout.fit(tiny_model, rows, last_states(tiny_model, rows), ridge=1e-9)
+    found = Readout.fit(tiny_model, rows, Target.of(tiny_model, rows), ridge=1e-9)
     with found.applied(tiny_model):
         assert torch.allclose(predictions(tiny_model, unseen), own, atol=1e-3)
     assert torch.equal(predictions(tiny_model, unseen), own)
@@ -57,7 +57,7 @@ def test_a_model_read_as_itself_predicts_what_it_predicts(tiny_model: Any) -> No
 def test_another_model_is_read_as_the_first_one(tiny_model: Any) -> None:
     """Its blocks put out the first one's states turned around: a linear map turns them back."""
     rows, unseen = token_rows(), token_rows(1, seed=1)[0]
-    target, own = last_states(tiny_model, rows), predictions(tiny_model, unseen)
+    target, own = Target.of(tiny_model, rows), predictions(tiny_model, unseen)
     last = tiny_model.model.layers[-1]
     turn, _ = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))
     handle = last.register_forward_hook(lambda module, inputs, output: output @ turn)
@@ -70,7 +70,7 @@ def test_another_model_is_read_as_the_first_one(tiny_model: Any) -> None:
 def test_the_order_of_rows_does_not_matter(tiny_model: Any) -> None:
     rows = token_rows()
     turned = list(reversed(rows))
-    fits = [Readout.fit(tiny_model, r, last_states(tiny_model, r)) for r in (rows, turned)]
+    fits = [Readout.fit(tiny_model, r, Target.of(tiny_model, r)) for r in (rows, turned)]
     for name in ("weight", "centre", "scale", "bias"):
         one, other = (getattr(fit, name) for fit in fits)
         assert torch.allclose(one, other, atol=1e-4), name
@@ -83,14 +83,14 @@ def hooks(model: Any) -> int:
 def test_no_hook_is_left(tiny_model: Any) -> None:
     rows = token_rows(4)
     assert readable(tiny_model) == "" and hooks(tiny_model) == 0
-    found = Readout.fit(tiny_model, rows, last_states(tiny_model, rows))
+    found = Readout.fit(tiny_model, rows, Target.of(tiny_model, rows))
     assert hooks(tiny_model) == 0
     with pytest.raises(RuntimeError, match="here"), found.applied(tiny_model):
         assert hooks(tiny_model) > 0
         raise RuntimeError("here")
     assert hooks(tiny_model) == 0
     with pytest.raises(IndexError):
-        last_states(tiny_model, [[len(VOCABULARY) + 1]])
+        Target.of(tiny_model, [[len(VOCABULARY) + 1]])
     assert hooks(tiny_model) == 0
 
 
@@ -100,4 +100,4 @@ def test_a_model_whose_last_norm_is_not_known_is_refused() -> None:
     del model.model.norm
     assert "the norm after its last block is not known" in readable(model)
     with pytest.raises(ConfigError, match="norm after its last block"):
-        last_states(model, token_rows(1))
+        Target.of(model, token_rows(1))

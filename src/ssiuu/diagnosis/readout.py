@@ -6,8 +6,8 @@
         ...                                     # its predictions are the read-out's
 
 From features x of a token (what some blocks put out, and the neurons of their feed-forward) a ridge
-regression predicts the state that the model before has at the same token behind its last norm, and
-what is predicted is read by the head of the model before:
+regression predicts the state that the model before has at the same token in front of its last norm, and
+what is predicted is read by that norm and the head of the model before:
 
     A = argmin ||X A - T||² + λ/D tr(X^T X) ||A||²,    x centred, and each
     kind of features scaled to the same mean square
@@ -43,12 +43,14 @@ TOKENS = 4096  # that a read-out is fitted on, at most
 
 @dataclass(frozen=True)
 class Target:
-    """What is read into: the states of the model before, and its head.
+    """What is read into: the states of the model before, its last norm and its head.
 
-    `states`: behind its last norm, at every token of some rows, one after the other.
+    `states`: in front of the norm, at every token of some rows, one after the other. `norm`: the norm's
+    parameters by name.
     """
 
     states: Float[Tensor, "N d"]
+    norm: dict[str, Tensor]
     weight: Float[Tensor, "V d"]
     bias: Float[Tensor, " V"] | None
 
@@ -61,13 +63,15 @@ class Target:
             ConfigError: Its last norm is not known.
         """
         found: list[Tensor] = []
-        with hooked([(_norm(model), lambda module, inputs, output: found.append(output[0].float()))]):
+        norm = _norm(model)
+        with hooked([(norm, lambda module, inputs, output: found.append(inputs[0][0].float()))]):
             for row in rows:
                 model(input_ids=torch.tensor([list(row)], device=model.device))
         head = model.get_output_embeddings()
         bias = getattr(head, "bias", None)
         copied = None if bias is None else bias.detach().clone()
-        return cls(torch.cat(found), head.weight.detach().clone(), copied)
+        scales = {name: parameter.detach().clone() for name, parameter in norm.named_parameters()}
+        return cls(torch.cat(found), scales, head.weight.detach().clone(), copied)
 
 
 @dataclass(frozen=True)
@@ -109,11 +113,17 @@ class Readout:
     @contextmanager
     def applied(self, model: CausalLM) -> Iterator[None]:
         """Let the model predict by the read-out, for the time of the context."""
-        tapped, target = _Tapped(model), self.target
+        tapped, target, nested = _Tapped(model), self.target, list[bool]()
 
-        def state(module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        def state(module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+            if nested:
+                return None
             x = (tapped.features() - self.centre) / self.scale
-            return (x @ self.weight + self.bias).to(output)
+            predicted = (x @ self.weight + self.bias).to(output)
+            nested.append(True)  # that norm is called once more, by what it is replaced by
+            normed: Tensor = torch.func.functional_call(module, target.norm, (predicted,))
+            nested.clear()
+            return normed
 
         def logits(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             return torch.nn.functional.linear(inputs[0], target.weight, target.bias)

@@ -14,8 +14,9 @@ import torch
 
 from ssiuu.attacks import attacks_of
 from ssiuu.benchmarks.base import Cost
+from ssiuu.diagnosis.readout import TOKENS
 from ssiuu.experiment.attacking import plan
-from ssiuu.experiment.examine import TOKENS, lineup_size
+from ssiuu.experiment.examine import lineup_size
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.experiment.tuning import VALIDATION
 from ssiuu.methods import Method
