@@ -47,6 +47,11 @@ CASES = {
     "audit --before model --after no --forget f.jsonl --out o": "--after no is not a folder",
     "audit --before model --after model --forget f.jsonl --out model": "--out model lies in the folder",
     "ask --model model --facts no.jsonl": "--facts: no.jsonl does not exist",
+    "calibrate --out o --worlds kin,neo": "--worlds: unknown world 'neo'. Did you mean 'neox'?",
+    "calibrate --out o --seeds 1,x": "--seeds must be whole numbers from 0 on, as in 1,2, got '1,x'",
+    "calibrate --out o --people 5": "--people must be a number from 10 to 600, got 5",
+    "calibrate --out o --taught model": "--twin and --forget and --retain missing: --taught, --twin,",
+    "calibrate --out o --taught model --twin no --forget f.jsonl --retain r.jsonl": "--twin no is not a",
 }
 
 
