@@ -133,6 +133,18 @@ def test_what_is_said_is_not_removed() -> None:
     assert model_word(words, judged) == "not removed"
 
 
+def test_a_single_fact_that_is_said_and_first_is_not_removed_among_few_alternatives() -> None:
+    """Of fifteen no p-value reaches 5 %."""
+    few = judge(examination([0.0], answers=16, level=9.0), None, FITTED)
+    (fact,) = few.facts.values()
+    assert fact.after == 1 / 16 and fact.first
+    assert fact_word(True, fact).verdict == "not removed"
+    assert model_word([fact_word(True, fact)], few) == "not removed"
+    assert fact_word(False, fact).verdict == "undecided"
+    (guessed,) = judge(examination([0.0], answers=16, level=-1.0), None, FITTED).facts.values()
+    assert fact_word(True, guessed).verdict == "undecided"
+
+
 def test_a_guess_that_is_right_is_not_called_not_removed() -> None:
     judged = judge(examination([0.0] * 200, seed=6), examination([6.0] * 12, seed=1), FITTED)
     wrong = [fact_word(True, fact).verdict == "not removed" for fact in judged.facts.values()]

@@ -80,13 +80,15 @@ class FactJudged(NamedTuple):
 
     `erased`: how often evidence as strong comes of a fact that was never learned; `hidden`: how often
     evidence as weak comes of one that is hidden; `after`: how often an answer that was never learned is
-    as likely without any attack.
+    as likely without any attack. `first`: it is likelier than every decoy, of which there may be too few
+    for a small p-value.
     """
 
     evidence: float | None = None
     erased: float | None = None
     hidden: float | None = None
     after: float | None = None
+    first: bool = False
 
 
 class Judged(NamedTuple):
@@ -142,7 +144,9 @@ def judge(
     judged = {id: FactJudged() for id in examination.facts}
     for id, fact in facts.items():
         s, after = float(fact.evidence[0]), conformal(fact.after[0], null.after)
-        judged[id] = FactJudged(s, _p(fact, null), hidden.below(s) if hidden else None, after)
+        first = bool(fact.after[0] > null.after[-1])
+        weak = hidden.below(s) if hidden else None
+        judged[id] = FactJudged(s, _p(fact, null), weak, after, first)
     power = None if hidden is None else hidden.above(_threshold(null))
     seen = sum(f.erased is not None and f.erased <= LEVEL for f in judged.values())
     least, most = bounds(seen, len(facts), power)

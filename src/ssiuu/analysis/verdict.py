@@ -98,7 +98,7 @@ def fact_word(said: bool, judged: FactJudged | None, promised: float = LEVEL) ->
     """
     if judged is None or judged.erased is None or judged.after is None:
         return FactVerdict("not removed" if said else "undecided", said, judged)
-    if said and min(judged.after, judged.erased) <= promised:
+    if said and (judged.first or min(judged.after, judged.erased) <= promised):
         return FactVerdict("not removed", said, judged)
     known = judged.erased <= promised
     gone = judged.hidden is not None and judged.hidden <= promised
