@@ -80,8 +80,8 @@ class FactJudged(NamedTuple):
 
     `erased`: how often evidence as strong comes of a fact that was never learned; `hidden`: how often
     evidence as weak comes of one that is hidden; `after`: how often an answer that was never learned is
-    as likely without any attack. `first`: it is likelier than every decoy, of which there may be too few
-    for a small p-value.
+    as likely without any attack. `first`: it is likelier than every decoy, of which there may be too
+    few for a small p-value.
     """
 
     evidence: float | None = None
