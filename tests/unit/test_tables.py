@@ -169,7 +169,7 @@ def test_a_hostile_label_breaks_no_table(record: RunRecord, label: str) -> None:
     assert len(lines) == 6 and len({len(line) for line in lines}) == 1
     assert not [cell for line in lines for cell in line if re.match(r"[=+@]|-\D", cell)]
     latex, main = FORMATS["latex"](hostile, None), tables(hostile)[0]
-    assert latex.count("\\end{table}") == latex.count("\\begin{table}") == 9
+    assert latex.count("\\end{table}") == latex.count("\\begin{table}") == 14
     body = latex.split("\\midrule")[1].split("\\bottomrule")[0].strip().splitlines()
     assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {len(main.headings)}
 
