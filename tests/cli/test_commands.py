@@ -116,10 +116,11 @@ def test_unlearn_then_audit(place: Path, tmp_path: Path) -> None:
         "--set",
         "attacks.reads=[1,2]",
     )
-    assert audit.returncode == 0, audit.stderr
+    assert audit.returncode in (0, 3, 5), audit.stderr
     assert (tmp_path / "audit" / "report.html").stat().st_size > 10_000
     table = json.loads(ssiuu("report", tmp_path / "audit", "--json").stdout)
     row = next(r for r in table["rows"] if r["method"] == "after")
+    assert audit.returncode == {"not removed": 3, "hidden": 5}.get(row["verdict"], 0)
     wanted = {"forget", "retain", "harmful_0.1", "harmful_0.3", "benign", "d_plus_100", "d_minus_100"}
     assert wanted <= row.keys() and row["d_plus_100"] is not None and row["benign"] is not None
     again = ssiuu(
