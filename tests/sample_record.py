@@ -8,9 +8,13 @@ from __future__ import annotations
 import math
 import random
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
+from unittest.mock import patch
 
+from ssiuu.analysis.evidence import Constants
 from ssiuu.records.schema import (
     Attack,
     AttackRead,
@@ -37,7 +41,22 @@ from ssiuu.records.schema import (
     Unlearning,
 )
 
+# What these records are judged by, whatever calibration ships.
+CONSTANTS = Constants(
+    version="of the tests",
+    weights={"nobody": -0.9, "read-out": 1.16, "unrelated": 0.14, "related": 0.75},
+    shift=1.0,
+)
 HOSTILE = "<script>alert(1)</script></style></table><img src=x onerror=alert(2)> \"double\" 'single'"
+
+
+@contextmanager
+def pinned() -> Iterator[None]:
+    """Judge by `CONSTANTS`, for the time of the context."""
+    with patch("ssiuu.analysis.evidence._shipped", return_value=CONSTANTS):
+        yield
+
+
 MODULES = ["q", "k", "v", "o", "gate", "up", "down"]
 LAYERS = 30
 GRID = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 20000, 100000, 207360]

@@ -22,6 +22,7 @@ if __name__ == "__main__":
 import pytest
 
 from golden_records import every
+from sample_record import pinned
 from ssiuu.records.schema import RunRecord
 from ssiuu.report.figures import figure_numbers, figures
 from ssiuu.report.formats import FORMATS
@@ -40,6 +41,11 @@ def digest(text: str) -> str:
 
 def reports(record: RunRecord) -> dict[str, str]:
     """Return every report of a run by the ending of its stored file."""
+    with pinned():
+        return _reports(record)
+
+
+def _reports(record: RunRecord) -> dict[str, str]:
     plots = figures(record)
     forms = {name: form(record, None) for name, form in FORMATS.items()}
     numbers = _rounded(figure_numbers(plots))

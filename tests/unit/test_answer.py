@@ -9,13 +9,14 @@ import csv
 import io
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from test_report import BROWSER, Reader, browse, frame, needs_browser, notes
 
 from golden_records import audit_record
-from sample_record import HOSTILE, sample_record
+from sample_record import HOSTILE, pinned, sample_record
 from ssiuu.analysis.evidence import FactJudged, Judged
 from ssiuu.analysis.known import known
 from ssiuu.analysis.verdict import VERDICTS, FactVerdict, Judgement, judgement
@@ -26,6 +27,12 @@ from ssiuu.report.page import render
 from ssiuu.report.results import Audited
 from ssiuu.report.text import summary
 from ssiuu.report.verdicts import verdict_table
+
+
+@pytest.fixture(autouse=True, scope="module")
+def constants() -> Iterator[None]:
+    with pinned():
+        yield
 
 
 @pytest.fixture(scope="module")

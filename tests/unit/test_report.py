@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import pytest
 from PIL import Image
 
 import ssiuu
-from sample_record import HOSTILE, sample_record
+from sample_record import HOSTILE, pinned, sample_record
 from ssiuu.records.schema import Cell, MethodInfo, RunRecord
 from ssiuu.report.figures import Plot, figures, inline_svg
 from ssiuu.report.figures.training import training_curves
@@ -33,6 +34,12 @@ from ssiuu.report.text import DASH, WIDTH, nats, percent, rate, short, summary
 
 BROWSER = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
 VOID = {"meta", "br", "input", "link", "img", "hr", "col"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def constants() -> Iterator[None]:
+    with pinned():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -349,11 +356,12 @@ def any_text(cell: Cell) -> bool:
     [
         ({"attacks": []}, {"attacks", "front"}),
         ({"diagnosis": None}, {"cumulative", "bars", "heat", "lens"}),
-        ({"evaluation": None}, {"front"}),
+        ({"evaluation": None}, {"front", "verdicts"}),
+        ({"examination": None}, {"verdicts"}),
         ({"unlearning": None}, {"training"}),
         (
             {"attacks": [], "diagnosis": None, "evaluation": None, "unlearning": None},
-            {"attacks", "front", "cumulative", "bars", "heat", "lens", "training"},
+            {"attacks", "front", "cumulative", "bars", "heat", "lens", "training", "verdicts"},
         ),
     ],
 )
@@ -394,7 +402,8 @@ def test_without_the_original_or_chance_no_verdict_is_made_up(record: RunRecord)
 
 def test_facts_without_options_are_judged_and_drawn_by_log_probability(record: RunRecord) -> None:
     unranked = without_ranking(record)
-    (attacks, front, *_) = figures(unranked)
+    plots = {plot.key: plot for plot in figures(unranked)}
+    attacks, front = plots["attacks"], plots["front"]
     assert "mean log p(answer)" in attacks.reading and not attacks.absent
     assert front.absent
     assert Reader(render(unranked)).text

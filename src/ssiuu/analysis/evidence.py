@@ -60,10 +60,14 @@ class Constants(Record):
 
 
 @cache
-def constants() -> Constants:
-    """Return the constants of the calibration that ships with the package."""
+def _shipped() -> Constants:
     text = files("ssiuu.analysis").joinpath("calibrated.json").read_text(encoding="utf-8")
     return Constants.model_validate(json.loads(text)["constants"])
+
+
+def constants() -> Constants:
+    """Return the constants of the calibration that ships with the package."""
+    return _shipped()
 
 
 class Shown(NamedTuple):
