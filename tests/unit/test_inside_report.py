@@ -217,7 +217,17 @@ def test_every_figure_has_its_numbers_beside_the_page(record: RunRecord, tmp_pat
     with (tmp_path / "figures.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert list(rows[0]) == ["figure", "panel", "method", "seed", "x", "y", "low", "high"]
-    drawn = {"attacks", "front", "cumulative", "bars", "heat", "lens", "stability", "training"}
+    drawn = {
+        "verdicts",
+        "attacks",
+        "front",
+        "cumulative",
+        "bars",
+        "heat",
+        "lens",
+        "stability",
+        "training",
+    }
     assert {row["figure"] for row in rows} == drawn
     assert any(row["method"].startswith("'=1+") for row in rows)
     assert not any(row["method"].startswith("=") for row in rows)
