@@ -357,7 +357,6 @@ def any_text(cell: Cell) -> bool:
         ({"attacks": []}, {"attacks", "front"}),
         ({"diagnosis": None}, {"cumulative", "bars", "heat", "lens"}),
         ({"evaluation": None}, {"front", "verdicts"}),
-        ({"examination": None}, {"verdicts"}),
         ({"unlearning": None}, {"training"}),
         (
             {"attacks": [], "diagnosis": None, "evaluation": None, "unlearning": None},
