@@ -1,17 +1,18 @@
 """What the verdict is worth on models of known truth: constants fitted on some, errors told on others.
 
 Fitted are the weights of the evidence, as Fisher's linear discriminant between facts of never-learned
-models and hidden ones, and the shift: the least one under which no way of hiding among those fitted is
-called erased in more than 5 % of its facts. Told are, on worlds and ways of hiding that nothing was
-fitted on, both errors with intervals, what stays undecided, and how often the number of hidden facts
-lies within its bounds. Imports no torch.
+models and hidden ones; the caution: the least one under which facts never learned have p_erased of at
+most 5 % in surely no more than 5 % (upper end of the interval); and the shift: the least one under
+which no way of hiding among those fitted is called erased in more than 5 % of its facts. Told are, on
+worlds and ways of hiding that nothing was fitted on, both errors with intervals, what stays undecided,
+and how often the number of hidden facts lies within its bounds. Imports no torch.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Literal, NamedTuple
@@ -28,6 +29,7 @@ Truth = Literal["erased", "hidden", "not removed"]
 ATTACKERS: tuple[Attacker, ...] = ("nobody", "unrelated", "related", "read-out")
 FITTED = ("last-map", "middle-map", "refusal")  # ways of hiding; the others are only tried
 PLANTED, ORIGINAL = "planted", "original"
+CAUTIONS = np.arange(1.0, 5.01, 0.1)
 SHIFTS = np.arange(0.0, 6.01, 0.05)
 RIDGE = 0.1  # of the discriminant, beside unit variances
 WORLDS = {"kin": True, "strangers": True, "neox": False}  # made-up worlds: whether they are fitted on
@@ -156,8 +158,27 @@ def fit(worlds: Sequence[World], version: str) -> Constants:
     """Return the constants of the worlds and ways of hiding that are for fitting."""
     chosen = [(w, case) for w in worlds if w.fitted for case in w.cases if _for_fitting(case)]
     weights = _weights([case for _, case in chosen])
-    shift = float(next((s for s in SHIFTS if _holds(chosen, weights, s)), SHIFTS[-1]))
-    return Constants(version=version, weights=weights, shift=round(shift, 2))
+    found = Constants(version=version, weights=weights, shift=0.0)
+    for caution in CAUTIONS:
+        found = found.model_copy(update={"caution": round(float(caution), 2)})
+        if _alarms(chosen, found) <= LEVEL:
+            break
+    for shift in SHIFTS:
+        found = found.model_copy(update={"shift": round(float(shift), 2)})
+        if _comforts(chosen, found):
+            break
+    return found
+
+
+def _alarms(chosen: Sequence[tuple[World, Case]], fitted: Constants) -> float:
+    """Return how many facts never learned have p_erased at most 5 %: the upper end of the share."""
+    wrong = [
+        fact.judged.erased <= LEVEL
+        for world, case in chosen
+        for id, fact in words_of(case, world.planted, fitted).items()
+        if case.truth[id] == "erased" and fact.judged and fact.judged.erased is not None
+    ]
+    return wilson(sum(wrong), len(wrong)).high
 
 
 def _for_fitting(case: Case) -> bool:
@@ -188,11 +209,8 @@ def _weights(cases: Sequence[Case]) -> dict[Attacker, float]:
     return {a: round(float(w), 3) for a, w in zip(ATTACKERS, weights, strict=True)}
 
 
-def _holds(
-    chosen: Sequence[tuple[World, Case]], weights: Mapping[Attacker, float], shift: float
-) -> bool:
-    """Whether no way of hiding is called erased in more than 5 % of its facts under this shift."""
-    fitted = Constants(version="", weights=dict(weights), shift=shift)
+def _comforts(chosen: Sequence[tuple[World, Case]], fitted: Constants) -> bool:
+    """Whether no way of hiding is called erased in more than 5 % of its facts."""
     wrong: dict[str, list[bool]] = defaultdict(list)
     for world, case in chosen:
         words = words_of(case, world.planted, fitted)

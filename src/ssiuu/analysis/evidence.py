@@ -9,7 +9,10 @@ The alternatives are decoys: what the attacks do to answers that were never lear
 against "erased" is conformal over all decoys of the examination, s against theirs and the contrast that
 needs no attack against theirs, in the shares 0.8 and 0.2 of the level:
 
-    p_erased = min(p_s / 0.8, p_after / 0.2),    p_x = (1 + #{decoys of at least x}) / (1 + #decoys)
+    p_erased = c min(p_s / 0.8, p_after / 0.2),    p_x = (1 + #{decoys of at least x}) / (1 + #decoys)
+
+True answers are a little likelier than decoys even where they were never learned, as other facts hint
+at them: hence the factor c, fitted on models of known truth.
 
 Its p-value against "hidden" comes from planted controls, which the same examination read: their s,
 and a shift for ways of hiding that are harder to see, fitted on models of known truth:
@@ -51,12 +54,14 @@ class Constants(Record):
     """What was fitted on models of known truth (`ssiuu calibrate`).
 
     `weights`: of the contrast after each attacker. `shift`: how much less evidence the hardest way of
-    hiding leaves than planted controls, in the evidence's unit. `version` names the calibration.
+    hiding leaves than planted controls, in the evidence's unit. `caution`: the factor of p_erased.
+    `version` names the calibration.
     """
 
     version: str
     weights: dict[Attacker, float]
     shift: float
+    caution: float = 1.0
 
 
 @cache
@@ -150,8 +155,8 @@ def judge(
         s, after = float(fact.evidence[0]), conformal(fact.after[0], null.after)
         first = bool(fact.after[0] > null.after[-1])
         weak = hidden.below(s) if hidden else None
-        judged[id] = FactJudged(s, _p(fact, null), weak, after, first)
-    power = None if hidden is None else hidden.above(_threshold(null))
+        judged[id] = FactJudged(s, _p(fact, null, fitted.caution), weak, after, first)
+    power = None if hidden is None else hidden.above(threshold(null.evidence, fitted))
     seen = sum(f.erased is not None and f.erased <= LEVEL for f in judged.values())
     least, most = bounds(seen, len(facts), power)
     return Judged(judged, _found(planted, fitted), power, least, most)
@@ -187,11 +192,11 @@ def _decoys(facts: Iterable[Shown]) -> _Null:
     )
 
 
-def _p(fact: Shown, null: _Null) -> float:
+def _p(fact: Shown, null: _Null, caution: float) -> float:
     """Return the p-value against "erased"."""
     strong, plain = PARTS
     evidence = conformal(fact.evidence[0], null.evidence) / strong
-    return min(1.0, evidence, conformal(fact.after[0], null.after) / plain)
+    return min(1.0, caution * min(evidence, conformal(fact.after[0], null.after) / plain))
 
 
 def conformal(value: float, decoys: Floats) -> float:
@@ -200,9 +205,11 @@ def conformal(value: float, decoys: Floats) -> float:
     return (1 + above) / (1 + len(decoys))
 
 
-def _threshold(null: _Null) -> float:
-    """Return the evidence from which on a fact is not called never learned."""
-    return float(np.quantile(null.evidence, 1 - LEVEL * PARTS[0])) if len(null.evidence) else math.inf
+def threshold(decoys: Floats, fitted: Constants) -> float:
+    """Return the evidence from which on a fact is not called never learned; without decoys none is."""
+    if not len(decoys):
+        return math.inf
+    return float(np.quantile(decoys, 1 - LEVEL * PARTS[0] / fitted.caution))
 
 
 def _controls(planted: Examination | None, fitted: Constants) -> _Controls | None:
@@ -216,7 +223,7 @@ def _controls(planted: Examination | None, fitted: Constants) -> _Controls | Non
 def _found(planted: Examination | None, fitted: Constants) -> tuple[int, int]:
     facts = shown(planted, fitted.weights) if planted else {}
     null = _decoys(facts.values())
-    return sum(_p(fact, null) <= LEVEL for fact in facts.values()), len(facts)
+    return sum(_p(fact, null, fitted.caution) <= LEVEL for fact in facts.values()), len(facts)
 
 
 def bounds(seen: int, facts: int, power: float | None) -> tuple[int | None, int | None]:

@@ -68,7 +68,8 @@ def _made(found: Calibrated) -> str:
             f"Calibration {found.constants.version}: {_listed(dict.fromkeys(fitted))} are fitted on, "
             f"{_listed(tried) or 'no other world is'} only tried; {count} facts were fitted on, and "
             f"nothing on {told} others (of another world, hidden in another way, or in a mixed model).",
-            f"Weights: {weights}; shift {found.constants.shift:g}. Made {found.created or DASH}"
+            f"Weights: {weights}; shift {found.constants.shift:g}, caution "
+            f"{found.constants.caution:g}. Made {found.created or DASH}"
             + (f" with {packages}." if packages else "."),
         ]
     )

@@ -13,7 +13,7 @@ from matplotlib.ticker import NullLocator
 from matplotlib.transforms import IdentityTransform
 
 from ssiuu.analysis.column import Model
-from ssiuu.analysis.evidence import LEVEL, PARTS, constants, shown
+from ssiuu.analysis.evidence import LEVEL, PARTS, constants, shown, threshold
 from ssiuu.analysis.verdict import VERDICTS
 from ssiuu.records.schema import RunRecord
 from ssiuu.report.answer import p_value
@@ -53,7 +53,8 @@ def verdict_dots(record: RunRecord) -> Plot:
         "The evidence, fact by fact",
         "How to read it: a dot is a fact, further right is more evidence that it is still inside, as "
         "the examination weighs it. Below, grey: the same of decoys, answers that the model never "
-        f"learned; {1 - LEVEL * PARTS[0]:.0%} of them lie left of the dashed line, and no fact on its "
+        f"learned; {1 - LEVEL * PARTS[0] / constants().caution:.0%} of them lie left of the dashed "
+        "line, and no fact on its "
         "right is called erased. Above: facts hidden on purpose in the model as it was, which show "
         "where hidden facts of this model lie. Point at a dot for its question and numbers. No "
         "attribution is in it.",
@@ -128,7 +129,7 @@ def _draw(
         axes.set_ylim(0, 3)
         if len(decoys):
             _mound(axes, decoys, low, high)
-            line = float(np.quantile(decoys, 1 - LEVEL * PARTS[0]))
+            line = threshold(decoys, constants())
             axes.axvline(line, color=INK, linestyle=(0, (4, 2)), linewidth=1.1, zorder=1)
         _scatter(axes, [*_spread(facts, 1.5, high - low), *_spread(planted, 2.5, high - low)])
         axes.set_yticks([0.5, 1.5, 2.5], ["decoys", "facts", "planted"])
