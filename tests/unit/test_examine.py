@@ -202,7 +202,7 @@ def test_the_contrast_is_that_of_the_definition(controls: int) -> None:
     names = tuple(f"a{n}" for n in range(answers))
     theirs = tuple(() for _ in range(controls))
     asked = ("Who?", "Who then?"), tuple(f"And {n}?" for n in range(controls))
-    lineup = Lineup(fact, names, ("invented",) * (answers - 1), *asked, theirs)
+    lineup = Lineup(fact, names, ("made up",) * (answers - 1), *asked, theirs)
     found = contrasted(Margins((lineup,) * facts, logprobs, tokens, phrasings))
     for f in range(facts):
         lifts = [
