@@ -36,6 +36,7 @@ from tofu_folder import write_tofu
 # What cannot be executed here, by how it begins, and why.
 NEVER = {
     "ssiuu run RECIPE --set evaluate.utility=true": "its public tasks come from the hub, by lm-eval",
+    "ssiuu calibrate --out rehearsal": "full and twin are the reader's; test_calibrate.py has a taught world",
 }
 # What cannot be as it stands, and is with the small model in the place of its own.
 ONLY_SHORT = {
@@ -275,7 +276,8 @@ STANDS_FOR = {
     **{"M": "my-model", "M2": "after", "M3": "attacked", "MODEL": "my-model"},
     **{"F": "forget.jsonl", "RECIPE": "recipes/quick.yaml"},
 }
-IDLE = ("ssiuu run ",)  # [--set key=value]: carried out above, by whole commands
+# [--set key=value]: carried out above, by whole commands; calibrating takes minutes and has tests.
+IDLE = ("ssiuu run ", "ssiuu calibrate ")
 
 
 def spelled(usage: str) -> list[str]:

@@ -31,7 +31,7 @@ def command(
 ) -> None:
     """Make models of known truth, examine them, and tell how often the verdict is right.
 
-    About ten minutes a world on two cores; a taught model takes as long as ten audits of it.
+    Two to five minutes a world on two cores; a taught model takes as long as ten audits of it.
     """
     from ssiuu.cli.misuse import (
         check_facts,
