@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from ssiuu.analysis.evidence import Constants
 from ssiuu.records.schema import (
-    Attack,
+    AttackCurve,
     AttackRead,
     BenchmarkInfo,
     Cell,
@@ -353,7 +353,7 @@ def _influence(
 
 def _attacks(
     rng: random.Random, kind: Kind, original: Evaluation, evaluation: Evaluation
-) -> list[Attack]:
+) -> list[AttackCurve]:
     facts = list(original.forget)
     plans = [
         ("harmful-0.1", "harmful", 0.1, [1e-5, 1e-4], facts[:3], 0.8),
@@ -379,7 +379,7 @@ def _attack(
     rate: float,
     trained: list[str],
     force: float,
-) -> Attack:
+) -> AttackCurve:
     force *= 1.0 if rate >= 1e-4 else 0.5
     pool = [fact for fact in original.forget if fact not in trained]
     luck = {fact: (index + 0.5) / len(pool) for index, fact in enumerate(rng.sample(pool, len(pool)))}
@@ -396,7 +396,7 @@ def _attack(
             right = luck[fact] < level if step else start.correct
             readings[fact] = Reading(correct=None if start.correct is None else right, logprob=logprob)
         reads.append(AttackRead(step=step, facts=readings))
-    return Attack(
+    return AttackCurve(
         name=name,
         kind=what,
         fraction=fraction,

@@ -28,7 +28,7 @@ from ssiuu.experiment.cells import digest
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.session import Session, open_session
 from ssiuu.models.load import restore, save, snapshot
-from ssiuu.records.schema import Attack, FactText, Split
+from ssiuu.records.schema import AttackCurve, FactText, Split
 
 GOLDEN = Path(__file__).parent / "golden" / "attacks.json"
 ATTACKS = [
@@ -107,7 +107,7 @@ def carried_out(session: Session) -> dict[str, Any]:
     return found
 
 
-def told(attack: Attack) -> dict[str, Any]:
+def told(attack: AttackCurve) -> dict[str, Any]:
     values = attack.model_dump(mode="json")
     reads = [
         {

@@ -21,7 +21,7 @@ from ssiuu.experiment.estimate import _tokens
 from ssiuu.experiment.recipe import resolve
 from ssiuu.likelihood import Prompt
 from ssiuu.records.schema import (
-    Attack,
+    AttackCurve,
     AttackRead,
     Cell,
     Evaluation,
@@ -195,7 +195,7 @@ def attack(
     seed: int = 0,
     axis: str = "steps",
     space: Any = "full",
-) -> Attack:
+) -> AttackCurve:
     """An attack that has `levels[i]` of four facts right at its read i."""
     reads = [
         AttackRead(
@@ -203,13 +203,13 @@ def attack(
         )
         for i, right in enumerate(levels)
     ]
-    return Attack(
+    return AttackCurve(
         name=name, kind=name, learning_rate=rate, seed=seed, axis=axis, space=space,
         trained=[], pool=IDS, reads=reads, seconds=1.0,
     )  # fmt: skip
 
 
-def cell(label: str, attacks: list[Attack], right: int = 1) -> Cell:
+def cell(label: str, attacks: list[AttackCurve], right: int = 1) -> Cell:
     scores = {
         f: FactScore(correct=n < right, logprob=-5.0, tokens=2, free_correct=n < right)
         for n, f in enumerate(IDS)
@@ -299,6 +299,6 @@ def test_membership_has_columns_of_its_own(record: RunRecord) -> None:
 def test_records_from_before_are_still_read(axis: dict[str, str], scored: str) -> None:
     old = {"name": "benign", "kind": "benign", "fraction": None, "learning_rate": 1e-4, "seed": 0}
     old |= {"trained": [], "pool": [], "reads": [{"step": 0, "facts": {}}], "seconds": 1.0, **axis}
-    found = Attack.model_validate_json(json.dumps(old))
+    found = AttackCurve.model_validate_json(json.dumps(old))
     assert (found.scored, found.space, found.tokens, found.values) == (scored, "full", None, {})
-    assert found.axis_label and Attack.model_validate_json(found.model_dump_json()) == found
+    assert found.axis_label and AttackCurve.model_validate_json(found.model_dump_json()) == found

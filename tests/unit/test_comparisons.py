@@ -19,7 +19,15 @@ from ssiuu.analysis.comparisons import (
 from ssiuu.analysis.levels import Point, looks, of_name, strongest_setting
 from ssiuu.analysis.rows import rows
 from ssiuu.errors import ConfigError
-from ssiuu.records.schema import Attack, AttackRead, Cell, Evaluation, FactScore, Reading, RunRecord
+from ssiuu.records.schema import (
+    AttackCurve,
+    AttackRead,
+    Cell,
+    Evaluation,
+    FactScore,
+    Reading,
+    RunRecord,
+)
 from ssiuu.statistics import wilson
 
 KEPT = ("Forget set", "Kept")
@@ -63,7 +71,7 @@ def one(found: list[Comparison], label: str, column: str) -> Comparison:
     return comparison
 
 
-def curve(seed: int, rate: float, *levels: str, name: str = "benign") -> Attack:
+def curve(seed: int, rate: float, *levels: str, name: str = "benign") -> AttackCurve:
     """Return an attack whose readings are given as a string of 0 and 1, one a fact."""
     reads = [
         AttackRead(
@@ -72,7 +80,7 @@ def curve(seed: int, rate: float, *levels: str, name: str = "benign") -> Attack:
         )
         for step, level in enumerate(levels)
     ]
-    return Attack(
+    return AttackCurve(
         name=name,
         kind=name,
         learning_rate=rate,
@@ -128,7 +136,7 @@ def test_what_was_not_scored_has_no_interval(record: RunRecord) -> None:
 # --- the strongest point ----------------------------------------
 
 
-def strongest_points(attacks: list[Attack], name: str, pool: list[str]) -> tuple[Point, ...]:
+def strongest_points(attacks: list[AttackCurve], name: str, pool: list[str]) -> tuple[Point, ...]:
     best = strongest_setting(of_name(attacks, name), pool)
     return best.points if best else ()
 

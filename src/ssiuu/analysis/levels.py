@@ -13,13 +13,13 @@ from typing import NamedTuple
 from ssiuu.analysis.column import Item, Model, Outcomes, never_learned
 from ssiuu.analysis.scale import RANKING, Scale, level, mean
 from ssiuu.analysis.verdict import ranking, way_back
-from ssiuu.records.schema import Attack, RunRecord, Space
+from ssiuu.records.schema import AttackCurve, RunRecord, Space
 
 
 class Point(NamedTuple):
     """One reading of a curve: its place and the level there."""
 
-    attack: Attack
+    attack: AttackCurve
     place: int
     level: float
 
@@ -48,12 +48,14 @@ def attack_names(record: RunRecord) -> list[str]:
     return sorted(by_name, key=lambda n: (by_name[n].fraction is None, by_name[n].fraction or 0.0, n))
 
 
-def of_name(attacks: Iterable[Attack], name: str) -> list[Attack]:
+def of_name(attacks: Iterable[AttackCurve], name: str) -> list[AttackCurve]:
     """Return the curves of an attack."""
     return [attack for attack in attacks if attack.name == name]
 
 
-def settings(attacks: Iterable[Attack], pool: Collection[str], scale: Scale = RANKING) -> list[Setting]:
+def settings(
+    attacks: Iterable[AttackCurve], pool: Collection[str], scale: Scale = RANKING
+) -> list[Setting]:
     """Return every setting that was scored.
 
     A curve that diverged before its first reading counts with the model as it was.
@@ -65,7 +67,7 @@ def settings(attacks: Iterable[Attack], pool: Collection[str], scale: Scale = RA
     return [Setting(*key, tuple(points)) for key, points in tops.items()]
 
 
-def _top(attack: Attack, pool: Collection[str], scale: Scale) -> Point | None:
+def _top(attack: AttackCurve, pool: Collection[str], scale: Scale) -> Point | None:
     """Return the highest point of a curve; that of place 0 only where nothing follows."""
     places = range(1, len(attack.reads)) or range(len(attack.reads))
     points = [
@@ -77,7 +79,7 @@ def _top(attack: Attack, pool: Collection[str], scale: Scale) -> Point | None:
 
 
 def strongest_setting(
-    attacks: Iterable[Attack], pool: Collection[str], scale: Scale = RANKING
+    attacks: Iterable[AttackCurve], pool: Collection[str], scale: Scale = RANKING
 ) -> Setting | None:
     """Return the setting with the highest level; None where none was scored."""
     return max(settings(attacks, pool, scale), key=lambda setting: setting.level, default=None)
@@ -88,7 +90,7 @@ def strongest_attacker(model: Model, scale: Scale) -> Setting | None:
     return strongest_setting(ranking(model.cell.attacks), model.pool, scale)
 
 
-def looks(attacks: Iterable[Attack], name: str) -> int:
+def looks(attacks: Iterable[AttackCurve], name: str) -> int:
     """Return the number of settings that an attack's was picked from, at least 1."""
     return len({(attack.learning_rate, attack.space) for attack in of_name(attacks, name)}) or 1
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ssiuu.records.schema import Attack, FactScore, Reading
+from ssiuu.records.schema import AttackCurve, FactScore, Reading
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def mean(values: Iterable[float | None]) -> float | None:
     return float(sum(scored) / len(scored)) if scored else None
 
 
-def level(attack: Attack, place: int, pool: Iterable[str], scale: Scale = RANKING) -> float | None:
+def level(attack: AttackCurve, place: int, pool: Iterable[str], scale: Scale = RANKING) -> float | None:
     """Return the mean over `pool` at the reading with this index; None where nothing is scored."""
     facts = attack.reads[place].facts
     return mean(scale.read(facts[fact]) for fact in pool if fact in facts)

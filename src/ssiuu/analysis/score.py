@@ -19,7 +19,7 @@ from typing import ClassVar
 
 from ssiuu.analysis.column import Column
 from ssiuu.analysis.scale import FREE, RANKING, Scale
-from ssiuu.records.schema import Attack, Cell, RunRecord
+from ssiuu.records.schema import AttackCurve, Cell, RunRecord
 
 
 class ScoreColumns:
@@ -49,7 +49,7 @@ class ScoreColumns:
         """
         return []
 
-    def scale_of(self, attack: Attack) -> Scale:
+    def scale_of(self, attack: AttackCurve) -> Scale:
         """Return the scale that an attack's readings are on."""
         return {"free": FREE, "ranking": RANKING}.get(attack.scored, self.scale)
 

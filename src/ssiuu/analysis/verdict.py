@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ssiuu.analysis.evidence import FEW, LEVEL, POWER, FactJudged, Judged, bounds, judge
 from ssiuu.analysis.scale import level, mean
-from ssiuu.records.schema import Attack, Cell, FactScore, RunRecord, Verdict
+from ssiuu.records.schema import AttackCurve, Cell, FactScore, RunRecord, Verdict
 from ssiuu.statistics import Interval, wilson
 
 VERDICTS: tuple[Verdict, ...] = ("erased", "hidden", "not removed", "undecided")
@@ -29,7 +29,7 @@ def way_back(before: float, after: float, attacked: float) -> float | None:
     return (attacked - after) / lost if lost > 0 else None
 
 
-def common_pool(attacks: Iterable[Attack]) -> set[str]:
+def common_pool(attacks: Iterable[AttackCurve]) -> set[str]:
     """Return the facts that every attack was scored on and none trained on."""
     attacks = list(attacks)
     if not attacks:
@@ -38,7 +38,7 @@ def common_pool(attacks: Iterable[Attack]) -> set[str]:
     return pool - {fact for attack in attacks for fact in attack.trained}
 
 
-def ranking(attacks: Iterable[Attack]) -> list[Attack]:
+def ranking(attacks: Iterable[AttackCurve]) -> list[AttackCurve]:
     """Return the attacks whose readings say whether the answer is ranked first.
 
     Others are shown beside the verdict: chance and the original score are no measure for them.
@@ -46,7 +46,7 @@ def ranking(attacks: Iterable[Attack]) -> list[Attack]:
     return [attack for attack in attacks if attack.scored in ("written", "ranking")]
 
 
-def attack_accuracy(attack: Attack, read: int, pool: Iterable[str]) -> float | None:
+def attack_accuracy(attack: AttackCurve, read: int, pool: Iterable[str]) -> float | None:
     """Return the accuracy over `pool` at the read with this index; None if nothing is scored."""
     return level(attack, read, pool)
 
@@ -128,7 +128,7 @@ def _least(still: int, facts: int) -> int:
     return bounds(still, facts, None)[0] or 0
 
 
-def strongest(cell: Cell) -> tuple[Attack, int, float] | None:
+def strongest(cell: Cell) -> tuple[AttackCurve, int, float] | None:
     """Return the attack, the read and the accuracy of the highest level over the common pool."""
     pool = common_pool(cell.attacks)
     best = None

@@ -42,7 +42,7 @@ class Axis(NamedTuple):
     """What the places of an attack's curves are.
 
     `name` stands in the record, `label` below a figure. `scored`: what a reading is by; see the record
-    (`ssiuu.records.schema.Attack`).
+    (`ssiuu.records.schema.AttackCurve`).
     """
 
     name: str
@@ -257,7 +257,7 @@ class Attack(ABC, Generic[C]):
         scores: Evaluation,
         progress: Progress,
         state: Path | None = None,
-    ) -> schema.Attack:
+    ) -> schema.AttackCurve:
         """Attack the model as it is.
 
         Args:
@@ -291,9 +291,9 @@ class Attack(ABC, Generic[C]):
         reads: Iterable[AttackRead],
         begin: float,
         **more: Any,
-    ) -> schema.Attack:
+    ) -> schema.AttackCurve:
         """Return the record of a curve that trains nothing; `begin` is when it began, seconds."""
-        return schema.Attack(
+        return schema.AttackCurve(
             name=curve.name,
             kind=self.name,
             learning_rate=None,

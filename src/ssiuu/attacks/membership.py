@@ -83,7 +83,7 @@ class Membership(Attack[MembershipConfig]):
         scores: Evaluation,
         progress: Progress,
         state: Path | None = None,
-    ) -> schema.Attack:
+    ) -> schema.AttackCurve:
         """Compare members and non-members."""
         progress(curve.name)
         begin = time.perf_counter()

@@ -123,7 +123,7 @@ class Retraining(Attack[R]):
         scores: Evaluation,
         progress: Progress,
         state: Path | None = None,
-    ) -> schema.Attack:
+    ) -> schema.AttackCurve:
         """Train, and read the pool along the way."""
         return retrain(
             victim.model,
@@ -144,7 +144,7 @@ class Retraining(Attack[R]):
         return trained + fact * pool * len(curve.points)
 
 
-def ending(attack: schema.Attack) -> str:
+def ending(attack: schema.AttackCurve) -> str:
     """Return the name of the model that a retraining attack ends with."""
     setting = f"learning rate {attack.learning_rate:g}, trained {attack.space}, seed {attack.seed}"
     return f"{attack.name} ({setting}) at step {attack.reads[-1].step}"
@@ -161,7 +161,7 @@ def retrain(
     pad: int,
     progress: Progress = lambda _: None,
     state: Path | None = None,
-) -> schema.Attack:
+) -> schema.AttackCurve:
     """Train in place on `examples` and read the pool along the way.
 
     A curve whose training diverges ends at its last good reading, and its note says so.
@@ -225,7 +225,7 @@ def retrain(
             note = f"diverged in step {loop.done + 1}"
         step.close()
     model.eval()
-    return schema.Attack(
+    return schema.AttackCurve(
         name=curve.name,
         kind=curve.kind,
         fraction=curve.fraction,

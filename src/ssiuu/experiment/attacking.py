@@ -14,7 +14,7 @@ from ssiuu.errors import ConfigError
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.experiment.session import Session
 from ssiuu.plugins import used
-from ssiuu.records.schema import Attack, Evaluation
+from ssiuu.records.schema import AttackCurve, Evaluation
 
 
 def plan(recipe: Recipe) -> list[Curve]:
@@ -92,6 +92,6 @@ class Attacker:
         scores: Evaluation,
         progress: Callable[[str], None],
         state: Path | None = None,
-    ) -> Attack:
+    ) -> AttackCurve:
         """Attack the model as it is; see `ssiuu.attacks.base.Attack.carry_out`."""
         return self.attacks[curve.kind].carry_out(self.victim, curve, scores, progress, state)

@@ -11,7 +11,7 @@ from ssiuu.analysis.scale import mean
 from ssiuu.analysis.verdict import accuracy, attack_accuracy
 from ssiuu.benchmarks.base import Progress
 from ssiuu.experiment.cells import CellPlan, StagePlan
-from ssiuu.records.schema import Attack, Diagnosis, Evaluation, Examination, Stability, Unlearning
+from ssiuu.records.schema import AttackCurve, Diagnosis, Evaluation, Examination, Stability, Unlearning
 from ssiuu.report.text import DASH, kl, nats, percent, rate, short
 
 
@@ -76,7 +76,7 @@ def duration(seconds: float) -> str:
 
 
 def stage_line(
-    record: Unlearning | Evaluation | Diagnosis | Examination | Attack | Stability,
+    record: Unlearning | Evaluation | Diagnosis | Examination | AttackCurve | Stability,
 ) -> str:
     """Return the numbers of one record in a few words."""
     if isinstance(record, Unlearning):
@@ -88,7 +88,7 @@ def stage_line(
         return f"D+ {short(plus)}, D− {short(minus)} of the top 100 neurons"
     if isinstance(record, Examination):
         return f"examined {len(record.facts)} facts at {len(record.places)} places"
-    if isinstance(record, Attack):
+    if isinstance(record, AttackCurve):
         speed = f" lr {rate(record.learning_rate)}" if record.learning_rate else ""
         levels = [attack_accuracy(record, n, record.pool) for n in range(len(record.reads))]
         return f"{record.name}{speed}: right {' → '.join(map(percent, levels))} %"

@@ -56,7 +56,7 @@ from ssiuu.records.files import (
     write_record,
 )
 from ssiuu.records.schema import (
-    Attack,
+    AttackCurve,
     Diagnosis,
     Evaluation,
     Examination,
@@ -69,7 +69,7 @@ from ssiuu.records.schema import (
 )
 from ssiuu.training import interrupt
 
-R = TypeVar("R", Unlearning, Evaluation, Diagnosis, Examination, Attack, Stability)
+R = TypeVar("R", Unlearning, Evaluation, Diagnosis, Examination, AttackCurve, Stability)
 
 NEVER_LEARNED = MethodInfo(
     label="never-learned",
@@ -457,7 +457,7 @@ class _Stages:
         assert evaluation is not None
         scores = read_stage(self.out / evaluation.path, Evaluation, evaluation.key)
         assert scores is not None
-        attack: Attack | None = None
+        attack: AttackCurve | None = None
         attacked_by = None  # the curve whose weights the model has
         for stage in stages:
             if stage.curve is not None and stage.curve != attacked_by:
@@ -474,7 +474,7 @@ class _Stages:
             elif attack is not None:
                 self._write(cell, stage, attack)
 
-    def _stability(self, attack: Attack | None, weights: dict[str, Tensor]) -> Stability:
+    def _stability(self, attack: AttackCurve | None, weights: dict[str, Tensor]) -> Stability:
         """Compare attributions with the attacked model, which is there or was given as a checkpoint."""
         baseline, _ = self._before()
         if attack is not None:

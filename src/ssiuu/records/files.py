@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from ssiuu.errors import InputError, OutputError
 from ssiuu.records.schema import (
-    Attack,
+    AttackCurve,
     Cell,
     Diagnosis,
     Evaluation,
@@ -135,7 +135,7 @@ def assemble(run: Path, header: RunHeader) -> RunRecord:
                     unlearning=_unlearning(run, header, folder),
                     evaluation=_only(run, header, f"{folder}/evaluate", Evaluation),
                     diagnosis=_only(run, header, f"{folder}/diagnose", Diagnosis),
-                    attacks=_all(run, header, f"{folder}/attack", Attack),
+                    attacks=_all(run, header, f"{folder}/attack", AttackCurve),
                     stability=_only(run, header, f"{folder}/stability", Stability),
                     examination=_only(run, header, f"{folder}/examine", Examination),
                 )

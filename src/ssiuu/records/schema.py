@@ -735,7 +735,7 @@ class Examination(Stage):
     seconds: float
 
 
-class Attack(Stage):
+class AttackCurve(Stage):
     """One attack curve. `trained`: forget facts it trained on; `pool`: those it is scored on.
 
     `kind`: the attack's name in `ssiuu list attacks`; `name` may say more ("harmful_0.1"). `axis`: what
@@ -795,7 +795,7 @@ class Cell(Record):
     unlearning: Unlearning | None = None
     evaluation: Evaluation | None = None
     diagnosis: Diagnosis | None = None
-    attacks: list[Attack] = []
+    attacks: list[AttackCurve] = []
     stability: Stability | None = None
     examination: Examination | None = None
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ssiuu.analysis.column import Model
 from ssiuu.analysis.levels import attack_names
-from ssiuu.records.schema import Attack, Cell, FactScore, FactText, Reading, RunRecord, Verdict
+from ssiuu.records.schema import AttackCurve, Cell, FactScore, FactText, Reading, RunRecord, Verdict
 from ssiuu.report.answer import p_value
 from ssiuu.report.figures import best_curve, drawn_scale
 from ssiuu.report.findings import attack_name
@@ -90,7 +90,7 @@ class Peak:
     """The read of an attack at which the common pool's level is highest, over learning rates."""
 
     name: str
-    attack: Attack | None
+    attack: AttackCurve | None
     read: int
 
     def cell(self, fact: str) -> AttackCell:

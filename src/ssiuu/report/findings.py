@@ -19,7 +19,7 @@ from ssiuu.analysis.verdict import (
     level_interval,
     strongest,
 )
-from ssiuu.records.schema import Attack, Cell, FactScore, RunRecord, Verdict
+from ssiuu.records.schema import AttackCurve, Cell, FactScore, RunRecord, Verdict
 from ssiuu.report.answer import answer
 from ssiuu.report.kept import kept
 from ssiuu.report.text import named, percent, rate
@@ -108,7 +108,7 @@ def _depth(scores: Mapping[str, FactScore]) -> float | None:
     return mean(score.logprob for score in scores.values())
 
 
-def attack_name(attack: Attack, step: int) -> str:
+def attack_name(attack: AttackCurve, step: int) -> str:
     """Return what a reading of an attack is called: its name, learning rate and place."""
     speed = f", learning rate {rate(attack.learning_rate)}" if attack.learning_rate else ""
     return f"{attack.name}{speed}, step {step}"

@@ -135,8 +135,7 @@ class Step:
                 with self.views.casting(batch):
                     total = answer_logprobs(self.model, batch).sum
                 self.accelerator.backward((total.exp() if target == "probability" else total).sum())
-            # A is held against sums over the rows of a step, so the sum over all rows is brought down
-            # to that.
+            # A is held against sums over the rows of a step: the sum over all rows comes down to that.
             share = size / sum(len(batch.ids) for batch in batches)
             for name, parameter in self.named.items():
                 for bound in self.bounds.values():
@@ -166,8 +165,7 @@ class Step:
         for bound in self.bounds.values():
             bound.begin()
         with attention(self.precision, ids[0].device.type, max(i.shape[1] for i in ids)):
-            # Where the joined pass gives up it has left nothing in `.grad`: it does so before its
-            # backward pass.
+            # Where the joined pass gives up it has left nothing in `.grad`: its backward comes later.
             both = self._as_one(forget, retain) if self.together else None
             losses = Losses(*(both or self._apart(forget, retain)), self.terms.others_backward(batches))
         for bound in self.bounds.values():
@@ -222,11 +220,9 @@ class Step:
             return False
         if "refusal" in self.objective.needs or self.objective.looks is not None:
             return False
-        # A second gradient is read off the same pass by scaling what comes back from each row, which
-        # gives the target's only where the loss depends on log P alone.
+        # Scaling each row of this pass gives the target's gradient only where the loss is log P's.
         plain = self.shaping.second is None or self.objective.through != "other"
-        # Several processes reduce their gradients in hooks of their own, and checkpointed modules run
-        # twice.
+        # Several processes reduce gradients in hooks of their own; checkpointed modules run twice.
         alone = self.accelerator.num_processes == 1 and not self.recomputes
         return plain and alone and not any(b.alone for b in self.bounds.values())
 
@@ -272,8 +268,7 @@ class Step:
         moving = [b for b in self.bounds.values() if b.perturbs]
         if not moving:
             return self._forget_backward(batches)
-        # Twice: the first gradient only says where the worst point nearby is. It is left as it is,
-        # and what the parts do is done to the one taken there, which is the step's.
+        # The first gradient only says where the worst point nearby is; the step's is taken there.
         loss = self._forget_backward(batches, shape=False)
         with ExitStack() as stack:
             for bound in moving:

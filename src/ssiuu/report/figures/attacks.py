@@ -18,7 +18,7 @@ from ssiuu.analysis.levels import attacked, looks
 from ssiuu.analysis.scale import DEPTH, FREE, Scale, level, mean
 from ssiuu.analysis.scores import score_of
 from ssiuu.analysis.verdict import common_pool, level_interval, strongest
-from ssiuu.records.schema import Attack, Cell, RunRecord
+from ssiuu.records.schema import AttackCurve, Cell, RunRecord
 from ssiuu.report.figures.draw import (
     FAINT,
     INK,
@@ -62,7 +62,7 @@ def attack_curves(record: RunRecord) -> Plot:
 
 
 def _attack_panel(record: RunRecord, name: str, scale: Scale) -> Panel:
-    curves: list[tuple[Style, Attack, list[float | None]]] = []
+    curves: list[tuple[Style, AttackCurve, list[float | None]]] = []
     rates: dict[str, list[str]] = {}
     drawn: list[Number] = []
     for cell, style in styled(record):
@@ -97,7 +97,7 @@ def _attack_panel(record: RunRecord, name: str, scale: Scale) -> Panel:
     return panel(f"attack-{name}", plain(name), draw, note, numbers=drawn)
 
 
-def _place_labels(attacks: list[Attack]) -> list[str]:
+def _place_labels(attacks: list[AttackCurve]) -> list[str]:
     """Return what stands at each place of an attack that has names there; empty where numbers do."""
     longest = max((attack.reads for attack in attacks), key=len, default=[])
     labels = [read.label for read in longest]
@@ -118,7 +118,7 @@ def drawn_scale(record: RunRecord, name: str) -> Scale:
     return DEPTH if scale.chance and not ranked else scale
 
 
-def best_curve(cell: Cell, name: str, scale: Scale) -> tuple[Attack, list[float | None]] | None:
+def best_curve(cell: Cell, name: str, scale: Scale) -> tuple[AttackCurve, list[float | None]] | None:
     """Return the curve of this attack that reaches the highest level, and its levels."""
     pool = sorted(common_pool(cell.attacks))
     best = None
