@@ -50,7 +50,7 @@ def test_the_stages_of_the_default_run_fit_within_30_per_cent() -> None:
 
 def test_an_examination_and_planted_controls_are_counted() -> None:
     """Within a factor of two of what 12 facts took; of every model but the control, and planted once."""
-    recipe, _ = resolve(None, [])
+    recipe, _ = resolve(None, ["examine.steps=[24]"])
     examined = estimate._examination(recipe, TOKENS, 12)
     planted = estimate._planted(recipe, TOKENS)
     assert EXAMINED / 2 < seconds(examined) < EXAMINED * 2
@@ -58,7 +58,7 @@ def test_an_examination_and_planted_controls_are_counted() -> None:
     bare, _ = resolve(None, ["examine.steps=[]"])
     whole = 4 * estimate._examination(recipe, TOKENS, 48) + planted
     assert tokens(recipe) - tokens(bare) == pytest.approx(whole)
-    unplanted, _ = resolve(None, ["examine.planted=0"])
+    unplanted, _ = resolve(None, ["examine.steps=[24]", "examine.planted=0"])
     assert tokens(recipe) - tokens(unplanted) == pytest.approx(planted)
     longer, _ = resolve(
         None, ["examine={steps: [24, 48], learning_rates: [1e-4, 1e-3], seeds: [0, 1]}"]
