@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from ssiuu.analysis.verdict import answered
 from ssiuu.benchmarks.prompting import check_tokens, choose_prompt
 from ssiuu.errors import ConfigError, DataError
-from ssiuu.evaluation.score import answered, score_facts
+from ssiuu.evaluation.score import score_facts
 from ssiuu.evaluation.scores.ranking import Ranking
 from ssiuu.experiment.recipe import resolve
 from ssiuu.likelihood import Prompt

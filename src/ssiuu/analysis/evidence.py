@@ -115,9 +115,14 @@ class Judged(NamedTuple):
     least: int | None
     most: int | None
 
+    @property
+    def read(self) -> int:
+        """How many facts could be read."""
+        return sum(fact.erased is not None for fact in self.facts.values())
+
 
 def shown(examination: Examination, weights: Mapping[Attacker, float]) -> dict[str, Shown]:
-    """Return what is shown of every fact that could be read; without planted controls' own names."""
+    """Return what is shown of every fact that could be read, by id."""
     by: dict[Attacker, list[int]] = {}
     for n, place in enumerate(examination.places):
         if place.name != "before":
@@ -149,7 +154,8 @@ def judge(
     fitted = fitted or constants()
     facts = shown(examination, fitted.weights)
     null = _decoys(facts.values())
-    hidden = _controls(planted, fitted)
+    controls = shown(planted, fitted.weights) if planted else {}
+    hidden = _controls(controls, fitted)
     judged = {id: FactJudged() for id in examination.facts}
     for id, fact in facts.items():
         s, after = float(fact.evidence[0]), conformal(fact.after[0], null.after)
@@ -159,7 +165,7 @@ def judge(
     power = None if hidden is None else hidden.above(threshold(null.evidence, fitted))
     seen = sum(f.erased is not None and f.erased <= LEVEL for f in judged.values())
     least, most = bounds(seen, len(facts), power)
-    return Judged(judged, _found(planted, fitted), power, least, most)
+    return Judged(judged, _found(controls, fitted), power, least, most)
 
 
 class _Null(NamedTuple):
@@ -212,16 +218,14 @@ def threshold(decoys: Floats, fitted: Constants) -> float:
     return float(np.quantile(decoys, 1 - LEVEL * PARTS[0] / fitted.caution))
 
 
-def _controls(planted: Examination | None, fitted: Constants) -> _Controls | None:
-    facts = shown(planted, fitted.weights) if planted else {}
+def _controls(facts: Mapping[str, Shown], fitted: Constants) -> _Controls | None:
     if len(facts) < FEWEST:
         return None
     values = [float(fact.evidence[0]) for fact in facts.values()]
     return _Controls(float(np.mean(values)) - fitted.shift, float(np.std(values, ddof=1)) or 1.0)
 
 
-def _found(planted: Examination | None, fitted: Constants) -> tuple[int, int]:
-    facts = shown(planted, fitted.weights) if planted else {}
+def _found(facts: Mapping[str, Shown], fitted: Constants) -> tuple[int, int]:
     null = _decoys(facts.values())
     return sum(_p(fact, null, fitted.caution) <= LEVEL for fact in facts.values()), len(facts)
 
@@ -246,6 +250,7 @@ def bounds(seen: int, facts: int, power: float | None) -> tuple[int | None, int 
     return least, max(least, next(likely, 0))
 
 
+@cache
 def _counts(facts: int, hidden: int, power: float) -> Floats:
     """Return the chance of every count of facts with p_erased <= 5 %, where so many are hidden."""
     found = binom.pmf(np.arange(hidden + 1), hidden, power)

@@ -114,11 +114,10 @@ def model_word(facts: Sequence[FactVerdict], judged: Judged | None) -> Verdict:
         return "not removed"
     if judged is None or judged.least is None or judged.most is None:
         return "undecided"
-    read = sum(f.judged is not None and f.judged.erased is not None for f in facts)
-    if judged.least > FEW * read:
+    if judged.least > FEW * judged.read:
         return "not removed" if 2 * still >= judged.least else "hidden"
     sure = judged.power is not None and judged.power >= POWER
-    if sure and judged.most < FEW * read and not still:
+    if sure and judged.most < FEW * judged.read and not still:
         return "erased"
     return "undecided"
 

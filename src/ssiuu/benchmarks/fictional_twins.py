@@ -303,7 +303,7 @@ def _train(
         ids, labels = _padded(learned, int(model.config.pad_token_id or 0))
         wanted = labels[:, 1:] != IGNORED  # logits are only made where something is learned
         hidden = model.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state[wanted]
-        head: Any = model.lm_head if hasattr(model, "lm_head") else model.embed_out
+        head: Any = model.get_output_embeddings()
         loss = cross_entropy(head(hidden), labels[:, 1:][wanted], reduction="sum")
         loss = loss / sum(len(text.ids) - max(text.first, 1) for text in batch)
         say(step + 1, loss.item())

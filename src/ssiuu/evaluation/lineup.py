@@ -143,7 +143,7 @@ class _Shelf:
         facts, library = (
             sorted(rows, key=lambda f: (f.question, f.answer, f.id)) for rows in (facts, library)
         )
-        self.facts, self.library = facts, library
+        self.facts, self.famous = facts, library
         self.related: dict[str | None, list[FactText]] = defaultdict(list)
         self.known: dict[str, set[str]] = defaultdict(set)  # by question
         self.held: dict[tuple[str, str], set[str]] = defaultdict(set)  # by relation and entity
@@ -171,7 +171,7 @@ class _Shelf:
         """Return facts that ask the same of something else, those of the same relation first."""
         related = self.related[fact.relation] if fact.relation else []
         found = alternatives(fact, related, seed).lenders
-        for more in (self.facts, self.library):
+        for more in (self.facts, self.famous):
             if len({normal(o.answer) for o in found}) < MOST:
                 held = {id(o) for o in found}
                 found += tuple(o for o in alternatives(fact, more, seed).lenders if id(o) not in held)
@@ -180,7 +180,7 @@ class _Shelf:
     def typed(self, fact: FactText) -> list[str]:
         """Return the answers of the library's relations that have this one."""
         relations = self.lists[normal(fact.answer)]
-        return sorted({o.answer for o in self.library if o.relation in relations})
+        return sorted({o.answer for o in self.famous if o.relation in relations})
 
 
 def _stream(fact: FactText, seed: int, use: str) -> random.Random:

@@ -65,11 +65,6 @@ def score_facts(
     return scores
 
 
-def answered(score: FactScore) -> bool:
-    """Whether the model still says the answer freely, in either form that it was asked in."""
-    return bool(score.free_correct or score.other_free)
-
-
 def _base(prompt: Prompt, fact: FactText, free: bool) -> Question:
     joint = prompt.joint(fact.question, fact.options or [fact.answer])
     question = Question.of(joint)

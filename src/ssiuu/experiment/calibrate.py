@@ -24,6 +24,7 @@ from typing import Any
 
 from ssiuu.analysis.calibration import WORLDS, Calibrated, Case, Truth, World, calibrated
 from ssiuu.benchmarks import fictional_twins as made
+from ssiuu.benchmarks.base import Progress
 from ssiuu.benchmarks.screening import as_text, known
 from ssiuu.config import flatten
 from ssiuu.errors import ConfigError, ModelError, OutputError
@@ -43,12 +44,9 @@ from ssiuu.records.files import read_record, write_bytes, write_record
 from ssiuu.records.schema import BenchmarkInfo, Examination, FactText, Record, Split
 from ssiuu.training import interrupt
 
-Progress = Callable[[str], None]
 FORGET, HELDOUT = 0.4, 0.1  # shares of the people
 OPTIONS = 3
-PASSES = (
-    16  # over every text: the model then says every fact by itself, as it would what it is asked about
-)
+PASSES = 16  # over every text: the model then says every fact by itself
 MIXED = (0.1, 0.3, 0.5)  # shares of the facts to forget that a mixed model hides
 TOLD, SETTINGS = "calibration.json", "settings.json"  # files beside the folders of the worlds
 

@@ -80,9 +80,7 @@ def _examination(recipe: Recipe, tokens: float, facts: int) -> float:
 def _planted(recipe: Recipe, tokens: float) -> float:
     """Return the tokens of hiding facts on purpose and examining them."""
     count = recipe.examine.planted
-    return (
-        HIDDEN * count + _examination(recipe, tokens, count) if recipe.examine.steps and count else 0.0
-    )
+    return HIDDEN * count + _examination(recipe, tokens, count) if recipe.examine.plants else 0.0
 
 
 def _models(recipe: Recipe, cost: Cost) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -29,7 +29,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssiuu.analysis.evidence import FEWEST
 from ssiuu.benchmarks import texts, worldfacts
+from ssiuu.benchmarks.base import Progress
 from ssiuu.benchmarks.screening import as_text
 from ssiuu.diagnosis.readout import TOKENS, Readout, Target, readable
 from ssiuu.errors import DivergedError
@@ -47,10 +49,8 @@ from ssiuu.training.batches import draw_rows, micro_batches
 from ssiuu.training.loop import Loop, rows_of
 from ssiuu.training.step import Step, StepOutcome
 
-Progress = Callable[[str], None]
 PLANTED = ("last-map", "middle-map")  # the ways of hiding of planted controls, by turns
 HELD = 16  # facts that hiding keeps as they were: more would only take time
-FEWEST = 4  # planted controls, fewer of which say nothing of a power
 LEAST_ANSWERS = 4  # in a lineup, the right one included: of fewer there is no spread
 FLOOR = 1e-3  # nats: alternatives that differ by less are no scale
 # Answers, controls and phrasings of a lineup, by the number of facts: more facts make up for fewer.
@@ -141,7 +141,7 @@ class Examiner:
         return examined.model_copy(update={"hidden": hidden, "left": left, "seconds": seconds})
 
     @cached_property
-    def library(self) -> list[FactText]:
+    def famous(self) -> list[FactText]:
         """Well-known facts, which lend answers and controls where the others cannot."""
         options, seed = self.session.recipe.evaluate.options, self.session.split.seed
         return [as_text(fact, options, seed) for fact in worldfacts.load()[0]]
@@ -151,17 +151,16 @@ class Examiner:
         """Facts that the original knows, to hide, and others to keep; well-known ones where there are
         too few. The weights of now are put back.
         """
-        session, here = self.session, snapshot(self.session.model)
-        session.original.restore()
-        sure = self._known(session.split.retain)
-        if len(sure) < self.config.planted:
-            taken = {fact.question for fact in (*session.split.forget, *session.split.retain)}
-            lent = [fact for fact in self.library if fact.question not in taken]
-            random.Random(session.split.seed).shuffle(lent)
-            sure += self._known(lent[: 8 * self.config.planted])
-        chosen = sure[: self.config.planted]
+        split, count = self.session.split, self.config.planted
+        with self.session.original.in_place():
+            sure = self._known(split.retain)
+            if len(sure) < count:
+                taken = {fact.question for fact in (*split.forget, *split.retain)}
+                lent = [fact for fact in self.famous if fact.question not in taken]
+                random.Random(split.seed).shuffle(lent)
+                sure += self._known(lent[: 8 * count])
+        chosen = sure[:count]
         ids = {fact.id for fact in chosen}
-        restore(session.model, here)
         return chosen, [fact for fact in sure if fact.id not in ids]
 
     def _known(self, facts: Sequence[FactText]) -> list[FactText]:
@@ -174,16 +173,12 @@ class Examiner:
 
     def _judged(self, facts: Sequence[FactText]) -> Judged:
         """Make the lineups of facts and read them in the original; the weights of now are put back."""
-        session = self.session
-        here = snapshot(session.model)
-        session.original.restore()
-        others = [*session.split.forget, *session.split.retain]
-        seed = session.split.seed
-        made = lineups(facts, others, session.model, session.prompt, seed, self.library)
-        made = [lineup.within(*lineup_size(len(facts))) for lineup in made]
-        before = self._read(made)
-        restore(session.model, here)
-        return Judged(facts, made, before)
+        session, split = self.session, self.session.split
+        others = [*split.forget, *split.retain]
+        with session.original.in_place():
+            made = lineups(facts, others, session.model, session.prompt, split.seed, self.famous)
+            made = [lineup.within(*lineup_size(len(facts))) for lineup in made]
+            return Judged(facts, made, self._read(made))
 
     def _read(self, made: Sequence[Lineup]) -> Margins:
         return read(self.session.model, self.session.prompt, made, self.session.context)
@@ -233,11 +228,9 @@ class Examiner:
     @cached_property
     def target(self) -> Target:
         """The original's states on these rows, and its head; the weights of now are put back."""
-        here = snapshot(self.session.model)
-        self.session.original.restore()
-        found = Target.of(self.session.model, self.rows)
-        restore(self.session.model, here)
-        return found
+        rows = self.rows
+        with self.session.original.in_place():
+            return Target.of(self.session.model, rows)
 
     def _read_out(self, judged: Judged) -> Margins:
         """Read facts by a linear read-out into the original's last states."""

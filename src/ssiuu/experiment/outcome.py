@@ -18,7 +18,8 @@ import math
 import random
 from collections.abc import Sequence
 
-from ssiuu.evaluation.score import answered, score_facts
+from ssiuu.analysis.verdict import answered
+from ssiuu.evaluation.score import score_facts
 from ssiuu.experiment.session import Session
 from ssiuu.models.load import round_to
 from ssiuu.records.schema import Attempt, Divergence, FactScore, FactText, Outcome, Unlearning

@@ -38,7 +38,12 @@ class LoraConfig(Section):
     )
 
 
-ATTACKED_SIZE, ATTACKED_RATE = 135e6, 1e-4  # an examination's learning rate for a model of that size
+SIZE, RATE = 135e6, 1e-4  # AdamW's learning rate that suits a model of that size
+
+
+def rate_of(parameters: int) -> float:
+    """Return a learning rate for a model of so many parameters: smaller models bear larger ones."""
+    return RATE * math.sqrt(SIZE / parameters)
 
 
 class ExamineConfig(Section):
@@ -69,8 +74,12 @@ class ExamineConfig(Section):
 
     def rates(self, parameters: int) -> list[float]:
         """Return the learning rates for a model of so many parameters."""
-        usual = ATTACKED_RATE * (ATTACKED_SIZE / parameters) ** 0.5
-        return self.learning_rates or [float(f"{usual:.1e}")]
+        return self.learning_rates or [float(f"{rate_of(parameters):.1e}")]
+
+    @property
+    def plants(self) -> bool:
+        """Whether facts are hidden on purpose and examined."""
+        return bool(self.steps and self.planted)
 
 
 class UnlearnConfig(Section):

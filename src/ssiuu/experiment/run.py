@@ -140,7 +140,7 @@ def run(
             # Still under the lock: whoever comes first scores the original, for all.
             original = _original(session, out, keys, progress)
             examiner = Examiner(session, recipe.examine, progress)
-            if recipe.examine.steps and recipe.examine.planted:
+            if recipe.examine.plants:
                 _planted(examiner, out, keys)
         meter = Meter(out, cells, progress)
         in_turn(cells, _Stages(session, out, keys, shared, original, examiner, meter).attempt, meter)
@@ -236,7 +236,7 @@ def _header(
         notes.append("Computed in fp32: this processor has no bf16 instructions, or fp32 was set.")
     original = keys.evaluation(keys.original)
     stages = {keyed("original", original): original}
-    if recipe.examine.steps and recipe.examine.planted:
+    if recipe.examine.plants:
         planted = keys.examination(keys.original)
         stages[keyed("planted", planted)] = planted
     stages |= {stage.path.as_posix(): stage.key for cell in (*trials, *cells) for stage in cell.stages}

@@ -22,7 +22,6 @@ from ssiuu.experiment.before import ask_first
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.likelihood import Example
 from ssiuu.methods import Method
-from ssiuu.models.load import restore, snapshot
 from ssiuu.models.precision import resolve_precision
 from ssiuu.plugins import used
 from ssiuu.records.files import read_record, write_record
@@ -78,18 +77,15 @@ class Session(Ground):
     @cached_property
     def divergences(self) -> Divergences:
         """The original's predictions on plain text and instructions; the model is left as it is."""
-        now = snapshot(self.model)
-        self.original.restore()
-        divergences = Divergences(
-            self.model,
-            self.prompt,
-            [row.text for row in texts.measured()],
-            [(row.instruction, row.output) for row in instructions.measured()],
-            texts.version(),
-            self.context,
-        )
-        restore(self.model, now)
-        return divergences
+        with self.original.in_place():
+            return Divergences(
+                self.model,
+                self.prompt,
+                [row.text for row in texts.measured()],
+                [(row.instruction, row.output) for row in instructions.measured()],
+                texts.version(),
+                self.context,
+            )
 
     def refusals(self, method: Method) -> list[Example]:
         """Tokenise the forget questions with the refusals that a method prefers, if it does."""

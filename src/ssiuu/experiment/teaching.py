@@ -7,7 +7,6 @@ beginnings of texts.
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from ssiuu.evaluation.knowledge import know
 from ssiuu.evaluation.score import score_facts
 from ssiuu.experiment.anchors import questions
 from ssiuu.experiment.given import ModelSource, given_settings
-from ssiuu.experiment.recipe import resolve
+from ssiuu.experiment.recipe import rate_of, resolve
 from ssiuu.experiment.session import Session, open_ground
 from ssiuu.likelihood import Example, encode
 from ssiuu.models.load import require_space, save
@@ -38,7 +37,6 @@ STEPS = 240  # at most, where nothing else is said
 BATCH = MIXED = 4  # facts a step, and rows that are kept
 # What is kept: questions about the world, instructions, beginnings of texts, and what the model writes.
 QUESTIONS, TASKS, TEXTS, BEGUN, WRITTEN = 32, 16, 16, 8, 24
-SIZE, RATE = 135e6, 1e-4  # a learning rate that suits a model of this size
 RATES = (1e-5, 3e-3)
 NEAR = 1.0  # mean loss (nats a token) above which nobody has learned anything: not read yet
 
@@ -154,9 +152,9 @@ def teach_model(
 
 
 def _rate(session: Session) -> float:
-    """Return a learning rate for the model's size: smaller models bear larger ones."""
+    """Return a learning rate for the model's size, within `RATES`."""
     size = sum(p.numel() for p in session.model.parameters())
-    return float(f"{min(max(RATE * math.sqrt(SIZE / size), RATES[0]), RATES[1]):.2g}")
+    return float(f"{min(max(rate_of(size), RATES[0]), RATES[1]):.2g}")
 
 
 def _all(facts: Source | Sequence[str | Path], columns: Columns | None, notes: list[str]) -> list[Fact]:

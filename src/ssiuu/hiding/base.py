@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from ssiuu.benchmarks.base import Ground, tokenised
+from ssiuu.benchmarks.base import Ground, Progress, tokenised
 from ssiuu.causal import CausalLM
 from ssiuu.errors import DataError
 from ssiuu.evaluation.alternatives import alternatives
@@ -28,7 +28,6 @@ from ssiuu.likelihood import Prompt
 from ssiuu.models.load import snapshot
 from ssiuu.records.schema import FactScore, FactText
 
-Progress = Callable[[str], None]
 Scores = dict[str, FactScore]
 KEPT = 0.95  # share of the held facts that must be answered still before a kind ends
 HELD = 48  # kept facts that are asked and held to the original at most: more would only take time

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from ssiuu.models.files import open_tensors, tensors_of, weight_files
-from ssiuu.models.load import Loaded, snapshot
+from ssiuu.models.load import Loaded, restore, snapshot
 
 
 class Original:
@@ -37,6 +38,16 @@ class Original:
         """Put the original weights back into the model."""
         for parameter, weight in self._pairs():
             parameter.copy_(weight)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Have the original weights in the model for the time of the context; then those of now."""
+        now = snapshot(self.model)
+        self.restore()
+        try:
+            yield
+        finally:
+            restore(self.model, now)
 
     @torch.no_grad()
     def distance(self) -> float:

@@ -62,13 +62,13 @@ def _counts(counts: Mapping[Verdict, int], of: int, things: str) -> str:
 
 
 def _unread(judged: Judged) -> list[str]:
-    unread = sum(fact.erased is None for fact in judged.facts.values())
+    unread = len(judged.facts) - judged.read
     return [f"{unread} could not be asked among enough alternatives."] if unread else []
 
 
 def _bounded(judged: Judged) -> list[str]:
     """Say how many facts are hidden or still there; nothing where that says nothing."""
-    read = sum(fact.erased is not None for fact in judged.facts.values())
+    read = judged.read
     if judged.least is None or judged.most is None:
         return []
     if judged.most == read and not judged.least:
@@ -84,8 +84,7 @@ def sight(judged: Judged) -> str:
     if judged.power is None:
         return (
             "Too few facts could be hidden on purpose to see what this examination finds, so "
-            "nothing is "
-            "called erased."
+            "nothing is called erased."
         )
     return (
         f"Of {of} facts hidden on purpose in the model as it was, this examination finds {found}; of "

@@ -237,16 +237,14 @@ def _wanted(model: Model) -> list[str]:
     elif judged.power < POWER:
         parts.append(
             f"A stronger examination: this one would find {percent(judged.power, 0)} % of facts "
-            "hidden in "
-            f"the hardest ways, {POWER:.0%} are wanted before a model is called erased. More places "
-            "(examine.steps, examine.learning_rates, examine.seeds) show more."
+            f"hidden in the hardest ways, {POWER:.0%} are wanted before a model is called erased. More "
+            "places (examine.steps, examine.learning_rates, examine.seeds) show more."
         )
     read = len(model.judgement.facts)
     if FEW * read < 1:
         parts.append(
             f"More facts of the same request: of {read} not one may be open, if fewer than "
-            f"{FEW:.0%} are "
-            "to be hidden."
+            f"{FEW:.0%} are to be hidden."
         )
     parts.append(
         "For more than evidence: a model trained again without the data, and proof that it was. No "

@@ -14,9 +14,9 @@ from ssiuu.report.text import DASH, kl, named, percent
 
 P_VALUES = (
     "p, erased: how often a fact that was never learned shows as much; p, hidden: how often one "
-    "that is "
-    "hidden shows as little; p, unattacked: how often an answer that was never learned is as likely "
-    "without any attack. At most 0.05 in the first and more in the second: hidden; the reverse: erased."
+    "that is hidden shows as little; p, unattacked: how often an answer that was never learned is "
+    "as likely without any attack. At most 0.05 in the first and more in the second: hidden; the "
+    "reverse: erased."
 )
 
 
@@ -83,11 +83,9 @@ def _note(record: RunRecord) -> str:
     return (
         f"Known: of the same {first.facts} facts, those whose right answer beats 95 % of the decoys' "
         "there, by how much likelier it is after its question than after others; about 5 % of "
-        "facts that "
-        f"were never learned pass at any one place. Strongest look: {looks} (attackers and read-out of "
-        "the examination). Kept: facts held out that are ranked first, or facts to retain where "
-        "none are "
-        "held out, and the divergence on plain text."
+        f"facts that were never learned pass at any one place. Strongest look: {looks} "
+        "(attackers and read-out of the examination). Kept: facts held out that are ranked first, or "
+        "facts to retain where none are held out, and the divergence on plain text."
     )
 
 

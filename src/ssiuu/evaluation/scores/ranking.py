@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from functools import partial
 
 from ssiuu.analysis.scores.ranking import RankingColumns
+from ssiuu.analysis.verdict import answered
 from ssiuu.causal import CausalLM
 from ssiuu.evaluation.knowledge import LIKELY
-from ssiuu.evaluation.score import answered, score_facts
+from ssiuu.evaluation.score import score_facts
 from ssiuu.evaluation.scores.base import Score, Stop, chance
 from ssiuu.evaluation.scores.sentences import Sentences
 from ssiuu.likelihood import Prompt

@@ -54,10 +54,9 @@ def verdict_dots(record: RunRecord) -> Plot:
         "How to read it: a dot is a fact, further right is more evidence that it is still inside, as "
         "the examination weighs it. Below, grey: the same of decoys, answers that the model never "
         f"learned; {1 - LEVEL * PARTS[0] / constants().caution:.0%} of them lie left of the dashed "
-        "line, and no fact on its "
-        "right is called erased. Above: facts hidden on purpose in the model as it was, which show "
-        "where hidden facts of this model lie. Point at a dot for its question and numbers. No "
-        "attribution is in it.",
+        "line, and no fact on its right is called erased. Above: facts hidden on purpose in the "
+        "model as it was, which show where hidden facts of this model lie. Point at a dot for its "
+        "question and numbers. No attribution is in it.",
         panels,
         [_key(look) for look in looks],
         columns=1 if len(panels) == 1 else 2,
