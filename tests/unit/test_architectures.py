@@ -310,6 +310,7 @@ def _inside(model: Any, judged: RunRecord) -> list[str]:
         assert any("Nothing is looked into" in note for note in judged.header.notes)
         return ["no", "all"]
     assert diagnosis is not None and diagnosis.evidence is not None
+    assert diagnosis.evidence.causal is not None
     assert {m for m in diagnosis.influence["logprob"].map_plus} == {s.module for s in sites}
     said = coverage(model, find_sites(model))
     assert said is None or said in judged.header.notes

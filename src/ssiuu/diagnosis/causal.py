@@ -10,8 +10,8 @@ of weights (and bias) is the one before unlearning, which also undoes erasure th
 an answer that returns tells where the change is and not of which kind. The counterpart restores the
 neurons with the largest D+ (those that stopped helping).
 
-Covered: q, k, v, o, gate, up and down maps that stand apart. Not covered: fused maps, norms and
-embeddings; neurons that oppose the answer only together with others of low rank.
+Covered: q, k, v, o, gate, up and down maps, apart or fused, stored as [out, in] or [in, out]. Not
+covered: norms and embeddings; neurons that oppose the answer only together with others of low rank.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def mean_outputs(
 
         def add(site: Site, keep: Tensor, module: Any, inputs: Any, output: Tensor) -> None:
             by_token = output.reshape(*keep.shape, -1)  # some models flatten rows and tokens into one
-            total = by_token[keep].double().sum(0)
+            total = site.take(by_token[keep].double().sum(0))
             sums[site] = sums[site] + total if site in sums else total
 
         with hooked((model.get_submodule(s.path), partial(add, s, keep)) for s in sites):
@@ -196,16 +196,17 @@ def ablated(
     """Put 0, or their mean, in place of the output of these neurons."""
 
     def replace(
-        units: Tensor, value: Tensor | float, module: Any, inputs: Any, output: Tensor
+        site: Site, chosen: Tensor, value: Tensor | float, module: Any, inputs: Any, output: Tensor
     ) -> Tensor:
         output = output.clone()
-        output[..., units] = value if isinstance(value, float) else value.to(output)
+        places = site.places(output.shape[-1])[chosen]
+        output[..., places] = value if isinstance(value, float) else value.to(output)
         return output
 
     hooks = [
         (
             model.get_submodule(site.path),
-            partial(replace, chosen, 0.0 if means is None else means[site][chosen]),
+            partial(replace, site, chosen, 0.0 if means is None else means[site][chosen]),
         )
         for site, chosen in units.items()
     ]
@@ -215,7 +216,7 @@ def ablated(
 
 @contextmanager
 def restored(model: CausalLM, units: Units, before: Mapping[str, Tensor]) -> Iterator[None]:
-    """Give these neurons their rows of weights (and biases) of before; the present ones come back.
+    """Give these neurons their weights (and biases) of before; the present ones come back.
 
     Args:
         model: Changed in place within the context.
@@ -227,13 +228,15 @@ def restored(model: CausalLM, units: Units, before: Mapping[str, Tensor]) -> Ite
         with torch.no_grad():
             for site, chosen in units.items():
                 for name, parameter in model.get_submodule(site.path).named_parameters():
-                    present.append((parameter, chosen, parameter[chosen].clone()))
-                    parameter[chosen] = before[f"{site.path}.{name}"][chosen].to(parameter)
+                    rows = site.by_output(parameter)
+                    places = site.places(len(rows))[chosen]
+                    present.append((rows, places, rows[places].clone()))
+                    rows[places] = site.by_output(before[f"{site.path}.{name}"])[places].to(rows)
         yield
     finally:
         with torch.no_grad():
-            for changed, chosen, rows in present:
-                changed[chosen] = rows
+            for changed, places, rows in present:
+                changed[places] = rows
 
 
 def mean_level(readings: Readings, facts: Sequence[FactText]) -> Level:

@@ -57,7 +57,7 @@ class Inside:
             depth = depth_score(found, reference, {f.id: f.entity or f.id for f in self.forget})
         restore(model, unlearned)
         causal = None
-        if budget and self._rows_of_weights():
+        if budget:
             batches = extremes(model, self.sites, self.examples, session.pad)
             others = session.examples(self.others)
             causal = causal_test(
@@ -141,11 +141,6 @@ class Inside:
     def _probe(self) -> LinearProbe | None:
         session = self.session
         return linear_probe(session.model, session.prompt, self.forget, self.others, session.pad)
-
-    def _rows_of_weights(self) -> bool:
-        """Whether every site's neurons are all rows of a weight of its own."""
-        paths = {site.path for site in self.sites if not site.transposed}
-        return bool(paths) and len(paths) == len(self.sites)
 
     def _site_weights(self) -> dict[str, Tensor]:
         paths = {site.path for site in self.sites}

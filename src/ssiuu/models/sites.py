@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
@@ -61,6 +62,14 @@ class Site:
         grouped = outputs.unflatten(-1, (self.groups, -1))
         part: Tensor = grouped[..., self.start : self.start + self.width // self.groups]
         return part.flatten(-2)
+
+    def places(self, outputs: int) -> Int[Tensor, " width"]:
+        """Return where the site's units stand among the so many outputs of the map."""
+        return self.take(torch.arange(outputs))
+
+    def by_output(self, parameter: Tensor) -> Tensor:
+        """Return a view of the map's weight, or bias, that has a row for every output."""
+        return parameter.T if self.transposed and parameter.dim() == 2 else parameter
 
     @property
     def units(self) -> str:

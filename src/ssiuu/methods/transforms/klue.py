@@ -150,7 +150,7 @@ def knowledge_neurons(
         name = f"{site.path}.weight"
         if name not in rows:  # a fused map is filled part by part
             rows[name] = mask.new_zeros(len(model.get_parameter(name)))
-        rows[name][site.take(torch.arange(len(rows[name])))] = piece
+        rows[name][site.places(len(rows[name]))] = piece
     return rows
 
 
