@@ -42,9 +42,9 @@ PAD, WORDS, STEPS, RATE = 1, 64, 3, 1e-2
 LOSSES = "forget_loss retain_loss gradient_norm penalty_share penalty_parameters text_loss".split()
 
 RMU = {"name": "rmu", "layer": 1, "update": [r"\.[01]\.mlp\.down_proj\.weight$"]}
-CIR = {"name": "cir", "projection": 3, "projection_outputs": 2}
+COLLAPSE = {"name": "collapse", "projection": 3, "projection_outputs": 2}
 BACKBONES = ("gd", "ga", "npo", "simnpo", "dpo", "wga")
-PLAIN: list[Any] = [*BACKBONES, RMU, CIR, "undial", "klue", "npo-sam", "masked", "task-vector"]
+PLAIN: list[Any] = [*BACKBONES, RMU, COLLAPSE, "undial", "klue", "npo-sam", "masked", "task-vector"]
 FORMS = (
     *("", "-logprob", "-growth", "-initial", "-neuron", "-absolute", "-positive", "-random", "-gate"),
     *("-rho0.3", "-logprob-growth", "-logprob-initial-growth-neuron-absolute", "-logprob-rho0.3"),
@@ -302,9 +302,9 @@ def test_without_strength_it_is_the_backbone(base: str) -> None:
         assert unlearned(regularised, micro) == unlearned({"name": base, **options}, micro)
 
 
-def test_cir_is_its_two_projections() -> None:
+def test_the_collapse_is_its_two_projections() -> None:
     projected = {"name": "gd+projection+outputs", **PROJECTED}
-    assert digests(CIR) == digests(projected)
+    assert digests(COLLAPSE) == digests(projected)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "npo+kl": SPEC,
     "gd+projection": {"name": "gd", "projection": 3, "projection_outputs": 2},
     "gd+random": {"name": "gd", "projection": 3, "projection_from": "random"},
-    "cir": {"name": "cir", "projection": 3, "projection_outputs": 2},
+    "collapse": {"name": "collapse", "projection": 3, "projection_outputs": 2},
     "gate": {"name": "ssiuu-gate-npo"},
     "ssiuu": {"name": "ssiuu", "lambda": 3e5},
     "ssiuu-npo": {"name": "ssiuu-npo-logprob", "lambda": 0.3},

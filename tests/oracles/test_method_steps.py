@@ -46,7 +46,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "rmu+nll": {"name": "rmu", "retain_weight": 2.0, "retain": "nll", **RMU},
     "npo-sam": {"name": "npo-sam", "beta": 0.5, "rho": 0.05},
     "masked": {"name": "masked", "decay": 0.5},
-    "cir": {"name": "cir", "projection": 3, "projection_outputs": 2},
+    "collapse": {"name": "collapse", "projection": 3, "projection_outputs": 2},
     "klue": {"name": "klue", "share": 0.2, "alpha": 2.0},
 }
 every = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
@@ -114,7 +114,7 @@ def forget_objective(
     name = spec["name"]
     total = torch.zeros((), dtype=torch.float64)
     for e in forget:
-        if name in ("ga", "gd", "masked", "cir", "klue"):
+        if name in ("ga", "gd", "masked", "collapse", "klue"):
             total = total + log_p(model, e) / tokens(forget)
         elif name in ("npo", "npo-sam"):
             ratio = log_p(model, e) - reference(before, e)
@@ -206,7 +206,7 @@ class Oracle:
         found = gradients(here, self._forget(here, forget))
         if self.spec["name"] == "masked":
             self._mask(found, kept)
-        if self.spec["name"] == "cir":
+        if self.spec["name"] == "collapse":
             self._project(found)
         both = {n: found[n] + kept[n] for n in found}
         if self.spec["name"] == "rmu":
@@ -481,7 +481,7 @@ def test_the_mask_follows_the_running_mean(setting: Setting) -> None:
         assert ((forget * step.bound("mask").mean[name] > 0) | (forget.abs() < 1e-12)).all()
 
 
-# --- CIR ----------------------------------------------------------------------------------------
+# --- collapse -----------------------------------------------------------------------------------
 
 
 def moments(model: Any, examples: Sequence[Example]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -519,8 +519,8 @@ def moments(model: Any, examples: Sequence[Example]) -> dict[str, tuple[Tensor, 
     return sums
 
 
-@spec_of("cir")
-def test_cir_takes_both_sides_from_explicit_second_moments(setting: Setting) -> None:
+@spec_of("collapse")
+def test_the_collapse_takes_both_sides_from_explicit_second_moments(setting: Setting) -> None:
     bases = {}
     for path, (inputs, outputs) in moments(setting.before, setting.retain).items():
         (a, v), (b, u) = torch.linalg.eigh(inputs), torch.linalg.eigh(outputs)

@@ -41,7 +41,7 @@ NOT_AT_ALL = {"rwkv"}  # it reads padding as text
 # Every method, and every suffix and form with arithmetic of its own; sizes for 16 hidden units.
 SMALL: dict[str, dict[str, Any]] = {
     "rmu": {"layer": 1, "update": [r"\.[01]\..*weight$"]},
-    "cir": {"projection": 2, "projection_outputs": 2},
+    "collapse": {"projection": 2, "projection_outputs": 2},
 }
 SPECS: list[dict[str, Any]] = [
     *({"name": name, **SMALL.get(name, {})} for name in METHODS if make(name).trains),

@@ -27,7 +27,7 @@ PAD = 1
 TRAINED = sorted(name for name in METHODS if make(name).trains)
 SMALL = {
     "rmu": {"layer": 1, "update": [r"\.[01]\.mlp\.down_proj\.weight$"]},
-    "cir": {"projection": 2, "projection_outputs": 2},
+    "collapse": {"projection": 2, "projection_outputs": 2},
 }
 
 

@@ -507,8 +507,8 @@ def test_rmu_needs_hidden_states(given: dict[str, Tensor]) -> None:
         ("klue", "alpha", [-1]),
         ("klue", "contexts", [0]),
         ("masked", "decay", [-0.1, 1.0]),
-        ("cir", "projection", [0]),
-        ("cir", "projection_outputs", [0]),
+        ("collapse", "projection", [0]),
+        ("collapse", "projection_outputs", [0]),
         ("npo-sam", "rho", [0, -0.1, math.nan]),
         ("npo-sam", "beta", [0]),
         ("task-vector", "tune_steps", [0]),
@@ -523,7 +523,7 @@ def test_a_knob_out_of_range_is_refused_by_name(name: str, key: str, values: lis
             make({"name": name, key: value})
 
 
-@pytest.mark.parametrize("name", ["gd", "npo", "dpo", "klue", "ssiuu", "cir"])
+@pytest.mark.parametrize("name", ["gd", "npo", "dpo", "klue", "ssiuu", "collapse"])
 def test_only_rmu_keeps_activations(name: str) -> None:
     with pytest.raises(ConfigError, match="activations"):
         make({"name": name, "retain": "activations"})

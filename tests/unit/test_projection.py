@@ -18,6 +18,7 @@ from ssiuu.methods.directions import (
     project_out,
     random_bases,
     retain_bases,
+    softened,
 )
 from ssiuu.models.sites import find_sites
 from ssiuu.training.prepare import Prepared
@@ -204,3 +205,69 @@ def test_the_random_control_has_the_shapes_of_the_shared_directions_and_none_of_
 def test_more_random_directions_than_there_are_are_refused(tiny_model: Any) -> None:
     with pytest.raises(ConfigError, match="projection_outputs: must be below"):
         random_bases(tiny_model, None, 10_000)
+
+
+# --- a soft cut ----------------------------------------------------------------------------------
+
+
+def diagonal(*values: float) -> Tensor:
+    return torch.diag(torch.tensor(values, dtype=torch.float64))
+
+
+def test_a_soft_cut_by_hand() -> None:
+    """Inputs with second moments 16, 4, 1: singular values 4, 2, 1, so 1/4, 1/2 and 1 is left."""
+    for cut, wanted in (("soft", [1.0, 0.5, 0.25]), ("quadratic", [1.0, 0.25, 0.0625])):
+        v, left = softened(diagonal(16, 4, 1, 0.01), 3, cut)
+        assert left is not None and left.tolist() == pytest.approx(wanted)
+        cut_row = project_out(torch.ones(1, 4, dtype=torch.float64), Subspace(v, inputs_left=left))
+        assert cut_row[0].tolist() == pytest.approx([*wanted[::-1], 1.0])
+
+
+def test_equal_singular_values_are_left_alone_by_a_soft_cut() -> None:
+    v, left = softened(diagonal(3, 3, 3, 1), 3, "soft")
+    gradient = torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    basis = Subspace(v, v, inputs_left=left, outputs_left=left)
+    torch.testing.assert_close(project_out(gradient.clone(), basis), gradient)
+
+
+def test_a_soft_cut_with_nothing_left_is_the_hard_one() -> None:
+    generator = torch.Generator().manual_seed(1)
+    v, u = (torch.linalg.qr(torch.randn(n, 2, generator=generator)).Q for n in (6, 5))
+    gradient, none = torch.randn(5, 6, generator=generator), torch.zeros(2)
+    hard = project_out(gradient.clone(), Subspace(v, u))
+    soft = project_out(gradient.clone(), Subspace(v, u, inputs_left=none, outputs_left=none))
+    assert torch.equal(hard, soft)
+    across = Subspace(v, u, True, none, none)
+    torch.testing.assert_close(project_out(gradient.T.clone(), across), hard.T)
+
+
+def test_directions_along_which_there_is_nothing_do_not_count() -> None:
+    """A moment of rank 2: the third value, which rounding decides, would leave nothing of the others."""
+    v, left = softened(diagonal(9, 4, 0, 0), 3, "soft")
+    assert v.shape == (4, 2) and left is not None
+    assert left.tolist() == pytest.approx([1.0, 2 / 3])
+
+
+def test_the_soft_bases_are_the_rows_own(tiny_model: Any, make_examples: Any) -> None:
+    examples = make_examples(8)
+    found = retain_bases(tiny_model, batches_of(examples), K, K, "soft")
+    for path, moment in second_moments(tiny_model, examples).items():
+        basis, values = found[f"{path}.weight"], torch.linalg.eigvalsh(moment)[-K:]
+        assert basis.inputs_left is not None and basis.outputs_left is not None
+        wanted = (values[0] / values).sqrt().float()
+        torch.testing.assert_close(basis.inputs_left, wanted, rtol=1e-3, atol=1e-4)
+        assert basis.of("outputs").outputs_left is basis.outputs_left
+
+
+def test_names_say_how_directions_are_cut() -> None:
+    soft = make({"name": "gd+projection+soft", "projection": 5})
+    assert soft.label == make("gd+projection(5,soft)").label == "gd+projection+soft"
+    assert "divided by their singular values in" in soft.description
+    assert make("gd+projection+quadratic").part("projection").projection_cut == "quadratic"
+    assert make("gd+projection(5,hard)").label == "gd+projection"
+    with pytest.raises(ConfigError, match="projection_cut: soft stands beside projection"):
+        make("gd+soft")
+    with pytest.raises(ConfigError, match="drawn at random have no singular values"):
+        make("gd+projection+random+soft")
+    with pytest.raises(ConfigError, match="projection_cut"):
+        make({"name": "gd+projection", "projection_cut": "half"})

@@ -13,6 +13,13 @@ and maps with no more inputs or outputs than directions are taken out (`untouche
 
 The retain gradient is left as it is. The idea is that of CIR and RepSelect (collapse of irrelevant
 representations).
+
+A soft cut leaves a share f_i of every direction in place of nothing, V f V^T in the place of 0:
+
+    G <- G - (G V)(I - f) V^T,     f_i = s_min / s_i (soft)  or  (s_min / s_i)^2 (quadratic)
+
+s_i are the singular values of the rows' inputs (or output gradients) along the directions, s_min the
+least of those taken. Hundreds of directions can be cut so where a hard cut would leave no gradient.
 """
 
 from __future__ import annotations
@@ -20,7 +27,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -37,37 +44,52 @@ from ssiuu.likelihood import Batch, answer_logprobs
 from ssiuu.models.maps import block_maps, block_matrices, passed_by
 from ssiuu.models.sites import known_sites
 
+Cut = Literal["hard", "soft", "quadratic"]
+POWERS: dict[Cut, int] = {"soft": 1, "quadratic": 2}
+# Of the largest eigenvalue: below it a moment taken in fp32 holds rounding alone.
+NOTHING = 1e-7
+
 
 @dataclass(frozen=True)
 class Subspace:
     """Orthonormal shared directions of one linear map, None where a side is left alone.
 
-    `transposed`: the map's weight, and so its gradient, is stored as [in, out].
+    `transposed`: the map's weight, and so its gradient, is stored as [in, out]. `inputs_left`,
+    `outputs_left`: the share of each direction that stays in the gradient; None: nothing.
     """
 
     inputs: Float[Tensor, "in k"] | None = None
     outputs: Float[Tensor, "out m"] | None = None
     transposed: bool = False
+    inputs_left: Float[Tensor, " k"] | None = None
+    outputs_left: Float[Tensor, " m"] | None = None
 
     def of(self, side: Literal["inputs", "outputs"]) -> Subspace:
         """Return one side alone."""
-        return Subspace(self.inputs, None) if side == "inputs" else Subspace(None, self.outputs)
+        if side == "inputs":
+            return Subspace(self.inputs, inputs_left=self.inputs_left)
+        return Subspace(outputs=self.outputs, outputs_left=self.outputs_left)
 
 
 @torch.no_grad()
 def project_out(gradient: Float[Tensor, "out in"], basis: Subspace) -> Float[Tensor, "out in"]:
-    """Return (I - U U^T) G (I - V V^T), in place."""
+    """Return (I - U U^T) G (I - V V^T), in place; of a soft cut see the module."""
     if basis.transposed:
-        project_out(gradient.T, Subspace(basis.inputs, basis.outputs))
+        project_out(gradient.T, replace(basis, transposed=False))
         return gradient
     if basis.inputs is not None:
         shared = basis.inputs.to(gradient.dtype)
         # Grouped so that no projector of [in, in] is ever formed.
-        gradient.sub_((gradient @ shared) @ shared.T)
+        gradient.sub_(_cut(gradient @ shared, basis.inputs_left) @ shared.T)
     if basis.outputs is not None:
         shared = basis.outputs.to(gradient.dtype)
-        gradient.sub_(shared @ (shared.T @ gradient))
+        gradient.sub_(shared @ _cut((shared.T @ gradient).T, basis.outputs_left).T)
     return gradient
+
+
+def _cut(along: Float[Tensor, "n k"], left: Float[Tensor, " k"] | None) -> Float[Tensor, "n k"]:
+    """Return what is taken away of a gradient's components along the directions."""
+    return along if left is None else along * (1 - left.to(along.dtype))
 
 
 def leading_directions(moment: Float[Tensor, "d d"], k: int) -> Float[Tensor, "d k"]:
@@ -85,8 +107,34 @@ def leading_directions(moment: Float[Tensor, "d d"], k: int) -> Float[Tensor, "d
     return torch.from_numpy(vectors.copy()).to(moment.dtype).to(moment.device)
 
 
+def softened(
+    moment: Float[Tensor, "d d"], k: int, cut: Cut
+) -> tuple[Float[Tensor, "d m"], Float[Tensor, " m"] | None]:
+    """Return the leading directions of a second moment and the share that a cut leaves of each.
+
+    Directions along which there is nothing are left out: m is k, or the moment's rank.
+
+    Raises:
+        ValueError: k is not below the dimension.
+    """
+    if cut == "hard":
+        return leading_directions(moment, k), None
+    if not 1 <= k < moment.shape[0]:
+        raise ValueError(f"projection needs 1 <= k < {moment.shape[0]}, got {k}")
+    # All of them, in float64: the least of hundreds is decided by the last digits.
+    values, vectors = torch.linalg.eigh(moment.double())
+    values, vectors = values[-k:], vectors[:, -k:]
+    there = values > NOTHING * values[-1]
+    left = (values[there][0] / values[there]) ** (POWERS[cut] / 2)
+    return vectors[:, there].to(moment.dtype), left.to(moment.dtype)
+
+
 def retain_bases(
-    model: CausalLM, batches: Iterable[Batch], inputs: int | None, outputs: int | None
+    model: CausalLM,
+    batches: Iterable[Batch],
+    inputs: int | None,
+    outputs: int | None,
+    cut: Cut = "hard",
 ) -> dict[str, Subspace]:
     """Return the shared directions of every linear map, by parameter name.
 
@@ -97,6 +145,7 @@ def retain_bases(
         batches: Of the retain set.
         inputs: How many directions of inputs; None to leave that side alone.
         outputs: How many directions of the gradients of the retain NLL at the outputs.
+        cut: What is left of a direction.
 
     Raises:
         ConfigError: There are no batches; see also `check_directions`.
@@ -116,12 +165,16 @@ def retain_bases(
             "projection: the shared directions are read off the retain set, and it has no rows. "
             "Give retain rows or leave projection out."
         )
-    of_inputs = {path: leading_directions(m, inputs) for path, m in moments.inputs.items() if inputs}
-    of_outputs = {
-        path: leading_directions(m, outputs) for path, m in moments.outputs.items() if outputs
-    }
+    of_inputs = {path: softened(m, inputs, cut) for path, m in moments.inputs.items() if inputs}
+    of_outputs = {path: softened(m, outputs, cut) for path, m in moments.outputs.items() if outputs}
+
+    def found(path: str, owner: str) -> Subspace:
+        v, v_left = of_inputs.get(owner, (None, None))
+        u, u_left = of_outputs.get(path, (None, None))
+        return Subspace(v, u, path in maps.transposed, v_left, u_left)
+
     return {
-        f"{path}.weight": Subspace(of_inputs.get(owner), of_outputs.get(path), path in maps.transposed)
+        f"{path}.weight": found(path, owner)
         for path, owner in wide.items()
         if (inputs is None or owner in of_inputs) and (outputs is None or path in of_outputs)
     }

@@ -95,20 +95,17 @@ ALIASES = {
             *("masked", "gd+mask", "literature", DisruptionMask.source),
             "GD whose forget gradient is masked where it would disrupt retain",
         ),
-        # The directions are the retain texts', taken once; RepSelect takes the forget texts' own and
-        # renews them every epoch. Every linear map is trained, not the feed-forward ones alone. GD's
-        # loss instead of the authors'; no per-token mask, no LoRA adversary.
         Alias(
-            *("cir", "gd+projection+outputs", "literature"),
-            "Sondej and Yang 2025 (CIR) and RepSelect (2026), the projections alone.",
-            "CIR: GD without the shared directions of inputs and output gradients",
+            *("collapse", "gd+projection+outputs", "ours"),
+            "Ours, on an idea of CIR and RepSelect.",
+            "GD without the shared directions of inputs and output gradients",
         ),
     )
 }
 # Every built-in name that stands for a method by itself, in the order of lists.
 METHODS = (
     *("none", "ga", "gd", "dpo", "npo", "klue", "rmu", "ssiuu", "simnpo", "undial", "wga"),
-    *("satimp", "pdu", "npo-sam", "task-vector", "masked", "cir"),
+    *("satimp", "pdu", "npo-sam", "task-vector", "masked", "collapse"),
 )
 # The words after a plus that are no transform's own name, with the transform and what each sets.
 SUFFIXES: dict[str, tuple[str, Mapping[str, Any]]] = {

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from ssiuu.causal import CausalLM
 from ssiuu.methods.base import Ask, Bound, Origin, Slope, Transform
 from ssiuu.methods.directions import (
+    Cut,
     Subspace,
     check_directions,
     project_out,
@@ -37,7 +38,7 @@ class Projection(Transform):
     source: ClassVar[str] = "Ours, after CIR and RepSelect."
     summary: ClassVar[str] = "with shared directions taken out of the forget gradient"
     brought_by: ClassVar[frozenset[str]] = frozenset(
-        {"projection", "projection_outputs", "projection_from"}
+        {"projection", "projection_outputs", "projection_from", "projection_cut"}
     )
     order: ClassVar[int] = 30
     number: ClassVar[str] = "projection"
@@ -45,6 +46,11 @@ class Projection(Transform):
         "projection": {"projection": DEFAULT_INPUTS},
         "outputs": {"projection_outputs": DEFAULT_OUTPUTS},
         "random": {"projection_from": "random"},
+        "soft": {"projection_cut": "soft"},
+        "quadratic": {"projection_cut": "quadratic"},
+    }
+    knobs: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        cut: {"projection_cut": cut} for cut in ("hard", "soft", "quadratic")
     }
 
     projection: int | None = Field(
@@ -63,11 +69,21 @@ class Projection(Transform):
         description="the rows whose leading directions are taken out; random: a control, as many "
         "directions drawn at random",
     )
+    projection_cut: Cut = Field(
+        default="hard",
+        description="what is left of a direction: nothing (hard), or the share that the smallest "
+        "singular value of those taken has of its own (soft), or that share's square (quadratic)",
+    )
 
     @model_validator(mode="after")
     def _of_something(self) -> Projection:
         if self.off and self.projection_from == "random":
             raise ValueError("projection_from: random stands beside projection or projection_outputs")
+        if self.off and self.projection_cut != "hard":
+            cut = self.projection_cut
+            raise ValueError(f"projection_cut: {cut} stands beside projection or projection_outputs")
+        if self.projection_from == "random" and self.projection_cut != "hard":
+            raise ValueError("directions drawn at random have no singular values: projection_cut: hard")
         return self
 
     @property
@@ -88,8 +104,9 @@ class Projection(Transform):
     @property
     def said(self) -> list[str]:
         """The suffixes that are in effect."""
-        random = self.projection_from == "random"
-        flags = (self.projection is not None, self.projection_outputs is not None, random)
+        sides = (self.projection is not None, self.projection_outputs is not None)
+        cuts = (self.projection_cut == "soft", self.projection_cut == "quadratic")
+        flags = (*sides, self.projection_from == "random", *cuts)
         return [word for word, flag in zip(self.suffixes, flags, strict=True) if flag]
 
     @property
@@ -102,7 +119,12 @@ class Projection(Transform):
         sides = [f"{k} {which} directions of each linear map's {what}" for k, what in counts if k]
         kind = "control" if self.whose == "control" else "extension"
         directions = " and the ".join(sides)
-        return f"with the {directions} taken out of the forget gradient (this project's {kind})"
+        done = {
+            "hard": "taken out of",
+            "soft": "divided by their singular values in",
+            "quadratic": "divided by their squared singular values in",
+        }[self.projection_cut]
+        return f"with the {directions} {done} the forget gradient (this project's {kind})"
 
     def check(self, model: CausalLM) -> None:
         """Refuse to take out more than there is."""
@@ -115,7 +137,8 @@ class Projection(Transform):
         retain_rows = [*ask.shared] if self.projection_from != "forget" else []
         rows = [*retain_rows, *ask.rows["forget"]] if self.projection_from != "retain" else retain_rows
         batches = ask.batches(rows)
-        return retain_bases(ask.model, batches, self.projection, self.projection_outputs)
+        sides = self.projection, self.projection_outputs
+        return retain_bases(ask.model, batches, *sides, self.projection_cut)
 
     def bind(self, prepared: Any) -> Projecting:
         """Take these directions out."""
