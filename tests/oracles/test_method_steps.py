@@ -41,6 +41,10 @@ SPECS: dict[str, dict[str, Any]] = {
     "wga": {"name": "wga", "beta": 0.4},
     "satimp": {"name": "satimp", "saturation": 2.0, "importance": 0.5, "forget_weight": 3.0},
     "pdu": {"name": "pdu", "forget_weight": 0.2, "retain_weight": 0.7},
+    "ceu": {"name": "ceu", "skip": 1, "retain_weight": 0.7},
+    "ceu+kl": {"name": "ceu", "skip": 0, "retain": "kl", "retain_weight": 0.7},
+    "jensun": {"name": "jensun", "retain": "js", "retain_weight": 0.7},
+    "idknll": {"name": "idknll", "retain_weight": 0.7},
     "undial": {"name": "undial", "beta": 3.0, "retain_weight": 0.5},
     "rmu": {"name": "rmu", "retain_weight": 2.0, **RMU},
     "rmu+nll": {"name": "rmu", "retain_weight": 2.0, "retain": "nll", **RMU},
@@ -147,6 +151,24 @@ def forget_objective(
                 lowered = r.clone()
                 lowered[y] -= spec["beta"]
                 total = total - (lowered.softmax(-1) * z.log_softmax(-1)).sum() / tokens(forget)
+        elif name == "ceu":
+            for t, (z, y) in enumerate(zip(answer_logits(model, e), e.answer, strict=True)):
+                if t >= min(spec["skip"], len(e.answer) - 1):
+                    p = z.softmax(-1)
+                    q = [float(p[v].detach()) * (v != y) for v in range(len(p))]
+                    for v, share in enumerate(q):
+                        total = total - share / sum(q) * p[v].log() / tokens(forget)
+        elif name == "jensun":
+            refused = refusals[e.id].answer
+            for t, z in enumerate(answer_logits(model, e)):
+                for v, p in enumerate(z.softmax(-1)):
+                    one = float(v == refused[t % len(refused)])
+                    both = p * (p / ((p + one) / 2)).log()
+                    both = both + (one * (one / ((p + one) / 2)).log() if one else 0.0)
+                    total = total + both / 2 / tokens(forget)
+        elif name == "idknll":
+            refused = refusals[e.id]
+            total = total - log_p(model, refused) / len(refused.answer) / len(forget)
         elif name == "rmu":
             drawn = torch.rand(16, generator=torch.Generator().manual_seed(0))
             u = (drawn / torch.linalg.vector_norm(drawn)).double()  # drawn and scaled in fp32
@@ -169,6 +191,11 @@ def retain_objective(spec: dict[str, Any], model: Any, before: Any, retain: list
             total = total - log_p(model, e) / tokens(retain)
         elif kind == "kl":
             total = total + divergence(model, before, e) / tokens(retain)
+        elif kind == "js":
+            now, then = answer_logits(model, e).softmax(-1), answer_logits(before, e).softmax(-1)
+            for p, q in zip(now.flatten(), then.detach().flatten(), strict=True):
+                both = p * (2 * p / (p + q)).log() + q * (2 * q / (p + q)).log()
+                total = total + both / 2 / tokens(retain)
         else:
             layer = spec["layer"]
             pairs = zip(hidden(model, e, layer), hidden(before, e, layer).detach(), strict=True)

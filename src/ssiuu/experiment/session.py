@@ -89,7 +89,7 @@ class Session(Ground):
 
     def refusals(self, method: Method) -> list[Example]:
         """Tokenise the forget questions with the refusals that a method prefers, if it does."""
-        if "refusal" not in method.objective.needs:
+        if not method.objective.replaces:
             return []
         refusal = method.objective.refusal
         refused = [f.model_copy(update={"answer": refusal(f.id)}) for f in self.split.unlearned]
@@ -103,7 +103,7 @@ class Session(Ground):
         prefers a refusal has none to put in their place.
         """
         facts, known = self.split.unlearned, self.knowledge.get("forget", {})
-        if "refusal" in method.objective.needs:
+        if method.objective.replaces:
             return self.rows(facts)
         rows = self.rows(facts)
         for fact in facts:

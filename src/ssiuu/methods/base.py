@@ -26,7 +26,7 @@ from ssiuu.models.lora import Adapter
 from ssiuu.records.schema import Target
 
 Origin = Literal["paper", "literature", "ours", "control", "given"]
-Need = Literal["logprob", "distribution", "refusal", "hidden"]
+Need = Literal["logprob", "distribution", "refusal", "instead", "hidden"]
 Normaliser = Literal["tokens", "examples", "positions"]
 Through = Literal["constant", "answer", "other"]
 Rows = Literal["forget", "retain", "texts"]
@@ -37,13 +37,15 @@ class View:
     """What a loss is computed from: one micro-batch under the model in training.
 
     Log-probabilities are nats. A field that the loss does not ask for is None; `reference...` is what
-    the model before the first step said of the same rows.
+    the model before the first step said of the same rows. `instead`: the refusal's tokens, laid over
+    the answer's again and again.
     """
 
     logprobs: AnswerLogprobs
     targets: Int[Tensor, "B A"] | None = None
     logits: Float[Tensor, "B A V"] | None = None
     refusal: AnswerLogprobs | None = None
+    instead: Int[Tensor, "B A"] | None = None
     hidden: Float[Tensor, "B T d"] | None = None
     hidden_mask: Bool[Tensor, "B T"] | None = None
     reference: Float[Tensor, " B"] | None = None
@@ -313,6 +315,11 @@ class Objective(Loss):
             ConfigError: None of them.
         """
         return set(names)
+
+    @property
+    def replaces(self) -> bool:
+        """Whether something else is to stand in the answer's place."""
+        return bool(self.needs & {"refusal", "instead"})
 
     def refusal(self, id: str) -> str:
         """Return what is preferred to the answer of one fact, where refusals are needed."""

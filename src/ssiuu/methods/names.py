@@ -22,9 +22,12 @@ from ssiuu.methods.base import Objective, Part, RetainTerm, Transform
 from ssiuu.methods.edits.none import NoUnlearning
 from ssiuu.methods.edits.task_vector import TaskVector
 from ssiuu.methods.method import FAMILY, Alias, Method
+from ssiuu.methods.objectives.ceu import CrossEntropyUnlearning
 from ssiuu.methods.objectives.dpo import DirectPreference
 from ssiuu.methods.objectives.ga import GradientAscent
 from ssiuu.methods.objectives.gd import GradientDifference
+from ssiuu.methods.objectives.idknll import IdkLikelihood
+from ssiuu.methods.objectives.jensun import JensenShannonUnlearning
 from ssiuu.methods.objectives.npo import NegativePreference
 from ssiuu.methods.objectives.pdu import PrimalDual
 from ssiuu.methods.objectives.rmu import Misdirection
@@ -35,6 +38,7 @@ from ssiuu.methods.objectives.wga import WeightedGradientAscent
 from ssiuu.methods.retain import (
     ActivationTerm,
     DivergenceTerm,
+    JensenShannonTerm,
     LikelihoodTerm,
     OtherWordsTerm,
     TextTerm,
@@ -64,6 +68,9 @@ OBJECTIVES: Registry[Objective] = Registry(
         WeightedGradientAscent,
         SaturationImportance,
         PrimalDual,
+        CrossEntropyUnlearning,
+        JensenShannonUnlearning,
+        IdkLikelihood,
         TaskVector,
     ),
 )
@@ -77,7 +84,7 @@ RETAIN_TERMS: Registry[RetainTerm] = Registry(
     "retain term",
     "ssiuu.retain_terms",
     RetainTerm,
-    (LikelihoodTerm, DivergenceTerm, ActivationTerm, TextTerm, OtherWordsTerm),
+    (LikelihoodTerm, DivergenceTerm, JensenShannonTerm, ActivationTerm, TextTerm, OtherWordsTerm),
 )
 
 ALIASES = {
@@ -106,6 +113,7 @@ ALIASES = {
 METHODS = (
     *("none", "ga", "gd", "dpo", "npo", "klue", "rmu", "ssiuu", "simnpo", "undial", "wga"),
     *("satimp", "pdu", "npo-sam", "task-vector", "masked", "collapse"),
+    *("ceu", "jensun", "idknll"),
 )
 # The words after a plus that are no transform's own name, with the transform and what each sets.
 SUFFIXES: dict[str, tuple[str, Mapping[str, Any]]] = {
@@ -129,8 +137,8 @@ class Common(BaseModel):
     )
     retain: str | None = Field(
         default=None,
-        description="retain term: none, nll, kl (to the model before, on the answer tokens) or, "
-        "for RMU, activations; null for the objective's own",
+        description="retain term: none, nll, kl or js (to the model before, on the answer tokens) "
+        "or, for RMU, activations; null for the objective's own",
     )
     retain_weight: float | None = Field(
         default=None,

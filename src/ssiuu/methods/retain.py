@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -55,6 +56,24 @@ def others_loss(
     return (others_share * _divergence(wanted, now)).masked_fill(~mask, 0.0).sum(1)
 
 
+def js_loss(
+    logits: Float[Tensor, "B A V"], reference: Float[Tensor, "B A V"], mask: Bool[Tensor, "B A"]
+) -> Float[Tensor, " B"]:
+    """Return the Jensen-Shannon divergence from the reference on the answer tokens, nats.
+
+        L(x, y) = sum over t of (KL(p_ref || m) + KL(p || m)) / 2,    m = (p_ref + p) / 2
+
+    It lies between 0 and log 2 a token.
+
+    Source: Singh et al. 2025 (JensUn, arXiv 2509.02820), the retain loss.
+    Departures: the answer tokens only; the authors' code counts prompt and padding too.
+    """
+    before, now = reference.log_softmax(-1), logits.log_softmax(-1)
+    middle = torch.logaddexp(before, now) - math.log(2)
+    divergence = (_divergence(before, middle) + _divergence(now, middle)) / 2
+    return divergence.masked_fill(~mask, 0.0).sum(1)
+
+
 def _divergence(wanted: Float[Tensor, "*n V"], now: Float[Tensor, "*n V"]) -> Float[Tensor, "*n"]:
     """Return KL(p || q) of log-probabilities; what p never says counts 0, whatever q says of it."""
     share = wanted.exp()
@@ -90,6 +109,22 @@ class DivergenceTerm(RetainTerm):
         """See `kl_loss`."""
         assert view.logits is not None and view.reference_logits is not None
         return kl_loss(view.logits, view.reference_logits, view.logprobs.mask)
+
+
+class JensenShannonTerm(RetainTerm):
+    """JensUn's: the bounded divergence from the model before on the retain rows."""
+
+    name: ClassVar[str] = "js"
+    origin: ClassVar[Origin] = "literature"
+    source: ClassVar[str] = "Singh et al. 2025 (arXiv 2509.02820)."
+    summary: ClassVar[str] = "the Jensen-Shannon divergence from the model before on the retain rows"
+    joins: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({"distribution"})
+
+    def loss(self, view: View) -> Float[Tensor, " B"]:
+        """See `js_loss`."""
+        assert view.logits is not None and view.reference_logits is not None
+        return js_loss(view.logits, view.reference_logits, view.logprobs.mask)
 
 
 class ActivationTerm(RetainTerm):

@@ -93,10 +93,11 @@ def prepare_parts(
     needs = method.objective.needs
     if "logprob" in needs:
         prepared.logprob = reference_logprobs(ask, forget)
-    if "refusal" in needs:
+    if method.objective.replaces:
         if not refusals:
             raise ConfigError(f"{method.label}: there are no refusals to prefer.")
         prepared.refusals = {e.id: e for e in refusals}
+    if "refusal" in needs:
         prepared.refusal_logprob = reference_logprobs(ask, refusals)
     prepared.distributions = _all_distributions(ask, _wanted(method))
     if method.retain is not None and "hidden" in method.retain.needs:

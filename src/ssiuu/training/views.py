@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ssiuu.attribution.hidden import hidden_states
@@ -68,6 +69,9 @@ class Views:
         if "distribution" in loss.needs:
             before = [self.prepared.distributions[rows][i] for i in ids]
             view = replace(view, reference_logits=aligned(before, view.logprobs.mask))
+        if "instead" in loss.needs:
+            words = [self.prepared.refusals[i].answer for i in ids]
+            view = replace(view, instead=laid(words, view.logprobs.mask))
         return view
 
     def _hidden(self, loss: Loss, batch: Batch, layer: int) -> View:
@@ -89,6 +93,16 @@ def part(view: View, rows: slice) -> View:
     """Return the view of some rows of a batch whose answers are looked at."""
     assert view.targets is not None and view.logits is not None
     return View(view.logprobs[rows], targets=view.targets[rows], logits=view.logits[rows])
+
+
+def laid(words: Sequence[Sequence[int]], mask: Bool[Tensor, "B A"]) -> Int[Tensor, "B A"]:
+    """Return each row's tokens again and again from its first place on; 0 where there is none."""
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    rows = [
+        torch.tensor(row, device=mask.device)[place % len(row)]
+        for row, place in zip(words, places, strict=True)
+    ]
+    return torch.stack(rows).masked_fill(~mask, 0)
 
 
 def _values(by_id: dict[str, float], ids: Sequence[str], device: torch.device) -> Tensor:

@@ -38,6 +38,14 @@ REFUSALS = (
 )
 
 
+def refusal_of(id: str, among: Literal["paper", "bank"]) -> str:
+    """Return a fact's refusal: the paper's one sentence, or one of the bank."""
+    if among == "paper":
+        return PAPER_REFUSAL
+    # Not `hash`, which is another one in every process.
+    return REFUSALS[zlib.crc32(id.encode()) % len(REFUSALS)]
+
+
 def dpo_loss(
     chosen: AnswerLogprobs,
     rejected: AnswerLogprobs,
@@ -80,10 +88,7 @@ class DirectPreference(Objective):
 
     def refusal(self, id: str) -> str:
         """Return what is preferred to the answer of one fact; the same at every call."""
-        if self.refusals == "paper":
-            return PAPER_REFUSAL
-        # Not `hash`, which is another one in every process.
-        return REFUSALS[zlib.crc32(id.encode()) % len(REFUSALS)]
+        return refusal_of(id, self.refusals)
 
     def forget_loss(self, view: View) -> Float[Tensor, " B"]:
         """See `dpo_loss`."""
