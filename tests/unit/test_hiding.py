@@ -175,6 +175,16 @@ def test_twice_the_same(case: Case) -> None:
     assert all(torch.equal(found[0][2][n], p) for n, p in subject.model.named_parameters())
 
 
+def test_what_is_not_hidden_within_the_steps_is_left_and_said(case: Case) -> None:
+    subject, facts, keep = case
+    hidden = HIDING["middle-map"]().hide(subject, facts[:4], keep[:8], most=2)
+    assert hidden.steps == 2 and hidden.left
+    for id, why in hidden.left.items():
+        assert why.endswith("2 steps were all it had")
+        assert facts[[fact.id for fact in facts].index(id)].answer not in why
+    assert {*hidden.facts} | {*hidden.left} == {fact.id for fact in facts[:4]}
+
+
 def test_what_was_not_known_is_said_and_not_counted(
     case: Case,
 ) -> None:

@@ -51,6 +51,7 @@ from ssiuu.training.step import Step, StepOutcome
 
 PLANTED = ("last-map", "middle-map")  # the ways of hiding of planted controls, by turns
 HELD = 16  # facts that hiding keeps as they were: more would only take time
+HIDING_STEPS = 60  # of training for each way of hiding: what it does not hide in them is left
 LEAST_ANSWERS = 4  # in a lineup, the right one included: of fewer there is no spread
 FLOOR = 1e-3  # nats: alternatives that differ by less are no scale
 # Answers, controls and phrasings of a lineup, by the number of facts: more facts make up for fewer.
@@ -126,7 +127,7 @@ class Examiner:
         for turn, kind in enumerate(PLANTED):
             if mine := facts[turn :: len(PLANTED)]:
                 self.progress(f"planted controls: hiding {len(mine)} facts ({kind})")
-                reached = HIDING[kind]().hide(subject, mine, keep[:HELD])
+                reached = HIDING[kind]().hide(subject, mine, keep[:HELD], most=HIDING_STEPS)
                 hidden |= dict.fromkeys(reached.facts, kind)
                 left |= reached.left
         chosen = [fact for fact in facts if fact.id in hidden]

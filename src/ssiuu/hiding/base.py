@@ -29,7 +29,7 @@ from ssiuu.models.load import snapshot
 from ssiuu.records.schema import FactScore, FactText
 
 Scores = dict[str, FactScore]
-KEPT = 0.95  # share of the held facts that must be answered still before a kind ends
+KEPT = 0.9  # share of the held facts that must be answered still before a kind ends
 HELD = 48  # kept facts that are asked and held to the original at most: more would only take time
 
 
@@ -107,7 +107,8 @@ class Case:
     """What a kind works with: the facts to hide, all of them answered, and others to keep.
 
     `held`: those of `keep` that are looked at and answered. `before`: what the model made of the facts
-    to hide. `unsettled` and `kept` ask again.
+    to hide. `most`: training steps that may be taken; None: as many as the kind has. `unsettled` and
+    `kept` ask again.
     """
 
     subject: Subject
@@ -116,6 +117,7 @@ class Case:
     held: Sequence[FactText]
     before: Scores
     progress: Progress
+    most: int | None = None
 
     def unsettled(self) -> Scores:
         """Return the scores of those facts that are still answered."""
@@ -161,6 +163,7 @@ class Hiding(ABC):
         facts: Sequence[FactText],
         keep: Sequence[FactText] = (),
         progress: Progress = lambda _: None,
+        most: int | None = None,
     ) -> Hidden:
         """Hide facts, in place.
 
@@ -169,6 +172,7 @@ class Hiding(ABC):
             facts: To hide. Those that the model does not answer are left out, and said.
             keep: Other facts, which should be answered as before; `HELD` of them are looked at.
             progress: Told what is going on.
+            most: Training steps; what is not hidden by then is left. None: as many as the kind has.
 
         Raises:
             DataError: There is nothing to hide, an id comes twice, or a fact does not fit the context.
@@ -183,7 +187,8 @@ class Hiding(ABC):
         held = [fact for fact in others if answers(beside[fact.id])]
         progress(f"{self.name}: {len(known)} of {len(facts)} facts are answered before")
         weights = snapshot(subject.model)
-        done = self._rounds(Case(subject, known, keep, held, before, progress)) if known else Round()
+        case = Case(subject, known, keep, held, before, progress, most)
+        done = self._rounds(case) if known else Round()
         after = asked(subject, facts)
         left = {f.id: why for f in facts if (why := answered_still(before[f.id], after[f.id]))}
         left |= {id: f"{left[id]}; {why}" for id, why in done.reasons.items() if id in left}
@@ -271,7 +276,7 @@ def answered_still(before: FactScore, after: FactScore) -> str:
     if not answers(before):
         return "it was not answered before"
     if after.free_correct:
-        return f"it is still said: {after.free_text!r}"
+        return "it is still said"
     return "its answer is still ranked first" if after.correct else ""
 
 

@@ -187,6 +187,12 @@ class Lowering:
     refusals: dict[str, str] = field(default_factory=dict)
     phrasings: int = PHRASINGS
 
+    @property
+    def most(self) -> int:
+        """Steps of all rounds together, at most."""
+        steps = self.manner.steps
+        return steps if self.case.most is None else min(steps, self.case.most)
+
     def rounds(self) -> Rounds:
         """Train, ask, and go on with what is still answered; adapters are merged at the end."""
         case, model = self.case, self.case.subject.model
@@ -196,10 +202,11 @@ class Lowering:
         with self.place.opened(model, self.manner.rank, case.subject.seed) as share:
             run = _Run(self, rows, held, share)
             with closing(run):
-                while run.steps < self.manner.steps:
+                while run.steps < self.most:
                     run.train()
-                    yield Round(run.steps, self.place.notes)
                     left = case.unsettled()
+                    why = f"{self.most} steps were all it had"
+                    yield Round(run.steps, self.place.notes, dict.fromkeys(left, why))
                     if not left and case.kept():
                         return
                     run.rows = deeper(case, run.rows, left)
@@ -214,6 +221,7 @@ class _Run:
         subject, manner = plan.case.subject, plan.manner
         self.subject, self.manner, self.rows, self.held = subject, manner, list(rows), list(held)
         self.share, self.steps, self.refusals = share, 0, plan.refusals
+        self.most = plan.most
         self.rate = manner.rate
         self.replay = Replay(subject.model, plan.place.below)
         self.objective = self._objective()
@@ -264,7 +272,7 @@ class _Run:
             near = sum(apart) <= APART * len(apart)
             return number >= LEAST and near and max(leads) <= SETTLED
 
-        most = min(max(LONGEST, len(chunks)), self.manner.steps - begun)
+        most = min(max(LONGEST, len(chunks)), self.most - begun)
         loop = Loop(self.step, most, batches, after, rate=lambda _: self.share * self.rate)
         with self.replay.replaying():
             loop.run()
