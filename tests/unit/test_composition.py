@@ -21,7 +21,7 @@ from ssiuu.methods.base import Bound, Losses, Origin, Slope, View, Work
 from ssiuu.methods.names import ALIASES, RETAIN_TERMS
 from ssiuu.records.schema import MethodInfo, Unlearning
 from ssiuu.training import interrupt
-from ssiuu.training.optimiser import rate_share
+from ssiuu.training.optimiser import RATES, build, rate_share
 from ssiuu.training.prepare import prepare_parts
 from ssiuu.training.step import Step
 from ssiuu.training.unlearn import Settings, StopRule, unlearn_examples
@@ -201,14 +201,45 @@ def test_a_clipped_gradient_is_as_long_as_the_limit(exact_model: Any, rows: Rows
 def test_sgd_is_the_gradient_and_each_optimiser_another_step(exact_model: Any, rows: Rows) -> None:
     batches = [[collate(part, PAD)] for part in (rows.forget, rows.retain)]
     ends: dict[str, Tensor] = {}
-    for name in ("adamw", "sgd", "adafactor"):
+    for name in RATES:
         model = copy.deepcopy(exact_model)
         Step(model, make("gd"), 1e-3, optimiser=name)(*batches)
         ends[name] = weights(model) - weights(exact_model)
         if name == "sgd":
             grads = torch.cat([p.grad.reshape(-1) for p in model.parameters()])
             torch.testing.assert_close(ends[name], -1e-3 * grads)
-    assert len({round(float(end.norm()), 9) for end in ends.values()}) == 3
+    torch.testing.assert_close(ends["sign"], -1e-3 * grads.sign(), rtol=1e-9, atol=1e-15)
+    torch.testing.assert_close(ends["normsgd"], -1e-3 * grads / grads.norm(), rtol=1e-9, atol=1e-15)
+    assert torch.equal(ends["momentum"], ends["sgd"])  # a first step has no past
+    assert len({round(float(end.norm()), 9) for end in ends.values()}) == len(RATES) - 1
+
+
+@pytest.mark.parametrize("name", ["sign", "normsgd"])
+def test_a_step_is_as_long_whatever_the_loss_is_multiplied_by(
+    name: Any, exact_model: Any, rows: Rows
+) -> None:
+    """Also where nothing has a gradient, and weight decay is outside of what is scaled."""
+    ends = []
+    for scale in (1.0, 1e-3, 0.0):
+        model = copy.deepcopy(exact_model)
+        optimiser = build(name, [*model.parameters()], 0.1, 0.01)
+        for number, parameter in enumerate(model.parameters()):
+            drawn = torch.Generator().manual_seed(number)
+            parameter.grad = scale * torch.randn(parameter.shape, generator=drawn, dtype=torch.float64)
+        optimiser.step()
+        ends.append(weights(model))
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ends[2], weights(exact_model) * (1 - 0.1 * 0.01))
+
+
+def test_momentum_remembers_nine_tenths(exact_model: Any) -> None:
+    parameter = torch.zeros(3, dtype=torch.float64)
+    optimiser = build("momentum", [parameter], 0.1, 0.0)
+    for _ in range(2):
+        parameter.grad = torch.tensor([1.0, -2.0, 0.0], dtype=torch.float64)
+        optimiser.step()
+    wanted = -0.1 * (1 + 1.9) * torch.tensor([1.0, -2.0, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(parameter, wanted)
 
 
 def test_schedules_begin_at_the_rate_and_fall_towards_nothing() -> None:
@@ -262,7 +293,11 @@ STATES = [
 
 @pytest.mark.parametrize(
     ("given", "optimiser"),
-    [*((s, "adamw") for s in STATES), *((s, "adafactor") for s in STATES[:2])],
+    [
+        *((s, "adamw") for s in STATES),
+        *((s, "adafactor") for s in STATES[:2]),
+        *((STATES[0], name) for name in ("sgd", "momentum", "sign", "normsgd")),
+    ],
     ids=str,
 )
 def test_a_run_goes_on_where_it_was_interrupted(
@@ -276,6 +311,8 @@ def test_a_run_goes_on_where_it_was_interrupted(
     found = run(resumed, given, rows, optimiser=optimiser, state=state)
     assert torch.equal(weights(resumed), weights(whole))
     assert found.steps == wanted.steps and len(found.steps) == 4
+    told = [note for note in found.notes if note.startswith(f"Steps by {optimiser} at a rate of 0.01")]
+    assert len(told) == (optimiser != "adamw")
 
 
 # --- names and keys -----------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,11 @@ from hypothesis import strategies as st
 
 from ssiuu.config import read_yaml
 from ssiuu.errors import ConfigError
+from ssiuu.experiment.drive import settings_of
 from ssiuu.experiment.given import setting
 from ssiuu.experiment.recipe import resolve
+from ssiuu.methods import make
+from ssiuu.training.optimiser import RATES
 
 
 @pytest.mark.parametrize(
@@ -168,3 +172,38 @@ def test_quoted_numbers_and_words_of_other_versions_still_set_what_they_mean(tmp
     path.write_text('unlearn: {learning_rate: "1e-4"}\ndiagnose: no\nmodel: "012"\n')
     recipe = resolve(path, [])[0]
     assert (recipe.unlearn.learning_rate, recipe.diagnose, recipe.model) == (1e-4, False, "012")
+
+
+def test_an_optimiser_brings_a_rate_of_its_own() -> None:
+    """Where none is given; a benchmark's is AdamW's. Both spellings of the word are read."""
+    recipe, sources = resolve(None, ["unlearn.optimizer=sign", "benchmark=fictional"])
+    assert (recipe.unlearn.optimiser, recipe.unlearn.learning_rate) == ("sign", RATES["sign"])
+    assert (sources["unlearn.optimiser"], sources["unlearn.learning_rate"]) == ("--set", "default")
+    recipe, _ = resolve(None, ["benchmark=fictional"])
+    assert (recipe.unlearn.optimiser, recipe.unlearn.learning_rate) == ("adamw", 1e-3)
+    recipe, _ = resolve(None, ["unlearn.optimiser=sgd", "unlearn.learning_rate=0.3"])
+    assert recipe.unlearn.learning_rate == 0.3
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["unlearn.optimizer=lamb"], "unlearn.optimiser: .*'normsgd' or 'adafactor', got 'lamb'"),
+        (["unlearn.optimizer=sgd", "unlearn.optimiser=sign"], "are one setting: leave one of them out"),
+        (["methods=[{name: gd, optimizer: lamb}]"], r"methods\[0\]: gd.optimiser: .*got 'lamb'"),
+    ],
+)
+def test_an_optimiser_that_is_not_there_is_refused(sets: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        resolve(None, sets)
+    assert len(caught.value.problems) == 1
+
+
+def test_a_method_may_have_an_optimiser_of_its_own() -> None:
+    plain, own = (make({"name": "gd"} | more) for more in ({}, {"optimizer": "sign"}))
+    assert own.optimiser == "sign" and own.options == plain.options | {"optimiser": "sign"}
+    recipe, _ = resolve(None, ["unlearn.learning_rate=3e-4"])
+    session: Any = SimpleNamespace(recipe=recipe, precision="fp32")
+    found = {m.optimiser: settings_of(session, m, 0, 0.0) for m in (plain, own)}
+    assert (found[None].optimiser, found[None].learning_rate) == ("adamw", 3e-4)
+    assert (found["sign"].optimiser, found["sign"].learning_rate) == ("sign", RATES["sign"])

@@ -228,7 +228,9 @@ class Searched:
         return Mock(spec=Unlearning, model_copy=copied, steps=[log], threshold=0.3)
 
     def __call__(self, folder: Any) -> tuple[float, list[Attempt]]:
-        found: Any = searching.search(self.session, Mock(spec=Method), 0, folder, print, self.judge)
+        found: Any = searching.search(
+            self.session, Mock(spec=Method, optimiser="adamw"), 0, folder, print, self.judge
+        )
         return found.rate, found.attempts
 
 
@@ -314,3 +316,11 @@ def test_what_was_said_freely_must_still_be_said(monkeypatch: pytest.MonkeyPatch
 def test_a_look_is_what_its_log_holds() -> None:
     log = StepLog(step=1, forget_loss=0, gradient_norm=0, forget_score=0.1, answered=0.0, lost="much")
     assert Look.of(log) == Look(0.1, 0.0, "much")
+
+
+def test_another_optimiser_s_rates_are_in_proportion_to_its_own() -> None:
+    """What is tried, in units of the optimiser's default rate, is what AdamW is tried with."""
+    assert following([ranged()], 40, judge(), 100.0) == pytest.approx(
+        100 * (following([ranged()], 40, judge()) or 0.0)
+    )
+    assert following([ranged(steps=1)], 40, judge(), 100.0) == pytest.approx(100 * LEAST)

@@ -12,6 +12,7 @@ from ssiuu.methods import Method
 from ssiuu.models.lora import Lora, adapted
 from ssiuu.models.precision import release_memory
 from ssiuu.records.schema import FactText, MethodInfo, Unlearning
+from ssiuu.training.optimiser import RATES
 from ssiuu.training.step import Step
 from ssiuu.training.unlearn import Settings, unlearn_examples
 
@@ -32,8 +33,10 @@ def info_of(method: Method) -> MethodInfo:
 def settings_of(session: Session, method: Method, seed: int, threshold: float) -> Settings:
     """Return how a method is driven in this experiment."""
     config = session.recipe.unlearn
+    optimiser = method.optimiser or config.optimiser
+    rate = config.learning_rate if optimiser == config.optimiser else RATES[optimiser]
     return Settings(
-        learning_rate=method.learning_rate or config.learning_rate,
+        learning_rate=method.learning_rate or rate,
         batch_size=config.batch_size,
         micro_batch_size=config.micro_batch_size,
         max_steps=config.max_steps,
@@ -42,7 +45,7 @@ def settings_of(session: Session, method: Method, seed: int, threshold: float) -
         weight_decay=config.weight_decay,
         warmup=config.warmup,
         schedule=config.schedule,
-        optimiser=config.optimiser,
+        optimiser=optimiser,
         max_grad_norm=config.max_grad_norm,
         accumulate=config.accumulate,
         seed=seed,

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, create_model
+from pydantic import BeforeValidator, Field, ValidationError, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from ssiuu.attacks import attack_section, attacks_of, known_settings, strong_defaults
@@ -21,7 +21,8 @@ from ssiuu.errors import ConfigError, unknown
 from ssiuu.evaluation import utility
 from ssiuu.experiment.tuning import tried
 from ssiuu.methods import Method, make
-from ssiuu.training.optimiser import Optimiser, Schedule
+from ssiuu.methods.base import Optimiser
+from ssiuu.training.optimiser import RATES, Schedule
 
 
 class LoraConfig(Section):
@@ -85,7 +86,7 @@ class ExamineConfig(Section):
 class UnlearnConfig(Section):
     """How unlearning is driven, the same for every method unless it says otherwise."""
 
-    learning_rate: float = Field(default=1.5e-4, gt=0, le=1, description="the optimiser's")
+    learning_rate: float = Field(default=RATES["adamw"], gt=0, le=1, description="the optimiser's")
     batch_size: int = Field(default=4, ge=1, description="forget rows (and retain rows) a step")
     accumulate: int = Field(
         default=1, ge=1, description="batches a step: their gradients are summed before it is taken"
@@ -98,7 +99,12 @@ class UnlearnConfig(Section):
     threshold: float | None = Field(
         default=None, ge=0, le=1, description="stop at or below this forget score; null for chance"
     )
-    optimiser: Optimiser = Field(default="adamw", description="torch's own")
+    optimiser: Optimiser = Field(
+        default="adamw",
+        description="torch's own AdamW, SGD, SGD with momentum 0.9 and Adafactor, or steps along the "
+        "gradient's signs (sign) or along its direction, as long as the rate (normsgd); where no "
+        "learning_rate is given, each has its own",
+    )
     weight_decay: float = Field(default=0.0, ge=0, description="the optimiser's")
     schedule: Schedule = Field(
         default="constant",
@@ -123,6 +129,15 @@ class UnlearnConfig(Section):
         "still be known",
     )
     lora: LoraConfig = LoraConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rated(cls, values: Any) -> Any:
+        """Give another optimiser than the default's a rate that suits it, where none is given."""
+        if not isinstance(values, dict) or values.get("learning_rate") is not None:
+            return values
+        rates = [rate for name, rate in RATES.items() if name == values.get("optimiser")]
+        return {**values, "learning_rate": rates[0]} if rates else values
 
 
 class TuneConfig(Section):
@@ -216,6 +231,7 @@ class Recipe(Basis):
         return {} if tune.trials is None else tried(self.methods, tune.space, tune.trials, tune.seed)
 
 
+SPELLED = {"unlearn.optimizer": "unlearn.optimiser"}  # both spellings are read
 INSTEAD = {"prompt": "prompt_form", "prompt_form": "prompt"}  # one stands in the other's place
 
 
@@ -273,7 +289,7 @@ def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str,
         raise ConfigError(f"--set scale={scale}: scales stand in a recipe, and none is given.")
     # The file, then its scale, then --set: what comes later wins.
     for source, part in parts:
-        for key, value in part.items():
+        for key, value in _spelled(part, source).items():
             values[key], sources[key] = value, source
     _require_finite(values, sources)
     name = str(values.get("benchmark", "worldfacts"))
@@ -287,6 +303,8 @@ def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str,
     for what, defaults in decided.items():
         for key, value in defaults.items():
             other = INSTEAD.get(key)
+            if key == "unlearn.learning_rate" and values.get("unlearn.optimiser", "adamw") != "adamw":
+                continue  # a benchmark's rate is AdamW's
             if values.get(key) is None and (other is None or values.get(other) is None):
                 values[key], sources[key] = value, what
     nested = nest(values)
@@ -301,6 +319,18 @@ def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str,
         sources.setdefault(key, "default")
     _check(recipe)
     return recipe, sources
+
+
+def _spelled(part: dict[str, Any], source: str) -> dict[str, Any]:
+    """Return settings with every key as the recipe spells it.
+
+    Raises:
+        ConfigError: One is given in both spellings.
+    """
+    for other, key in SPELLED.items():
+        if other in part and key in part:
+            raise ConfigError(f"{source}: {other} and {key} are one setting: leave one of them out.")
+    return {SPELLED.get(key, key): value for key, value in part.items()}
 
 
 def _is_text(key: str, value: str) -> bool:

@@ -30,7 +30,9 @@ from ssiuu.models.load import load_weights, save_weights
 from ssiuu.records.files import read_record, write_record
 from ssiuu.records.schema import Attempt, Attempts, Unlearning
 from ssiuu.report.outcome import attempt_line
+from ssiuu.training.optimiser import RATES
 
+# Rates are AdamW's; another optimiser's are in proportion to its own default.
 FIRST = 3e-6  # learning rate of the range test's first step
 GROWTH = 1.7
 RANGE_STEPS = 17  # up to a rate of 0.015, which low-rank adapters may want
@@ -77,6 +79,7 @@ def search(
         session.recipe.model_dump(mode="json"),
     )
     rows, config = len(session.forget_rows(method)), session.recipe.unlearn
+    unit = RATES[method.optimiser or config.optimiser] / RATES["adamw"]
     steps = allowed(rows, config)
     standing = read_record(work / "attempts.json", Attempts)
     attempts = list(standing.attempts) if standing is not None and standing.key == key else []
@@ -115,13 +118,13 @@ def search(
     if not attempts:
         session.lost = None  # it only asks how far away the threshold is
         ranging, ranged = attempt(
-            FIRST, growth=GROWTH, max_steps=RANGE_STEPS, warmup=0, schedule="constant"
+            FIRST * unit, growth=GROWTH, max_steps=RANGE_STEPS, warmup=0, schedule="constant"
         )
-        keep(_crossing(ranged, ranging, rows, config.batch_size))
+        keep(_crossing(ranged, ranging, rows, config.batch_size, unit))
     session.lost = judge.lost
     nearest: tuple[Attempt, Unlearning] | None = None
     weights = work / "nearest.safetensors"
-    while (rate := following(attempts, steps, judge)) is not None:
+    while (rate := following(attempts, steps, judge, unit)) is not None:
         record, latest = attempt(rate)
         keep(latest)
         if record is not None and judge.passes(latest):
@@ -151,7 +154,9 @@ def allowed(rows: int, config: UnlearnConfig) -> int:
     return max(config.max_steps, math.ceil(EPOCHS * rows / config.batch_size))
 
 
-def _crossing(ranged: Attempt, record: Unlearning | None, rows: int, batch: int) -> Attempt:
+def _crossing(
+    ranged: Attempt, record: Unlearning | None, rows: int, batch: int, unit: float = 1.0
+) -> Attempt:
     """Return the range test as it stands for the way that the weights must go.
 
     It ends where next to nothing is answered freely any more. If it has not met every row twice by then
@@ -163,29 +168,33 @@ def _crossing(ranged: Attempt, record: Unlearning | None, rows: int, batch: int)
     steps_below = [step for step, score in scores if score is not None and score <= threshold]
     met = ranged.reached and ranged.steps * batch >= 2 * rows
     steps = ranged.steps if met or not steps_below else steps_below[0]
-    rate = _rounded(FIRST * GROWTH ** max(steps - 1, 0))
+    rate = _rounded(FIRST * unit * GROWTH ** max(steps - 1, 0))
     crossing = {"growing": True, "reached": bool(steps_below), "steps": steps, "learning_rate": rate}
     return ranged.model_copy(update=crossing)
 
 
-def following(attempts: Sequence[Attempt], max_steps: int, judge: Judge) -> float | None:
+def following(
+    attempts: Sequence[Attempt], max_steps: int, judge: Judge, unit: float = 1.0
+) -> float | None:
     """Return the rate to try next; None where no other one is worth it.
 
     Args:
         attempts: The range test, then what has been tried.
         max_steps: Steps that an attempt may take.
         judge: Says how far each is from passing.
+        unit: The optimiser's rates over AdamW's.
     """
     ranged, tried = attempts[0], attempts[1:]
     if not tried:
-        return first_rate(ranged, max_steps)
+        return first_rate(ranged, max_steps, unit)
     if len(tried) >= MOST or any(judge.passes(attempt) for attempt in tried):
         return None
     # A rate is too high where it diverged, and where it forgot at a cost.
     high = [attempt for attempt in tried if attempt.note or judge.distance(attempt) < NOT_FORGOTTEN]
     if not high:
         rate = max(attempt.learning_rate for attempt in tried) * (FACTOR if ranged.reached else STRIDE)
-        return _rounded(rate) if rate <= (way(ranged) if ranged.reached else HIGHEST) else None
+        highest = way(ranged, unit) if ranged.reached else min(HIGHEST * unit, 1.0)
+        return _rounded(rate) if rate <= highest else None
     above = min(attempt.learning_rate for attempt in high)
     below = [m.learning_rate for m in tried if m not in high and m.learning_rate < above]
     if below:
@@ -194,17 +203,19 @@ def following(attempts: Sequence[Attempt], max_steps: int, judge: Judge) -> floa
     *before, last = (judge.distance(attempt) for attempt in high)
     # Going down has stopped coming nearer: what is lost is not lost to the rate.
     worse = bool(before) and before[-1] <= last < NOT_FORGOTTEN
-    return None if worse or above / DOWN < LEAST else _rounded(above / DOWN)
+    return None if worse or above / DOWN < LEAST * unit else _rounded(above / DOWN)
 
 
-def way(ranged: Attempt) -> float:
+def way(ranged: Attempt, unit: float = 1.0) -> float:
     """Return the sum of the rates that a range test took."""
-    return FIRST * (GROWTH**ranged.steps - 1) / (GROWTH - 1)
+    return FIRST * unit * (GROWTH**ranged.steps - 1) / (GROWTH - 1)
 
 
-def first_rate(ranged: Attempt, max_steps: int) -> float:
+def first_rate(ranged: Attempt, max_steps: int, unit: float = 1.0) -> float:
     """Return the first rate to try: the range test's way, spread over the allowed steps."""
-    return _rounded(max(way(ranged) / (SPARE * max_steps), LEAST)) if ranged.reached else BLIND
+    if not ranged.reached:
+        return _rounded(BLIND * unit)
+    return _rounded(max(way(ranged, unit) / (SPARE * max_steps), LEAST * unit))
 
 
 def _rounded(rate: float) -> float:

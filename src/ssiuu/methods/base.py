@@ -30,6 +30,7 @@ Need = Literal["logprob", "distribution", "refusal", "instead", "hidden"]
 Normaliser = Literal["tokens", "examples", "positions"]
 Through = Literal["constant", "answer", "other"]
 Rows = Literal["forget", "retain", "texts"]
+Optimiser = Literal["adamw", "sgd", "momentum", "sign", "normsgd", "adafactor"]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ssiuu.methods.base import Origin, Parts
+from ssiuu.methods.base import Optimiser, Origin, Parts
 
 ORDER: tuple[Origin, ...] = ("paper", "literature", "given", "ours", "control")
 FAMILY = "ssiuu"  # what a method with Ssiuu's penalty or gate is called: ssiuu-gate-npo
@@ -36,6 +36,7 @@ class Method(Parts):
 
     Attributes:
         learning_rate: In place of the recipe's.
+        optimiser: In place of the recipe's.
         tag: Stands after the name, to tell two settings of a method apart.
         alias: The name it was called by, where that is one of the literature.
         own: Names of the parts that the alias stands for.
@@ -45,6 +46,7 @@ class Method(Parts):
     """
 
     learning_rate: float | None = None
+    optimiser: Optimiser | None = None
     tag: str | None = None
     alias: Alias | None = None
     own: frozenset[str] = frozenset()
@@ -85,7 +87,8 @@ class Method(Parts):
         for part in self.all:
             for key, value in part.options.items():
                 options[f"{part.name}.{key}" if key in self.clashing else key] = value
-        return options | ({"tag": self.tag} if self.tag else {})
+        chosen = {"optimiser": self.optimiser, "tag": self.tag}
+        return options | {key: value for key, value in chosen.items() if value}
 
     # --- the name -------------------------------------------------------------------------------
 

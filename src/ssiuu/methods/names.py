@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ssiuu.errors import ConfigError, unknown
-from ssiuu.methods.base import Objective, Part, RetainTerm, Transform
+from ssiuu.methods.base import Objective, Optimiser, Part, RetainTerm, Transform
 from ssiuu.methods.edits.none import NoUnlearning
 from ssiuu.methods.edits.task_vector import TaskVector
 from ssiuu.methods.method import FAMILY, Alias, Method
@@ -135,6 +135,9 @@ class Common(BaseModel):
     learning_rate: float | None = Field(
         default=None, gt=0, le=1, description="the optimiser's rate; unlearn.learning_rate if null"
     )
+    optimiser: Optimiser | None = Field(
+        default=None, description="what takes the steps; unlearn.optimiser if null"
+    )
     retain: str | None = Field(
         default=None,
         description="retain term: none, nll, kl or js (to the model before, on the answer tokens) "
@@ -205,6 +208,8 @@ def make(spec: str | Mapping[str, Any], where: str = "methods") -> Method:
         ConfigError: Unknown name or hyper-parameter, or a value out of range.
     """
     values: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
+    if "optimizer" in values and "optimiser" not in values:
+        values["optimiser"] = values.pop("optimizer")
     if not (name := str(values.pop("name", "")).strip()):
         raise ConfigError(
             f"{where}: a method has a name, as in gd or {{name: npo, beta: 0.1}}, got {spec!r}."
@@ -490,6 +495,7 @@ def _assembled(draft: Draft, values: dict[str, Any]) -> Method:
         others=tuple(others),
         transforms=tuple(transforms),
         learning_rate=checked.learning_rate,
+        optimiser=checked.optimiser,
         tag=checked.tag,
         alias=None if head else draft.alias,
         own=_owned(draft) if not head else frozenset(),

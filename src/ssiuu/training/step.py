@@ -26,12 +26,12 @@ from ssiuu.attribution.parameter import SplitGradients
 from ssiuu.causal import CausalLM
 from ssiuu.errors import DivergedError
 from ssiuu.likelihood import Batch, answer_logits, answer_logprobs, join
-from ssiuu.methods.base import Bound, Losses, Objective, RetainTerm, Rows, Training
+from ssiuu.methods.base import Bound, Losses, Objective, Optimiser, RetainTerm, Rows, Training
 from ssiuu.methods.method import Method
 from ssiuu.methods.retain import LikelihoodTerm
 from ssiuu.models.lora import adapters, weight_of
 from ssiuu.models.precision import attention
-from ssiuu.training.optimiser import Optimiser, build
+from ssiuu.training.optimiser import build
 from ssiuu.training.prepare import Prepared
 from ssiuu.training.shaping import Shaping
 from ssiuu.training.terms import Terms, divisor_of

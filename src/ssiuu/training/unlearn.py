@@ -13,7 +13,7 @@ import torch
 from ssiuu.causal import CausalLM
 from ssiuu.errors import DivergedError
 from ssiuu.likelihood import Batch, Example
-from ssiuu.methods.base import Work
+from ssiuu.methods.base import Optimiser, Work
 from ssiuu.methods.method import Method
 from ssiuu.methods.regulariser import log_sentence
 from ssiuu.models.checks import check_finite
@@ -24,7 +24,7 @@ from ssiuu.training import interrupt
 from ssiuu.training.batches import draw_rows, micro_batches
 from ssiuu.training.loop import Loop, rows_of
 from ssiuu.training.memory import peak_mb, reset_peak
-from ssiuu.training.optimiser import Optimiser, Schedule, rate_share
+from ssiuu.training.optimiser import Schedule, rate_share
 from ssiuu.training.prepare import Prepared, prepare_parts
 from ssiuu.training.step import Step, StepOutcome
 
@@ -362,6 +362,8 @@ class _Run:
 
     def _notes(self) -> list[str]:
         notes, settings = [], self.settings
+        if settings.optimiser != "adamw":
+            notes.append(f"Steps by {settings.optimiser} at a rate of {settings.learning_rate:g}.")
         shares = [log.penalty_share for log in self.logs if log.penalty_share is not None]
         moved = [log.penalty_parameters for log in self.logs if log.penalty_parameters is not None]
         if shares and moved:
