@@ -45,6 +45,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "ceu+kl": {"name": "ceu", "skip": 0, "retain": "kl", "retain_weight": 0.7},
     "jensun": {"name": "jensun", "retain": "js", "retain_weight": 0.7},
     "idknll": {"name": "idknll", "retain_weight": 0.7},
+    "altpo": {"name": "altpo", "beta": 0.5},
     "undial": {"name": "undial", "beta": 3.0, "retain_weight": 0.5},
     "rmu": {"name": "rmu", "retain_weight": 2.0, **RMU},
     "rmu+nll": {"name": "rmu", "retain_weight": 2.0, "retain": "nll", **RMU},
@@ -123,7 +124,7 @@ def forget_objective(
         elif name in ("npo", "npo-sam"):
             ratio = log_p(model, e) - reference(before, e)
             total = total - 2 / spec["beta"] * log_sigmoid(-spec["beta"] * ratio) / len(forget)
-        elif name == "dpo":
+        elif name in ("dpo", "altpo"):
             chosen = refusals[e.id]
             up = log_p(model, chosen) - reference(before, chosen)
             down = log_p(model, e) - reference(before, e)

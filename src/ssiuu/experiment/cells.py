@@ -95,7 +95,9 @@ class Keys:
         settings = asdict(settings_of(self.session, method, seed, self.threshold))
         parts = [[part.name, part.options] for part in method.all]
         objective = [parts, method.retain_weight, method.plugins()]
-        return digest(self.original, objective, settings, self.stop.kind, self.shared)
+        # Only where it is set: a folder of before it was there is still good.
+        forms = [count] if (count := self.session.recipe.unlearn.diversify) else []
+        return digest(self.original, objective, settings, self.stop.kind, self.shared, *forms)
 
     def model(self, info: MethodInfo, method: Method | None, seed: int) -> str:
         """Return the key of the model that a cell judges."""

@@ -128,6 +128,13 @@ class UnlearnConfig(Section):
         description="ssiuu unlearn: the share of the facts to keep, of those known before, that must "
         "still be known",
     )
+    diversify: int = Field(
+        default=0,
+        ge=0,
+        le=5,
+        description="other forms in which every fact to forget is asked beside its own while it is "
+        "unlearned, sentences of another build made by rules",
+    )
     lora: LoraConfig = LoraConfig()
 
     @model_validator(mode="before")

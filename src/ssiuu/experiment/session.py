@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,16 +16,20 @@ from ssiuu.benchmarks.base import Given, Ground, Progress
 from ssiuu.evaluation import utility
 from ssiuu.evaluation.divergence import Divergences
 from ssiuu.evaluation.reach import behind_lead, lead, within_reach
+from ssiuu.evaluation.reworded import reworded
 from ssiuu.evaluation.scores.ranking import answered_freely
+from ssiuu.evaluation.subject import subject
+from ssiuu.experiment.alternates import alternates
 from ssiuu.experiment.anchors import anchors
 from ssiuu.experiment.before import ask_first
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.likelihood import Example
-from ssiuu.methods import Method
+from ssiuu.methods import Method, Objective
+from ssiuu.methods.base import Alternates
 from ssiuu.models.precision import resolve_precision
 from ssiuu.plugins import used
 from ssiuu.records.files import read_record, write_record
-from ssiuu.records.schema import Evaluation, Split
+from ssiuu.records.schema import Evaluation, FactText, Split
 from ssiuu.training.unlearn import StopRule
 
 
@@ -42,6 +46,7 @@ class Session(Ground):
     recipe: Recipe
     precision: Literal["bf16", "fp32"]
     lost: Callable[[], str] | None = None
+    _alternates: dict[Alternates, dict[str, list[str]]] = field(default_factory=dict)
 
     @property
     def plugins(self) -> dict[str, str]:
@@ -88,12 +93,36 @@ class Session(Ground):
             )
 
     def refusals(self, method: Method) -> list[Example]:
-        """Tokenise the forget questions with the refusals that a method prefers, if it does."""
+        """Tokenise the forget questions with what a method puts in the answers' place, if it does."""
         if not method.objective.replaces:
             return []
-        refusal = method.objective.refusal
-        refused = [f.model_copy(update={"answer": refusal(f.id)}) for f in self.split.unlearned]
-        return self.rows(refused)
+        placed = self._placed(method.objective)
+        rows = [f.model_copy(update={"answer": a}) for fact, a in placed for f in self._asked(fact)]
+        return self.rows(rows)
+
+    def _placed(self, objective: Objective) -> list[tuple[FactText, str]]:
+        """Return every fact with what stands in its answer's place; each of several has its own row."""
+        facts, wanted = self.split.unlearned, objective.alternates
+        if wanted is None:
+            return [(fact, objective.refusal(fact.id)) for fact in facts]
+        if wanted not in self._alternates:
+            with self.original.in_place():
+                self._alternates[wanted] = alternates(self, facts, wanted, self.split.seed)
+        found = self._alternates[wanted]
+        numbered = [(fact, n) for n in range(wanted.each) for fact in facts]
+        return [(_row(fact, f" or {n + 1}" * bool(n)), found[fact.id][n]) for fact, n in numbered]
+
+    def _asked(self, fact: FactText) -> list[FactText]:
+        """Return a fact as it is trained on: in its own words, and in as many others as are wanted."""
+        count = self.recipe.unlearn.diversify
+        forms = reworded(fact.question, subject(fact.question, fact.entity), count) if count else []
+        rows = [_row(fact, f" in form {n}", form) for n, form in enumerate(forms, 1)]
+        return [fact, *(row for row in rows if self._fits(row))]
+
+    def _fits(self, fact: FactText) -> bool:
+        """Whether a question that was made has room for its answer."""
+        joint = self.prompt.joint(fact.question, [fact.answer])
+        return len(joint.prompt) + len(joint.answers[0]) < self.context
 
     def forget_rows(self, method: Method) -> list[Example]:
         """Tokenise the facts to forget, and the answers that the model led up to with other words.
@@ -104,8 +133,9 @@ class Session(Ground):
         """
         facts, known = self.split.unlearned, self.knowledge.get("forget", {})
         if method.objective.replaces:
-            return self.rows(facts)
-        rows = self.rows(facts)
+            placed = self._placed(method.objective)
+            return self.rows([row for fact, _ in placed for row in self._asked(fact)])
+        rows = self.rows([row for fact in facts for row in self._asked(fact)])
         for fact in facts:
             asked = known.get(fact.id)
             words = lead(fact.answer, asked.says, asked.holds) if asked else None
@@ -142,6 +172,11 @@ class Session(Ground):
         unanswered = [fact for fact in facts if fact.id not in answered_ids]
         answered_ids |= within_reach(self.model, self.prompt, unanswered, known, self.context)
         return len(answered_ids) / len(facts)
+
+
+def _row(fact: FactText, mark: str, question: str | None = None) -> FactText:
+    """Return a fact as a row beside its own, under an id of its own."""
+    return fact.model_copy(update={"id": f"{fact.id}{mark}", "question": question or fact.question})
 
 
 def open_session(

@@ -33,6 +33,16 @@ Rows = Literal["forget", "retain", "texts"]
 Optimiser = Literal["adamw", "sgd", "momentum", "sign", "normsgd", "adafactor"]
 
 
+class Alternates(NamedTuple):
+    """Other answers that are made before the first step: how many of `each` fact, and how.
+
+    "lineup": those of a fact's lineup. "model": what the model writes when told to make one up.
+    """
+
+    each: int
+    made: Literal["lineup", "model"]
+
+
 @dataclass(frozen=True)
 class View:
     """What a loss is computed from: one micro-batch under the model in training.
@@ -321,6 +331,11 @@ class Objective(Loss):
     def replaces(self) -> bool:
         """Whether something else is to stand in the answer's place."""
         return bool(self.needs & {"refusal", "instead"})
+
+    @property
+    def alternates(self) -> Alternates | None:
+        """The other answers that stand in the answer's place; None: what `refusal` returns does."""
+        return None
 
     def refusal(self, id: str) -> str:
         """Return what is preferred to the answer of one fact, where refusals are needed."""

@@ -22,6 +22,7 @@ from ssiuu.methods.base import Objective, Optimiser, Part, RetainTerm, Transform
 from ssiuu.methods.edits.none import NoUnlearning
 from ssiuu.methods.edits.task_vector import TaskVector
 from ssiuu.methods.method import FAMILY, Alias, Method
+from ssiuu.methods.objectives.altpo import AlternatePreference
 from ssiuu.methods.objectives.ceu import CrossEntropyUnlearning
 from ssiuu.methods.objectives.dpo import DirectPreference
 from ssiuu.methods.objectives.ga import GradientAscent
@@ -71,6 +72,7 @@ OBJECTIVES: Registry[Objective] = Registry(
         CrossEntropyUnlearning,
         JensenShannonUnlearning,
         IdkLikelihood,
+        AlternatePreference,
         TaskVector,
     ),
 )
@@ -113,7 +115,7 @@ ALIASES = {
 METHODS = (
     *("none", "ga", "gd", "dpo", "npo", "klue", "rmu", "ssiuu", "simnpo", "undial", "wga"),
     *("satimp", "pdu", "npo-sam", "task-vector", "masked", "collapse"),
-    *("ceu", "jensun", "idknll"),
+    *("ceu", "jensun", "idknll", "altpo"),
 )
 # The words after a plus that are no transform's own name, with the transform and what each sets.
 SUFFIXES: dict[str, tuple[str, Mapping[str, Any]]] = {
