@@ -45,6 +45,7 @@ RMU = {"name": "rmu", "layer": 1, "update": [r"\.[01]\.mlp\.down_proj\.weight$"]
 COLLAPSE = {"name": "collapse", "projection": 3, "projection_outputs": 2}
 BACKBONES = ("gd", "ga", "npo", "simnpo", "dpo", "wga")
 PLAIN: list[Any] = [*BACKBONES, RMU, COLLAPSE, "undial", "klue", "npo-sam", "masked", "task-vector"]
+PLAIN += [{"name": "repselect", "components": 4, "step_size": 0.01, "kl_limit": 1.0, "most": 2}]
 FORMS = (
     *("", "-logprob", "-growth", "-initial", "-neuron", "-absolute", "-positive", "-random", "-gate"),
     *("-rho0.3", "-logprob-growth", "-logprob-initial-growth-neuron-absolute", "-logprob-rho0.3"),
@@ -207,9 +208,10 @@ def ways(spec: Any) -> dict[str, Callable[[Any], str]]:
     found: dict[str, Callable[[Any], str]] = {
         "one batch": unlearned,
         "two batches": partial(unlearned, micro=2),
-        "lora": partial(unlearned, lora=lora),
-        "lora, two batches": partial(unlearned, micro=2, lora=lora),
     }
+    if getattr(make(spec).objective, "adapts", True):
+        found["lora"] = partial(unlearned, lora=lora)
+        found["lora, two batches"] = partial(unlearned, micro=2, lora=lora)
     if make(spec).has_gradient:
         found["apart"] = apart
     if spaced(spec):

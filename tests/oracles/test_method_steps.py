@@ -352,7 +352,12 @@ def agree(found: Gradients, wanted: Gradients, rtol: float = 1e-6, atol: float =
 
 
 def test_every_method_that_trains_has_an_oracle() -> None:
-    elsewhere = {"none", "ssiuu", "task-vector"}  # nothing, its own oracle, and the end of this file
+    elsewhere = {
+        "none",
+        "ssiuu",
+        "task-vector",
+        "repselect",
+    }  # nothing, its own oracle, and the end of this file
     assert {s["name"] for s in SPECS.values()} == set(METHODS) - elsewhere
 
 

@@ -794,6 +794,7 @@ LABELS = [
     "npo-sam",
     "npo-sam+kl",
     "task-vector",
+    "repselect",
     "none",
 ]
 

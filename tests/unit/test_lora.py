@@ -24,7 +24,9 @@ from ssiuu.training.step import Step
 from ssiuu.training.unlearn import Settings, StopRule, unlearn_examples
 
 PAD = 1
-TRAINED = sorted(name for name in METHODS if make(name).trains)
+TRAINED = sorted(
+    name for name in METHODS if make(name).trains and getattr(make(name).objective, "adapts", True)
+)
 SMALL = {
     "rmu": {"layer": 1, "update": [r"\.[01]\.mlp\.down_proj\.weight$"]},
     "collapse": {"projection": 2, "projection_outputs": 2},

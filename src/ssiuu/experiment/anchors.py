@@ -29,10 +29,7 @@ def anchors(prompt: Prompt, context: int, split: Split) -> list[Example]:
         context: Longest sequence of the model, tokens.
         split: The run's own facts; its seed decides which instructions and questions.
     """
-    examples = []
-    for text in texts.anchor()[:ROWS]:
-        ids = prompt.sentence(text.text)[: min(TOKENS + 1, context)]
-        examples.append(Example(f"text:{text.id}", ids[:1], ids[1:]))
+    examples = plain(prompt, context)
     away = {row.instruction for row in instructions.measured()}
     rows = [row for row in instructions.load() if row.instruction not in away]
     drawn = random.Random(f"anchors:{split.seed}").sample(rows, min(ROWS, len(rows)))
@@ -42,6 +39,18 @@ def anchors(prompt: Prompt, context: int, split: Split) -> list[Example]:
         joint = prompt.joint(question, [answer])
         if len(joint.prompt) + ANSWER <= context:
             examples.append(Example(f"text:asked:{number}", joint.prompt, joint.answers[0][:ANSWER]))
+    return [example for example in examples if example.answer]
+
+
+def plain(prompt: Prompt, context: int) -> list[Example]:
+    """Return plain texts alone, predicted from their first token on: a method's cost is read here.
+
+    The divergence of a record is measured on others.
+    """
+    examples = []
+    for text in texts.anchor()[:ROWS]:
+        ids = prompt.sentence(text.text)[: min(TOKENS + 1, context)]
+        examples.append(Example(f"text:{text.id}", ids[:1], ids[1:]))
     return [example for example in examples if example.answer]
 
 

@@ -14,7 +14,7 @@ from ssiuu.models.precision import release_memory
 from ssiuu.records.schema import FactText, MethodInfo, Unlearning
 from ssiuu.training.optimiser import RATES
 from ssiuu.training.step import Step
-from ssiuu.training.unlearn import Settings, unlearn_examples
+from ssiuu.training.unlearn import Settings, check_adapters, unlearn_examples
 
 
 def info_of(method: Method) -> MethodInfo:
@@ -68,11 +68,12 @@ def check_method(session: Session, method: Method) -> None:
     Raises:
         ConfigError: It names a layer, parameters or neurons that the model does not have.
     """
-    if not method.has_gradient:
-        return
     for part in method.all:
         part.check(session.model)
     driven = settings_of(session, method, 0, 0.0)
+    check_adapters(method, driven.lora)
+    if not method.has_gradient:
+        return
     with adapted(session.model, driven.lora):
         Step(session.model, method, 1.0, weight_decay=driven.weight_decay).close()
 
@@ -118,7 +119,7 @@ def unlearn_here(
         shared=retain_rows or session.benign(),
         refusals=session.refusals(method),
         adapter=adapter,
-        texts=session.anchors() if any(term.rows == "texts" for term in method.others) else (),
+        texts=session.texts_for(method),
     )
     release_memory()  # the optimiser's, before the original weights are read beside the model's
     return record.model_copy(

@@ -20,7 +20,7 @@ from ssiuu.evaluation.reworded import reworded
 from ssiuu.evaluation.scores.ranking import answered_freely
 from ssiuu.evaluation.subject import subject
 from ssiuu.experiment.alternates import alternates
-from ssiuu.experiment.anchors import anchors
+from ssiuu.experiment.anchors import anchors, plain
 from ssiuu.experiment.before import ask_first
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.likelihood import Example
@@ -148,6 +148,12 @@ class Session(Ground):
     def anchors(self) -> list[Example]:
         """Tokenise what the second retain term holds the model to."""
         return anchors(self.prompt, self.context, self.split)
+
+    def texts_for(self, method: Method) -> list[Example]:
+        """Return the rows beside its facts that a method holds the model to, or reads its cost on."""
+        if any(term.rows == "texts" for term in method.others):
+            return self.anchors()
+        return plain(self.prompt, self.context) if any(p.reads for p in method.all) else []
 
     def benign(self) -> list[Example]:
         """Tokenise the instructions of the benign attack; rows too long for the model are left out."""

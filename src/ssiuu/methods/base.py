@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -206,7 +206,8 @@ class Part(BaseModel):
     """Base of all that a method is made of; the fields are hyper-parameters and their help.
 
     `brought_by` names the keys that add the part to a method unnamed. `order` sorts the parts: where
-    they stand in a name and in which order they act.
+    they stand in a name and in which order they act. `reads`: the rows it wants beside those to forget
+    and to keep: plain texts that touch no fact.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
@@ -217,6 +218,7 @@ class Part(BaseModel):
     summary: ClassVar[str]
     brought_by: ClassVar[frozenset[str]] = frozenset()
     order: ClassVar[int] = 50
+    reads: ClassVar[frozenset[Rows]] = frozenset()
 
     @classmethod
     def written(cls) -> dict[str, str]:
@@ -343,19 +345,34 @@ class Objective(Loss):
 
 
 class Work(NamedTuple):
-    """What an edit works with: the rows, and fine-tuning of the model for so many steps on some."""
+    """What an edit works with.
+
+    `tune`: fine-tunes the model for so many steps on some rows. `texts`: plain texts, for an edit that
+    `reads` them. `once`: rows in steps of the run's size, each as micro-batches, every row once in an
+    order of the run's seed. `casting`: the context of a forward pass. `check`: ends the run here if it
+    was interrupted; for loops between which nothing is yielded.
+    """
 
     forget: Sequence[Example]
     retain: Sequence[Example]
     pad: int
     tune: Callable[[Sequence[Example], int], None]
+    texts: Sequence[Example] = ()
+    once: Callable[[Sequence[Example]], list[list[Batch]]] = lambda rows: []
+    casting: Callable[[Batch], AbstractContextManager[object]] = lambda batch: nullcontext()
+    check: Callable[[], None] = lambda: None
+    seed: int = 0
 
 
 class Edit(Objective):
-    """A change of the weights that is no descent on a loss; it stands where an objective stands."""
+    """A change of the weights that is no descent on a loss; it stands where an objective stands.
+
+    `adapts`: whether adapters can be trained in the place of the weights.
+    """
 
     has_gradient: ClassVar[bool] = False
     retains: ClassVar[bool] = False
+    adapts: ClassVar[bool] = True
 
     @classmethod
     def retain_default(cls, asked: str | None) -> tuple[str, float]:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ssiuu.errors import ConfigError, unknown
 from ssiuu.methods.base import Objective, Optimiser, Part, RetainTerm, Transform
 from ssiuu.methods.edits.none import NoUnlearning
+from ssiuu.methods.edits.repselect import RepSelect
 from ssiuu.methods.edits.task_vector import TaskVector
 from ssiuu.methods.method import FAMILY, Alias, Method
 from ssiuu.methods.objectives.altpo import AlternatePreference
@@ -74,6 +75,7 @@ OBJECTIVES: Registry[Objective] = Registry(
         IdkLikelihood,
         AlternatePreference,
         TaskVector,
+        RepSelect,
     ),
 )
 TRANSFORMS: Registry[Transform] = Registry(
@@ -116,6 +118,7 @@ METHODS = (
     *("none", "ga", "gd", "dpo", "npo", "klue", "rmu", "ssiuu", "simnpo", "undial", "wga"),
     *("satimp", "pdu", "npo-sam", "task-vector", "masked", "collapse"),
     *("ceu", "jensun", "idknll", "altpo"),
+    *("repselect",),
 )
 # The words after a plus that are no transform's own name, with the transform and what each sets.
 SUFFIXES: dict[str, tuple[str, Mapping[str, Any]]] = {

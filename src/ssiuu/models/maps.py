@@ -47,6 +47,20 @@ def is_map(module: object) -> TypeGuard[torch.nn.Linear | Conv1D]:
     return isinstance(module, (torch.nn.Linear, Conv1D))
 
 
+def feed_forward(model: CausalLM) -> dict[str, torch.nn.Module]:
+    """Return the linear maps of the blocks outside token mixers, by path: gate, up and down, or what
+    plays their part.
+
+    Maps with adapters count as the maps that they are.
+    """
+    maps: dict[str, torch.nn.Module] = {}
+    for path in block_maps(model):
+        match, own = BLOCK.search(path), path.removesuffix(".base_layer")
+        if match and ".lora_" not in path and "router" not in match[2] and not mixes(match[2]):
+            maps[own] = model.get_submodule(own)
+    return maps
+
+
 def output_width(module: torch.nn.Linear | Conv1D) -> int:
     """Return how many outputs a linear map has."""
     return int(module.weight.shape[1 if isinstance(module, Conv1D) else 0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from ssiuu.causal import CausalLM
-from ssiuu.errors import DivergedError
+from ssiuu.errors import ConfigError, DivergedError
 from ssiuu.likelihood import Batch, Example
 from ssiuu.methods.base import Optimiser, Work
 from ssiuu.methods.method import Method
@@ -19,6 +20,7 @@ from ssiuu.methods.regulariser import log_sentence
 from ssiuu.models.checks import check_finite
 from ssiuu.models.lora import Lora, adapted
 from ssiuu.models.maps import adaptable
+from ssiuu.models.precision import autocast
 from ssiuu.records.schema import MethodInfo, StepLog, Unlearning
 from ssiuu.training import interrupt
 from ssiuu.training.batches import draw_rows, micro_batches
@@ -167,6 +169,7 @@ def unlearn_examples(
         Interrupted: Ctrl-C; the state has been saved.
     """
     reset_peak()
+    check_adapters(method, settings.lora)
     work = _Run(model, info, settings, stop, pad, progress, forget, retain, texts)
     if not method.has_gradient:
         return work.edited(method.objective)
@@ -195,6 +198,18 @@ def unlearn_examples(
             check_finite("the adapter cannot be saved", trained)
             wrapped.save_pretrained(str(adapter), save_embedding_layers=False)
     return record.model_copy(update={"notes": [*record.notes, *notes]})
+
+
+def check_adapters(method: Method, lora: Lora | None) -> None:
+    """Refuse adapters for an edit that changes the weights themselves.
+
+    Raises:
+        ConfigError: Both are asked for.
+    """
+    if lora is not None and not getattr(method.objective, "adapts", True):
+        raise ConfigError(
+            f"{method.label}: it changes the weights themselves: leave unlearn.lora.rank out."
+        )
 
 
 def _untrained(model: CausalLM, lora: Lora | None, method: Method, prepared: Prepared) -> list[str]:
@@ -270,7 +285,7 @@ class _Run:
         if self._nothing_to_do():
             return self._record(0.0, [_nothing(self.settings)])
         notes: list[str] = []
-        for note in edit.edit(self.model, Work(self.forget, self.retain, self.pad, self._tune)):
+        for note in edit.edit(self.model, self._work()):
             look, last = self.stop.look(self.settings.threshold), self.logs[-1:]
             outcome = StepOutcome(last[0].forget_loss if last else 0.0, None, 0.0)
             self.logs.append(_log(len(self.logs) + 1, outcome, look))
@@ -285,6 +300,28 @@ class _Run:
         elif self.stopped != "threshold":
             notes.append("No measure of it reached the threshold.")
         return self._record(time.perf_counter() - self.start, notes)
+
+    def _work(self) -> Work:
+        """Return what an edit works with."""
+        return Work(
+            self.forget,
+            self.retain,
+            self.pad,
+            self._tune,
+            self.texts,
+            self._once,
+            lambda batch: autocast(self.settings.precision, batch.input_ids.device.type),
+            interrupt.check,
+            self.settings.seed,
+        )
+
+    def _once(self, examples: Sequence[Example]) -> list[list[Batch]]:
+        """Return every row once, in steps of the run's size, each as micro-batches."""
+        rows = list(examples)
+        random.Random(f"once:{self.settings.seed}").shuffle(rows)
+        size, at_once = self.settings.rows, self.settings.at_once
+        steps = [rows[n : n + size] for n in range(0, len(rows), size)]
+        return [micro_batches(step, at_once, self.pad, self.device) for step in steps]
 
     def _tune(self, examples: Sequence[Example], steps: int) -> None:
         """Fine-tune on rows, for an edit; adapters are merged."""
