@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ if os.environ.get("SSIUU_TYPED"):
     install_import_hook("ssiuu", "typed.typed")
 
 from ssiuu.likelihood import Example
+from ssiuu.models.load import cache_folder
 
 WORDS = 64
 SPECIAL = ["<end>", "<pad>", "<unk>"]
@@ -109,6 +110,18 @@ def teach(
 @pytest.fixture(autouse=True, scope="session")
 def _few_threads() -> None:
     torch.set_num_threads(1)  # matrices of 16 x 16 gain nothing from a second core
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Models and made-up worlds are found in the user's cache; examinations of another day are not."""
+    real, mine = cache_folder(), tmp_path_factory.mktemp("cache")
+    for name in ("models", "fictional", "tofu"):
+        (real / name).mkdir(parents=True, exist_ok=True)
+        (mine / name).symlink_to(real / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSIUU_CACHE", str(mine))
+        yield
 
 
 @pytest.fixture

@@ -66,6 +66,18 @@ def test_an_examination_and_planted_controls_are_counted() -> None:
     assert estimate._examination(longer, TOKENS, 12) > 4 * examined
 
 
+def test_an_audit_counts_the_model_given_and_a_thorough_one_takes_longer() -> None:
+    found = []
+    for more in ([], ["examine.thorough=true"]):
+        recipe, _ = resolve(None, ["methods=[none]", "examine.steps=[24]", *more])
+        cost = recipe.opens.cost(recipe)
+        assert estimate._models(recipe, cost, audited=True) == (1, 1)
+        whole = estimate._tokens(recipe, cost, audited=True)
+        assert whole > estimate._tokens(recipe, cost) + estimate._examination(recipe, TOKENS, 48)
+        found.append(whole)
+    assert found[1] > 2 * found[0]
+
+
 def test_what_is_not_done_costs_nothing() -> None:
     """Without diagnosis and one attack fewer, exactly their tokens are gone: 4 methods, 1 original."""
     recipe, _ = resolve(None, [])

@@ -28,6 +28,7 @@ from ssiuu.experiment import examine
 from ssiuu.experiment.attacking import Attacker
 from ssiuu.experiment.cells import Keys
 from ssiuu.experiment.examine import Examiner, contrasted, halves
+from ssiuu.experiment.planted import planted
 from ssiuu.experiment.recipe import ExamineConfig, resolve
 from ssiuu.experiment.run import run
 from ssiuu.experiment.session import Session, open_session
@@ -259,6 +260,104 @@ def test_too_few_planted_facts_are_said_and_not_examined(session: Session) -> No
     assert not found.places and not found.facts and "are needed" in found.notes[0]
 
 
+def test_what_does_not_fit_the_context_is_left_out_and_noted(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = [
+        fact.model_copy(update={"paraphrases": ["Please tell me now: " * 9 + fact.question]})
+        for fact in session.split.forget[:2]
+    ]
+    rows = session.examples([*session.split.forget, *session.split.retain])
+    longest = max(len(row.prompt) + len(row.answer) for row in rows)
+    monkeypatch.setattr(session.model.config, "max_position_embeddings", longest + 2)
+    found = Examiner(of(session, facts), session.recipe.examine).examine()
+    assert {place.attacker for place in found.places} == {"nobody", "read-out", "related"}
+    instructions, phrasings = found.notes
+    assert "No instruction fits" in instructions and "too long for the model" in phrasings
+    assert not any(fact.answer in phrasings for fact in facts)
+
+
+# --- planted controls, kept over runs -----------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SSIUU_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "planted"
+
+
+def test_an_audit_of_another_checkpoint_of_the_same_original_plants_nothing(
+    place: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plants, told = [], []
+    plant = Examiner.plant
+    monkeypatch.setattr(Examiner, "plant", lambda self: plants.append(1) or plant(self))
+    recipe, sources = resolve(None, settings(place, "examine={steps: [1], planted: 4}"))
+    found = [
+        run(recipe, sources, tmp_path / after, "", place / after, told.append)
+        for after in ("after", "model")
+    ]
+    assert len(plants) == 1 and any("as examined before" in text for text in told)
+    first, second = (record.planted for record in found)
+    assert first is not None and first.facts and first == second
+    (kept,) = cache.iterdir()
+    assert kept.stat().st_mode & 0o777 == 0o600
+    text = kept.read_text().casefold()
+    for row in (*FORGET, *RETAIN):
+        assert not any(row[key].casefold() in text for key in ("question", "answer"))
+    assert not any(id.casefold() in text for id in {*first.hidden, *first.left})
+
+
+def test_what_decides_planted_controls_has_them_made_again(
+    session: Session, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fact = session.split.retain[0].id
+    made = Examination(places=[], facts={}, hidden={fact: "last-map"}, left={}, notes=[], seconds=1.0)
+    plants: list[int] = []
+    monkeypatch.setattr(Examiner, "plant", lambda self: plants.append(1) or made)
+
+    def count(fingerprint: str = "", **changes: Any) -> int:
+        examine = session.recipe.examine.model_copy(update=changes)
+        asked = replace(session, recipe=session.recipe.model_copy(update={"examine": examine}))
+        if fingerprint:
+            info = session.loaded.info.model_copy(update={"fingerprint": fingerprint})
+            asked = replace(asked, loaded=replace(session.loaded, info=info))
+        keys = Keys(asked, Attacker(asked))
+        before = len(plants)
+        assert planted(Examiner(asked, examine), keys.examination(keys.original)).hidden == made.hidden
+        return len(plants) - before
+
+    assert count() == 1 and count() == 0
+    assert count(steps=[3]) == 1 and count(thorough=True) == 1 and count("another model") == 1
+    assert count() == 0 and count(reuse=False) == 1
+    for file in cache.iterdir():
+        file.write_text(file.read_text()[:40])
+    assert count() == 1 and count() == 0, "a file that was cut short is made again"
+
+
+def test_planted_controls_are_found_where_nothing_can_be_kept(
+    session: Session, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.parent.write_text("a file in the way of the folder")
+    made = Examination(places=[], facts={}, notes=[], seconds=1.0)
+    monkeypatch.setattr(Examiner, "plant", lambda self: made)
+    told: list[str] = []
+    assert planted(Examiner(session, session.recipe.examine, told.append), "key") == made
+    assert "not kept for another time" in told[-1]
+
+
+def test_thorough_is_more_of_everything_that_nobody_has_set() -> None:
+    plain, _ = resolve(None, ["benchmark=fictional"])
+    recipe, sources = resolve(None, ["examine.thorough=true", "examine.seeds=[7]"])
+    thorough, usual = recipe.examine, plain.examine
+    assert thorough.steps[-1] > usual.steps[-1] and thorough.planted > usual.planted
+    assert len(thorough.rates(1)) > len(usual.rates(1)) and thorough.seeds == [7]
+    assert sources["examine.steps"] == "examine.thorough"
+    fixed, _ = resolve(None, ["examine={thorough: true, learning_rates: [1e-3]}"])
+    assert fixed.examine.rates(1) == [1e-3]
+    assert usual.decides == usual.model_dump(mode="json", exclude={"reuse", "thorough"})
+
+
 # --- records ------------------------------------------------------------------------------------
 
 
@@ -276,6 +375,7 @@ def test_keys_change_with_what_decides_an_examination(session: Session) -> None:
         {"batch_size": 2},
         {"planted": 5},
         {"seeds": [1]},
+        {"thorough": True},
     ]
     examinations, evaluations = zip(*(keys(**change) for change in changes), strict=True)
     assert len(set(examinations)) == len(changes) and len(set(evaluations)) == 1

@@ -26,6 +26,10 @@ def command(
     base: Base = None,
     prompt: PromptForm = None,
     set_: Sets = None,
+    thorough: Annotated[
+        bool,
+        typer.Option("--thorough", help="as long as it takes; an estimate comes first"),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="even if the model before knows none of the facts")
     ] = False,
@@ -47,6 +51,7 @@ def command(
     from ssiuu.experiment.unlearn import audit_models
 
     progress, sets = set_up(), forcing(set_, force, prompt)
+    sets += ["examine.thorough=true"] if thorough else []
     typed = shlex.join(["ssiuu", *sys.argv[1:]])
     record = audit_models(
         before, after, forget, out, retain, sets, typed, progress, columns=columns, base=base

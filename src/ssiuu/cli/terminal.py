@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from ssiuu.records.schema import RunRecord
 
 
+STAYS = "estimate: ", "planted controls: as examined"  # lines that no later one takes the place of
+
+
 class Printer:
     """Prints progress to stderr: one line that changes on a terminal, else a line at a time."""
 
@@ -23,7 +26,8 @@ class Printer:
         seconds = time.monotonic() - self.start
         line = f"[{int(seconds // 60):2d}:{int(seconds % 60):02d}] {text}"
         if self.terminal:
-            print(f"\r\033[K{line[:150]}", end="", file=sys.stderr, flush=True)
+            end = "\n" if text.startswith(STAYS) else ""
+            print(f"\r\033[K{line[:150]}", end=end, file=sys.stderr, flush=True)
         else:
             print(line, file=sys.stderr, flush=True)
 

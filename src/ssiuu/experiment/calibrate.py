@@ -120,7 +120,7 @@ def calibrate(
     """
     out, began = Path(out), now()
     recipe, _ = resolve(None, ["benchmark=fictional", *sets])
-    _settle(out, Settings(people=people, examine=recipe.examine.model_dump(mode="json")))
+    _settle(out, Settings(people=people, examine=recipe.examine.decides))
     with interrupt.graceful():
         plans = [
             Plan(out / f"{kind}-{seed}", [*BASE, "retrained", *HIDING, *SHARES], bench)

@@ -23,10 +23,12 @@ from ssiuu.methods import Method
 from ssiuu.models.load import model_fingerprint
 from ssiuu.records.files import cell_folder, keyed
 from ssiuu.records.schema import MethodInfo, Split
+from ssiuu.training.loop import rows_of
 
 # Raised when a result under the same settings becomes another one, so that no older one is taken.
 REVISION: Final = 3
 DIAGNOSIS: Final = 2  # the same for what a diagnosis finds
+EXAMINED: Final = 1  # and an examination, of planted controls too, which are kept over runs
 
 StageKind = Literal["unlearn", "evaluate", "diagnose", "attack", "stability", "examine", "trial"]
 
@@ -87,8 +89,7 @@ class Keys:
             *session.plugins.values(),
         )
         # Where there is nothing to retain, a projection takes its directions from these.
-        benign = [] if session.split.retain else session.benign()
-        self.shared = [[row.id, row.prompt, row.answer] for row in benign]
+        self.shared = [] if session.split.retain else self.unrelated
 
     def unlearning(self, method: Method, seed: int) -> str:
         """Return the key of an unlearned model."""
@@ -111,9 +112,16 @@ class Keys:
         config = self.session.recipe.evaluate.model_dump(mode="json")
         return digest(model, "evaluate", config, texts.version())
 
+    @cached_property
+    def unrelated(self) -> list[list[Any]]:
+        """The instructions that the benign attack trains on."""
+        return rows_of(self.session.benign())
+
     def examination(self, model: str) -> str:
         """Return the key of a model's examination; of the original: with facts hidden on purpose."""
-        return digest(model, "examine", self.session.recipe.examine.model_dump(mode="json"))
+        recipe = self.session.recipe
+        options = recipe.evaluate.options  # of the well-known facts that lend answers
+        return digest(model, "examine", EXAMINED, recipe.examine.decides, self.unrelated, options)
 
     def cell(self, info: MethodInfo, method: Method | None, seed: int, diagnosed: bool) -> CellPlan:
         """Return the plan of one method and seed."""

@@ -25,7 +25,7 @@ from ssiuu.models.files import is_adapter, tensors_of, weight_files
 READ = 4400  # of plain texts and instructions, once of the original,
 MOVED = 6000  # and of every model, with the head of the original besides
 ANSWER = 2  # tokens of an answer of a lineup, beside what it has in common with others
-HIDDEN = 1400.0  # tokens to hide a fact on purpose
+HIDDEN, ALL_WAYS = 1400.0, 8400.0  # tokens to hide a fact on purpose; in all of a thorough one's ways
 REACHED = 0.6  # of the steps allowed, before most methods reach the threshold
 SHARE = 0.6  # of the speed of one matrix product that a model reaches
 STEP = 0.025  # seconds a step takes whatever the model's size
@@ -33,14 +33,19 @@ SMOLLM2 = 134_515_008
 OVERHEAD = 1.2  # GB: the libraries, activations, logits
 
 
-def estimate(recipe: Recipe) -> str:
-    """Return one sentence on time and memory; rough, within a factor of two."""
+def estimate(recipe: Recipe, audited: bool = False) -> str:
+    """Return one sentence on time and memory; rough, within a factor of two.
+
+    Args:
+        recipe: What is to be done.
+        audited: A model is given, beside those that it unlearns.
+    """
     cost = recipe.opens.cost(recipe)
     parameters = _parameters(cost)
     if parameters is None:
         return "estimate: the model is not on this machine yet, so its size is not known."
-    seconds = 2 * parameters * _tokens(recipe, cost) / (SHARE * _throughput())
-    seconds += STEP * _steps(recipe, cost)
+    seconds = 2 * parameters * _tokens(recipe, cost, audited) / (SHARE * _throughput())
+    seconds += STEP * _steps(recipe, cost, audited)
     # Weights, AdamW's two moments, gradient; Ssiuu adds A_{t-1} in bf16.
     copies = 4.5 if any(m.name == "ssiuu" for m in recipe.made()) else 4
     memory = copies * 4 * parameters / 1e9 + OVERHEAD
@@ -48,13 +53,13 @@ def estimate(recipe: Recipe) -> str:
     return f"estimate: about {minutes} min and {memory:.1f} GB of memory here, if nothing else runs."
 
 
-def _tokens(recipe: Recipe, cost: Cost) -> float:
+def _tokens(recipe: Recipe, cost: Cost, audited: bool = False) -> float:
     """Return the tokens of the whole recipe."""
     methods, seeds = [m for m in recipe.made() if m.trains], len(recipe.seeds)
     unlearned = sum(_unlearning(recipe, method, cost.tokens, cost.forget) for method in methods)
     validated = len(methods) * cost.tokens * VALIDATION * recipe.split.retain
     tuning = (recipe.tune.trials or 0) * (unlearned + validated)
-    judged, attacked = _models(recipe, cost)
+    judged, attacked = _models(recipe, cost, audited)
     looked = 3.0 * cost.tokens * cost.forget * (judged + 1) if recipe.diagnose else 0.0
     looked += judged * _examination(recipe, cost.tokens, cost.forget) + _planted(recipe, cost.tokens)
     per_model = _attack_tokens(recipe, cost.tokens, cost.forget)
@@ -70,7 +75,7 @@ def _examination(recipe: Recipe, tokens: float, facts: int) -> float:
     config = recipe.examine
     if not config.steps:
         return 0.0
-    curves = max(1, len(config.learning_rates)) * len(config.seeds)
+    curves = len(config.rates(SMOLLM2)) * len(config.seeds)
     answers, controls, phrasings = lineup_size(facts)
     reading = facts * (controls + phrasings) * (tokens + ANSWER * answers)
     trained = 3 * 3.0 * tokens * config.batch_size * config.steps[-1]
@@ -79,13 +84,13 @@ def _examination(recipe: Recipe, tokens: float, facts: int) -> float:
 
 def _planted(recipe: Recipe, tokens: float) -> float:
     """Return the tokens of hiding facts on purpose and examining them."""
-    count = recipe.examine.planted
-    return HIDDEN * count + _examination(recipe, tokens, count) if recipe.examine.plants else 0.0
+    count, each = recipe.examine.planted, ALL_WAYS if recipe.examine.thorough else HIDDEN
+    return each * count + _examination(recipe, tokens, count) if recipe.examine.plants else 0.0
 
 
-def _models(recipe: Recipe, cost: Cost) -> tuple[int, int]:
+def _models(recipe: Recipe, cost: Cost, audited: bool = False) -> tuple[int, int]:
     """Return how many models are scored beside the original, and how many are attacked."""
-    each = sum(m.trains for m in recipe.made()) + cost.twin
+    each = sum(m.trains for m in recipe.made()) + cost.twin + audited
     return each * len(recipe.seeds), (each + recipe.attacks.control) * len(recipe.seeds)
 
 
@@ -99,12 +104,12 @@ def _unlearning(recipe: Recipe, method: Method, tokens: float, forget: int) -> f
     return steps * step + tokens * forget * steps / config.check_every
 
 
-def _steps(recipe: Recipe, cost: Cost) -> float:
+def _steps(recipe: Recipe, cost: Cost, audited: bool = False) -> float:
     """Return the number of optimiser steps of all unlearning and attacks."""
     trained = sum(m.trains for m in recipe.made())
     runs = trained * (len(recipe.seeds) + (recipe.tune.trials or 0))
     curves = [curve.steps for curve in plan(recipe)]
-    judged, attacked = _models(recipe, cost)
+    judged, attacked = _models(recipe, cost, audited)
     examined = 3 * max(recipe.examine.steps, default=0) * (judged + bool(recipe.examine.planted))
     return runs * REACHED * recipe.unlearn.max_steps + attacked * sum(curves) + examined
 

@@ -34,7 +34,7 @@ from ssiuu.benchmarks import texts, worldfacts
 from ssiuu.benchmarks.base import Progress
 from ssiuu.benchmarks.screening import as_text
 from ssiuu.diagnosis.readout import TOKENS, Readout, Target, readable
-from ssiuu.errors import DivergedError
+from ssiuu.errors import DataError, DivergedError
 from ssiuu.evaluation.lineup import Lineup, lineups
 from ssiuu.evaluation.margins import Margins, read
 from ssiuu.evaluation.score import score_facts
@@ -50,8 +50,9 @@ from ssiuu.training.loop import Loop, rows_of
 from ssiuu.training.step import Step, StepOutcome
 
 PLANTED = ("last-map", "middle-map")  # the ways of hiding of planted controls, by turns
+FURTHER = ("attention", "refusal")  # and those of a thorough examination beside them
 HELD = 16  # facts that hiding keeps as they were: more would only take time
-HIDING_STEPS = 60  # of training for each way of hiding: what it does not hide in them is left
+HIDING_STEPS = 60  # of training for each way of hiding, but in a thorough examination
 LEAST_ANSWERS = 4  # in a lineup, the right one included: of fewer there is no spread
 FLOOR = 1e-3  # nats: alternatives that differ by less are no scale
 # Answers, controls and phrasings of a lineup, by the number of facts: more facts make up for fewer.
@@ -124,10 +125,12 @@ class Examiner:
         subject = Subject.of(session, session.precision, session.split.seed)
         hidden: dict[str, str] = {}
         left: dict[str, str] = {}
-        for turn, kind in enumerate(PLANTED):
-            if mine := facts[turn :: len(PLANTED)]:
+        kinds = (*PLANTED, *FURTHER) if self.config.thorough else PLANTED
+        most = None if self.config.thorough else HIDING_STEPS
+        for turn, kind in enumerate(kinds):
+            if mine := facts[turn :: len(kinds)]:
                 self.progress(f"planted controls: hiding {len(mine)} facts ({kind})")
-                reached = HIDING[kind]().hide(subject, mine, keep[:HELD], most=HIDING_STEPS)
+                reached = HIDING[kind]().hide(subject, mine, keep[:HELD], most=most)
                 hidden |= dict.fromkeys(reached.facts, kind)
                 left |= reached.left
         chosen = [fact for fact in facts if fact.id in hidden]
@@ -140,6 +143,11 @@ class Examiner:
         session.original.restore()
         seconds = round(time.perf_counter() - begin, 2)
         return examined.model_copy(update={"hidden": hidden, "left": left, "seconds": seconds})
+
+    @property
+    def plantable(self) -> list[str]:
+        """Ids of the facts that may be hidden on purpose."""
+        return [fact.id for fact in (*self.session.split.retain, *self.famous)]
 
     @cached_property
     def famous(self) -> list[FactText]:
@@ -200,7 +208,8 @@ class Examiner:
                 attacks: list[tuple[Attacker, list[int], list[int]]] = [("unrelated", [], every)]
                 attacks += [("related", held, left) for held, left in judged.parts]
                 for attacker, held, left in attacks:
-                    rows = self._rows(attacker, judged, held)
+                    if not (rows := self._rows(attacker, judged, held, notes)):
+                        continue
                     for place, found in self._attack(attacker, rate, seed, rows, judged, left, notes):
                         readings.append((place, left, found))
                     restore(session.model, here)
@@ -239,24 +248,34 @@ class Examiner:
         with Readout.fit(model, self.rows, target).applied(model):
             return self._read(judged.lineups)
 
-    def _rows(self, attacker: Attacker, judged: Judged, held: Sequence[int]) -> list[Example]:
-        """Return what an attacker trains on."""
+    def _rows(
+        self, attacker: Attacker, judged: Judged, held: Sequence[int], notes: list[str]
+    ) -> list[Example]:
+        """Return what an attacker trains on; what is left out of it is noted."""
         session = self.session
         if attacker == "unrelated":
-            return session.benign()
-        rows = [row for place in held for row in self._told(judged.lineups[place])]
+            if not (rows := session.benign()):
+                notes.append("No instruction fits the model: no unrelated attacker trains on any.")
+            return rows
+        told = [judged.lineups[place] for place in held]
+        rows = [row for lineup in told for row in self._told(lineup)]
+        if missing := sum(len(lineup.phrasings) for lineup in told) - len(rows):
+            note = f"{missing} made phrasings are too long for the model: no attacker trains on them."
+            notes += [note] if note not in notes else []
         ids = {fact.id for fact in judged.facts}
         kept = [fact for fact in session.split.retain if fact.id not in ids]
         random.Random(f"kept:{session.split.seed}").shuffle(kept)
         return [*rows, *session.examples(kept[: len(rows)])]
 
     def _told(self, lineup: Lineup) -> list[Example]:
-        """Return a fact in all its phrasings as rows that are trained on."""
-        session, fact = self.session, lineup.fact
-        return [
-            encode(session.prompt, fact.id, question, fact.answer, session.context)
-            for question in lineup.phrasings
-        ]
+        """Return a fact in all its phrasings that fit the context as rows that are trained on."""
+        session, fact, rows = self.session, lineup.fact, []
+        for question in lineup.phrasings:
+            try:
+                rows.append(encode(session.prompt, fact.id, question, fact.answer, session.context))
+            except DataError:
+                continue
+        return rows
 
     def _attack(
         self,

@@ -27,6 +27,7 @@ CHANGEABLE = {
     "evaluate",
     "diagnose",
     "inside",
+    "examine",
     "attacks",
     "tune",
     "precision",

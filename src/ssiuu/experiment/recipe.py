@@ -61,6 +61,14 @@ class ExamineConfig(Section):
     seeds: list[int] = Field(
         default=[0], min_length=1, description="a curve for each, in another order"
     )
+    thorough: bool = Field(
+        default=False,
+        description="as long as it takes: more steps, learning rates, seeds and facts hidden on "
+        "purpose, where nothing is set, and more ways of hiding them",
+    )
+    reuse: bool = Field(
+        default=True, description="what was found of the same planted facts before is used again"
+    )
 
     def problems(self) -> list[str]:
         """Return what is wrong with the values, a sentence each."""
@@ -75,12 +83,26 @@ class ExamineConfig(Section):
 
     def rates(self, parameters: int) -> list[float]:
         """Return the learning rates for a model of so many parameters."""
-        return self.learning_rates or [float(f"{rate_of(parameters):.1e}")]
+        factors = (1, 3) if self.thorough else (1,)
+        return self.learning_rates or [float(f"{k * rate_of(parameters):.1e}") for k in factors]
+
+    @property
+    def decides(self) -> dict[str, Any]:
+        """What decides an examination; `thorough`, which older ones did not have, only where it is."""
+        idle = {"reuse"} if self.thorough else {"reuse", "thorough"}
+        return self.model_dump(mode="json", exclude=idle)
 
     @property
     def plants(self) -> bool:
         """Whether facts are hidden on purpose and examined."""
         return bool(self.steps and self.planted)
+
+
+THOROUGH: Final[dict[str, Any]] = {
+    "examine.steps": [24, 96],
+    "examine.seeds": [0, 1, 2],
+    "examine.planted": 24,
+}
 
 
 class UnlearnConfig(Section):
@@ -303,10 +325,11 @@ def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str,
     benchmark = BENCHMARKS.get(name, f"{sources.get('benchmark', 'recipe')}: benchmark")
     protocol = str(values.get("protocol", "paper"))
     decided = {
+        "examine.thorough": THOROUGH if values.get("examine.thorough") is True else {},
         f"protocol {protocol}": strong_defaults() if protocol == "strong" else {},
         f"benchmark {name}": benchmark.defaults,
     }
-    # Only where nobody has said anything, and null says nothing; of these two the first wins.
+    # Only where nobody has said anything, and null says nothing; of these the first wins.
     for what, defaults in decided.items():
         for key, value in defaults.items():
             other = INSTEAD.get(key)

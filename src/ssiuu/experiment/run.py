@@ -26,10 +26,12 @@ from ssiuu.errors import ModelError
 from ssiuu.experiment.attacking import Attacker
 from ssiuu.experiment.cells import CellPlan, Keys, StagePlan
 from ssiuu.experiment.drive import check_method, info_of, unlearn_here
+from ssiuu.experiment.estimate import estimate
 from ssiuu.experiment.examine import Examiner
 from ssiuu.experiment.folder import check_folder, in_turn, locked, settle, sweep
 from ssiuu.experiment.given import IN_MEMORY
 from ssiuu.experiment.inside import Inside
+from ssiuu.experiment.planted import planted
 from ssiuu.experiment.progress import Meter, stage_line
 from ssiuu.experiment.provenance import machine, now, versions
 from ssiuu.experiment.recipe import Recipe
@@ -111,6 +113,8 @@ def run(
     out = Path(out)
     after, attacked = (Path(folder) if folder else None for folder in (after, attacked))
     check_folder(out, recipe, after)
+    if recipe.examine.thorough:
+        progress(estimate(recipe, audited=after is not None))
     with interrupt.graceful():
         set_up = partial(locked, out / ".lock", lambda: progress("another process sets up the run"))
         with set_up():
@@ -297,7 +301,7 @@ def _planted(examiner: Examiner, out: Path, keys: Keys) -> None:
     key = keys.examination(keys.original)
     path = out / keyed("planted", key)
     if read_stage(path, Examination, key) is None:
-        write_record(path, examiner.plant().model_copy(update={"key": key}))
+        write_record(path, planted(examiner, key).model_copy(update={"key": key}))
 
 
 class _Stages:

@@ -34,8 +34,13 @@ NOT_THE_SAME = (
 )
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, private: bool = False) -> None:
     """Write a file so that it is there whole or not at all: temporary name, sync, rename.
+
+    Args:
+        path: The file; folders above it are made.
+        content: What it holds.
+        private: Only the user can read it.
 
     Raises:
         OutputError: The disk is full or the folder cannot be written to.
@@ -49,7 +54,8 @@ def write_bytes(path: Path, content: bytes) -> None:
             stream.flush()
             # Before the rename, which may reach the disk ahead of the content.
             os.fsync(stream.fileno())
-        readable(Path(temporary))
+        if not private:
+            readable(Path(temporary))
         os.replace(temporary, path)
     except OSError as error:
         if temporary is not None:

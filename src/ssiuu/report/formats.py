@@ -23,7 +23,7 @@ from ssiuu.analysis.published import others
 from ssiuu.analysis.rows import rows
 from ssiuu.analysis.verdict import VERDICTS
 from ssiuu.records.files import dump_json
-from ssiuu.records.schema import RunRecord
+from ssiuu.records.schema import Cell, RunRecord
 from ssiuu.report.answer import answer
 from ssiuu.report.inside import inside_tables
 from ssiuu.report.tables import Table, column_tables, differences, paper, published
@@ -210,11 +210,23 @@ def comma_separated(record: RunRecord, against: str | None = None) -> str:
 def verdicts_csv(record: RunRecord) -> str:
     """Return the verdict on every fact of every model as CSV, with its p-values."""
     lines = [
-        {"method": cell.method.label, "seed": cell.seed, **row}
+        {"method": cell.method.label, "seed": cell.seed, **row, **_margins(cell, str(row["fact"]))}
         for cell in record.cells
         for row in fact_rows(Model(record, cell))
     ]
     return csv_text(list(lines[0]) if lines else [], (list(line.values()) for line in lines))
+
+
+def _margins(cell: Cell, fact: str) -> dict[str, float | None]:
+    """Return a fact's margin over the alternatives before and after unlearning, nats a token."""
+    found = cell.examination
+    trace = found.facts.get(fact) if found else None
+    levels = (
+        {place.name: level for place, level in zip(found.places, trace.margin, strict=True)}
+        if found and trace
+        else {}
+    )
+    return {f"margin_{name}": levels.get(name) for name in ("before", "after")}
 
 
 def csv_text(heading: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
