@@ -85,13 +85,16 @@ def run(model: Any, given: Any, rows: Rows, stop_after: int = 0, **change: Any) 
 
 # --- any transform on any objective -------------------------------------------------------------
 
+NEEDS_RETAIN = ("mask", "apart")
 PAIRS = [
     pytest.param(o, t, id=f"{o}+{t}")
     for o in GRADIENT
     for t in TRANSFORMS.built_in
-    if (o, t) != ("ga", "mask")  # it has no retain term
+    if o != "ga" or t not in NEEDS_RETAIN  # it has no retain term
 ]
-STRONG = {"ssiuu": {"lambda": 1e4}, "pull": {"pull": 30.0}, "mask": {"retain_weight": 1.0}}
+STRONG = {"ssiuu": {"lambda": 1e4}, "pull": {"pull": 30.0}} | {
+    name: {"retain_weight": 1.0} for name in NEEDS_RETAIN
+}
 ALONE: dict[str, Tensor] = {}  # where an objective alone ends
 
 

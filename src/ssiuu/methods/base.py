@@ -119,11 +119,18 @@ class Losses:
     texts: float | None
 
 
+class RetainStep(NamedTuple):
+    """How the rows to keep take a step of their own: None is as the forget step is taken."""
+
+    optimiser: Optimiser | None = None
+    learning_rate: float | None = None
+
+
 class Bound:
     """What a part does while one run lasts, and what it remembers from step to step.
 
     Nothing is done here; a part overrides what it needs. In the order of a step: `begin`, `retained`,
-    `elsewhere`, `survey`, `shape` (or `reshape`), `weigh`, `finish`, `after`.
+    `elsewhere`, `survey`, `shape` (or `reshape`), `weigh`, `finish`, `correct`, `after`.
 
     Attributes:
         wants: The second gradient that `shape` looks at, summed over the forget batch.
@@ -133,6 +140,9 @@ class Bound:
         perturbs: Whether the forget gradient is taken `elsewhere`.
         starts: The gradient over the whole forget set that `start` is shown before the first step.
         maps: Modules whose weight's second gradient is wanted in place of the parameters'.
+        corrects: Whether what the optimiser has made of the forget gradient is corrected (`correct`).
+        retain_step: Where it is given, the forget gradient takes a step first, and the retain term and
+            all other terms one of their own from where it led, with an optimiser of their own.
     """
 
     wants: Target | None = None
@@ -142,11 +152,14 @@ class Bound:
     perturbs: bool = False
     starts: Target | None = None
     maps: Mapping[str, torch.nn.Module] = {}
+    corrects: bool = False
+    retain_step: RetainStep | None = None
 
     @property
     def alone(self) -> bool:
         """Whether forget and retain rows must have passes of their own."""
-        return self.surveys or self.retain_first or self.perturbs or bool(self.maps)
+        apart = self.retain_step is not None
+        return self.surveys or self.retain_first or self.perturbs or bool(self.maps) or apart
 
     def attach(self, training: Training) -> None:
         """Be told what is trained, once, before the first step.
@@ -186,6 +199,17 @@ class Bound:
 
     def finish(self, named: Mapping[str, Tensor]) -> None:
         """Change the gradients in `.grad` once all are there."""
+
+    def correct(self, moves: Mapping[str, Tensor]) -> Iterable[str]:
+        """Change, in place, how an optimiser's step has moved the parameters.
+
+        That is the step of the forget gradient, where the rows to keep have one of their own; else of
+        all terms together.
+
+        Returns:
+            The names of those that were changed; the others stay, to the bit.
+        """
+        return ()
 
     def after(self, losses: Losses, learning_rate: float) -> None:
         """Act after the optimiser's step."""

@@ -45,6 +45,7 @@ from ssiuu.methods.retain import (
     OtherWordsTerm,
     TextTerm,
 )
+from ssiuu.methods.transforms.apart import Apart
 from ssiuu.methods.transforms.gate import Gate
 from ssiuu.methods.transforms.klue import Localised
 from ssiuu.methods.transforms.mask import DisruptionMask
@@ -82,7 +83,7 @@ TRANSFORMS: Registry[Transform] = Registry(
     "transform",
     "ssiuu.transforms",
     Transform,
-    (Ssiuu, Gate, Projection, DisruptionMask, Localised, SharpnessAware, Pull),
+    (Ssiuu, Gate, Projection, DisruptionMask, Localised, SharpnessAware, Apart, Pull),
 )
 RETAIN_TERMS: Registry[RetainTerm] = Registry(
     "retain term",

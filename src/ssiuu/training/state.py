@@ -18,7 +18,8 @@ SAVE_EVERY = 300.0  # seconds between two saved states of a long run
 def save_state(path: Path, step: Step, progress: dict[str, Any]) -> None:
     """Save parameters, the optimiser's state, what the method's parts remember, and the log so far.
 
-    A tensor is named `parameter:NAME`, `optimiser:KEY:NAME` or `part:PART:KEY`.
+    A tensor is named `parameter:NAME`, `optimiser:KEY:NAME`, `retain optimiser:KEY:NAME` or
+    `part:PART:KEY`.
 
     Raises:
         OutputError: No disk space, or the folder cannot be written to.
@@ -26,8 +27,9 @@ def save_state(path: Path, step: Step, progress: dict[str, Any]) -> None:
     tensors: dict[str, torch.Tensor] = {}
     for name, parameter in step.named.items():
         tensors[f"parameter:{name}"] = parameter.detach()
-        moments = step.optimizer.state.get(parameter, {})
-        tensors |= {f"optimiser:{k}:{name}": v for k, v in moments.items() if v is not None}
+        for kind, optimizer in step.optimizers.items():
+            moments = optimizer.state.get(parameter, {})
+            tensors |= {f"{kind}:{k}:{name}": v for k, v in moments.items() if v is not None}
     for part, bound in step.bounds.items():
         tensors |= {f"part:{part}:{key}": value for key, value in bound.state().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,9 +52,10 @@ def load_state(path: Path, step: Step, key: str) -> dict[str, Any] | None:
             first, _, last = rest.partition(":")
             if kind == "parameter":
                 step.named[rest].copy_(stored.get_tensor(full))
-            elif kind == "optimiser":
+            elif kind in step.optimizers:
                 parameter = step.named[last]
-                step.optimizer.state[parameter][first] = stored.get_tensor(full).to(parameter.device)
+                moment = stored.get_tensor(full).to(parameter.device)
+                step.optimizers[kind].state[parameter][first] = moment
             else:
                 remembered[first][last] = stored.get_tensor(full).to(device)
     for part, bound in step.bounds.items():

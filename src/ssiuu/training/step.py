@@ -8,12 +8,16 @@ it in place; the retain backward then adds to it. The second gradient that a tra
 dP/dphi or dlogP/dphi, is the forget gradient itself where the loss is a constant times log P and log P
 is the target; else it comes from the same backward pass (SecondGradient), and is used up parameter by
 parameter while that pass runs.
+
+Where a part wants it, forget and retain gradients take steps of their own, one after the other, each
+with its own optimiser (`Bound.retain_step`); and what an optimiser has made of a gradient may be
+corrected after it (`Bound.correct`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -26,7 +30,16 @@ from ssiuu.attribution.parameter import SplitGradients
 from ssiuu.causal import CausalLM
 from ssiuu.errors import DivergedError
 from ssiuu.likelihood import Batch, answer_logits, answer_logprobs, join
-from ssiuu.methods.base import Bound, Losses, Objective, Optimiser, RetainTerm, Rows, Training
+from ssiuu.methods.base import (
+    Bound,
+    Losses,
+    Objective,
+    Optimiser,
+    RetainStep,
+    RetainTerm,
+    Rows,
+    Training,
+)
 from ssiuu.methods.method import Method
 from ssiuu.methods.retain import LikelihoodTerm
 from ssiuu.models.lora import adapters, weight_of
@@ -97,7 +110,8 @@ class Step:
         self.accelerator = Accelerator(mixed_precision="no")
         self._frozen = self._freeze(model)
         self.named: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        optimizer = build(optimiser, list(self.named.values()), learning_rate, weight_decay)
+        parameters = list(self.named.values())
+        optimizer = build(optimiser, parameters, learning_rate, weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.views = Views(self.model, prepared or Prepared(), precision, pad)
         # Checkpointed activations are computed again in training mode only.
@@ -109,6 +123,12 @@ class Step:
             self.bounds[each.name] = each.bind(self.views.prepared.parts.get(each.name))
             self.bounds[each.name].attach(training)
         bounds = list(self.bounds.values())
+        self.retain_step = _one([b.retain_step for b in bounds if b.retain_step is not None])
+        self.optimizers = {"optimiser": self.optimizer}
+        if (own := self.retain_step) is not None:
+            # Weights decay in the forget step alone, not twice.
+            second = build(own.optimiser or optimiser, parameters, learning_rate, 0.0)
+            self.optimizers["retain optimiser"] = self.accelerator.prepare(second)
         self.shaping = Shaping(self.model, self.named, bounds, self.objective, self.views)
         weight = method.retain_weight if method else retain_weight
         self.terms = Terms(
@@ -162,26 +182,18 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
         batches: dict[Rows, Sequence[Batch]] = {"forget": forget, "retain": retain, "texts": texts}
         ids = [batch.input_ids for each in batches.values() for batch in each]
+        remarks: dict[str, float] = {}
         for bound in self.bounds.values():
             bound.begin()
         with attention(self.precision, ids[0].device.type, max(i.shape[1] for i in ids)):
-            # Where the joined pass gives up it has left nothing in `.grad`: its backward comes later.
-            both = self._as_one(forget, retain) if self.together else None
-            losses = Losses(*(both or self._apart(forget, retain)), self.terms.others_backward(batches))
-        for bound in self.bounds.values():
-            # Before the norm, so that what is checked and clipped is what the optimiser takes.
-            bound.finish(self.named)
-        # Checked before it is clipped: a clipped gradient is finite whatever it was.
-        norm = self._norm()
-        self._require_finite(
-            [i for each in batches.values() for b in each for i in b.ids], losses, norm
-        )
-        if self.max_grad_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(
-                self.named.values(), self.max_grad_norm, torch.tensor(norm)
-            )
-        self.optimizer.step()
-        remarks: dict[str, float] = {}
+            if self.retain_step is None:
+                # Where the joined pass gives up it has left nothing in `.grad`: its backward is later.
+                both = self._as_one(forget, retain) if self.together else None
+                both = both or self._apart(forget, retain)
+                losses = Losses(*both, self.terms.others_backward(batches))
+                norm = self._advance(self.optimizer, batches, losses)
+            else:
+                losses, norm, remarks["retain_gradient_norm"] = self._in_turn(batches)
         for bound in self.bounds.values():
             bound.after(losses, self.optimizer.param_groups[0]["lr"])
             remarks |= bound.told()
@@ -211,6 +223,75 @@ class Step:
         if keeps and not first:
             retain_loss = self.terms.retain_backward(retain)
         return forget_loss, retain_loss
+
+    def _in_turn(self, batches: Mapping[Rows, Sequence[Batch]]) -> tuple[Losses, float, float]:
+        """Take the forget step, then from there that of all other terms; return the norms of both.
+
+        Raises:
+            DivergedError: Something is not finite; the parameters are as they were before both.
+        """
+        assert self.retain_step is not None
+        before = {name: p.detach().clone() for name, p in self.named.items()}
+        forget, retain = batches["forget"], batches["retain"]
+        keeps = bool(retain) and self.term is not None
+        if keeps and any(b.retain_first for b in self.bounds.values()):
+            # Only shown: the retain step is taken along the gradient from where the forget step led.
+            self.terms.retain_backward(retain)
+            self._set_aside()
+        loss = self._forget(forget) if forget and self.objective is not None else 0.0
+        norm = self._advance(self.optimizer, batches, Losses(loss, None, None))
+        self.optimizer.zero_grad(set_to_none=True)
+        retain_loss = self.terms.retain_backward(retain) if keeps else None
+        losses = Losses(loss, retain_loss, self.terms.others_backward(batches))
+        own, rate = self.optimizers["retain optimiser"], self.retain_step.learning_rate
+        for group, of_forget in zip(own.param_groups, self.optimizer.param_groups, strict=True):
+            group["lr"] = of_forget["lr"] if rate is None else rate
+        try:
+            return losses, norm, self._advance(own, batches, losses, corrects=False)
+        except DivergedError:
+            with torch.no_grad():
+                for name, parameter in self.named.items():
+                    parameter.copy_(before[name])
+            raise
+
+    def _advance(
+        self,
+        optimizer: torch.optim.Optimizer,
+        batches: Mapping[Rows, Sequence[Batch]],
+        losses: Losses,
+        corrects: bool = True,
+    ) -> float:
+        """Let an optimiser take what stands in `.grad`; return its norm.
+
+        Raises:
+            DivergedError: A loss or the gradient is not finite; the optimiser took no step.
+        """
+        for bound in self.bounds.values():
+            # Before the norm, so that what is checked and clipped is what the optimiser takes.
+            bound.finish(self.named)
+        # Checked before it is clipped: a clipped gradient is finite whatever it was.
+        norm = self._norm()
+        self._require_finite(
+            [i for each in batches.values() for b in each for i in b.ids], losses, norm
+        )
+        if self.max_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(
+                self.named.values(), self.max_grad_norm, torch.tensor(norm)
+            )
+        correcting = [b for b in self.bounds.values() if b.corrects and corrects]
+        before = {n: p.detach().clone() for n, p in self.named.items()} if correcting else {}
+        optimizer.step()
+        if correcting:
+            self._correct(correcting, before)
+        return norm
+
+    @torch.no_grad()
+    def _correct(self, bounds: Sequence[Bound], before: Mapping[str, Tensor]) -> None:
+        """Let parts change how the parameters have moved."""
+        moves = {name: p.detach() - before[name] for name, p in self.named.items()}
+        changed = {name for bound in bounds for name in bound.correct(moves)}
+        for name in changed:
+            torch.add(before[name], moves[name], out=self.named[name].data)
 
     # --- forget and retain as one batch ----------------------------------------------------------
 
@@ -347,3 +428,9 @@ class Step:
                     f"the {name} is {value} in this step; the parameters were left as they were "
                     f"before it. The batch: {', '.join(ids)}. A lower learning_rate may help."
                 )
+
+
+def _one(wanted: Sequence[RetainStep]) -> RetainStep | None:
+    """Return how the rows to keep take their step, given what the parts say of it."""
+    said = [step for step in wanted if step != RetainStep()]
+    return next(iter([*said, *wanted]), None)

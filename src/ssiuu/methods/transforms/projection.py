@@ -1,17 +1,31 @@
 """Projection (ours): take the directions that all answers share out of the forget gradient.
 
 The arithmetic is in ssiuu.methods.directions.
+
+What is orthogonal depends on the metric. AdamW rescales a projected gradient entry by entry, and what
+it takes a step along has a component along the directions again. In the optimiser's metric
+(`projection_metric: optimiser`) it is the step that is projected, after the optimiser's scaling:
+
+    Delta = M(G),    theta <- theta + (I - U U^T) Delta (I - V V^T)
+
+Such a step may hold nothing but the forget gradient, so forget and retain rows take steps of their own,
+each with its own moments (`ssiuu.methods.transforms.apart`).
+
+Source of the metric: Zhou et al. 2025, "Geometric-disentanglement unlearning", arXiv 2511.17100; its
+own directions are the retain gradients (`ssiuu.methods.transforms.gu`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from ssiuu.causal import CausalLM
-from ssiuu.methods.base import Ask, Bound, Origin, Slope, Transform
+from ssiuu.errors import ConfigError
+from ssiuu.methods.base import Ask, Bound, Origin, RetainStep, Slope, Training, Transform
 from ssiuu.methods.directions import (
     Cut,
     Subspace,
@@ -38,7 +52,7 @@ class Projection(Transform):
     source: ClassVar[str] = "Ours, after CIR and RepSelect."
     summary: ClassVar[str] = "with shared directions taken out of the forget gradient"
     brought_by: ClassVar[frozenset[str]] = frozenset(
-        {"projection", "projection_outputs", "projection_from", "projection_cut"}
+        {"projection", "projection_outputs", "projection_from", "projection_cut", "projection_metric"}
     )
     order: ClassVar[int] = 30
     number: ClassVar[str] = "projection"
@@ -48,9 +62,12 @@ class Projection(Transform):
         "random": {"projection_from": "random"},
         "soft": {"projection_cut": "soft"},
         "quadratic": {"projection_cut": "quadratic"},
+        "optimiser": {"projection_metric": "optimiser"},
     }
     knobs: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        cut: {"projection_cut": cut} for cut in ("hard", "soft", "quadratic")
+        **{cut: {"projection_cut": cut} for cut in ("hard", "soft", "quadratic")},
+        **{metric: {"projection_metric": metric} for metric in ("gradient", "optimiser")},
+        "optimizer": {"projection_metric": "optimiser"},
     }
 
     projection: int | None = Field(
@@ -75,6 +92,12 @@ class Projection(Transform):
         "singular value of those taken has of its own (soft), or that share's square (quadratic)",
     )
 
+    projection_metric: Literal["gradient", "optimiser"] = Field(
+        default="gradient",
+        description="what is projected: the gradient, or the forget step as the optimiser has scaled "
+        "it, and then forget and retain rows take steps of their own",
+    )
+
     @model_validator(mode="after")
     def _of_something(self) -> Projection:
         if self.off and self.projection_from == "random":
@@ -82,6 +105,10 @@ class Projection(Transform):
         if self.off and self.projection_cut != "hard":
             cut = self.projection_cut
             raise ValueError(f"projection_cut: {cut} stands beside projection or projection_outputs")
+        if self.off and self.projection_metric == "optimiser":
+            raise ValueError(
+                "projection_metric: optimiser stands beside projection or projection_outputs"
+            )
         if self.projection_from == "random" and self.projection_cut != "hard":
             raise ValueError("directions drawn at random have no singular values: projection_cut: hard")
         return self
@@ -90,6 +117,10 @@ class Projection(Transform):
     def off(self) -> bool:
         """Whether nothing is taken out."""
         return self.projection is None and self.projection_outputs is None
+
+    @property
+    def _of_steps(self) -> bool:
+        return self.projection_metric == "optimiser"
 
     @property
     def whose(self) -> Origin:
@@ -106,7 +137,7 @@ class Projection(Transform):
         """The suffixes that are in effect."""
         sides = (self.projection is not None, self.projection_outputs is not None)
         cuts = (self.projection_cut == "soft", self.projection_cut == "quadratic")
-        flags = (*sides, self.projection_from == "random", *cuts)
+        flags = (*sides, self.projection_from == "random", *cuts, self._of_steps)
         return [word for word, flag in zip(self.suffixes, flags, strict=True) if flag]
 
     @property
@@ -124,7 +155,8 @@ class Projection(Transform):
             "soft": "divided by their singular values in",
             "quadratic": "divided by their squared singular values in",
         }[self.projection_cut]
-        return f"with the {directions} {done} the forget gradient (this project's {kind})"
+        what = "forget step, after the optimiser's scaling" if self._of_steps else "forget gradient"
+        return f"with the {directions} {done} the {what} (this project's {kind})"
 
     def check(self, model: CausalLM) -> None:
         """Refuse to take out more than there is."""
@@ -142,7 +174,7 @@ class Projection(Transform):
 
     def bind(self, prepared: Any) -> Projecting:
         """Take these directions out."""
-        return Projecting(prepared)
+        return ProjectingSteps(prepared) if self._of_steps else Projecting(prepared)
 
     def untouched(self, model: CausalLM, prepared: Any) -> str:
         """Say which matrices keep no forget gradient."""
@@ -162,10 +194,38 @@ class Projecting(Bound):
 
     def shape(self, slope: Slope) -> None:
         """See `project_out`."""
+        self.project(slope.name, slope.forget)
+
+    def project(self, name: str, moved: Tensor) -> None:
+        """Take the directions out of one parameter's gradient, or step, in place."""
         assert self.bases is not None
-        weight, side = weight_of(slope.name)
+        weight, side = weight_of(name)
         basis = self.bases.get(weight)
         if basis is None:
-            slope.forget.zero_()  # only linear maps have shared directions
+            moved.zero_()  # only linear maps have shared directions
         else:
-            project_out(slope.forget, basis if side == "weight" else basis.of(side))
+            project_out(moved, basis if side == "weight" else basis.of(side))
+
+
+class ProjectingSteps(Projecting):
+    """Projects the forget step in place of the forget gradient."""
+
+    retain_step = RetainStep()
+
+    def __init__(self, bases: Mapping[str, Subspace] | None) -> None:
+        super().__init__(bases)
+        self.shapes, self.corrects = False, bases is not None
+
+    def attach(self, training: Training) -> None:
+        """Refuse weight decay, whose part along the directions would be taken out too."""
+        if training.weight_decay:
+            raise ConfigError(
+                "projection_metric: optimiser: weight_decay must be 0, or only a part of each weight "
+                "decays."
+            )
+
+    def correct(self, moves: Mapping[str, Tensor]) -> Iterable[str]:
+        """See `project_out`."""
+        for name, moved in moves.items():
+            self.project(name, moved)
+        return moves.keys()
