@@ -33,6 +33,7 @@ from torch import Tensor
 from ssiuu.attribution.hidden import blocks
 from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
+from ssiuu.likelihood import last_columns
 from ssiuu.models.hooks import hooked
 from ssiuu.models.sites import final_norm, known_sites
 
@@ -66,7 +67,7 @@ class Target:
         norm = _norm(model)
         with hooked([(norm, lambda module, inputs, output: found.append(inputs[0][0].float()))]):
             for row in rows:
-                model(input_ids=torch.tensor([list(row)], device=model.device))
+                _passed(model, row)
         head = model.get_output_embeddings()
         bias = getattr(head, "bias", None)
         copied = None if bias is None else bias.detach().clone()
@@ -171,16 +172,17 @@ class _Tapped(ExitStack):
 
     def features(self) -> Float[Tensor, "B T D"]:
         """Return all features of the last pass, in single precision."""
-        every = [self.found[module] for module in (*self.states, *self.neurons)]
+        rows = self.found[self.states[0]].shape[:2]
+        # Experts see tokens without their rows, and so do the maps of some other models.
+        every = [self.found[m].reshape(*rows, -1).float() for m in (*self.states, *self.neurons)]
         self.widths = [state.shape[-1] for state in every]
-        return torch.cat([state.float() for state in every], -1)
+        return torch.cat(every, -1)
 
     def _state(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
         self.found[module] = output[0] if isinstance(output, tuple) else output
 
     def _neurons(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
-        state = inputs[0]  # experts see tokens without their rows
-        self.found[module] = state if state.dim() == 3 else state[None]
+        self.found[module] = inputs[0]
 
 
 @torch.no_grad()
@@ -190,9 +192,15 @@ def _features_of(
     found: list[Tensor] = []
     with _Tapped(model) as tapped:
         for row in rows:
-            model(input_ids=torch.tensor([list(row)], device=model.device))
+            _passed(model, row)
             found.append(tapped.features()[0])
     return torch.cat(found), tapped.widths
+
+
+def _passed(model: CausalLM, row: Sequence[int]) -> None:
+    """Run a row through the model up to its head: what it predicts is read by nobody."""
+    nowhere = last_columns(0, model.device)
+    model(input_ids=torch.tensor([list(row)], device=model.device), logits_to_keep=nowhere)
 
 
 def _scale(centred: Float[Tensor, "N D"], widths: Sequence[int]) -> Float[Tensor, " D"]:
