@@ -260,6 +260,15 @@ def test_too_few_planted_facts_are_said_and_not_examined(session: Session) -> No
     assert not found.places and not found.facts and "are needed" in found.notes[0]
 
 
+def test_what_cannot_be_hidden_within_the_steps_is_said(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examine, "HIDING_STEPS", 0)
+    found = Examiner(session, session.recipe.examine).plant()
+    assert len(found.left) == 6 and not found.hidden and not found.facts
+    assert "6 of 6 facts could not be hidden" in found.notes[0] and "are needed" in found.notes[1]
+
+
 def test_what_does_not_fit_the_context_is_left_out_and_noted(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

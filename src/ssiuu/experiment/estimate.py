@@ -7,8 +7,10 @@ stages of the default run on two cores (tests/unit/test_estimate.py holds them).
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,14 +35,15 @@ SMOLLM2 = 134_515_008
 OVERHEAD = 1.2  # GB: the libraries, activations, logits
 
 
-def estimate(recipe: Recipe, audited: bool = False) -> str:
+def estimate(recipe: Recipe, audited: bool = False, **known: Any) -> str:
     """Return one sentence on time and memory; rough, within a factor of two.
 
     Args:
         recipe: What is to be done.
         audited: A model is given, beside those that it unlearns.
+        known: What is known of the cost by now, as `Cost` has it.
     """
-    cost = recipe.opens.cost(recipe)
+    cost = replace(recipe.opens.cost(recipe), **known)
     parameters = _parameters(cost)
     if parameters is None:
         return "estimate: the model is not on this machine yet, so its size is not known."

@@ -134,15 +134,21 @@ class Examiner:
                 hidden |= dict.fromkeys(reached.facts, kind)
                 left |= reached.left
         chosen = [fact for fact in facts if fact.id in hidden]
+        notes = []
+        if left:
+            notes.append(f"{len(left)} of {len(facts)} facts could not be hidden on purpose.")
+            self.progress(f"planted controls: {notes[0]}")
         if len(chosen) < FEWEST:
             few = f"{len(chosen)} facts that the model knows could be hidden on purpose"
-            note = f"{few}, {FEWEST} are needed: nothing is known of what this examination can see."
-            examined = Examination(places=[], facts={}, notes=[note], seconds=0.0)
+            notes.append(
+                f"{few}, {FEWEST} are needed: nothing is known of what this examination can see."
+            )
+            examined = Examination(places=[], facts={}, notes=[], seconds=0.0)
         else:
             examined = self._along(self._judged(chosen))
         session.original.restore()
-        seconds = round(time.perf_counter() - begin, 2)
-        return examined.model_copy(update={"hidden": hidden, "left": left, "seconds": seconds})
+        told = {"hidden": hidden, "left": left, "notes": [*notes, *examined.notes]}
+        return examined.model_copy(update={**told, "seconds": round(time.perf_counter() - begin, 2)})
 
     @property
     def plantable(self) -> list[str]:

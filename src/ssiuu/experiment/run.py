@@ -113,8 +113,6 @@ def run(
     out = Path(out)
     after, attacked = (Path(folder) if folder else None for folder in (after, attacked))
     check_folder(out, recipe, after)
-    if recipe.examine.thorough:
-        progress(estimate(recipe, audited=after is not None))
     with interrupt.graceful():
         set_up = partial(locked, out / ".lock", lambda: progress("another process sets up the run"))
         with set_up():
@@ -122,6 +120,9 @@ def run(
             resumed = (out / "run.json").exists()
             session = open_session(recipe, out if resumed else None, progress, given)
             _check_given(session, after, attacked)
+            if recipe.examine.thorough:
+                size, facts = sum(p.numel() for p in session.model.parameters()), session.split.forget
+                progress(estimate(recipe, after is not None, parameters=size, forget=len(facts)))
             for method in recipe.made() if after is None else ():
                 check_method(session, method)
             shared = _Shared(_sites(session, look), Attacker(session))
