@@ -27,7 +27,8 @@ from ssiuu.statistics import wilson
 
 Truth = Literal["erased", "hidden", "not removed"]
 ATTACKERS: tuple[Attacker, ...] = ("nobody", "unrelated", "related", "read-out")
-FITTED = ("last-map", "middle-map", "refusal")  # ways of hiding; the others are only tried
+# Ways of hiding, and the mixed model, where hidden facts leave least; the others are only tried.
+FITTED = ("last-map", "middle-map", "refusal", "mixed-30%")
 PLANTED, ORIGINAL = "planted", "original"
 CAUTIONS = np.arange(1.0, 5.01, 0.1)
 SHIFTS = np.arange(0.0, 6.01, 0.05)
