@@ -12,10 +12,10 @@ what is predicted is read by that norm and the head of the model before:
     A = argmin ||X A - T||² + λ/D tr(X^T X) ||A||²,    x centred, and each
     kind of features scaled to the same mean square
 
-It is fitted on rows that hold none of the facts that are then asked. It is not blind to them all the same:
-where the features of both models are alike, A takes up weights of the model before, and its head is that
-model's. A model that never learned the facts is therefore lifted a little; how much was measured, and
-the verdict's caution covers it (`docs/verdict.md`).
+It is fitted on rows that hold none of the facts that are then asked. It is not blind to them all the
+same: where the features of both models are alike, A takes up weights of the model before, and its head
+is that model's. A model that never learned the facts is therefore lifted a little; how much was
+measured, and the verdict's caution covers it (`docs/verdict.md`).
 
 Source: the tuned lens (Belrose et al. 2023), here from one model into another, from several depths at
 once and by ridge regression.
