@@ -32,6 +32,7 @@ from ssiuu.experiment.planted import planted
 from ssiuu.experiment.recipe import ExamineConfig, resolve
 from ssiuu.experiment.run import run
 from ssiuu.experiment.session import Session, open_session
+from ssiuu.hiding import HIDING, Hidden, Hiding, Subject
 from ssiuu.likelihood import Prompt
 from ssiuu.models.load import load_checkpoint_weights, restore, save, snapshot
 from ssiuu.records.files import without_times
@@ -267,6 +268,27 @@ def test_what_cannot_be_hidden_within_the_steps_is_said(
     found = Examiner(session, session.recipe.examine).plant()
     assert len(found.left) == 6 and not found.hidden and not found.facts
     assert "6 of 6 facts could not be hidden" in found.notes[0] and "are needed" in found.notes[1]
+
+
+def test_what_one_way_hid_and_the_next_brought_back_is_left(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second way hides nothing of its own, and puts the original's weights in place."""
+
+    class Undone(Hiding):
+        def hide(self, subject: Subject, *rest: Any, **more: Any) -> Hidden:
+            session.original.restore()
+            return Hidden("middle-map", (), {}, {}, {}, None, None, 0, 0.0, ())
+
+        def change(self, case: Any) -> Any:
+            raise AssertionError("nothing is trained")
+
+    monkeypatch.setitem(HIDING, "middle-map", Undone)
+    found = Examiner(session, session.recipe.examine).plant()
+    assert not found.hidden and len(found.left) == 3
+    assert all(
+        why == "it is said again once others are hidden too (last-map)" for why in found.left.values()
+    )
 
 
 def test_what_does_not_fit_the_context_is_left_out_and_noted(

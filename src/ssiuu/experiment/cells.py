@@ -28,7 +28,7 @@ from ssiuu.training.loop import rows_of
 # Raised when a result under the same settings becomes another one, so that no older one is taken.
 REVISION: Final = 3
 DIAGNOSIS: Final = 2  # the same for what a diagnosis finds
-EXAMINED: Final = 1  # and an examination, of planted controls too, which are kept over runs
+EXAMINED: Final = 2  # and an examination, of planted controls too, which are kept over runs
 
 StageKind = Literal["unlearn", "evaluate", "diagnose", "attack", "stability", "examine", "trial"]
 

@@ -120,19 +120,8 @@ class Examiner:
         original are put back.
         """
         begin, session = time.perf_counter(), self.session
-        facts, keep = self.controls
-        session.original.restore()
-        subject = Subject.of(session, session.precision, session.split.seed)
-        hidden: dict[str, str] = {}
-        left: dict[str, str] = {}
-        kinds = (*PLANTED, *FURTHER) if self.config.thorough else PLANTED
-        most = None if self.config.thorough else HIDING_STEPS
-        for turn, kind in enumerate(kinds):
-            if mine := facts[turn :: len(kinds)]:
-                self.progress(f"planted controls: hiding {len(mine)} facts ({kind})")
-                reached = HIDING[kind]().hide(subject, mine, keep[:HELD], most=most)
-                hidden |= dict.fromkeys(reached.facts, kind)
-                left |= reached.left
+        facts, _ = self.controls
+        hidden, left = self._hide()
         chosen = [fact for fact in facts if fact.id in hidden]
         notes = []
         if left:
@@ -149,6 +138,26 @@ class Examiner:
         session.original.restore()
         told = {"hidden": hidden, "left": left, "notes": [*notes, *examined.notes]}
         return examined.model_copy(update={**told, "seconds": round(time.perf_counter() - begin, 2)})
+
+    def _hide(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Hide the controls in the original; return how each was, and why others could not be."""
+        session, (facts, keep) = self.session, self.controls
+        session.original.restore()
+        subject = Subject.of(session, session.precision, session.split.seed)
+        hidden: dict[str, str] = {}
+        left: dict[str, str] = {}
+        kinds = (*PLANTED, *FURTHER) if self.config.thorough else PLANTED
+        most = None if self.config.thorough else HIDING_STEPS
+        for turn, kind in enumerate(kinds):
+            if mine := facts[turn :: len(kinds)]:
+                self.progress(f"planted controls: hiding {len(mine)} facts ({kind})")
+                reached = HIDING[kind]().hide(subject, mine, keep[:HELD], most=most)
+                hidden |= dict.fromkeys(reached.facts, kind)
+                left |= reached.left
+        # What one way has hidden the next one may bring back.
+        for fact in self._said([fact for fact in facts if fact.id in hidden]):
+            left[fact.id] = f"it is said again once others are hidden too ({hidden.pop(fact.id)})"
+        return hidden, left
 
     @property
     def plantable(self) -> list[str]:
@@ -182,9 +191,12 @@ class Examiner:
         """Return the facts that the model answers; an order of their own."""
         order = list(facts)
         random.Random(f"planted:{self.session.split.seed}").shuffle(order)
-        order = order[: 12 * self.config.planted]
-        scores = score_facts(self.session.model, self.session.prompt, order, paraphrases=False)
-        return [fact for fact in order if scores[fact.id].free_correct]
+        return self._said(order[: 12 * self.config.planted])
+
+    def _said(self, facts: Sequence[FactText]) -> list[FactText]:
+        """Return the facts whose answers the model says freely."""
+        scores = score_facts(self.session.model, self.session.prompt, facts, paraphrases=False)
+        return [fact for fact in facts if scores[fact.id].free_correct]
 
     def _judged(self, facts: Sequence[FactText]) -> Judged:
         """Make the lineups of facts and read them in the original; the weights of now are put back."""
