@@ -30,6 +30,8 @@ PAD = 1
 SMALL = {
     "rmu": {"layer": 1, "update": [r"\.[01]\.mlp\.down_proj\.weight$"]},
     "projection": {"projection": 2},
+    "layered": {"folds": 2},
+    "undo": {"distil_steps": 2},
 }
 GRADIENT = [name for name in OBJECTIVES.built_in if OBJECTIVES.get(name).has_gradient]
 SETTINGS = Settings(1e-2, 3, 2, 4, 4, -1.0, 0.0, 0, "fp32")
@@ -85,7 +87,7 @@ def run(model: Any, given: Any, rows: Rows, stop_after: int = 0, **change: Any) 
 
 # --- any transform on any objective -------------------------------------------------------------
 
-NEEDS_RETAIN = ("mask", "apart")
+NEEDS_RETAIN = ("mask", "apart", "layered")
 PAIRS = [
     pytest.param(o, t, id=f"{o}+{t}")
     for o in GRADIENT

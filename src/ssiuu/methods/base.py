@@ -295,6 +295,14 @@ class Part(BaseModel):
         """Return what this part does in one run, given what `prepare` returned (None: nothing)."""
         return Bound()
 
+    def stages(self, planned: Sequence[Stage], seed: int) -> list[Stage]:
+        """Return the stages of a run in place of those that were planned.
+
+        Raises:
+            ConfigError: They cannot be made of these rows or steps.
+        """
+        return list(planned)
+
     def untouched(self, model: CausalLM, prepared: Any) -> str:
         """Return what must be said of weights that it leaves as they are."""
         return ""
@@ -484,3 +492,36 @@ class Parts:
         """Every part."""
         terms = [] if self.retain is None else [self.retain]
         return [self.objective, *terms, *self.others, *self.transforms]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run: steps of a method on rows of its own.
+
+    It begins with the weights that the stage before has left, and what the method asks of the model
+    before is asked of those.
+
+    Attributes:
+        method: What is optimised.
+        forget: Rows to forget.
+        retain: Rows to keep.
+        texts: Texts to stay as they are on.
+        steps: At most.
+        word: What it is called in the log.
+        stops: Whether the forget score is read in it, and may end it.
+        begin: Done to the weights once the model before was asked.
+        within: It ends once the mean loss on `retain` exceeds that of the model before by no more than
+            this share; None: it does not.
+        rate: A constant learning rate of its own.
+    """
+
+    method: Parts
+    forget: Sequence[Example]
+    retain: Sequence[Example]
+    texts: Sequence[Example]
+    steps: int
+    word: str = ""
+    stops: bool = True
+    begin: Callable[[CausalLM], None] | None = None
+    within: float | None = None
+    rate: float | None = None

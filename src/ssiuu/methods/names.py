@@ -48,11 +48,13 @@ from ssiuu.methods.retain import (
 from ssiuu.methods.transforms.apart import Apart
 from ssiuu.methods.transforms.gate import Gate
 from ssiuu.methods.transforms.klue import Localised
+from ssiuu.methods.transforms.layered import Layered
 from ssiuu.methods.transforms.mask import DisruptionMask
 from ssiuu.methods.transforms.projection import Projection
 from ssiuu.methods.transforms.pull import Pull
 from ssiuu.methods.transforms.sam import SharpnessAware
 from ssiuu.methods.transforms.ssiuu import Ssiuu
+from ssiuu.methods.transforms.undo import Undo
 from ssiuu.plugins import Registry, used
 
 OBJECTIVES: Registry[Objective] = Registry(
@@ -83,7 +85,7 @@ TRANSFORMS: Registry[Transform] = Registry(
     "transform",
     "ssiuu.transforms",
     Transform,
-    (Ssiuu, Gate, Projection, DisruptionMask, Localised, SharpnessAware, Apart, Pull),
+    (Ssiuu, Gate, Projection, DisruptionMask, Localised, SharpnessAware, Apart, Pull, Layered, Undo),
 )
 RETAIN_TERMS: Registry[RetainTerm] = Registry(
     "retain term",

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 
 from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError, DivergedError
 from ssiuu.likelihood import Batch, Example
-from ssiuu.methods.base import Optimiser, Work
+from ssiuu.methods.base import Optimiser, Stage, Work
 from ssiuu.methods.method import Method
 from ssiuu.methods.regulariser import log_sentence
 from ssiuu.models.checks import check_finite
@@ -28,6 +28,7 @@ from ssiuu.training.loop import Loop, rows_of
 from ssiuu.training.memory import peak_mb, reset_peak
 from ssiuu.training.optimiser import Schedule, rate_share
 from ssiuu.training.prepare import Prepared, prepare_parts
+from ssiuu.training.stages import Starts, mean_loss, planned
 from ssiuu.training.step import Step, StepOutcome
 
 Stopped = Literal["threshold", "max_steps", "no steps"]
@@ -173,13 +174,62 @@ def unlearn_examples(
     work = _Run(model, info, settings, stop, pad, progress, forget, retain, texts)
     if not method.has_gradient:
         return work.edited(method.objective)
-    prepared = prepare_parts(model, method, forget, retain, pad, refusals, shared, texts, progress)
+    # A range test only asks where it forgets, for which one stage will do.
+    first = Stage(method, forget, retain, texts, settings.max_steps)
+    stages = [first] if settings.growth != 1 else planned(first, settings.seed)
+    if len(stages) == 1:
+        work.enter(first)
+        return _one_stage(work, first, state, shared, refusals, adapter)
+    if adapter is not None:
+        raise ConfigError(
+            f"{method.label}: adapters are merged between its stages: set unlearn.lora.merge to true."
+        )
+    return _several_stages(work, stages, state, shared, refusals)
+
+
+def _several_stages(
+    work: _Run,
+    stages: Sequence[Stage],
+    state: Path | None,
+    shared: Sequence[Example],
+    refusals: Sequence[Example],
+) -> Unlearning:
+    """Take one stage after the other, each from the weights of the one before, with one log."""
+    starts = Starts(state, work.decided(stages[0]))
+    number, memory = starts.resume(work.model)
+    work.remember(memory)
+    notes = dict.fromkeys(memory.get("notes", []))
+    while True:
+        work.enter(stages[number], number, number + 1 == len(stages))
+        record = _one_stage(work, stages[number], state, shared, refusals, None)
+        notes |= dict.fromkeys(record.notes)
+        number += 1
+        if number == len(stages) or record.stopped == "no steps":
+            starts.clear()
+            return record.model_copy(update={"notes": [*notes]})
+        starts.keep(number, work.model, work.remembered(record.seconds, [*notes]))
+
+
+def _one_stage(
+    work: _Run,
+    stage: Stage,
+    state: Path | None,
+    shared: Sequence[Example],
+    refusals: Sequence[Example],
+    adapter: Path | None,
+) -> Unlearning:
+    """Take the steps of one stage; the model is left in evaluation mode."""
+    model, settings, pad, method = work.model, work.settings, work.pad, cast(Method, stage.method)
+    prepared = prepare_parts(
+        *(model, method, stage.forget, stage.retain, pad, refusals, shared, stage.texts, work.progress)
+    )
     notes = _untrained(model, settings.lora, method, prepared)
+    work.begin()
     with adapted(model, settings.lora) as wrapped:
         step = Step(
             model,
             method,
-            settings.learning_rate,
+            stage.rate or settings.learning_rate,
             settings.precision,
             prepared,
             weight_decay=settings.weight_decay,
@@ -242,30 +292,56 @@ class _Run:
         self.before, self.below = Look(None), False
         self.stopped: Stopped = "max_steps"
         self.memory: dict[str, Any] = {}
+        self.number, self.last, self.offset = 0, True, 0
+        self.spent = 0.0  # seconds, in the stages before
+        self.mended = False
+
+    def enter(self, stage: Stage, number: int = 0, last: bool = True) -> None:
+        """Begin a stage, or go on with it."""
+        self.stage, self.number, self.last, self.offset = stage, number, last, len(self.logs)
+        if stage.word:
+            self.progress(f"{self.info.label} | {stage.word}")
+
+    def begin(self) -> None:
+        """Do to the weights what the stage begins with, once the model before was asked."""
+        if self.stage.within is not None:
+            self.teacher = self._loss()
+        if self.stage.begin is not None:
+            self.stage.begin(self.model)
+
+    def remembered(self, seconds: float, notes: list[str]) -> dict[str, Any]:
+        """Return what the next stage must know of those before, as JSON has it."""
+        self.spent = seconds
+        logs = [log.model_dump() for log in self.logs]
+        return {"steps": logs, "before": self.before, "seconds": seconds, "notes": notes}
+
+    def remember(self, memory: dict[str, Any]) -> None:
+        """Take up what is known of the stages before."""
+        if memory:
+            self.logs = [StepLog(**log) for log in memory["steps"]]
+            self.before, self.spent = Look(*memory["before"]), memory["seconds"]
+            self.below = self.before.met(self.settings, self.stop)
 
     def trained(self, step: Step, state: Path | None) -> Unlearning:
-        """Take steps until the stop rule is met."""
+        """Take steps until the stage is at its end."""
         loop = Loop(
             step,
-            self.settings.max_steps,
+            self.stage.steps,
             self._batches,
             self._after,
-            self._decided(),
+            self.decided(self.stage),
             state,
-            self.settings.rate,
+            self._rate,
         )
         if loop.resume():
             self.logs = [StepLog(**log) for log in loop.memory["steps"]]
             self.before = Look(*loop.memory["before"])
         else:
-            self.before = self.stop.look(self.settings.threshold)
-            rows = self.settings.at_once or ANCHOR_ROWS
-            whole = micro_batches(self.forget, rows, self.pad, self.device)
-            step.start(whole, min(self.settings.rows, len(self.forget)))
+            self._start(step)
         if self._nothing_to_do():
             return self._record(0.0, [_nothing(self.settings)])
         self.memory = loop.memory
-        self.memory.setdefault("steps", [])
+        self.memory.setdefault("steps", [log.model_dump() for log in self.logs])
         self.memory["before"] = self.before
         try:
             loop.run()
@@ -273,7 +349,27 @@ class _Run:
             text = f"{self.info.label}, step {loop.done + 1}: {error}"
             loop.save(diverged=text)  # the last good parameters; the same run would fail here again
             raise DivergedError(text) from error
-        return self._record(loop.seconds, self._notes())
+        return self._record(self.spent + loop.seconds, self._notes() if self.last else [])
+
+    def _start(self, step: Step) -> None:
+        """Read the score before the first step of the run, and show the parts the rows to forget."""
+        if self.number == 0:
+            self.before = self.stop.look(self.settings.threshold)
+        if forget := self.stage.forget:
+            rows = self.settings.at_once or ANCHOR_ROWS
+            whole = micro_batches(forget, rows, self.pad, self.device)
+            step.start(whole, min(self.settings.rows, len(forget)))
+
+    def _rate(self, number: int) -> float:
+        """Return the learning rate of a step of the stage: of the whole run's course, or its own."""
+        if self.stage.within is not None:
+            return self.stage.rate or self.settings.learning_rate
+        return self.settings.rate(number + self.offset)
+
+    def _loss(self) -> float:
+        """Return the mean loss on the stage's rows to keep, nats a token."""
+        rows = self.settings.at_once or ANCHOR_ROWS
+        return mean_loss(self.model, micro_batches(self.stage.retain, rows, self.pad, self.device))
 
     def edited(self, edit: Any) -> Unlearning:
         """Let an edit change the weights, measure by measure, until the stop rule is met.
@@ -356,32 +452,46 @@ class _Run:
     def _nothing_to_do(self) -> bool:
         """Whether the score is there before the first step, and nothing is forced."""
         self.below = self.before.met(self.settings, self.stop)
-        if self.below and not self.stop.forced:
+        if self.number == 0 and self.below and not self.stop.forced:
             self.stopped = "no steps"
         return self.stopped == "no steps"
 
     def _batches(self, number: int) -> list[list[Batch]]:
         settings, size = self.settings, self.settings.rows
         drawn = [
-            _drawn(self.forget, size, number, settings.seed),
-            _drawn(self.retain, size, number, settings.seed + RETAIN_SEED),
-            _drawn(self.texts, TEXTS * size, number, settings.seed + TEXT_SEED),
+            _drawn(self.stage.forget, size, number, settings.seed),
+            _drawn(self.stage.retain, size, number, settings.seed + RETAIN_SEED),
+            _drawn(self.stage.texts, TEXTS * size, number, settings.seed + TEXT_SEED),
         ]
         return [micro_batches(rows, settings.at_once, self.pad, self.device) for rows in drawn]
 
     def _after(self, number: int, outcome: StepOutcome | None) -> bool:
         """Read the stop score where it is due; whether it ends the run."""
         assert outcome is not None
-        look = Look(None)
-        if _due(number, self.logs, self.settings):
+        look, whole = Look(None), self.offset + number
+        ended = self._near(number)
+        if ended or (self.stage.stops and _due(whole, self.logs, self.settings)):
             self.model.eval()
             look = self.stop.look(self.settings.threshold)
             met = look.met(self.settings, self.stop) and not self.below
             self.stopped = "threshold" if met else "max_steps"
-        self.logs.append(_log(number, outcome, look))
-        self.progress(_line(self.info.label, self.logs[-1], self.settings))
+        if self.number or not self.last:
+            outcome = replace(outcome, told={**outcome.told, "stage": self.number + 1.0})
+        self.logs.append(_log(whole, outcome, look))
+        steps = self.offset + self.stage.steps
+        self.progress(_line(self.info.label, self.logs[-1], self.settings, steps))
         self.memory["steps"].append(self.logs[-1].model_dump())
-        return self.stopped == "threshold"
+        return ended or (self.stage.stops and self.stopped == "threshold")
+
+    def _near(self, number: int) -> bool:
+        """Whether this step ends a stage that mends: near enough to the model before, or the last."""
+        if self.stage.within is None:
+            return False
+        if number % self.settings.check_every and number < self.stage.steps:
+            return False
+        self.model.eval()
+        self.mended = self._loss() <= (1 + self.stage.within) * self.teacher
+        return self.mended or number == self.stage.steps
 
     def _record(self, seconds: float, notes: list[str]) -> Unlearning:
         return Unlearning(
@@ -406,17 +516,38 @@ class _Run:
         if shares and moved:
             means = {"norm": sum(shares) / len(shares), "parameters": sum(moved) / len(moved)}
             notes.append(f"Mean over {len(shares)} steps: {log_sentence(means)}.")
+        if self.stage.within is not None:
+            notes.append(self._mending())
         if self.below:
             notes.append(_below(settings))
-        elif self.stopped == "max_steps" and self.stop.kind != "none":
+        elif self.stopped == "max_steps" and self.stop.kind != "none" and not self._came_back():
             notes.append(f"{_missing(self.logs, settings)} in {settings.max_steps} steps.")
         return notes
 
-    def _decided(self) -> list[Any]:
-        """Return all that decides the run, so that only the same run is continued."""
-        rows = rows_of([*self.forget, *self.retain, *self.texts])
+    def _mending(self) -> str:
+        """Return what has become of a stage that mends."""
+        share, count = self.stage.within or 0.0, len(self.logs) - self.offset
+        near = f"{'within' if self.mended else 'not within'} {share:.0%}"
+        more = "" if self.mended else ": raise distil_steps or distil_rate"
+        back = "; what was forgotten before it is not any more" if self._came_back() else ""
+        return (
+            f"{self.stage.word.capitalize()} took {count} steps and ended {near} of the unlearned "
+            f"model's loss{more}{back}."
+        )
+
+    def _came_back(self) -> bool:
+        """Whether the stages before had reached what this one has lost again."""
+        before = map(Look.of, self.logs[: self.offset])
+        return self.stopped != "threshold" and any(
+            look.met(self.settings, self.stop) for look in before
+        )
+
+    def decided(self, stage: Stage) -> list[Any]:
+        """Return all that decides a stage, so that only the same one is continued."""
+        rows = rows_of([*stage.forget, *stage.retain, *stage.texts])
         size = float(torch.nn.utils.get_total_norm([p.detach() for p in self.model.parameters()]))
-        return [self.info.model_dump(), rows, asdict(self.settings), self.stop.kind, size]
+        whole = [self.info.model_dump(), rows, asdict(self.settings), self.stop.kind, size]
+        return [*whole, stage.word] if stage.word else whole
 
 
 def _below(settings: Settings) -> str:
@@ -453,8 +584,8 @@ def _log(number: int, outcome: StepOutcome, look: Look) -> StepLog:
     )
 
 
-def _line(label: str, log: StepLog, settings: Settings) -> str:
-    parts = [f"{label} step {log.step}/{settings.max_steps}", f"forget loss {log.forget_loss:.2f}"]
+def _line(label: str, log: StepLog, settings: Settings, steps: int) -> str:
+    parts = [f"{label} step {log.step}/{steps}", f"forget loss {log.forget_loss:.2f}"]
     if log.retain_loss is not None:
         parts.append(f"retain loss {log.retain_loss:.2f}")
     if log.text_loss is not None:
