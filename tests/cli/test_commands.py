@@ -375,6 +375,19 @@ def test_an_audit_of_what_is_still_there_has_an_exit_code_of_its_own(
     assert json.loads((tmp_path / "a" / "run.json").read_text())["config"]["examine"]["thorough"]
 
 
+def test_a_thorough_run_is_asked_for_by_its_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ssiuu.errors import DataError
+    from ssiuu.experiment.recipe import THOROUGH, Recipe
+
+    def run(recipe: Recipe, *rest: object, **more: object) -> None:
+        assert recipe.examine.thorough and recipe.examine.steps == THOROUGH["examine.steps"]
+        raise DataError("that was all")
+
+    monkeypatch.setattr("ssiuu.experiment.run.run", run)
+    done = ssiuu("run", "--thorough")
+    assert done.returncode == 2 and "that was all" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("method", "settings", "code", "said"),
     [

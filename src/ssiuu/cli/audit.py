@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ssiuu.cli.exits import HIDDEN, NOT_FORGOTTEN
-from ssiuu.cli.options import Base, ColumnNames, PromptForm, Sets
+from ssiuu.cli.options import Base, ColumnNames, PromptForm, Sets, Thorough
 from ssiuu.cli.terminal import finish, forcing, set_up
 
 
@@ -26,10 +26,7 @@ def command(
     base: Base = None,
     prompt: PromptForm = None,
     set_: Sets = None,
-    thorough: Annotated[
-        bool,
-        typer.Option("--thorough", help="as long as it takes; an estimate comes first"),
-    ] = False,
+    thorough: Thorough = False,
     force: Annotated[
         bool, typer.Option("--force", help="even if the model before knows none of the facts")
     ] = False,
@@ -50,8 +47,7 @@ def command(
     from ssiuu.analysis.columns import verdict
     from ssiuu.experiment.unlearn import audit_models
 
-    progress, sets = set_up(), forcing(set_, force, prompt)
-    sets += ["examine.thorough=true"] if thorough else []
+    progress, sets = set_up(), forcing(set_, force, prompt, thorough)
     typed = shlex.join(["ssiuu", *sys.argv[1:]])
     record = audit_models(
         before, after, forget, out, retain, sets, typed, progress, columns=columns, base=base

@@ -18,3 +18,6 @@ PromptForm = Annotated[
     typer.Option(help="chat, qa or plain; by default chat where the model has a template"),
 ]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")]
+Thorough = Annotated[
+    bool, typer.Option("--thorough", help="examine as long as it takes; an estimate comes first")
+]

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from ssiuu.cli.options import Sets
-from ssiuu.cli.terminal import finish, set_up
+from ssiuu.cli.options import Sets, Thorough
+from ssiuu.cli.terminal import finish, forcing, set_up
 
 
 def command(
@@ -19,12 +19,13 @@ def command(
     ] = None,
     set_: Sets = None,
     out: Annotated[Path, typer.Option(help="folder of the run")] = Path("ssiuu-run"),
+    thorough: Thorough = False,
 ) -> None:
     """Unlearn, evaluate, look inside, attack and report, for every method and seed."""
     from ssiuu.experiment.recipe import resolve
     from ssiuu.experiment.run import run
 
-    resolved, sources = resolve(recipe, set_ or [])
+    resolved, sources = resolve(recipe, forcing(set_, force=False, thorough=thorough))
     progress = set_up()
     record = run(resolved, sources, out, shlex.join(["ssiuu", *sys.argv[1:]]), progress=progress)
     finish(record, out, progress)

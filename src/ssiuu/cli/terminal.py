@@ -48,10 +48,13 @@ def finish(record: RunRecord, out: Path, progress: Printer) -> None:
     print(f"\nreport: {page}")
 
 
-def forcing(sets: list[str] | None, force: bool, prompt: str | None = None) -> list[str]:
-    """Return the settings given, with what --force and --prompt stand for."""
+def forcing(
+    sets: list[str] | None, force: bool, prompt: str | None = None, thorough: bool = False
+) -> list[str]:
+    """Return the settings given, with what --force, --prompt and --thorough stand for."""
     lines = [] if prompt is None else [f"prompt={prompt}"]
-    return [*lines, *(sets or []), *(["force=true"] if force else [])]
+    flags = {"force=true": force, "examine.thorough=true": thorough}
+    return [*lines, *(sets or []), *(line for line, given in flags.items() if given)]
 
 
 def set_up() -> Printer:
