@@ -293,6 +293,8 @@ STATES = [
     {"name": "pdu", "dual_warmup": 1},
     "dpo+klue+sam",
     {"name": "wga+projection+mask+texts", "projection": 2},
+    "jensun+mask",
+    {"name": "altpo+layered", "folds": 2},
 ]
 
 

@@ -65,6 +65,12 @@ def test_the_multiplier_follows_its_formula() -> None:
     assert found == [1.0, 1.0, 1.5, 2.5, 1.5, 0.0]
 
 
+def test_several_steps_count_by_their_mean() -> None:
+    """Warm after one step; then 1 + (mean of 3 and 5, less 2), and of the third pair as much."""
+    found = run([9.0, 3.0, 5.0, 2.0, 4.0], retain_limit=2.0, dual_warmup=1, dual_every=2)
+    assert found == [1.0, 1.0, 1.0, 3.0, 3.0, 4.0]
+
+
 def test_without_a_limit_it_is_the_first_steps_loss() -> None:
     assert run([3.0, 4.0, 3.0], dual_rate=1.0, dual_warmup=0) == [1.0, 1.0, 2.0, 2.0]
 
@@ -90,7 +96,7 @@ def test_the_multiplier_is_saved_and_taken_up(
     exact_model: Any, make_examples: Any, tmp_path: Path
 ) -> None:
     forget, retain = (collate(make_examples(3, seed=s), PAD) for s in (0, 1))
-    method, other = make({"name": "pdu", "dual_warmup": 1}), copy.deepcopy(exact_model)
+    method, other = make({"name": "pdu", "dual_warmup": 0, "dual_every": 2}), copy.deepcopy(exact_model)
     step = Step(exact_model, method, 1e-2)
     for _ in range(3):
         step([forget], [retain])
@@ -113,6 +119,11 @@ def test_a_large_margin_is_not_divergence(tiny_model: Any, make_examples: Any) -
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"methods: pdu: .*a retain term is needed"):
         make({"name": "pdu", "retain": "none"})
-    for key, value in (("dual_rate", -1), ("dual_warmup", -1), ("retain_limit", math.nan)):
+    for key, value in (
+        ("dual_rate", -1),
+        ("dual_warmup", -1),
+        ("dual_every", 0),
+        ("retain_limit", math.nan),
+    ):
         with pytest.raises(ConfigError, match=rf"methods: pdu\.{key}: .*got"):
             make({"name": "pdu", key: value})

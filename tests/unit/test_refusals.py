@@ -131,6 +131,30 @@ def test_the_bank_gives_a_fact_the_same_refusal_always() -> None:
     assert make("jensun").objective.refusal("a") == "No idea"
 
 
+@pytest.mark.parametrize("retain", ["nll", "kl", "js", "kl+texts+others"])
+@pytest.mark.parametrize("name", ["jensun", "idknll", "altpo", "ceu"])
+def test_any_retain_term_stands_beside_it(
+    name: str, retain: str, tiny_model: Any, make_examples: Any
+) -> None:
+    """The gradient is the forget loss's and that of every term, each of which is there."""
+    forget, kept, texts = make_examples(3), make_examples(3, seed=1), make_examples(3, seed=2)
+    refused = [Example(e.id, e.prompt, [5, 6]) for e in forget]
+    suffix = "" if retain == "nll" else f"+{retain}"
+    method = make(
+        {"name": f"{name}{suffix}", "retain_weight": 2.0} | ({"retain": "nll"} if not suffix else {})
+    )
+    assert method.retain is not None and method.retain.name == retain.partition("+")[0]
+    prepared = prepare_parts(tiny_model, method, forget, kept, PAD, refused, (), texts)
+    step = Step(tiny_model, method, 1e-2, prepared=prepared, pad=PAD)
+    batches = [[collate(rows, PAD)] for rows in (forget, kept, texts)]
+    first = step(*batches)
+    second = step(*batches)  # now the model has moved, and every divergence has a slope
+    assert first.gradient_norm > 0 and second.retain_loss is not None
+    if retain != "nll":
+        assert first.retain_loss == pytest.approx(0.0, abs=1e-6) and second.retain_loss > 0
+    assert (second.text_loss is not None) == ("texts" in retain)
+
+
 # --- all of them --------------------------------------------------------------------------------
 
 

@@ -31,9 +31,14 @@ class PrimalDual(Objective):
     """PDU: minimise the margin such that the retain loss is at most a limit.
 
     The retain term's weight is the constraint's multiplier. It begins at `retain_weight`, and after a
-    step, once warmed up, it becomes max(0, multiplier + dual_rate * (retain loss - retain_limit)).
+    step, once warmed up, it becomes max(0, multiplier + dual_rate * (retain loss - retain_limit)); with
+    `dual_every` it is taken once in so many steps, of their mean retain loss.
 
-    Departures: warmed up by steps, not epochs; a limit that is not given is the first step's loss.
+    Source: Entesari et al. 2025, "Constrained entropic unlearning: a primal-dual framework". Its code
+    has dual_rate 1 to 5, a first multiplier of 50 to 100 and a limit for each model and data set.
+    Departures: warmed up by steps, not epochs; the source's dual step of an epoch takes the retain loss
+    of the whole set at its end; a limit that is not given is the first step's loss. open-unlearning
+    counts the logits one position behind those that predict the answer.
     """
 
     name: ClassVar[str] = "pdu"
@@ -48,6 +53,7 @@ class PrimalDual(Objective):
     )
     dual_rate: float = Field(default=1.0, ge=0, description="step size of the multiplier")
     dual_warmup: int = Field(default=5, ge=0, description="steps before the multiplier first changes")
+    dual_every: int = Field(default=1, ge=1, description="steps between two changes of the multiplier")
 
     def fits(self, among: Parts) -> None:
         """Refuse to bound nothing."""
@@ -72,6 +78,7 @@ class Multiplier(Bound):
         self.settings, self.limit = settings, settings.retain_limit
         self.value: float | None = None
         self.steps = 0
+        self.total, self.since = 0.0, 0  # of the retain loss, since the multiplier last changed
 
     def weigh(self, weight: float) -> float:
         """Return the multiplier."""
@@ -83,22 +90,27 @@ class Multiplier(Bound):
         if losses.retain is None or self.value is None:
             return
         self.limit, self.steps = losses.retain if self.limit is None else self.limit, self.steps + 1
-        if self.steps > self.settings.dual_warmup:
-            excess = losses.retain - self.limit
+        if self.steps <= self.settings.dual_warmup:
+            return
+        self.total, self.since = self.total + losses.retain, self.since + 1
+        if self.since == self.settings.dual_every:
+            excess = self.total / self.since - self.limit
             self.value = max(0.0, self.value + self.settings.dual_rate * excess)
+            self.total, self.since = 0.0, 0
 
     def told(self) -> dict[str, float]:
         """Return the multiplier."""
         return {} if self.value is None else {"multiplier": self.value}
 
     def state(self) -> dict[str, Tensor]:
-        """Return multiplier, limit and steps."""
+        """Return multiplier, limit, steps, and what has come since it last changed."""
         if self.value is None or self.limit is None:
             return {}
-        return {"dual": torch.tensor([self.value, self.limit, self.steps], dtype=torch.float64)}
+        kept = [self.value, self.limit, self.steps, self.total, self.since]
+        return {"dual": torch.tensor(kept, dtype=torch.float64)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take up multiplier, limit and steps."""
+        """Take up what was saved."""
         if "dual" in state:
-            self.value, self.limit, steps = state["dual"].tolist()
-            self.steps = int(steps)
+            self.value, self.limit, steps, self.total, since = state["dual"].tolist()
+            self.steps, self.since = int(steps), int(since)

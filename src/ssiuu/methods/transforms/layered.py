@@ -42,11 +42,6 @@ class Layered(Transform):
 
     folds: int = Field(default=3, ge=2, le=16, description="parts of the facts to forget, and stages")
 
-    @property
-    def cost(self) -> float:
-        """The steps are shared out; what is asked of the model before is asked in every stage."""
-        return 1.0
-
     def fits(self, among: Parts) -> None:
         """Refuse to keep nothing."""
         if among.retain is None:
