@@ -86,7 +86,7 @@ class Ask:
 
 @dataclass
 class Training:
-    """What is trained: the model, its parameters by name, and how.
+    """What is trained: the model, its parameters by name, and how; `optimizer` takes the forget step.
 
     `effective`: adapters whose W + s B A is taken for the features, by the weight's name; else empty.
     """
@@ -95,6 +95,7 @@ class Training:
     named: dict[str, Tensor]
     effective: dict[str, Adapter] = field(default_factory=dict)
     weight_decay: float = 0.0
+    optimizer: torch.optim.Optimizer | None = None
 
 
 class Slope(NamedTuple):
@@ -130,7 +131,8 @@ class Bound:
     """What a part does while one run lasts, and what it remembers from step to step.
 
     Nothing is done here; a part overrides what it needs. In the order of a step: `begin`, `retained`,
-    `elsewhere`, `survey`, `shape` (or `reshape`), `weigh`, `finish`, `correct`, `after`.
+    `elsewhere`, `survey`, `direction`, `curved`, `shape` (or `reshape`), `weigh`, `finish`, `correct`,
+    `after`.
 
     Attributes:
         wants: The second gradient that `shape` looks at, summed over the forget batch.
@@ -138,8 +140,10 @@ class Bound:
         surveys: Whether all forget gradients must be there before the first is shaped.
         retain_first: Whether the retain gradient comes first and is shown (`retained`).
         perturbs: Whether the forget gradient is taken `elsewhere`.
+        displaces: Whether the retain gradient is, after the forget gradient; beside `retain_first`.
         starts: The gradient over the whole forget set that `start` is shown before the first step.
         maps: Modules whose weight's second gradient is wanted in place of the parameters'.
+        curves: Whether the second gradient's derivative along a direction is wanted (`direction`).
         corrects: Whether what the optimiser has made of the forget gradient is corrected (`correct`).
         retain_step: Where it is given, the forget gradient takes a step first, and the retain term and
             all other terms one of their own from where it led, with an optimiser of their own.
@@ -150,8 +154,10 @@ class Bound:
     surveys: bool = False
     retain_first: bool = False
     perturbs: bool = False
+    displaces: bool = False
     starts: Target | None = None
     maps: Mapping[str, torch.nn.Module] = {}
+    curves: bool = False
     corrects: bool = False
     retain_step: RetainStep | None = None
 
@@ -178,7 +184,7 @@ class Bound:
         """Be shown one parameter's retain gradient, before the forget gradient is taken."""
 
     def elsewhere(self, named: Mapping[str, Tensor]) -> AbstractContextManager[None]:
-        """Move the parameters to where the forget gradient is to be taken, and back on leaving.
+        """Move the parameters to where a gradient is to be taken, and back on leaving.
 
         `.grad` holds the forget gradient here.
         """
@@ -186,6 +192,13 @@ class Bound:
 
     def survey(self, slopes: Iterable[Slope]) -> None:
         """Be shown every forget gradient before the first is shaped."""
+
+    def direction(self) -> Mapping[str, Tensor]:
+        """Return along which direction curvature is wanted, by parameter; none: not in this step."""
+        return {}
+
+    def curved(self, products: Mapping[str, Tensor]) -> None:
+        """Be shown the derivative of the second gradient along `direction`."""
 
     def shape(self, slope: Slope) -> None:
         """Change one parameter's forget gradient in place."""
@@ -465,6 +478,11 @@ class Transform(Part):
     number: ClassVar[str | None] = None
     published_on: ClassVar[frozenset[str]] = frozenset()
     silent: ClassVar[bool] = False  # a key that is no part of the name
+
+    @property
+    def heads(self) -> bool:
+        """Whether a method with it is of Ssiuu's family, and called so."""
+        return False
 
     @property
     def said(self) -> list[str]:

@@ -180,6 +180,47 @@ def retain_bases(
     }
 
 
+def energy_bases(model: CausalLM, batches: Iterable[Batch], share: float) -> dict[str, Subspace]:
+    """Return the fewest leading directions of every linear map's inputs that hold a share of all.
+
+    The whole is the trace of the inputs' uncentred second moment. At least one direction stays free.
+
+    Args:
+        model: As it is before unlearning.
+        batches: Of the retain set.
+        share: Between 0 and 1.
+
+    Raises:
+        ConfigError: There are no batches.
+    """
+    maps = _Maps(model)
+    with _moments(model, maps.owner, True, False) as moments:
+        for batch in batches:
+            moments.mask = batch.attention_mask.bool()
+            with frozen(model):
+                answer_logprobs(model, batch)
+    if not moments.inputs:
+        raise ConfigError(
+            "nullspace: it is read off the retain set, and that has no rows. Give retain rows or leave "
+            "nullspace out."
+        )
+    found = {path: _holding(moment, share) for path, moment in moments.inputs.items()}
+    return {
+        f"{path}.weight": Subspace(found[owner], transposed=path in maps.transposed)
+        for path, owner in maps.owner.items()
+        if owner in found
+    }
+
+
+def _holding(moment: Float[Tensor, "d d"], share: float) -> Float[Tensor, "d k"]:
+    """Return the fewest leading eigenvectors that hold a share of the trace, below the dimension."""
+    values, vectors = torch.linalg.eigh(moment.double())
+    held = values.flip(0).cumsum(0) / values.sum()
+    k = min(int((held < share).sum()) + 1, len(values) - 1)
+    held_by: Tensor = vectors[:, -k:].to(moment.dtype)
+    return held_by
+
+
 def random_bases(model: CausalLM, inputs: int | None, outputs: int | None) -> dict[str, Subspace]:
     """Return as many directions of every linear map as `retain_bases`, drawn at random: a control.
 

@@ -95,7 +95,7 @@ class Method(Parts):
     @property
     def _head(self) -> Any:
         """The penalty or the gate, if there is one: such a method is of Ssiuu's family."""
-        return next((t for t in self.transforms if t.name in (FAMILY, "gate")), None)
+        return next((t for t in self.transforms if t.heads), None)
 
     @property
     def name(self) -> str:
@@ -132,7 +132,7 @@ class Method(Parts):
 
     @property
     def literal(self) -> bool:
-        """Whether this is Algorithm 1 as printed; lambda is free."""
+        """Whether this is Algorithm 1, or the objective it is for, as printed; lambda is free."""
         head = self._head
         plain = self.retain is not None and self.retain.name == "nll" and self.retain_weight == 1
         return head is not None and head.whose == "paper" and self.objective.name == "gd" and plain
@@ -179,5 +179,5 @@ class Method(Parts):
         if head.name == "gate":
             return f"{base} {head.summary}"
         if self.literal:
-            return "Ssiuu, Algorithm 1 as printed: GD with the attribution regulariser"
+            return str(head.title)
         return f"Ssiuu on {base} in this project's form {self.stem}"

@@ -46,12 +46,16 @@ from ssiuu.methods.retain import (
     TextTerm,
 )
 from ssiuu.methods.transforms.apart import Apart
+from ssiuu.methods.transforms.fisher import Fisher
 from ssiuu.methods.transforms.gate import Gate
+from ssiuu.methods.transforms.gu import GeometricDisentanglement
 from ssiuu.methods.transforms.klue import Localised
 from ssiuu.methods.transforms.layered import Layered
 from ssiuu.methods.transforms.mask import DisruptionMask
+from ssiuu.methods.transforms.nullspace import NullSpace
 from ssiuu.methods.transforms.projection import Projection
 from ssiuu.methods.transforms.pull import Pull
+from ssiuu.methods.transforms.rosu import RetainOrthogonal
 from ssiuu.methods.transforms.sam import SharpnessAware
 from ssiuu.methods.transforms.ssiuu import Ssiuu
 from ssiuu.methods.transforms.undo import Undo
@@ -85,7 +89,10 @@ TRANSFORMS: Registry[Transform] = Registry(
     "transform",
     "ssiuu.transforms",
     Transform,
-    (Ssiuu, Gate, Projection, DisruptionMask, Localised, SharpnessAware, Apart, Pull, Layered, Undo),
+    (
+        *(Ssiuu, Gate, Fisher, Projection, DisruptionMask, Localised, SharpnessAware, RetainOrthogonal),
+        *(GeometricDisentanglement, Apart, NullSpace, Pull, Layered, Undo),
+    ),
 )
 RETAIN_TERMS: Registry[RetainTerm] = Registry(
     "retain term",
@@ -114,6 +121,10 @@ ALIASES = {
             "Ours, on an idea of CIR and RepSelect.",
             "GD without the shared directions of inputs and output gradients",
         ),
+        Alias(
+            *("fdcu", "gd+fisher+gate(20)", "literature", Fisher.source),
+            "FDCU: GD damped where retain hangs on a parameter, or the parameter opposes the answer",
+        ),
     )
 }
 # Every built-in name that stands for a method by itself, in the order of lists.
@@ -122,6 +133,7 @@ METHODS = (
     *("satimp", "pdu", "npo-sam", "task-vector", "masked", "collapse"),
     *("ceu", "jensun", "idknll", "altpo"),
     *("repselect",),
+    *("fdcu", "ssiuu-exact"),
 )
 # The words after a plus that are no transform's own name, with the transform and what each sets.
 SUFFIXES: dict[str, tuple[str, Mapping[str, Any]]] = {
@@ -496,6 +508,7 @@ def _assembled(draft: Draft, values: dict[str, Any]) -> Method:
         raise ConfigError(problems)
     others = sorted((p for p in parts if isinstance(p, RetainTerm) and not p.off), key=_place)
     transforms = sorted((p for p in parts if isinstance(p, Transform) and not p.off), key=_place)
+    head = any(part.heads for part in transforms)
     method = Method(
         objective=next(p for p in parts if isinstance(p, Objective)),
         retain=RETAIN_TERMS.get(term, draft.where)() if term != "none" and weight else None,

@@ -184,6 +184,29 @@ class Regulariser:
                 moved.take(self._direction(name, g, influence, before, rows), f, factor)
 
     @torch.no_grad()
+    def bending(
+        self, name: str, parameter: Tensor, gradient: Tensor, scale: float, strength: float
+    ) -> Tensor | None:
+        """Return along what g has to be differentiated for the penalty's gradient through it.
+
+            d/dphi lambda sum over I- of (A - A_ref)^2 = 2 lambda (A - A_ref) g + H v,
+            v = 2 lambda (A - A_ref) phi on I-, 0 elsewhere;   H = dg/dphi
+
+        None where there is no memory yet, or nothing to penalise. The memory stays as it is.
+        """
+        if not self.covers(name) or name not in self.reference:
+            return None
+        along, neurons = torch.empty_like(parameter), self.form.level == "neuron"
+        shape = parameter.shape if neurons else (-1,)
+        phis, factor = parameter.view(shape), self._factor(strength, 1.0)
+        chunks = self._chunks(name, parameter, gradient, gradient, scale)
+        for _, _, influence, before, rows in chunks:
+            assert before is not None
+            found = self._direction(name, phis[rows], influence, before, rows)
+            along.view(shape)[rows] = found.mul_(factor)
+        return along
+
+    @torch.no_grad()
     def anchor(self, name: str, parameter: Tensor, gradient: Tensor, scale: float) -> None:
         """Store A_ref from a gradient over the whole forget set, times `scale`."""
         if not self.covers(name):
@@ -259,8 +282,9 @@ def gate(
     forget: Float[Tensor, "*shape"],
     sign: float,
     moved: Moved,
+    strength: float | None = None,
 ) -> None:
-    """Zero the forget gradient, in place, wherever phi_j dlogP/dphi_j < 0.
+    """Zero the forget gradient, in place, wherever phi_j dlogP/dphi_j < 0, or divide it there.
 
     Args:
         parameter: phi_j.
@@ -268,6 +292,7 @@ def gate(
         forget: The backbone's forget gradient; changed in place.
         sign: The sign of that factor.
         moved: Added to; what was zeroed counts as moved.
+        strength: Where it is given, it is divided by 1 + strength where the product is not above 0.
     """
     moved.total += forget.numel()
     size = CHUNK if parameter.device.type == "cpu" else max(1, parameter.numel())
@@ -281,9 +306,14 @@ def gate(
             if sign < 0:
                 product.neg_()
             before = _squared(f)
-            keep_above(f, product, below, grad_input=f)
+            if strength is None:
+                keep_above(f, product, below, grad_input=f)
+                moved.penalty_squared += before - _squared(f)
+            else:
+                divided = torch.where(product > 0, f, f / (1.0 + strength))
+                moved.penalty_squared += _squared(f - divided)
+                f.copy_(divided)
             moved.forget_squared += before
-            moved.penalty_squared += before - _squared(f)
             part, rise = _sample(product)
             moved.parameters += rise * _sum((part < 0).to(f))
 

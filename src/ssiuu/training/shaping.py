@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,7 +15,10 @@ from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import AnswerLogprobs, Batch, answer_logprobs
 from ssiuu.methods.base import Bound, Objective, Slope, View
+from ssiuu.records.schema import Target
 from ssiuu.training.views import Views
+
+Curvature = Callable[[Mapping[str, Tensor], Target], Mapping[str, Tensor]]
 
 
 @dataclass
@@ -104,12 +107,20 @@ class Shaping:
         if second is not None:
             second.pop(name, None)
 
-    def shape_all(self, divisor: float, second: dict[str, Tensor] | None) -> None:
-        """Shape the forget gradients in `.grad`, once all are there."""
+    def shape_all(self, divisor: float, second: dict[str, Tensor] | None, curvature: Curvature) -> None:
+        """Shape the forget gradients in `.grad`, once all are there.
+
+        Args:
+            divisor: What the forget losses were divided by.
+            second: The second gradients, where they are not the forget gradients themselves.
+            curvature: Returns the derivative of the second gradient along a direction.
+        """
         grads = {name: p.grad for name, p in self.named.items() if p.grad is not None}
         for bound in self.bounds:
             if bound.surveys:
                 bound.survey(self._slope(name, g, divisor, second) for name, g in grads.items())
+            if bound.curves and bound.wants is not None and (along := bound.direction()):
+                bound.curved(curvature(along, bound.wants))
             if bound.maps and second is not None:
                 bound.reshape(second)
         if any(b.shapes for b in self.bounds):

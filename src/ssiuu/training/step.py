@@ -20,15 +20,17 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ssiuu.attribution.curvature import hessian_vector
 from ssiuu.attribution.parameter import SplitGradients
 from ssiuu.causal import CausalLM
-from ssiuu.errors import DivergedError
+from ssiuu.errors import ConfigError, DivergedError
 from ssiuu.likelihood import Batch, answer_logits, answer_logprobs, join
 from ssiuu.methods.base import (
     Bound,
@@ -44,6 +46,7 @@ from ssiuu.methods.method import Method
 from ssiuu.methods.retain import LikelihoodTerm
 from ssiuu.models.lora import adapters, weight_of
 from ssiuu.models.precision import attention
+from ssiuu.records.schema import Target
 from ssiuu.training.optimiser import build
 from ssiuu.training.prepare import Prepared
 from ssiuu.training.shaping import Shaping
@@ -118,13 +121,18 @@ class Step:
         self.recomputes = any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
         self.bounds: dict[str, Bound] = {}
         adapted = {a.name: a for a in adapters(model)} if effective else {}
-        training = Training(model, self.named, adapted, weight_decay)
+        training = Training(model, self.named, adapted, weight_decay, optimizer)
         for each in method.all if method else ():
             self.bounds[each.name] = each.bind(self.views.prepared.parts.get(each.name))
             self.bounds[each.name].attach(training)
         bounds = list(self.bounds.values())
         self.retain_step = _one([b.retain_step for b in bounds if b.retain_step is not None])
         self.optimizers = {"optimiser": self.optimizer}
+        if self.retain_step is not None and any(b.displaces for b in bounds):
+            raise ConfigError(
+                "rosu: its retain gradient is taken beside the forget gradient, and here the rows to "
+                "keep take a step of their own: use rosu(forget), or leave one of them out."
+            )
         if (own := self.retain_step) is not None:
             # Weights decay in the forget step alone, not twice.
             second = build(own.optimiser or optimiser, parameters, learning_rate, 0.0)
@@ -217,12 +225,28 @@ class Step:
             aside = self._set_aside()
         if forget and self.objective is not None:
             forget_loss = self._forget(forget)
+        moving = [b for b in self.bounds.values() if b.displaces]
+        if first and moving:
+            aside = self._displaced(moving, retain)
         for name, gradient in aside.items():
             parameter = self.named[name]
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         if keeps and not first:
             retain_loss = self.terms.retain_backward(retain)
         return forget_loss, retain_loss
+
+    def _displaced(self, moving: Sequence[Bound], retain: Sequence[Batch]) -> dict[str, Tensor]:
+        """Return the retain gradient of where parts want it; the forget gradient stays in `.grad`."""
+        with ExitStack() as stack:
+            for bound in moving:
+                stack.enter_context(bound.elsewhere(self.named))
+            forget = {name: p.grad for name, p in self.named.items()}
+            self.optimizer.zero_grad(set_to_none=True)
+            self.terms.retain_backward(retain)
+        found = {name: p.grad for name, p in self.named.items() if p.grad is not None}
+        for name, parameter in self.named.items():
+            parameter.grad = forget[name]
+        return found
 
     def _in_turn(self, batches: Mapping[Rows, Sequence[Batch]]) -> tuple[Losses, float, float]:
         """Take the forget step, then from there that of all other terms; return the norms of both.
@@ -383,8 +407,17 @@ class Step:
                 n: self.accelerator.reduce(g, "sum") for n, g in second.gradients.items()
             }
         if shape and not streams:
-            self.shaping.shape_all(divisor, second.gradients if second is not None else None)
+            found = second.gradients if second is not None else None
+            self.shaping.shape_all(divisor, found, partial(self._curvature, batches))
         return total
+
+    def _curvature(
+        self, batches: Sequence[Batch], along: Mapping[str, Tensor], target: Target
+    ) -> dict[str, Tensor]:
+        """Return the derivative of the target's gradient over these rows, along a direction."""
+        inner = self.accelerator.unwrap_model(self.model)
+        products = hessian_vector(inner, batches, self.named, along, target)
+        return {name: self.accelerator.reduce(p, "sum") for name, p in products.items()}
 
     def _set_aside(self) -> dict[str, Tensor]:
         """Take the retain gradient out of `.grad`, and show it to the parts that asked for it."""

@@ -55,6 +55,11 @@ class SsiuuTerm:
                 "SsiuuTerm: anchor: initial is taken over the whole forget set, and rho of the forget "
                 "gradient alone; neither is seen here. Use anchor: previous and lambda."
             )
+        if self.form.derivative == "exact":
+            raise ConfigError(
+                "SsiuuTerm: derivative: exact wants a second derivative, which a caller's backward "
+                "pass has not left. Use derivative: constant."
+            )
         self.model = model
         self.named: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.penalty = self.form.bind(None)

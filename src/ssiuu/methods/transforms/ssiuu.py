@@ -9,6 +9,15 @@ Algorithm 1 takes the parameters for features:
 With the Hessian dropped the added gradient is 2 lambda (A_t[j] - A_{t-1}[j]) g_j on I-, 0 elsewhere.
 There is no penalty at t = 1; afterwards A_{t-1} <- A_t. The arithmetic is in
 ssiuu.methods.regulariser.
+
+With `derivative: exact` (ssiuu-exact) nothing is dropped: the gradient is that of the penalty as it is
+printed, the derivative of g included, with A_{t-1} and I- held constant as the paper has them:
+
+    2 lambda (A_t - A_{t-1}) g + H v,    v = 2 lambda (A_t - A_{t-1}) phi on I-, 0 elsewhere
+
+H is the second derivative of the batch's P(y|x). H v is exact: one more forward pass over the forget
+rows, a backward pass through it and one through both, in fp32. On the default model a step takes 4.4
+times the processor time of gd's and 3.1 times that of Algorithm 1's, and holds the graph of a gradient.
 """
 
 from __future__ import annotations
@@ -29,7 +38,7 @@ from ssiuu.models.sites import find_sites
 from ssiuu.records.schema import Target
 
 # The knobs in the order in which they stand in a name, where they are not the paper's.
-SHOWN = ("target", "anchor", "side", "level", "penalty", "index")
+SHOWN = ("target", "anchor", "side", "level", "penalty", "index", "derivative")
 
 
 class Ssiuu(Transform):
@@ -50,6 +59,7 @@ class Ssiuu(Transform):
         "absolute": {"penalty": "absolute"},
         "positive": {"index": "positive"},
         "random": {"index": "random"},
+        "exact": {"derivative": "exact"},
     }
 
     lambda_: float = Field(
@@ -86,11 +96,24 @@ class Ssiuu(Transform):
         description="where the penalty acts: I- (the paper); I+ and a random half are controls",
     )
 
+    derivative: Literal["constant", "exact"] = Field(
+        default="constant",
+        description="of the penalty: with g held constant (Algorithm 1), or through g as well, which "
+        "is the gradient of Eq. 3 and 6 as printed, at a Hessian-vector product a step",
+    )
+
     @model_validator(mode="after")
     def _one_strength(self) -> Ssiuu:
         if self.rho is not None and "lambda_" in self.model_fields_set:
             raise ValueError("give lambda or rho, not both")
+        if self.rho is not None and self.derivative == "exact":
+            raise ValueError("rho is for derivative: constant; give lambda")
         return self
+
+    @property
+    def heads(self) -> bool:
+        """A method with it is of Ssiuu's family."""
+        return True
 
     @property
     def regularises(self) -> bool:
@@ -108,14 +131,28 @@ class Ssiuu(Transform):
 
     @property
     def whose(self) -> Origin:
-        """A penalty elsewhere is a control; any form but the paper's is ours."""
+        """A penalty elsewhere is a control; any form but the paper's is ours.
+
+        The paper's are Algorithm 1 and the objective that it is an approximation to.
+        """
         if self.index != "negative":
             return "control"
-        return "ours" if self.form or not self.regularises else "paper"
+        return "ours" if self.form not in ([], ["exact"]) or not self.regularises else "paper"
+
+    @property
+    def title(self) -> str:
+        """What it is called on gd, where it is as the paper has it."""
+        if self.derivative == "exact":
+            return (
+                "Ssiuu, the objective as printed (Eq. 3, 6), differentiated through attribution itself"
+            )
+        return "Ssiuu, Algorithm 1 as printed: GD with the attribution regulariser"
 
     @property
     def cost(self) -> float:
-        """Measured beside gd: the gradient of P comes beside that of the loss."""
+        """Measured beside gd: the gradient of P comes beside that of the loss, or is bent too."""
+        if self.derivative == "exact":
+            return 4.4
         return 1.6 if self.target == "probability" else 1.0
 
     def bind(self, prepared: Any) -> Penalty:
@@ -130,9 +167,12 @@ class Penalty(Bound):
         self.form, self.strength, self.moved, self.fresh = form, form.lambda_, Moved(), True
         self.regulariser: Regulariser | None = Regulariser(form) if form.regularises else None
         self.adapters: dict[str, Adapter] = {}
+        self.along: dict[str, Tensor] = {}
+        self.products: Mapping[str, Tensor] = {}
         if self.regulariser is not None:
             self.wants: Target | None = form.target
-            self.shapes, self.surveys = True, form.rho is not None
+            self.curves = form.derivative == "exact"
+            self.shapes, self.surveys = True, form.rho is not None or self.curves
             self.starts = form.target if form.anchor == "initial" else None
 
     @property
@@ -143,9 +183,9 @@ class Penalty(Bound):
     def attach(self, training: Training) -> None:
         """Find the neurons, and what the adapters make of the weights."""
         self.adapters = training.effective
-        if self.adapters and (self.form.rho or self.form.anchor == "initial"):
+        if self.adapters and (self.form.rho or self.form.anchor == "initial" or self.curves):
             raise ConfigError(
-                "ssiuu: rho and anchor: initial have no effective space; "
+                "ssiuu: rho, anchor: initial and derivative: exact have no effective space; "
                 "set unlearn.lora.attribution: adapter."
             )
         if self.regulariser is not None:
@@ -166,7 +206,15 @@ class Penalty(Bound):
         self.fresh = self.regulariser is None or not self.regulariser.reference
 
     def survey(self, slopes: Iterable[Slope]) -> None:
-        """Find the strength that makes the penalty rho times the forget gradient."""
+        """Find the strength that makes the penalty rho times the forget gradient, or where g bends."""
+        if self.curves and self.regulariser is not None:
+            self.along, self.products = {}, {}
+            for name, parameter, gradient, _, scale in map(_measured, slopes):
+                found = self.regulariser.bending(
+                    name, parameter.detach(), gradient, scale, self.strength
+                )
+                if found is not None and found.any():
+                    self.along[name] = found
         if self.form.rho is None or self.regulariser is None:
             return
         unit = Moved()
@@ -175,10 +223,27 @@ class Penalty(Bound):
         # The penalty's gradient goes with its strength, so one measurement at 1 is enough.
         self.strength = self.form.rho / unit.share if unit.penalty_squared > 0 else 0.0
 
+    def direction(self) -> Mapping[str, Tensor]:
+        """Return v; see the module."""
+        return self.along
+
+    def curved(self, products: Mapping[str, Tensor]) -> None:
+        """Keep H v until the gradients are changed."""
+        self.along, self.products = {}, products
+
     def shape(self, slope: Slope) -> None:
         """Add the penalty's gradient."""
-        if self.regulariser is not None:
+        if self.regulariser is None:
+            return
+        if not self.curves:
             self.regulariser.apply(*_measured(slope), self.strength, self.moved)
+            return
+        name, parameter, gradient, forget, scale = _measured(slope)
+        penalty = torch.zeros_like(forget)
+        self.regulariser.apply(name, parameter, gradient, penalty, scale, self.strength, Moved())
+        if name in self.products:
+            penalty += self.products[name]
+        self.moved.add(penalty, forget)
 
     def reshape(self, second: dict[str, Tensor]) -> None:
         """Penalise W + s B A and hand the penalty's gradient down to B and A."""
