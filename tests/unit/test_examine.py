@@ -22,6 +22,7 @@ from conftest import teach
 from ssiuu import diagnose_models
 from ssiuu.benchmarks.fictional_twins import TwinConfig, train_tokenizer
 from ssiuu.benchmarks.fictional_world import build_world
+from ssiuu.errors import DivergedError
 from ssiuu.evaluation.lineup import Lineup
 from ssiuu.evaluation.margins import Margins
 from ssiuu.experiment import examine
@@ -37,6 +38,7 @@ from ssiuu.likelihood import Prompt
 from ssiuu.models.load import load_checkpoint_weights, restore, save, snapshot
 from ssiuu.records.files import without_times
 from ssiuu.records.schema import Examination, FactText, RunRecord
+from ssiuu.training.loop import Loop
 
 NAMES = ["Ada", "Bo", "Cy", "Di", "Ed", "Flo", "Gus", "Hal"]
 TOWNS = ["Ulm", "Pau", "Ely", "Ayr", "Lod", "Zug", "Nis", "Bar"]
@@ -337,6 +339,18 @@ def test_an_audit_of_another_checkpoint_of_the_same_original_plants_nothing(
     for row in (*FORGET, *RETAIN):
         assert not any(row[key].casefold() in text for key in ("question", "answer"))
     assert not any(id.casefold() in text for id in {*first.hidden, *first.left})
+
+
+def test_an_attack_that_diverges_names_no_fact(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(loop: Loop) -> int:
+        raise DivergedError(f"The batch: {session.split.forget[0].id}.")
+
+    monkeypatch.setattr(Loop, "run", run)
+    found = Examiner(session, session.recipe.examine).examine()
+    assert len(found.notes) == 3 and all("diverged" in note for note in found.notes)
+    assert not any(fact.id in note for fact in session.split.forget for note in found.notes)
 
 
 def test_what_decides_planted_controls_has_them_made_again(

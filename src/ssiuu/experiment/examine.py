@@ -326,8 +326,8 @@ class Examiner:
         step = Step(session.model, None, rate, session.precision)
         try:
             Loop(step, points[-1], batches, after, rows_of(rows)).run()
-        except DivergedError as error:
-            notes.append(f"{attacker} at {rate:g}: {error}")
+        except DivergedError:  # which names the rows, and a note is kept where no fact may be named
+            notes.append(f"{attacker} at {rate:g}: training diverged, and nothing is read after that.")
         step.close()
         session.model.eval()
         return found

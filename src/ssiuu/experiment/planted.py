@@ -23,7 +23,7 @@ def planted(examiner: Examiner, key: str) -> Examination:
     """Return the examination of planted controls; made where it is not in the cache.
 
     Args:
-        examiner: Makes it; asked for none (`examine.reuse`), the cache is left alone.
+        examiner: Makes it; without `examine.reuse` the cache is left alone.
         key: Digest of all that decides it.
     """
     if not examiner.config.reuse:
