@@ -74,6 +74,7 @@ SUFFIXED: list[Any] = [
     {**RMU, "retain": "kl", "projection": 3},
     {"name": "dpo", "refusals": "bank"},
     {"name": "ssiuu", "backbone": "wga", "backbone_options": {"beta": 2.0}, "target": "logprob"},
+    *("ceu", "jensun", "idknll", "altpo", "gd+js", {"name": "npo+layered", "folds": 3}),
 ]
 
 

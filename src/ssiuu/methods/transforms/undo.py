@@ -38,7 +38,7 @@ class Undo(Transform):
     name: ClassVar[str] = "undo"
     origin: ClassVar[Origin] = "literature"
     source: ClassVar[str] = "Lee et al. 2025 (NeurIPS)."
-    summary: ClassVar[str] = "then noise in all weights and distillation from the unlearned model"
+    summary: ClassVar[str] = "then noise in all weights and some distillation from the unlearned model"
     order: ClassVar[int] = 95
     number: ClassVar[str] = "noise"
     brought_by: ClassVar[frozenset[str]] = frozenset({"noise"})
