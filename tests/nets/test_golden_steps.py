@@ -46,6 +46,14 @@ COLLAPSE = {"name": "collapse", "projection": 3, "projection_outputs": 2}
 BACKBONES = ("gd", "ga", "npo", "simnpo", "dpo", "wga")
 PLAIN: list[Any] = [*BACKBONES, RMU, COLLAPSE, "undial", "klue", "npo-sam", "masked", "task-vector"]
 PLAIN += [{"name": "repselect", "components": 4, "step_size": 0.01, "kl_limit": 1.0, "most": 2}]
+CIR = {"name": "cir", "layers": [0, 1], "input_directions": 4, "output_directions": 5, "loss_limit": 2}
+STEPWISE = {"name": "repselect-steps", "components": 4, "collect": 1}
+PLAIN += [
+    CIR,
+    {**CIR, "name": "mcu", "components": 3},
+    {**RMU, "name": "rmu-mcu", "components": 3},
+    STEPWISE,
+]
 FORMS = (
     *("", "-logprob", "-growth", "-initial", "-neuron", "-absolute", "-positive", "-random", "-gate"),
     *("-rho0.3", "-logprob-growth", "-logprob-initial-growth-neuron-absolute", "-logprob-rho0.3"),
@@ -316,6 +324,8 @@ def test_the_collapse_is_its_two_projections() -> None:
         {"name": "ssiuu", "lambda": 2.0},
         "ssiuu-logprob-initial-growth-neuron-absolute",
         "masked",
+        CIR,
+        STEPWISE,
         {"name": "ssiuu-gate", "pull": 5.0},
         "npo+kl+texts+others",
         {"name": "gd+projection", "projection": 3},

@@ -795,6 +795,10 @@ LABELS = [
     "npo-sam+kl",
     "task-vector",
     "repselect",
+    "repselect-steps",
+    "cir",
+    "mcu+texts",
+    "rmu-mcu+kl",
     "none",
 ]
 

@@ -39,9 +39,19 @@ PRECISIONS = ("fp32", "bf16")
 FEW = ("gpt2", "gpt_neox", "falcon", "gemma3", "mixtral", "mamba")
 NOT_AT_ALL = {"rwkv"}  # it reads padding as text
 # Every method, and every suffix and form with arithmetic of its own; sizes for 16 hidden units.
+BREAKING: dict[str, Any] = {
+    "layers": [0, 1],
+    "input_directions": 2,
+    "output_directions": 2,
+    "loss_limit": None,
+}
 SMALL: dict[str, dict[str, Any]] = {
     "rmu": {"layer": 1, "update": [r"\.[01]\..*weight$"]},
     "collapse": {"projection": 2, "projection_outputs": 2},
+    "cir": BREAKING,
+    "mcu": {**BREAKING, "components": 2},
+    "rmu-mcu": {"layer": 1, "update": [r"\.[01]\..*weight$"], "components": 2},
+    "repselect-steps": {"components": 2, "collect": 1},
 }
 SPECS: list[dict[str, Any]] = [
     *({"name": name, **SMALL.get(name, {})} for name in METHODS if make(name).trains),

@@ -27,9 +27,19 @@ PAD = 1
 TRAINED = sorted(
     name for name in METHODS if make(name).trains and getattr(make(name).objective, "adapts", True)
 )
-SMALL = {
+BREAKING: dict[str, Any] = {
+    "layers": [0, 1],
+    "input_directions": 2,
+    "output_directions": 2,
+    "loss_limit": None,
+}
+SMALL: dict[str, dict[str, Any]] = {
     "rmu": {"layer": 1, "update": [r"\.[01]\.mlp\.down_proj\.weight$"]},
     "collapse": {"projection": 2, "projection_outputs": 2},
+    "cir": BREAKING,
+    "mcu": {**BREAKING, "components": 2},
+    "rmu-mcu": {"layer": 1, "update": [r"\.[01]\.mlp\.down_proj\.weight$"], "components": 2},
+    "repselect-steps": {"components": 2, "collect": 1},
 }
 
 
@@ -87,7 +97,7 @@ def test_every_method_trains_adapters(tiny_model: Any, rows: Any, name: str) -> 
     assert after.keys() == before.keys()
     moved = {n for n in after if not torch.equal(after[n], before[n])}
     assert moved and all("_proj" in n for n in moved)
-    if name == "rmu":
+    if name in ("rmu", "rmu-mcu"):
         assert moved <= {f"model.layers.{i}.mlp.down_proj.weight" for i in (0, 1)}
     for n in moved:
         change = torch.linalg.svdvals((after[n] - before[n]).double())

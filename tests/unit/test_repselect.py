@@ -14,10 +14,9 @@ from ssiuu.attribution.neuron import batches
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Example, answer_logprobs, collate
 from ssiuu.methods import make
-from ssiuu.methods.base import Work
 from ssiuu.methods.budget import PlainText
-from ssiuu.methods.edits.repselect import collapsed, nll_gradients, shares_left, triplets
-from ssiuu.methods.elicit import Elicitation
+from ssiuu.methods.edits.repselect import collapsed, shares_left, triplets
+from ssiuu.methods.elicit import Elicitation, nll_gradients
 from ssiuu.models.lora import Lora
 from ssiuu.models.maps import feed_forward
 from ssiuu.records.schema import MethodInfo, Unlearning
@@ -147,20 +146,19 @@ def test_they_are_what_the_weights_would_be_with_them_merged(layout: str, make_e
 def test_the_epoch_of_elicitation_learns_the_rows_better(tiny_model: Any, make_examples: Any) -> None:
     steps = [[collate(make_examples(3, seed=s), PAD)] for s in range(2)]
     elicited = Elicitation(feed_forward(tiny_model), 4, 4.0)
-    work = Work([], [], PAD, lambda rows, steps: None)
     losses = []
     with elicited.active(tiny_model):
         for turn in range(20):
             step = steps[turn % 2]
             losses.append(-float(answer_logprobs(tiny_model, step[0]).sum.detach().sum()))
-            elicited.descend(nll_gradients(tiny_model, step, elicited.parameters, work), 0.05)
+            elicited.descend(nll_gradients(tiny_model, step, elicited.parameters), 0.05)
     assert losses[-1] < losses[1] and losses[-2] < losses[0]
 
 
 def test_the_gradient_is_a_finite_difference_in_float64(exact_model: Any, make_examples: Any) -> None:
-    batch, work = collate(make_examples(3), PAD), Work([], [], PAD, lambda rows, steps: None)
+    batch = collate(make_examples(3), PAD)
     weight = exact_model.model.layers[1].mlp.up_proj.weight
-    (slope,) = nll_gradients(exact_model, [batch], [weight], work)
+    (slope,) = nll_gradients(exact_model, [batch], [weight])
     tokens, h = int(batch.answer_mask.sum()), 1e-6
     for place in ((0, 0), (3, 5), (7, 2)):
         ends = []

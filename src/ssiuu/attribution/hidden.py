@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Batch
-from ssiuu.models.hooks import hooked
+from ssiuu.models.hooks import Hook, hooked
 
 _LISTS = ("layers", "h", "blocks")
 
@@ -79,6 +79,25 @@ def hidden_states(model: CausalLM, batch: Batch, layer: int) -> Float[Tensor, "B
     finally:
         handle.remove()
     raise ConfigError(f"{type(model).__name__} never reached its block {layer}.")
+
+
+@contextmanager
+def tapped(model: CausalLM, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Collect what these modules put out in this context, by path; differentiable."""
+    found: dict[str, Tensor] = {}
+
+    def keep(path: str) -> Hook:
+        return lambda module, inputs, output: found.update({path: output})
+
+    with hooked((model.get_submodule(path), keep(path)) for path in paths):
+        yield found
+
+
+def stacked(
+    outputs: Mapping[str, Tensor], paths: Sequence[str], mask: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B T L d"]:
+    """Return the outputs of these modules as one tensor; some put out rows and tokens as one."""
+    return torch.stack([outputs[path].reshape(*mask.shape, -1) for path in paths], 2)
 
 
 @contextmanager

@@ -34,7 +34,9 @@ def settings_of(session: Session, method: Method, seed: int, threshold: float) -
     """Return how a method is driven in this experiment."""
     config = session.recipe.unlearn
     optimiser = method.optimiser or config.optimiser
-    rate = config.learning_rate if optimiser == config.optimiser else RATES[optimiser]
+    own = method.objective
+    usual = own.rate if own.rate and optimiser == own.optimiser else RATES[optimiser]
+    rate = config.learning_rate if optimiser == config.optimiser else usual
     return Settings(
         learning_rate=method.learning_rate or rate,
         batch_size=config.batch_size,

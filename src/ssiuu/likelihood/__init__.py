@@ -27,6 +27,7 @@ __all__ = [
     "Joint",
     "Prompt",
     "PromptStyle",
+    "aligned",
     "answer_logits",
     "answer_logprobs",
     "collate",
@@ -208,6 +209,16 @@ def token_logprobs(logits: Float[Tensor, "*n V"], targets: Int[Tensor, "*n"]) ->
     """Return log softmax(logits)[target] in fp32 (or wider), without keeping the whole softmax."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     return wide.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - wide.logsumexp(-1)
+
+
+def aligned(
+    rows: Sequence[Float[Tensor, _ * shape]], mask: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B T *shape"]:
+    """Return rows of different lengths as one tensor, each where its mask is set; 0 elsewhere."""
+    out = rows[0].new_zeros((*mask.shape, *rows[0].shape[1:]))
+    for i, row in enumerate(rows):
+        out[i, mask[i]] = row.to(out.device)
+    return out
 
 
 def length_sorted(lengths: Sequence[int], size: int) -> list[list[int]]:

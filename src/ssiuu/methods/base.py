@@ -27,7 +27,7 @@ from ssiuu.records.schema import Target
 
 Origin = Literal["paper", "literature", "ours", "control", "given"]
 Need = Literal["logprob", "distribution", "refusal", "instead", "hidden"]
-Normaliser = Literal["tokens", "examples", "positions"]
+Normaliser = Literal["tokens", "examples", "positions", "later"]
 Through = Literal["constant", "answer", "other"]
 Rows = Literal["forget", "retain", "texts"]
 Optimiser = Literal["adamw", "sgd", "momentum", "sign", "normsgd", "adafactor"]
@@ -49,7 +49,9 @@ class View:
 
     Log-probabilities are nats. A field that the loss does not ask for is None; `reference...` is what
     the model before the first step said of the same rows. `instead`: the refusal's tokens, laid over
-    the answer's again and again.
+    the answer's again and again. `outputs`: of the modules that the loss `taps`. `prepared`: what the
+    loss has prepared, by rows if it likes: `ids` says which these are. `reference_length`: the mean
+    length of `reference_hidden` over all rows of the run.
     """
 
     logprobs: AnswerLogprobs
@@ -59,10 +61,14 @@ class View:
     instead: Int[Tensor, "B A"] | None = None
     hidden: Float[Tensor, "B T d"] | None = None
     hidden_mask: Bool[Tensor, "B T"] | None = None
+    outputs: Float[Tensor, "B T L d"] | None = None
+    ids: tuple[str, ...] = ()
+    prepared: Any = None
     reference: Float[Tensor, " B"] | None = None
     reference_refusal: Float[Tensor, " B"] | None = None
     reference_logits: Float[Tensor, "B A V"] | None = None
     reference_hidden: Float[Tensor, "B T d"] | None = None
+    reference_length: float | None = None
 
 
 @dataclass(frozen=True)
@@ -131,8 +137,8 @@ class Bound:
     """What a part does while one run lasts, and what it remembers from step to step.
 
     Nothing is done here; a part overrides what it needs. In the order of a step: `begin`, `retained`,
-    `elsewhere`, `survey`, `direction`, `curved`, `shape` (or `reshape`), `weigh`, `finish`, `correct`,
-    `after`.
+    `elsewhere`, `surround`, `survey`, `direction`, `curved`, `shape` (or `reshape`), `weigh`, `finish`,
+    `correct`, `after`.
 
     Attributes:
         wants: The second gradient that `shape` looks at, summed over the forget batch.
@@ -147,6 +153,8 @@ class Bound:
         corrects: Whether what the optimiser has made of the forget gradient is corrected (`correct`).
         retain_step: Where it is given, the forget gradient takes a step first, and the retain term and
             all other terms one of their own from where it led, with an optimiser of their own.
+        surrounds: Whether something stands around the passes of the forget rows (`surround`).
+        ends: Why the run has to end after this step, in a sentence; "": it need not.
     """
 
     wants: Target | None = None
@@ -160,11 +168,13 @@ class Bound:
     curves: bool = False
     corrects: bool = False
     retain_step: RetainStep | None = None
+    surrounds: bool = False
+    ends: str = ""
 
     @property
     def alone(self) -> bool:
         """Whether forget and retain rows must have passes of their own."""
-        apart = self.retain_step is not None
+        apart = self.retain_step is not None or self.surrounds
         return self.surveys or self.retain_first or self.perturbs or bool(self.maps) or apart
 
     def attach(self, training: Training) -> None:
@@ -188,6 +198,10 @@ class Bound:
 
         `.grad` holds the forget gradient here.
         """
+        raise NotImplementedError
+
+    def surround(self, batches: Sequence[Batch]) -> AbstractContextManager[None]:
+        """Stand around the passes of a step's forget rows whose gradient is shaped."""
         raise NotImplementedError
 
     def survey(self, slopes: Iterable[Slope]) -> None:
@@ -325,7 +339,8 @@ class Loss(Part):
     """A part that is a loss per example.
 
     `normaliser` says what a batch's losses are divided by: "tokens" (its answer tokens, the field's
-    token-mean cross-entropy), "examples" or "positions" (all tokens it is fed). `needs` says what the
+    token-mean cross-entropy), "examples", "positions" (all tokens it is fed) or "later" (all of these
+    but the first of each row). `needs` says what the
     model before is asked of these rows. `in_nats`: whether a value beyond any likelihood is runaway.
     """
 
@@ -337,6 +352,10 @@ class Loss(Part):
     def bounded(self) -> bool:
         """Whether the mean is nats a token, of which nobody needs a thousand."""
         return self.in_nats and self.normaliser == "tokens"
+
+    def taps(self, model: CausalLM) -> tuple[str, ...]:
+        """Return the modules whose outputs the loss looks at, beside the block that it looks at."""
+        return ()
 
 
 class Objective(Loss):
@@ -351,6 +370,8 @@ class Objective(Loss):
     retains: ClassVar[bool] = True
     trains: ClassVar[bool] = True
     has_gradient: ClassVar[bool] = True
+    optimiser: ClassVar[Optimiser | None] = None  # what takes its steps where nothing is said
+    rate: ClassVar[float | None] = None  # and the rate of that
 
     @abstractmethod
     def forget_loss(self, view: View) -> Float[Tensor, " B"]:
@@ -373,6 +394,10 @@ class Objective(Loss):
             ConfigError: None of them.
         """
         return set(names)
+
+    def trained(self, names: Sequence[str], model: CausalLM) -> set[str]:
+        """Return the same where it takes the model to tell."""
+        return self.updates(names)
 
     @property
     def replaces(self) -> bool:

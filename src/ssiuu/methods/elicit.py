@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from ssiuu.causal import CausalLM
+from ssiuu.likelihood import Batch, answer_logprobs
 from ssiuu.models.hooks import hooked
 
 
@@ -73,3 +74,22 @@ class Elicitation:
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             if gradient is not None and norm > 0:
                 parameter.sub_(gradient, alpha=rate / norm)
+
+
+def nll_gradients(
+    model: CausalLM,
+    step: Sequence[Batch],
+    wanted: Sequence[Tensor],
+    casting: Callable[[Batch], AbstractContextManager[object]] = lambda batch: nullcontext(),
+) -> list[Tensor | None]:
+    """Return the gradients of the mean NLL of a step's answer tokens; None where there is none."""
+    tokens = sum(int(batch.answer_mask.sum()) for batch in step)
+    total: list[Tensor | None] = [None] * len(wanted)
+    for batch in step:
+        with casting(batch):
+            loss = -answer_logprobs(model, batch).sum.sum() / tokens
+        for n, gradient in enumerate(torch.autograd.grad(loss, list(wanted), allow_unused=True)):
+            known = total[n]
+            if gradient is not None:
+                total[n] = gradient if known is None else known + gradient
+    return total

@@ -25,6 +25,7 @@ from ssiuu.methods.edits.task_vector import TaskVector
 from ssiuu.methods.method import FAMILY, Alias, Method
 from ssiuu.methods.objectives.altpo import AlternatePreference
 from ssiuu.methods.objectives.ceu import CrossEntropyUnlearning
+from ssiuu.methods.objectives.cir import Breaking, OutsideBreaking
 from ssiuu.methods.objectives.dpo import DirectPreference
 from ssiuu.methods.objectives.ga import GradientAscent
 from ssiuu.methods.objectives.gd import GradientDifference
@@ -32,7 +33,8 @@ from ssiuu.methods.objectives.idknll import IdkLikelihood
 from ssiuu.methods.objectives.jensun import JensenShannonUnlearning
 from ssiuu.methods.objectives.npo import NegativePreference
 from ssiuu.methods.objectives.pdu import PrimalDual
-from ssiuu.methods.objectives.rmu import Misdirection
+from ssiuu.methods.objectives.repselect_steps import RepSelectSteps
+from ssiuu.methods.objectives.rmu import Misdirection, OutsideMisdirection
 from ssiuu.methods.objectives.satimp import SaturationImportance
 from ssiuu.methods.objectives.simnpo import SimpleNegativePreference
 from ssiuu.methods.objectives.undial import SelfDistillation
@@ -43,6 +45,7 @@ from ssiuu.methods.retain import (
     JensenShannonTerm,
     LikelihoodTerm,
     OtherWordsTerm,
+    StatesTerm,
     TextTerm,
 )
 from ssiuu.methods.transforms.apart import Apart
@@ -83,6 +86,10 @@ OBJECTIVES: Registry[Objective] = Registry(
         AlternatePreference,
         TaskVector,
         RepSelect,
+        RepSelectSteps,
+        Breaking,
+        OutsideBreaking,
+        OutsideMisdirection,
     ),
 )
 TRANSFORMS: Registry[Transform] = Registry(
@@ -98,7 +105,15 @@ RETAIN_TERMS: Registry[RetainTerm] = Registry(
     "retain term",
     "ssiuu.retain_terms",
     RetainTerm,
-    (LikelihoodTerm, DivergenceTerm, JensenShannonTerm, ActivationTerm, TextTerm, OtherWordsTerm),
+    (
+        LikelihoodTerm,
+        DivergenceTerm,
+        JensenShannonTerm,
+        ActivationTerm,
+        StatesTerm,
+        TextTerm,
+        OtherWordsTerm,
+    ),
 )
 
 ALIASES = {
@@ -132,7 +147,7 @@ METHODS = (
     *("none", "ga", "gd", "dpo", "npo", "klue", "rmu", "ssiuu", "simnpo", "undial", "wga"),
     *("satimp", "pdu", "npo-sam", "task-vector", "masked", "collapse"),
     *("ceu", "jensun", "idknll", "altpo"),
-    *("repselect",),
+    *("repselect", "repselect-steps", "cir", "mcu", "rmu-mcu"),
     *("fdcu", "ssiuu-exact"),
 )
 # The words after a plus that are no transform's own name, with the transform and what each sets.
@@ -161,7 +176,7 @@ class Common(BaseModel):
     retain: str | None = Field(
         default=None,
         description="retain term: none, nll, kl or js (to the model before, on the answer tokens) "
-        "or, for RMU, activations; null for the objective's own",
+        "or, for RMU, activations, for CIR, states; null for the objective's own",
     )
     retain_weight: float | None = Field(
         default=None,
@@ -516,7 +531,7 @@ def _assembled(draft: Draft, values: dict[str, Any]) -> Method:
         others=tuple(others),
         transforms=tuple(transforms),
         learning_rate=checked.learning_rate,
-        optimiser=checked.optimiser,
+        optimiser=checked.optimiser or objective.optimiser,
         tag=checked.tag,
         alias=None if head else draft.alias,
         own=_owned(draft) if not head else frozenset(),

@@ -154,6 +154,51 @@ class ActivationTerm(RetainTerm):
         return rmu_loss(view.hidden, view.hidden_mask, view.reference_hidden)
 
 
+def shift_loss(
+    hidden: Float[Tensor, "B T d"],
+    before: Float[Tensor, "B T d"],
+    mask: Bool[Tensor, "B T"],
+    length: float,
+) -> Float[Tensor, " B"]:
+    """Return how far hidden states have moved, as a share of how long they are.
+
+        L(x) = sum over t of |h_t - h0_t| / mean |h0|
+
+    Source: Sondej and Yang 2025 (CIR; arXiv 2605.11685), as the circuit breakers' retain loss.
+    Departures: the mean length is over all retain rows, not over those of a batch.
+    """
+    moved: Tensor = torch.linalg.vector_norm(hidden - before, dim=-1) / length
+    return moved.masked_fill(~mask, 0.0).sum(1)
+
+
+class StatesTerm(RetainTerm):
+    """CIR's: hidden states of the retain rows stay where they were, behind the last block it breaks."""
+
+    name: ClassVar[str] = "states"
+    origin: ClassVar[Origin] = "literature"
+    source: ClassVar[str] = "Sondej and Yang 2025 (CIR)."
+    summary: ClassVar[str] = "the distance of the retain rows' hidden states, over their length"
+    suffix: ClassVar[bool] = False
+    normaliser: ClassVar[Normaliser] = "positions"
+    needs: ClassVar[frozenset[Need]] = frozenset({"hidden"})
+
+    def looks(self, objective: Objective | None) -> int | None:
+        """Return the objective's block."""
+        return None if objective is None else objective.looks
+
+    def fits(self, among: Parts) -> None:
+        """Refuse an objective that looks at no block."""
+        if among.objective.looks is None:
+            raise ValueError("retain: states is for objectives of hidden states; nll, kl or none")
+
+    def loss(self, view: View) -> Float[Tensor, " B"]:
+        """See `shift_loss`."""
+        assert view.hidden is not None and view.hidden_mask is not None
+        assert view.reference_hidden is not None and view.reference_length is not None
+        before = view.reference_hidden.to(view.hidden)
+        return shift_loss(view.hidden, before, view.hidden_mask, view.reference_length)
+
+
 class TextTerm(RetainTerm):
     """The divergence from the model before on texts and questions that touch no fact of the run."""
 

@@ -51,12 +51,13 @@ def feed_forward(model: CausalLM) -> dict[str, torch.nn.Module]:
     """Return the linear maps of the blocks outside token mixers, by path: gate, up and down, or what
     plays their part.
 
-    Maps with adapters count as the maps that they are.
+    Maps with adapters count as the maps that they are; routers and switches of one output do not.
     """
     maps: dict[str, torch.nn.Module] = {}
-    for path in block_maps(model):
+    for path, module in block_maps(model).items():
         match, own = BLOCK.search(path), path.removesuffix(".base_layer")
-        if match and ".lora_" not in path and "router" not in match[2] and not mixes(match[2]):
+        inside = match is not None and not mixes(match[2]) and "router" not in match[2]
+        if inside and ".lora_" not in path and is_map(module) and output_width(module) > 1:
             maps[own] = model.get_submodule(own)
     return maps
 

@@ -384,7 +384,7 @@ class Unlearning(Stage):
 
     method: MethodInfo
     seed: int
-    stopped: Literal["threshold", "max_steps", "no steps"]
+    stopped: Literal["threshold", "max_steps", "no steps", "budget"]
     stop_score: str
     threshold: float
     steps: list[StepLog]

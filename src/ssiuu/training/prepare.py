@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from ssiuu.attribution.hidden import hidden_states
@@ -27,8 +27,8 @@ class Prepared:
 
     `logprob`, `refusal_logprob`: log P of the rows to forget by id, nats. `distributions`: log p of
     every word at every answer token, [A, V] by id, kept or asked of a frozen copy, for each set of
-    rows. `hidden`: [T, d] by id of the retain rows. `parts`: what each part's `prepare` returned, by
-    its name.
+    rows. `hidden`: [T, d] by id of the retain rows; `hidden_length`: their mean length over all tokens.
+    `parts`: what each part's `prepare` returned, by its name.
     """
 
     logprob: dict[str, float] = field(default_factory=dict)
@@ -36,6 +36,7 @@ class Prepared:
     refusal_logprob: dict[str, float] = field(default_factory=dict)
     distributions: dict[Rows, Mapping[str, Tensor]] = field(default_factory=dict)
     hidden: dict[str, Tensor] = field(default_factory=dict)
+    hidden_length: float | None = None
     parts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -104,6 +105,8 @@ def prepare_parts(
         layer = method.retain.looks(method.objective)
         assert layer is not None
         prepared.hidden = _hidden(ask, retain, layer)
+        lengths = [torch.linalg.vector_norm(h, dim=-1) for h in prepared.hidden.values()]
+        prepared.hidden_length = float(torch.cat(lengths).mean()) if lengths else None
     for part in method.all:
         if (prepared_part := part.prepare(ask)) is not None:
             prepared.parts[part.name] = prepared_part
@@ -164,11 +167,3 @@ def _hidden(ask: Ask, examples: Sequence[Example], layer: int) -> dict[str, Floa
         for i, name in enumerate(batch.ids):
             states_of[name] = states[i, batch.attention_mask[i].bool()].clone()
     return states_of
-
-
-def aligned(rows: Sequence[Float[Tensor, "_ d"]], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T d"]:
-    """Return rows of different lengths as one tensor, each where its mask is set; 0 elsewhere."""
-    out = rows[0].new_zeros((*mask.shape, rows[0].shape[-1]))
-    for i, row in enumerate(rows):
-        out[i, mask[i]] = row.to(out.device)
-    return out

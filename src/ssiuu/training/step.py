@@ -393,15 +393,19 @@ class Step:
         alone = self.accelerator.num_processes == 1
         streams = second is not None and alone and not self.shaping.waits
         total = 0.0
-        for number, batch in enumerate(batches):
-            view = self.views.of(self.objective, "forget", batch, self.objective.looks, second)
-            loss = self.objective.forget_loss(view).sum() / divisor
-            if second is not None:
-                self.shaping.weigh(second, batch, view, loss)
-            last = number == len(batches) - 1
-            with self.shaping.streaming() if streams and last else nullcontext():
-                self.accelerator.backward(loss)
-            total += float(loss.detach())
+        with ExitStack() as around:
+            for bound in self.bounds.values():
+                if bound.surrounds and shape:
+                    around.enter_context(bound.surround(batches))
+            for number, batch in enumerate(batches):
+                view = self.views.of(self.objective, "forget", batch, self.objective.looks, second)
+                loss = self.objective.forget_loss(view).sum() / divisor
+                if second is not None:
+                    self.shaping.weigh(second, batch, view, loss)
+                last = number == len(batches) - 1
+                with self.shaping.streaming() if streams and last else nullcontext():
+                    self.accelerator.backward(loss)
+                total += float(loss.detach())
         if second is not None and not streams:
             second.gradients = {
                 n: self.accelerator.reduce(g, "sum") for n, g in second.gradients.items()
@@ -437,7 +441,7 @@ class Step:
         if self.objective is None:
             return []
         trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        wanted = self.objective.updates([weight_of(n)[0] for n, _ in trained])
+        wanted = self.objective.trained([weight_of(n)[0] for n, _ in trained], model)
         frozen: list[Tensor] = [p for n, p in trained if weight_of(n)[0] not in wanted]
         for parameter in frozen:
             parameter.requires_grad_(False)

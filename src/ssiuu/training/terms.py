@@ -87,4 +87,6 @@ def divisor_of(batches: Sequence[Batch], normaliser: Normaliser) -> float:
         return float(sum(len(batch.ids) for batch in batches))
     if normaliser == "positions":
         return float(sum(int(batch.attention_mask.sum()) for batch in batches))
+    if normaliser == "later":
+        return float(sum(int(batch.attention_mask.sum()) - len(batch.ids) for batch in batches))
     return float(sum(int(batch.answer_mask.sum()) for batch in batches))

@@ -14,7 +14,7 @@ import torch
 from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError, DivergedError
 from ssiuu.likelihood import Batch, Example
-from ssiuu.methods.base import Optimiser, Stage, Work
+from ssiuu.methods.base import Bound, Optimiser, Stage, Work
 from ssiuu.methods.method import Method
 from ssiuu.methods.regulariser import log_sentence
 from ssiuu.models.checks import check_finite
@@ -31,7 +31,7 @@ from ssiuu.training.prepare import Prepared, prepare_parts
 from ssiuu.training.stages import Starts, mean_loss, planned
 from ssiuu.training.step import Step, StepOutcome
 
-Stopped = Literal["threshold", "max_steps", "no steps"]
+Stopped = Literal["threshold", "max_steps", "no steps", "budget"]
 TEXT_SEED = 2_000_003
 TEXTS = 2  # texts a step for every forget row
 RETAIN_SEED = 1_000_003  # so that no retain order is another seed's forget order
@@ -292,6 +292,8 @@ class _Run:
         self.before, self.below = Look(None), False
         self.stopped: Stopped = "max_steps"
         self.memory: dict[str, Any] = {}
+        self.bounds: list[Bound] = []
+        self.over = ""
         self.number, self.last, self.offset = 0, True, 0
         self.spent = 0.0  # seconds, in the stages before
         self.mended = False
@@ -324,6 +326,7 @@ class _Run:
 
     def trained(self, step: Step, state: Path | None) -> Unlearning:
         """Take steps until the stage is at its end."""
+        self.bounds = list(step.bounds.values())
         loop = Loop(
             step,
             self.stage.steps,
@@ -469,12 +472,13 @@ class _Run:
         """Read the stop score where it is due; whether it ends the run."""
         assert outcome is not None
         look, whole = Look(None), self.offset + number
-        ended = self._near(number)
+        self.over = next((bound.ends for bound in self.bounds if bound.ends), "")
+        ended = self._near(number) or bool(self.over)
         if ended or (self.stage.stops and _due(whole, self.logs, self.settings)):
             self.model.eval()
             look = self.stop.look(self.settings.threshold)
             met = look.met(self.settings, self.stop) and not self.below
-            self.stopped = "threshold" if met else "max_steps"
+            self.stopped = "threshold" if met else "budget" if self.over else "max_steps"
         if self.number or not self.last:
             outcome = replace(outcome, told={**outcome.told, "stage": self.number + 1.0})
         self.logs.append(_log(whole, outcome, look))
@@ -518,6 +522,8 @@ class _Run:
             notes.append(f"Mean over {len(shares)} steps: {log_sentence(means)}.")
         if self.stage.within is not None:
             notes.append(self._mending())
+        if self.over:
+            notes.append(self.over)
         if self.below:
             notes.append(_below(settings))
         elif self.stopped == "max_steps" and self.stop.kind != "none" and not self._came_back():

@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ssiuu.attribution.hidden import hidden_states
+from ssiuu.attribution.hidden import hidden_states, stacked, tapped
 from ssiuu.attribution.parameter import SecondGradient
 from ssiuu.causal import CausalLM
-from ssiuu.likelihood import AnswerLogprobs, Batch, answer_logits, answer_logprobs, collate
+from ssiuu.likelihood import AnswerLogprobs, Batch, aligned, answer_logits, answer_logprobs, collate
 from ssiuu.methods.base import Loss, Rows, View
 from ssiuu.models.precision import autocast
-from ssiuu.training.prepare import Prepared, aligned
+from ssiuu.training.prepare import Prepared
 
 
 @dataclass
@@ -75,18 +75,23 @@ class Views:
         return view
 
     def _hidden(self, loss: Loss, batch: Batch, layer: int) -> View:
-        hidden, mask = hidden_states(self.model, batch, layer), batch.attention_mask.bool()
+        mask, taps = batch.attention_mask.bool(), loss.taps(self.model)
+        with tapped(self.model, taps) as outputs:
+            hidden = _wide(hidden_states(self.model, batch, layer))
         # Nobody reads the answers where a hidden layer is looked at, and NaN shows if somebody does.
         unread = torch.full(batch.targets.shape, torch.nan, device=hidden.device)
         view = View(
             AnswerLogprobs(unread, batch.answer_mask),
-            hidden=hidden.float() if hidden.dtype != torch.float64 else hidden,
+            hidden=hidden,
             hidden_mask=mask,
+            outputs=_wide(stacked(outputs, taps, mask)) if taps else None,
+            ids=batch.ids,
+            prepared=self.prepared.parts.get(loss.name),
         )
         if "hidden" not in loss.needs:
             return view
         before = aligned([self.prepared.hidden[i] for i in batch.ids], mask)
-        return replace(view, reference_hidden=before)
+        return replace(view, reference_hidden=before, reference_length=self.prepared.hidden_length)
 
 
 def part(view: View, rows: slice) -> View:
@@ -103,6 +108,11 @@ def laid(words: Sequence[Sequence[int]], mask: Bool[Tensor, "B A"]) -> Int[Tenso
         for row, place in zip(words, places, strict=True)
     ]
     return torch.stack(rows).masked_fill(~mask, 0)
+
+
+def _wide(states: Tensor) -> Tensor:
+    """Return states in fp32, or wider where they are."""
+    return states if states.dtype == torch.float64 else states.float()
 
 
 def _values(by_id: dict[str, float], ids: Sequence[str], device: torch.device) -> Tensor:

@@ -14,12 +14,12 @@ from torch import Tensor
 from ssiuu.attribution.neuron import batches
 from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
-from ssiuu.likelihood import Batch, Example, answer_logprobs
+from ssiuu.likelihood import Example
 from ssiuu.methods.base import Edit, Origin, Rows, Work
 from ssiuu.methods.budget import PlainText
 from ssiuu.methods.directions import NOTHING, Subspace, project_out
-from ssiuu.methods.elicit import Elicitation
-from ssiuu.models.maps import feed_forward
+from ssiuu.methods.elicit import Elicitation, nll_gradients
+from ssiuu.methods.tokens import feed_forward_maps
 
 Collapse = Literal["soft", "hard", "quadratic", "ridge"]
 POWER_STEPS = 2  # of the randomised SVD
@@ -139,7 +139,7 @@ class RepSelect(Edit):
     elicit_rate: float = Field(
         default=0.01, ge=0, le=10, description="rate of their epoch of SGD; 0 leaves them out"
     )
-    step_size: float = Field(default=0.05, gt=0, le=100, description="what G is taken times (eta)")
+    step_size: float = Field(default=0.05, gt=0, le=1e4, description="what G is taken times (eta)")
     kl_limit: float = Field(
         default=0.01, gt=0, le=10, description="KL on plain text that may not be exceeded, nats a token"
     )
@@ -196,7 +196,7 @@ class RepSelect(Edit):
             with elicited.active(model):
                 for step in work.once(work.forget):
                     work.check()
-                    gradients = nll_gradients(model, step, elicited.parameters, work)
+                    gradients = nll_gradients(model, step, elicited.parameters, work.casting)
                     elicited.descend(gradients, self.elicit_rate)
         for parameter in elicited.parameters:
             parameter.requires_grad_(False)
@@ -226,38 +226,9 @@ class RepSelect(Edit):
         sums: dict[str, Tensor] = {}
         for step in work.once(rows):
             work.check()
-            for path, gradient in zip(maps, nll_gradients(model, step, weights, work), strict=True):
+            for path, gradient in zip(
+                maps, nll_gradients(model, step, weights, work.casting), strict=True
+            ):
                 if gradient is not None:
                     sums[path] = sums[path].sub_(gradient) if path in sums else gradient.neg()
         return sums
-
-
-def feed_forward_maps(model: CausalLM, name: str) -> dict[str, Any]:
-    """Return the feed-forward maps of a model.
-
-    Raises:
-        ConfigError: It has none that is a linear map of its own.
-    """
-    maps: dict[str, Any] = feed_forward(model)
-    if not maps:
-        raise ConfigError(
-            f"{name}: it changes feed-forward maps, and {type(model).__name__} has none that is a "
-            "linear map of its own."
-        )
-    return maps
-
-
-def nll_gradients(
-    model: CausalLM, step: Sequence[Batch], wanted: Sequence[Tensor], work: Work
-) -> list[Tensor | None]:
-    """Return the gradients of the mean NLL of a step's answer tokens; None where there is none."""
-    tokens = sum(int(batch.answer_mask.sum()) for batch in step)
-    total: list[Tensor | None] = [None] * len(wanted)
-    for batch in step:
-        with work.casting(batch):
-            loss = -answer_logprobs(model, batch).sum.sum() / tokens
-        for n, gradient in enumerate(torch.autograd.grad(loss, list(wanted), allow_unused=True)):
-            known = total[n]
-            if gradient is not None:
-                total[n] = gradient if known is None else known + gradient
-    return total

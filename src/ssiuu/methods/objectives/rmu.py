@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from ssiuu.attribution.hidden import block
+from ssiuu.attribution.hidden import block, hidden_states
 from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
-from ssiuu.methods.base import Normaliser, Objective, Origin, View
+from ssiuu.methods.base import Ask, Normaliser, Objective, Origin, View
+from ssiuu.methods.components import Moments, as_one, later, mean_and_components, outside
 
 
 def rmu_loss(
@@ -91,3 +93,50 @@ class Misdirection(Objective):
             raise ValueError("RMU needs the hidden states")
         u = direction(view.hidden.shape[-1], self.direction_seed).to(view.hidden)
         return rmu_loss(view.hidden, view.hidden_mask, self.steering * u)
+
+
+class OutsideMisdirection(Misdirection):
+    """RMU-MCU: RMU of what states have beyond their mean and leading components on the forget rows.
+
+        L(x) = sum over tokens of |h'_l(x) - c u|^2 / d,
+        h' = h without mean and `components` - 1 components of h before
+
+    Source: MCU 2026 (arXiv 2605.11685): mean + 7 components.
+    Departures: those of RMU; the first token of a row does not count in mean and components.
+    """
+
+    name: ClassVar[str] = "rmu-mcu"
+    source: ClassVar[str] = "MCU 2026 (arXiv 2605.11685), on Li et al. 2024."
+    summary: ClassVar[str] = "RMU-MCU: RMU of what states have beyond their mean and leading components"
+
+    components: int = Field(
+        default=8, ge=1, description="mean and components of the states that the loss does not see"
+    )
+
+    def check(self, model: CausalLM) -> None:
+        """Refuse a model without that block, or so many directions."""
+        super().check(model)
+        embeddings: Any = model.get_input_embeddings()
+        width = embeddings.weight.shape[1]
+        if self.components >= width:
+            raise ConfigError(
+                f"{self.name}.components: must be below {width}, the width of the states, got "
+                f"{self.components}."
+            )
+
+    @torch.no_grad()
+    def prepare(self, ask: Ask) -> Float[Tensor, "d m"]:
+        """Read mean and components off the rows to forget."""
+        sums: Moments | None = None
+        for batch in ask.batches(ask.rows["forget"]):
+            states = hidden_states(ask.model, batch, self.layer)
+            wide = states if states.dtype == torch.float64 else states.float()
+            found = Moments.of(wide[later(batch.attention_mask.bool())])
+            sums = found if sums is None else sums.add(found)
+        assert sums is not None
+        return as_one(mean_and_components(sums, self.components, self.name))
+
+    def forget_loss(self, view: View) -> Float[Tensor, " B"]:
+        """See `rmu_loss`; of what is left of the states."""
+        assert view.hidden is not None
+        return super().forget_loss(replace(view, hidden=outside(view.hidden, view.prepared)))
