@@ -159,6 +159,25 @@ def test_a_forget_step_leaves_the_retain_loss_to_first_order(
     assert abs(float(first @ gradients[0])) > 1e-3 * float(first.norm() * gradients[0].norm())
 
 
+def test_what_the_forget_step_does_not_move_stays(tiny_model: Any, rows: Rows) -> None:
+    """The rows that klue does not mark, and words that only the rows to keep hold."""
+    spec = {"name": "gd+klue+gu", "share": 0.3, "retain_learning_rate": 1e-30}
+    end = stepped(tiny_model, spec, rows, 2)
+    marked = prepare_parts(tiny_model, make(spec), *rows, PAD).parts["klue"]
+    for name, p in end.named_parameters():
+        moved = (p != tiny_model.get_parameter(name)).detach()
+        if name in marked:
+            assert bool(moved.any()) == bool(marked[name].any())
+            assert not moved[~marked[name]].any()
+        else:
+            assert not moved.any()
+    words = {t for e in rows[0] for t in e.prompt + e.answer}
+    end = stepped(tiny_model, {"name": "gd+gu", "retain_learning_rate": 1e-30}, rows, 2)
+    before = tiny_model.model.embed_tokens.weight
+    for word in range(len(before)):
+        assert word in words or torch.equal(end.model.embed_tokens.weight[word], before[word])
+
+
 def test_the_past_counts_and_without_it_less_is_taken_out(exact_model: Any, rows: Rows) -> None:
     ends = [stepped(exact_model, f"gd+gu({n})", rows, 3) for n in (0, 2)]
     assert not torch.equal(weights(ends[0]), weights(ends[1]))

@@ -77,7 +77,11 @@ def check_method(session: Session, method: Method) -> None:
     if not method.has_gradient:
         return
     with adapted(session.model, driven.lora):
-        Step(session.model, method, 1.0, weight_decay=driven.weight_decay).close()
+        Step(
+            *(session.model, method, 1.0),
+            weight_decay=driven.weight_decay,
+            optimiser=driven.optimiser,
+        ).close()
 
 
 def unlearn_here(

@@ -20,7 +20,8 @@ class Apart(Transform):
     Source: Sondej and Yang 2025 (CIR) take turns so, by SGD, with a retain rate of 3e-4.
     Departures: Adam in both where nothing else is said; the retain step's rate is the forget step's
     unless given. A rate that is given does not follow schedule and warm-up. Weights decay in the forget
-    step alone, and each gradient is clipped by itself.
+    step alone, and each gradient is clipped by itself. Under Adam the length of a gradient does not
+    count, so without other terms `retain_weight` changes nothing: the rate does.
     """
 
     name: ClassVar[str] = "apart"

@@ -36,10 +36,9 @@ class Fisher(Transform):
     summary: ClassVar[str] = "with the forget gradient damped where the retain rows hang on a parameter"
     brought_by: ClassVar[frozenset[str]] = frozenset({"fisher", "fisher_blocks"})
     order: ClassVar[int] = 20
-    published_on: ClassVar[frozenset[str]] = frozenset()
     number: ClassVar[str] = "fisher"
 
-    fisher: float = Field(default=50.0, ge=0, description="kappa; 0 divides by 1")
+    fisher: float = Field(default=50.0, ge=0, description="kappa: a gradient is divided by 1 + kappa F")
     fisher_scale: Literal["max", "mean"] = Field(
         default="max", description="what the Fisher of a tensor is 1 at: its largest entry or its mean"
     )

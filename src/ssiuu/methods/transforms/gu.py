@@ -7,6 +7,9 @@ gradient of the step and those of some steps before it,
 
 is the nearest step, as M measures, along which no retain loss of U changes to first order. For
 Delta = M^-1 g that is M^-1 (I - U (U^T H U)^-1 U^T H) g with H = M^-1, as the source prints it.
+
+What the forget step does not move at all stays: a word that only the rows to keep hold has v = 0, so
+that moving it costs nothing in M, and would make up for all that the step does to the rest.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from ssiuu.methods.base import Ask, Bound, Origin, Parts, RetainStep, Training, 
 
 # Of the largest eigenvalue of U^T M^-1 U: gradients of two steps may be all but one.
 NOTHING = 1e-10
+CHUNK = 1 << 20  # entries at a time while gradients of many steps are multiplied
 
 Gradients = Mapping[str, Tensor]
 
@@ -35,7 +39,8 @@ class GeometricDisentanglement(Transform):
 
     Source: Zhou et al. 2025, "Geometric-disentanglement unlearning", arXiv 2511.17100; one step's
     gradient and eight before it as in the authors' code, which takes a rise out alone: `gu_side: rise`.
-    Departures: of all trained parameters, the authors' code chooses some; the retain gradient is that
+    Departures: of all trained parameters that the forget step moves, where the authors' code chooses
+    matrices; the retain gradient is that
     of the method's own retain term, theirs the NLL's whatever the term; forget and retain rows take
     steps of their own, so that the retain step may lower what the forget step must not change; earlier
     gradients are kept in bf16; no step is tried against a budget of the retain loss.
@@ -46,7 +51,7 @@ class GeometricDisentanglement(Transform):
     source: ClassVar[str] = "Zhou et al. 2025 (GU), arXiv 2511.17100."
     summary: ClassVar[str] = "with the forget step orthogonal to retain gradients in Adam's metric"
     order: ClassVar[int] = 65
-    published_on: ClassVar[frozenset[str]] = frozenset({"gd", "npo", "simnpo", "dpo", "wga", "satimp"})
+    published_on: ClassVar[frozenset[str]] = frozenset({"gd", "npo", "simnpo", "dpo", "wga"})
     number: ClassVar[str] = "gu_history"
 
     gu_history: int = Field(
@@ -129,7 +134,7 @@ class Disentangling(Bound):
                 for share, row in zip(shares.tolist(), rows, strict=True):
                     if name in row:
                         out.add_(row[name].to(move), alpha=share)
-                move.sub_(self._inverse(name, out))
+                move.sub_(out.masked_fill_(move == 0, 0.0).mul_(self._inverse(name)))
             self.removed = 1.0 - (self._square(moves) / whole) ** 0.5 if whole else 0.0
             changed = moves.keys()
         if found and self.history:
@@ -143,13 +148,19 @@ class Disentangling(Bound):
         k = len(rows)
         gram, along = np.zeros((k, k)), np.zeros(k)
         for name, move in moves.items():
-            wide = [row[name].to(move) if name in row else torch.zeros_like(move) for row in rows]
-            flat = torch.stack([part.reshape(-1) for part in wide]).double()
-            scaled = torch.stack([self._inverse(name, part).reshape(-1) for part in wide]).double()
-            gram += (flat @ scaled.T).cpu().numpy()
-            along += (flat @ move.reshape(-1).double()).cpu().numpy()
+            inverse, flat = self._inverse(name).expand_as(move).reshape(-1), move.reshape(-1)
+            parts = [row[name].reshape(-1) if name in row else flat.new_zeros(()) for row in rows]
+            for start in range(0, flat.numel(), CHUNK):
+                at = slice(start, start + CHUNK)
+                moved = flat[at].double()
+                # The part of each gradient where the step moves something.
+                seen = torch.stack([(p[at] if p.dim() else p).double() * (moved != 0) for p in parts])
+                gram += (seen @ (seen * inverse[at].double()).T).cpu().numpy()
+                along += (seen @ moved).cpu().numpy()
         values, vectors = np.linalg.eigh((gram + gram.T) / 2)
         there = values > NOTHING * max(float(values[-1]), 0.0)
+        if not there.any():
+            return np.zeros(k)
         values, vectors = values[there], vectors[:, there]
         if self.side == "both":
             equal: Float64[np.ndarray, " k"] = vectors @ ((vectors.T @ along) / values)
@@ -159,25 +170,24 @@ class Disentangling(Bound):
         most: Float64[np.ndarray, " k"] = nnls(root[:, None] * vectors.T, (vectors.T @ along) / root)[0]
         return most
 
-    def _inverse(self, name: str, values: Tensor) -> Tensor:
-        """Return M^-1 times values."""
+    def _inverse(self, name: str) -> Tensor:
+        """Return the diagonal of M^-1 for one parameter; 1 where there is no second moment."""
         parameter = self.named[name]
         state = self.optimizer.state.get(parameter, {}) if self.optimizer is not None else {}
         if (square := state.get("exp_avg_sq")) is None:
-            return values
+            return torch.ones((), dtype=parameter.dtype, device=parameter.device)
         assert self.optimizer is not None
         group = self.optimizer.param_groups[0]
         correction = 1.0 - group["betas"][1] ** float(state["step"])
-        scaled: Tensor = values / ((square / correction).sqrt() + group["eps"])
-        return scaled
+        inverse: Tensor = 1.0 / ((square / correction).sqrt() + group["eps"])
+        return inverse
 
     def _square(self, moves: Gradients) -> float:
         """Return the square of a step's length in M."""
         total = 0.0
         for name, move in moves.items():
             # |x|^2 in M is the sum of x^2 over M^-1's entries.
-            inverse = self._inverse(name, torch.ones_like(move))
-            total += float((move.double().square() / inverse.double()).sum())
+            total += float((move.square() / self._inverse(name)).sum(dtype=torch.float64))
         return total
 
     def _unit(self, gradients: Gradients) -> dict[str, Tensor]:

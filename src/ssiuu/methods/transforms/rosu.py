@@ -39,7 +39,6 @@ class RetainOrthogonal(Transform):
     source: ClassVar[str] = "Cai et al. 2026 (ROSU), arXiv 2605.05871, its surrogate alone."
     summary: ClassVar[str] = "with a gradient taken at a point nearby that is neutral to retain"
     order: ClassVar[int] = 61
-    published_on: ClassVar[frozenset[str]] = frozenset({"gd", "npo"})
     number: ClassVar[str] = "rho"
     knobs: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         at: {"rosu_at": at} for at in ("retain", "forget")
