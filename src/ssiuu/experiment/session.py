@@ -25,7 +25,6 @@ from ssiuu.experiment.before import ask_first
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.likelihood import Example
 from ssiuu.methods import Method, Objective
-from ssiuu.methods.base import Alternates
 from ssiuu.models.precision import resolve_precision
 from ssiuu.plugins import used
 from ssiuu.records.files import read_record, write_record
@@ -46,7 +45,7 @@ class Session(Ground):
     recipe: Recipe
     precision: Literal["bf16", "fp32"]
     lost: Callable[[], str] | None = None
-    _alternates: dict[Alternates, dict[str, list[str]]] = field(default_factory=dict)
+    _alternates: dict[Any, dict[str, list[str]]] = field(default_factory=dict)
 
     @property
     def plugins(self) -> dict[str, str]:
@@ -105,10 +104,12 @@ class Session(Ground):
         facts, wanted = self.split.unlearned, objective.alternates
         if wanted is None:
             return [(fact, objective.refusal(fact.id)) for fact in facts]
-        if wanted not in self._alternates:
+        # Those of other facts to keep would be others, which a run that goes on could not make again.
+        key = wanted, *(fact.id for fact in (*facts, *self.split.retain))
+        if key not in self._alternates:
             with self.original.in_place():
-                self._alternates[wanted] = alternates(self, facts, wanted, self.split.seed)
-        found = self._alternates[wanted]
+                self._alternates[key] = alternates(self, facts, wanted, self.split.seed)
+        found = self._alternates[key]
         numbered = [(fact, n) for n in range(wanted.each) for fact in facts]
         return [(_row(fact, f" or {n + 1}" * bool(n)), found[fact.id][n]) for fact, n in numbered]
 
