@@ -7,17 +7,13 @@ from typing import Any
 
 from ssiuu.analysis.column import Column, Direction, Form, Item, Model, Outcomes, of_facts
 from ssiuu.analysis.scale import mean
+from ssiuu.analysis.seen import ABLATED, SATURATED
 from ssiuu.records.schema import Cell, FactScore
 from ssiuu.statistics import Estimate
 
 ReadCorrect = Callable[[FactScore], Sequence[bool | None]]
 NAMES = {"forget": "facts to forget", "retain": "facts to retain", "heldout": "facts held out"}
 SELECTIVITY = "diagnosis.evidence.probe_after.selectivity"
-SATURATED = (
-    "by gradient × activation it was 1.00 on log P for every unlearned model that it was tried on, one "
-    "that never learned the facts too: it is saturated, and nothing can be told by it. Integrated "
-    "gradients, the causal test and the read-out tell them apart."
-)
 ELSE = "asked in another form than they were unlearned in"
 
 
@@ -196,7 +192,8 @@ def inside() -> list[Column]:
             "causal_share",
             "causal share",
             "diagnosis.evidence.causal.share",
-            "Part of the lost log-probability that comes back without the top 100 neurons of D−.",
+            "Part of the lost log-probability that comes back without the top 100 neurons of D−. "
+            f"{ABLATED}",
         ),
         _estimated(
             "depth_score",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ssiuu.analysis.agreement import attributed_twice, conclusion
 from ssiuu.analysis.column import Model
 from ssiuu.analysis.prediction import CELLS, Prediction, prediction
-from ssiuu.analysis.standard import SATURATED
+from ssiuu.analysis.seen import ABLATED, SATURATED
 from ssiuu.records.schema import Band, EstimateRecord, Influence, Level, RunRecord
 from ssiuu.report.tables import Entry, Row, Table, cells, headings_of
 from ssiuu.report.text import DASH, named, nats, percent, ratio, short
@@ -106,7 +106,7 @@ def _causal(record: RunRecord) -> Table:
         f"The {TOP} neurons with the largest influence variation ablated in the unlearned model, and "
         f"as many random ones of the same maps ({draws} draws, with where another would fall). "
         "Log-probability of the answers in nats, and accuracy in %. Share: the part of what was "
-        "lost that returns."
+        f"lost that returns. {ABLATED}"
     )
     headings = ["original", "unlearned", "ablated", "random, log p", "random, accuracy", "share"]
     return Table("The causal test", note, headings_of(headings), rows)

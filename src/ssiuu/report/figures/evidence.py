@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from ssiuu.analysis.column import ORIGINAL
+from ssiuu.analysis.seen import ABLATED
 from ssiuu.records.schema import CausalCurve, Cell, Evidence, RunRecord
 from ssiuu.report.figures.draw import FAINT, INK, Number, Plot, Style, legend, line, panel, plot, styled
 from ssiuu.report.text import short
@@ -51,9 +52,9 @@ def evidence_curves(record: RunRecord) -> Plot:
         "How to read it: the m neurons with the largest influence variation are ablated in the "
         "unlearned model; drawn is the share of the answers' lost log-probability that returns beyond "
         "what ablating m random neurons of the same maps brings back, with its 95\u00a0% interval over "
-        "entities. Above 0 after neurons are set to 0 or to their mean, and above the never-learned "
-        "control where there is one: the answer was still there, hidden. Putting old weights back also "
-        "undoes erasure, so it tells where the change sits. "
+        "entities. Above the never-learned control after neurons are set to 0 or to their mean: "
+        f"the answer was still there, hidden. {ABLATED} Putting old weights back also undoes erasure, "
+        "so it tells where the change sits. "
         "Probe: how much better than with shuffled labels the right answer can be read from the last "
         "state of the question; grey: before unlearning.",
         panels,

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from ssiuu.analysis.standard import SATURATED
+from ssiuu.analysis.seen import SATURATED
 from ssiuu.records.schema import Cell, Influence, RunRecord, Target
 from ssiuu.report.figures.draw import (
     SIZE,
@@ -48,8 +48,9 @@ def cumulative_curves(record: RunRecord) -> Plot:
         "Erased and added influence, neuron by neuron",
         "How to read it: neurons sorted by their change, summed from the strongest on. D+ is "
         "positive influence on the answer that was taken away (erased), D− is negative influence "
-        "that was added (what pushes a hidden answer down). Erasing shows as a high D+ and a flat "
-        "D−; hiding as a high D−. Thin: what turned the other way counted against. Each row names its "
+        "that was added (what pushes a hidden answer down). In the paper's reading erasing shows as a "
+        "high D+ and a flat D−, hiding as a high D−. Thin: what turned the other way counted against. "
+        "Each row names its "
         f"attribution target. Of the hide ratio, D− / (D+ + D−): {SATURATED} {BLIND}",
         panels,
         legend(
