@@ -206,6 +206,9 @@ def check(line: Line, done: Any) -> None:
     elif command == "teach":
         taught = Teaching.model_validate_json((out / "teach.json").read_bytes())
         assert taught.learned and (out / "model.safetensors").exists(), said
+    elif command == "compare":
+        written = Path(line.out).read_text() if line.out else done.stdout
+        assert "recovery" in written, said
     else:
         assert "known" in done.stdout, said
     assert done.returncode == code, said
@@ -216,7 +219,8 @@ def carried_out(line: Line, words: list[str], before: dict[str, tuple[Any, Path]
     if line.text in before:
         done, there = before[line.text]
         if line.out:
-            shutil.copytree(there / line.out, line.out)
+            copy = shutil.copytree if (there / line.out).is_dir() else shutil.copy
+            copy(there / line.out, line.out)
         return done
     before[line.text] = ssiuu(*words), Path.cwd()
     return before[line.text][0]

@@ -24,10 +24,10 @@ import torch
 
 from ssiuu.evaluation.scores.sentences import Sentences
 from ssiuu.experiment.attacking import Attacker, plan
-from ssiuu.experiment.cells import digest
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.session import Session, open_session
 from ssiuu.models.load import restore, save, snapshot
+from ssiuu.records.files import digest
 from ssiuu.records.schema import AttackCurve, FactText, Split
 
 GOLDEN = Path(__file__).parent / "golden" / "attacks.json"

@@ -26,10 +26,10 @@ from people_files import write_faithun, write_rwku
 from ssiuu.benchmarks.fictional_twins import TwinConfig, train_tokenizer
 from ssiuu.benchmarks.fictional_world import build_world
 from ssiuu.config import flatten
-from ssiuu.experiment.cells import digest
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.session import Session, open_session
 from ssiuu.models.load import save
+from ssiuu.records.files import digest
 from tofu_folder import write_tofu
 
 GOLDEN = Path(__file__).with_name("golden_grounds.json")

@@ -37,10 +37,14 @@ ORIGINAL = "before unlearning"
 
 @dataclass(frozen=True)
 class Model:
-    """A model of a run: a method under a seed, or the one before unlearning (`ORIGINAL`)."""
+    """A model of a run: a method under a seed, or the one before unlearning (`ORIGINAL`).
+
+    `within`: the facts that its attacks are read over, where these are fewer than their common pool.
+    """
 
     record: RunRecord
     cell: Cell
+    within: frozenset[str] | None = None
 
     @property
     def before(self) -> bool:
@@ -55,7 +59,8 @@ class Model:
     @cached_property
     def pool(self) -> set[str]:
         """The facts that every attack was scored on and none trained on."""
-        return common_pool(self.cell.attacks)
+        pool = common_pool(self.cell.attacks)
+        return pool if self.within is None else pool & self.within
 
     @cached_property
     def wrong(self) -> set[str]:

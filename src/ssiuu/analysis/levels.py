@@ -140,5 +140,5 @@ def over_control(model: Model, name: str, scale: Scale) -> float | None:
     floor = model.record.header.chance if scale.chance else None
     twin = never_learned(model.record, model.cell.seed)
     if twin is not None and model.cell.method.name != "never-learned":
-        floor = peak(Model(model.record, twin), name, scale)
+        floor = peak(Model(model.record, twin, model.within), name, scale)
     return None if top is None or floor is None else top - floor

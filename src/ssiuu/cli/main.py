@@ -12,7 +12,19 @@ from typing import Annotated
 import typer
 
 from ssiuu import __version__
-from ssiuu.cli import ask, audit, calibrate, check, diagnose, listing, report, run, teach, unlearn
+from ssiuu.cli import (
+    ask,
+    audit,
+    calibrate,
+    check,
+    compare,
+    diagnose,
+    listing,
+    report,
+    run,
+    teach,
+    unlearn,
+)
 from ssiuu.cli.exits import FAILED, HELP, INTERRUPTED, MISUSE
 from ssiuu.errors import ConfigError, InputError, SsiuuError
 
@@ -32,6 +44,7 @@ app.command("audit")(audit.command)
 app.command("diagnose")(diagnose.command)
 app.command("calibrate")(calibrate.command)
 app.command("report")(report.command)
+app.command("compare")(compare.command)
 app.command("list")(listing.command)
 app.command("check")(check.command)
 

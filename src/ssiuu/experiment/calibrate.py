@@ -29,7 +29,6 @@ from ssiuu.benchmarks.screening import as_text, known
 from ssiuu.config import flatten
 from ssiuu.errors import ConfigError, ModelError, OutputError
 from ssiuu.evaluation.score import score_facts
-from ssiuu.experiment.cells import digest
 from ssiuu.experiment.examine import Examiner
 from ssiuu.experiment.given import given_settings
 from ssiuu.experiment.progress import duration
@@ -40,7 +39,7 @@ from ssiuu.hiding import HIDING, Subject
 from ssiuu.likelihood import Prompt
 from ssiuu.models.load import cache_folder, load, load_checkpoint_weights, model_fingerprint
 from ssiuu.models.original import Original
-from ssiuu.records.files import read_record, write_bytes, write_record
+from ssiuu.records.files import digest, read_record, write_bytes, write_record
 from ssiuu.records.schema import BenchmarkInfo, Examination, FactText, Record, Split
 from ssiuu.training import interrupt
 

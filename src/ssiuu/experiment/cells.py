@@ -7,8 +7,6 @@ that model. Versions of libraries and the machine are no part of it; they stand 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +19,7 @@ from ssiuu.experiment.drive import settings_of
 from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
 from ssiuu.models.load import model_fingerprint
-from ssiuu.records.files import cell_folder, keyed
+from ssiuu.records.files import cell_folder, digest, keyed
 from ssiuu.records.schema import MethodInfo, Split
 from ssiuu.training.loop import rows_of
 
@@ -157,12 +155,6 @@ class Keys:
         """The attack curves of every cell, each with the digest of its settings."""
         curves = plan(self.session.recipe)
         return [(curve, digest(self.attacker.settings(curve))) for curve in curves]
-
-
-def digest(*parts: Any) -> str:
-    """Return the sha256 of JSON that is the same for equal values."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _stage(folder: Path, kind: StageKind, key: str, curve: Curve | None = None) -> StagePlan:

@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ssiuu.errors import InputError, OutputError
-from ssiuu.experiment.cells import digest
 from ssiuu.experiment.examine import Examiner
 from ssiuu.models.load import cache_folder
-from ssiuu.records.files import read_record, write_bytes
+from ssiuu.records.files import digest, read_record, write_bytes
 from ssiuu.records.schema import Examination
 
 

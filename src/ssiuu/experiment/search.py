@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from ssiuu.errors import DivergedError
-from ssiuu.experiment.cells import digest
 from ssiuu.experiment.drive import unlearn_here
 from ssiuu.experiment.outcome import NOT_FORGOTTEN, Judge
 from ssiuu.experiment.recipe import UnlearnConfig
 from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
 from ssiuu.models.load import load_weights, save_weights
-from ssiuu.records.files import read_record, write_record
+from ssiuu.records.files import digest, read_record, write_record
 from ssiuu.records.schema import Attempt, Attempts, Unlearning
 from ssiuu.report.outcome import attempt_line
 from ssiuu.training.optimiser import RATES

@@ -11,7 +11,7 @@ from typing import Any
 
 from ssiuu.errors import DivergedError
 from ssiuu.evaluation.score import score_facts
-from ssiuu.experiment.cells import CellPlan, Keys, StagePlan, digest
+from ssiuu.experiment.cells import CellPlan, Keys, StagePlan
 from ssiuu.experiment.drive import info_of, unlearn_here
 from ssiuu.experiment.folder import locked, sweep
 from ssiuu.experiment.progress import Meter, stage_line
@@ -19,7 +19,7 @@ from ssiuu.experiment.session import Session
 from ssiuu.experiment.tuning import best, divide
 from ssiuu.methods import Method
 from ssiuu.models.precision import release_memory
-from ssiuu.records.files import keyed, read_stage, write_record
+from ssiuu.records.files import digest, keyed, read_stage, write_record
 from ssiuu.records.schema import Trial, Unlearning
 
 

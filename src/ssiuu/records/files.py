@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -194,3 +195,9 @@ def _only(run: Path, header: RunHeader, start: str, kind: type[S]) -> S | None:
 def dump_json(value: Any) -> str:
     """Return strict JSON (no NaN), keys in the order given."""
     return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)
+
+
+def digest(*parts: Any) -> str:
+    """Return the sha256 of JSON that is the same for equal values."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -108,10 +108,11 @@ def tables(record: RunRecord, against: str | None = None) -> list[Table]:
 
 def markdown(record: RunRecord, against: str | None = None) -> str:
     """Return all tables as Markdown."""
-    return "\n".join(_markdown(table) for table in tables(record, against))
+    return "\n".join(map(markdown_table, tables(record, against)))
 
 
-def _markdown(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """Return one table as Markdown."""
     lines = table.lines
     body = [f"| {' | '.join(escape_markdown(cell) for cell in line)} |" for line in lines]
     rule = "|".join(["", ":--", *["--:"] * len(table.headings), ""])
@@ -136,11 +137,14 @@ def escape_markdown(text: str) -> str:
 
 def latex(record: RunRecord, against: str | None = None) -> str:
     """Return all tables as LaTeX for booktabs."""
-    head = "% \\usepackage{booktabs}\n"
-    return head + "\n".join(_latex(table) for table in tables(record, against))
+    return BOOKTABS + "\n".join(map(latex_table, tables(record, against)))
 
 
-def _latex(table: Table) -> str:
+BOOKTABS = "% \\usepackage{booktabs}\n"
+
+
+def latex_table(table: Table) -> str:
+    """Return one table as LaTeX for booktabs."""
     heading, *lines = [
         f"{' & '.join(escape_latex(cell) for cell in line)} \\\\" for line in table.lines
     ]

@@ -59,16 +59,13 @@ def render(record: RunRecord, baseline: str | None = None, plots: Sequence[Plot]
     Raises:
         ConfigError: The run has no method with this label.
     """
-    style, script = (
-        files("ssiuu.report").joinpath("template", name).read_text(encoding="utf-8")
-        for name in ("style.css", "script.js")
-    )
+    style, script = template_text("style.css"), template_text("script.js")
     cell, found = subject(record), findings(record)
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
-            policy=_policy(style, script),
+            policy=policy(style, script),
             style=Markup(style),
             script=Markup(script),
             header=record.header,
@@ -130,7 +127,13 @@ def _numbers(record: RunRecord, baseline: str | None) -> dict[str, Any]:
     }
 
 
-def _environment() -> Environment:
+def template_text(name: str) -> str:
+    """Return a file of the templates that holds no variables."""
+    return files("ssiuu.report").joinpath("template", name).read_text(encoding="utf-8")
+
+
+def environment() -> Environment:
+    """Return what renders the templates: all is escaped, unknown names are errors."""
     environment = Environment(
         loader=PackageLoader("ssiuu.report", "template"),
         autoescape=True,
@@ -161,12 +164,13 @@ def _printable(value: Any) -> Any:
     return value.translate(CONTROL) if type(value) is str else value
 
 
-def _policy(style: str, script: str) -> str:
-    """Return a Content-Security-Policy that allows these two texts and nothing else."""
+def policy(style: str, script: str | None = None) -> str:
+    """Return a Content-Security-Policy that allows these texts and nothing else."""
+    scripts = "" if script is None else f"script-src 'sha256-{_hash(script)}'; "
     return (
         "default-src 'none'; "
         f"style-src 'sha256-{_hash(style)}'; "
-        f"script-src 'sha256-{_hash(script)}'; "
+        f"{scripts}"
         "base-uri 'none'; form-action 'none'"
     )
 

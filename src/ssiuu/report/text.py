@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ssiuu.analysis.column import Column, Form, Model
@@ -168,6 +168,16 @@ def summary(record: RunRecord) -> str:
     for block in _blocks(methods, values) if values else []:
         lines += [*_table(block), ""]
     return "\n".join([*lines, *_answers(record), *_footnotes(record)]) + "\n"
+
+
+def block_table(title: str, headings: Sequence[str], *rows: Sequence[str]) -> str:
+    """Return a table for a terminal, in blocks that each begin with its first column."""
+    columns = [
+        _Column(_two_lines(plain(heading)), [plain(row[place]) for row in rows], place == 0)
+        for place, heading in enumerate(headings)
+    ]
+    blocks = ["\n".join(_table(block)) for block in _blocks(columns[0], columns[1:])]
+    return "\n\n".join([plain(title), *blocks]) + "\n"
 
 
 def _answers(record: RunRecord) -> list[str]:

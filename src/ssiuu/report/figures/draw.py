@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -114,7 +114,11 @@ class Plot:
 
 def styles(record: RunRecord) -> dict[str, Style]:
     """Return the look of each method, by label, the same in every figure."""
-    labels = dict.fromkeys(cell.method.label for cell in record.cells)
+    return looks(cell.method.label for cell in record.cells)
+
+
+def looks(labels: Iterable[str]) -> dict[str, Style]:
+    """Return a look for each of some labels, in their order."""
     return {
         label: Style(
             COLOURS[index % len(COLOURS)],
@@ -122,7 +126,7 @@ def styles(record: RunRecord) -> dict[str, Style]:
             MARKERS[(index + index // len(COLOURS)) % len(MARKERS)],
             DASHES[(index + index // len(COLOURS)) % len(DASHES)],
         )
-        for index, label in enumerate(labels)
+        for index, label in enumerate(dict.fromkeys(labels))
     }
 
 
@@ -209,10 +213,15 @@ def panel(
 
 def legend(record: RunRecord, plot: str, drawn: Iterable[Style]) -> list[Key]:
     """Return the legend of what is drawn; `plot` keeps the ids of equal legends apart."""
+    return keys(styles(record), plot, drawn)
+
+
+def keys(every: Mapping[str, Style], plot: str, drawn: Iterable[Style]) -> list[Key]:
+    """Return a legend of those looks that are drawn."""
     shown = set(drawn)
     return [
         Key(label, inline_svg(_swatch(style), f"{plot}-swatch-{index}", ""))
-        for index, (label, style) in enumerate(styles(record).items())
+        for index, (label, style) in enumerate(every.items())
         if style in shown
     ]
 
