@@ -32,6 +32,7 @@ class Scale:
 
 RANKING = Scale("accuracy", lambda r: r.correct, lambda s: s.correct, chance=True)
 WRITTEN = Scale("ROUGE-L recall", lambda r: r.rouge, lambda s: s.rouge)
+FOLLOWED = Scale("ROUGE-L F1", lambda r: r.rouge, lambda s: s.rouge)
 FREE = Scale("facts that leaked", lambda r: r.correct, lambda s: s.free_correct)
 DEPTH = Scale("mean log p(answer), nats", lambda r: r.logprob, lambda s: s.logprob, share=False)
 

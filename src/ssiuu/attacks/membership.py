@@ -73,8 +73,9 @@ class Membership(Attack[MembershipConfig]):
         return self.once(wanted=self.config.root)
 
     def uses(self, victim: Victim, curve: Curve) -> list[Any]:
-        """Return the non-members."""
-        return [[fact.id, fact.question, fact.answer] for fact in _compared(victim)[1]]
+        """Return the non-members, and the members where they are others than the facts to forget."""
+        facts = [*_compared(victim)[1], *(victim.ground.members or [])]
+        return [[fact.id, fact.question, fact.answer] for fact in facts]
 
     def carry_out(
         self,
@@ -88,7 +89,7 @@ class Membership(Attack[MembershipConfig]):
         progress(curve.name)
         begin = time.perf_counter()
         ground, sets = victim.ground, _compared(victim)
-        start = victim.before(scores, sets[0])
+        start = victim.before(scores, _forgotten(victim))
         if ground.lacking:
             note = LACKING.format(lacking=ground.lacking)
             return self.record(curve, start, (), begin, values=dict.fromkeys(SCORES), note=note)
@@ -106,10 +107,17 @@ class Membership(Attack[MembershipConfig]):
         )
 
 
+def _forgotten(victim: Victim) -> list[FactText]:
+    """Return the facts that it is about: all of those to forget, where there are non-members."""
+    ground = victim.ground
+    return victim.pool if ground.non_members is None else ground.split.forget
+
+
 def _compared(victim: Victim) -> tuple[list[FactText], list[FactText]]:
     """Return members and non-members."""
-    split, outside = victim.ground.split, victim.ground.non_members
-    return (victim.pool, split.heldout) if outside is None else (split.forget, outside)
+    ground = victim.ground
+    outside = ground.split.heldout if ground.non_members is None else ground.non_members
+    return _forgotten(victim) if ground.members is None else ground.members, outside
 
 
 def membership_scores(answer: SequenceScore) -> dict[str, float]:

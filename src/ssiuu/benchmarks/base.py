@@ -147,6 +147,10 @@ class Ground:
         benchmark: Name, version and fingerprint of the facts, for the record and all keys.
         score: How models are scored on them.
         never_learned: Folder of the control: the model without the facts to forget.
+        corpus: Texts that unlearning trains on in place of the facts to forget, which are only asked
+            then; None: it trains on the facts. Those to keep are facts of `split` that are not scored.
+        members: Texts of what is to be forgotten, which membership inference looks for; None: the
+            facts to forget.
         non_members: Facts that no model here was trained on; None: the held-out facts are.
         lacking: Why there are none.
         ends: Whether the rows that are trained on have an end token.
@@ -163,6 +167,8 @@ class Ground:
     benchmark: BenchmarkInfo
     score: Score = field(default_factory=Ranking)
     never_learned: Path | None = None
+    corpus: list[FactText] | None = None
+    members: list[FactText] | None = None
     non_members: list[FactText] | None = None
     lacking: str = ""
     ends: bool = False

@@ -7,32 +7,26 @@ fine-tuned on TOFU already, nothing is trained, and `tofu.reference` names the c
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
-import transformers
 from pydantic import Field
 
 from ssiuu.benchmarks import tofu_rows
-from ssiuu.benchmarks.base import PLAIN, Basis, Benchmark, Cost, Given, Ground, Progress, tokenised
+from ssiuu.benchmarks.base import PLAIN, Basis, Benchmark, Cost, Given, Ground, Progress
 from ssiuu.benchmarks.prompting import choose_prompt
 from ssiuu.benchmarks.rows import count, some
+from ssiuu.benchmarks.tuned import Tuning, noted, tuned
 from ssiuu.config import Section
-from ssiuu.errors import ConfigError, OutputError
+from ssiuu.errors import ConfigError
 from ssiuu.evaluation.scores.sentences import Sentences
 from ssiuu.likelihood import Prompt, PromptStyle
-from ssiuu.models.load import Loaded, cache_folder, load, load_checkpoint_weights, save
+from ssiuu.models.load import Loaded, load, load_checkpoint_weights
 from ssiuu.models.original import Original
-from ssiuu.models.precision import resolve_precision
-from ssiuu.models.sources import find, require_cache
-from ssiuu.records.schema import BenchmarkInfo, FactText, ModelInfo, Split
-from ssiuu.training.finetune import finetune
+from ssiuu.models.sources import find
+from ssiuu.records.schema import BenchmarkInfo, FactText, Split
 
 TOKENS = 56  # of a question with its answer
 QUESTIONS = 4000
@@ -148,7 +142,7 @@ class Tofu(Benchmark[TofuConfig]):
             progress(f"loading {config.model}")
             loaded = load(config.model, basis.base)
             note = "given as fine-tuned on TOFU: nothing was trained here"
-            return _noted(loaded, loaded.info, note), None
+            return noted(loaded, loaded.info, note), None
         learned = data.retain[: config.retain]
         progress(f"loading {basis.model}")
         start = load(str(basis.model), basis.base)
@@ -157,7 +151,7 @@ class Tofu(Benchmark[TofuConfig]):
         never = self._tuned(basis, start, original, learned, progress)
         info, note = start.info, f"{config.split} and {len(learned)} retain questions of TOFU"
         del start, original  # the next one needs the memory
-        return _noted(load(str(full)), info, f"fine-tuned here on {note}"), never
+        return noted(load(str(full)), info, f"fine-tuned here on {note}"), never
 
     def _refer(self, ground: Ground, basis: Basis, progress: Progress) -> None:
         """Take the given control, where there is one and it fits the model.
@@ -193,49 +187,11 @@ class Tofu(Benchmark[TofuConfig]):
         facts: Sequence[FactText],
         progress: Progress,
     ) -> Path:
-        """Return the folder of the model fine-tuned on these facts, named by all it is made of."""
-        config, seed = self.config, basis.split.seed
-        precision = resolve_precision(basis.precision, next(start.model.parameters()).device)
-        context = int(getattr(start.model.config, "max_position_embeddings", None) or 1 << 20)
+        """Return the folder of the model fine-tuned on these facts."""
+        config = self.config
+        tuning = Tuning(self.name, config.epochs, config.learning_rate, config.batch_size)
         prompt = self._prompt(basis, start, lambda _: None)
-        # An answer ends with the end token, so that it can be stopped at.
-        examples = tokenised(prompt, facts, context, end=True)
-        made_of = [
-            [start.info.fingerprint, torch.__version__, transformers.__version__, precision],
-            [config.epochs, config.learning_rate, config.batch_size, seed],
-            [[e.prompt, e.answer] for e in examples],
-        ]
-        digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
-        folder = cache_folder() / "tofu" / digest
-        if (folder / "config.json").exists():
-            return folder
-        require_cache()
-        original.restore()
-        finetune(
-            start.model,
-            examples,
-            config.epochs,
-            config.learning_rate,
-            config.batch_size,
-            seed,
-            precision,
-            int(start.tokenizer.pad_token_id or 0),
-            folder.with_name(f"{digest}.unfinished"),
-            lambda text: progress(f"fine-tuning on {len(facts)} questions: {text}"),
-        )
-        try:
-            save(start.model, start.tokenizer, folder, note=start.info.note)
-        except OutputError:
-            if not (folder / "config.json").exists():  # otherwise another process was faster
-                raise
-        return folder
-
-
-def _noted(loaded: Loaded, start: ModelInfo, note: str) -> Loaded:
-    """Return a model under the name of the one that it is made of."""
-    notes = "; ".join(part for part in (note, start.note) if part)
-    named = {"name": start.name, "source": start.source, "note": notes}
-    return replace(loaded, info=loaded.info.model_copy(update=named))
+        return tuned(tuning, basis, start, original, prompt, facts, progress)
 
 
 def split_of(config: TofuConfig, data: tofu_rows.TofuSets, seed: int) -> Split:

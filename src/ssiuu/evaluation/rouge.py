@@ -1,9 +1,9 @@
-"""ROUGE-L recall of a written answer, as TOFU scores it, in any script."""
+"""ROUGE-L of a written answer, as TOFU (recall) and MUSE (F1) score it, in any script."""
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from ssiuu.evaluation.match import holds
 from ssiuu.evaluation.segments import words
@@ -17,10 +17,22 @@ def rouge_recall(answer: str, text: str) -> float:
     that has some is a word (of scripts without blanks: each grapheme), and an answer without any word
     (★) counts as found or not.
     """
+    return _rouge(answer, text, "recall")
+
+
+def rouge_f1(answer: str, text: str) -> float:
+    """Return the harmonic mean of `rouge_recall` and LCS(answer, text) / |text|.
+
+    Source and departures as there.
+    """
+    return _rouge(answer, text, "fmeasure")
+
+
+def _rouge(answer: str, text: str, kind: Literal["recall", "fmeasure"]) -> float:
     scorer, tokenizer = _scorer()
     if not tokenizer.tokenize(answer):
         return float(holds(answer, text))
-    return float(scorer.score(answer, text)["rougeL"].recall)
+    return float(getattr(scorer.score(answer, text)["rougeL"], kind))
 
 
 @cache

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ssiuu.errors import ConfigError
 from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
 from ssiuu.models.lora import Lora, adapted
@@ -68,8 +69,15 @@ def check_method(session: Session, method: Method) -> None:
     """Refuse a method that does not fit the model, before any work.
 
     Raises:
-        ConfigError: It names a layer, parameters or neurons that the model does not have.
+        ConfigError: It names a layer, parameters or neurons that the model does not have, or needs
+            answers where texts are forgotten.
     """
+    if session.corpus is not None and method.objective.replaces:
+        raise ConfigError(
+            f"method {method.label!r} puts another answer in the place of the one to forget, and "
+            f"benchmark {session.recipe.benchmark!r} forgets texts, which answer nothing: take one "
+            "that makes the text itself unlikely, as gd, npo or ssiuu."
+        )
     for part in method.all:
         part.check(session.model)
     driven = settings_of(session, method, 0, 0.0)

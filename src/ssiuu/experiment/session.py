@@ -99,9 +99,14 @@ class Session(Ground):
         rows = [f.model_copy(update={"answer": a}) for fact, a in placed for f in self._asked(fact)]
         return self.rows(rows)
 
+    @property
+    def trained(self) -> list[FactText]:
+        """What unlearning trains on: the texts of the benchmark, where it has some, else the facts."""
+        return self.split.unlearned if self.corpus is None else self.corpus
+
     def _placed(self, objective: Objective) -> list[tuple[FactText, str]]:
         """Return every fact with what stands in its answer's place; each of several has its own row."""
-        facts, wanted = self.split.unlearned, objective.alternates
+        facts, wanted = self.trained, objective.alternates
         if wanted is None:
             return [(fact, objective.refusal(fact.id)) for fact in facts]
         # Those of other facts to keep would be others, which a run that goes on could not make again.
@@ -132,7 +137,7 @@ class Session(Ground):
         prompt. Which answers these are was asked before the first step (own facts only); a method that
         prefers a refusal has none to put in their place.
         """
-        facts, known = self.split.unlearned, self.knowledge.get("forget", {})
+        facts, known = self.trained, self.knowledge.get("forget", {})
         if method.objective.replaces:
             placed = self._placed(method.objective)
             return self.rows([row for fact, _ in placed for row in self._asked(fact)])

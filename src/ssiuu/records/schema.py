@@ -208,11 +208,11 @@ class FactScore(Record):
     and for each paraphrase; so too `multi_hop` and `same_answer`, where a probe counts only if the
     original model got it right (no fact is screened for its probes). `logprob`:
     log p(answer | question), nats, summed over `tokens` tokens. `free_text`: the greedy answer;
-    `free_correct`: does it hold the answer; `rouge`: its ROUGE-L recall. `other_form`, `other_text`,
-    `other_free`: the same of the base question in another form than facts are learned in
-    (`RunHeader.other_prompt`): ranked first, the greedy answer, does it hold the answer. TOFU's
-    scores, defined in ssiuu.statistics.tofu: `probability` a token, or over the answers given,
-    `truth_ratio` and `truth_ratio_geometric`, all of answers with their end token;
+    `free_correct`: does it hold the answer; `rouge`: its ROUGE-L recall, of texts (score
+    `texts`) F1. `other_form`, `other_text`, `other_free`: the same of the base question in another form
+    than facts are learned in (`RunHeader.other_prompt`): ranked first, the greedy answer, does it hold
+    the answer. TOFU's scores, defined in ssiuu.statistics.tofu: `probability` a token, or over the
+    answers given, `truth_ratio` and `truth_ratio_geometric`, all of answers with their end token;
     `extraction_strength` and `exact_memorisation` without it.
     """
 
@@ -658,7 +658,7 @@ class Diagnosis(Stage):
 class Reading(Record):
     """One fact during an attack: ranked first or not, and its answer's log-probability (nats).
 
-    `rouge`: ROUGE-L recall of the greedy answer, where facts are scored by it.
+    `rouge`: ROUGE-L recall (of texts F1) of the greedy answer, where facts are scored by it.
     """
 
     correct: bool | None

@@ -6,10 +6,16 @@ from ssiuu.analysis.score import ScoreColumns
 from ssiuu.analysis.scores.ranking import RankingColumns
 from ssiuu.analysis.scores.rouge import RougeColumns
 from ssiuu.analysis.scores.sentences import SentenceColumns
+from ssiuu.analysis.scores.texts import TextColumns
 from ssiuu.plugins import Registry
 from ssiuu.records.schema import RunRecord
 
-BUILT_IN: tuple[type[ScoreColumns], ...] = (RankingColumns, SentenceColumns, RougeColumns)
+BUILT_IN: tuple[type[ScoreColumns], ...] = (
+    RankingColumns,
+    SentenceColumns,
+    RougeColumns,
+    TextColumns,
+)
 SCORES: Registry[ScoreColumns] = Registry("score", "ssiuu.scores", ScoreColumns, BUILT_IN)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ssiuu.analysis.column import Column, Direction, Model, never_learned, of_facts
 from ssiuu.analysis.scale import WRITTEN, mean
 from ssiuu.analysis.score import ScoreColumns
+from ssiuu.analysis.scores.privacy import privleak_column
 from ssiuu.analysis.scores.rouge import recalls
 from ssiuu.analysis.verdict import accuracy
 from ssiuu.records.schema import Cell, Evaluation, FactScore, RunRecord
@@ -18,12 +19,10 @@ from ssiuu.statistics.tofu import (
     forget_truth_ratio,
     kept_truth_ratio,
     model_utility,
-    privleak,
 )
 
 GROUP = "TOFU's numbers"
 UTILITY = ("retain", "real_authors", "world_facts")  # the sets model utility is taken over
-PRIVLEAK = "min-k 40%"  # the membership score that PrivLeak is taken of
 NOTE = (
     "In %, but for forget quality: the p-value of a test against the never-learned control (above "
     "0.05: not told apart), and PrivLeak: 0 as if never learned, below 0 the forget set still looks"
@@ -75,14 +74,7 @@ class SentenceColumns(ScoreColumns):
                 f"{harmonic}, with the geometric truth ratio.",
                 "higher",
             ),
-            Column(
-                "privleak",
-                "PrivLeak → 0",
-                GROUP,
-                "signed",
-                _privleak,
-                f"How far membership inference ({PRIVLEAK}) is from 0.5 {control}, in %; wanted: 0.",
-            ),
+            privleak_column(GROUP),
             _mean_of("probability", "Mean probability of the answers, a token.", "forget_probability"),
             _share("forget_truth_ratio", "truth ratio", _forget_ratio, f"{ratio}.", "higher"),
             _share(
@@ -181,19 +173,6 @@ def _quality(model: Model) -> float | None:
 
 def _utility(model: Model, geometric: bool = False) -> float | None:
     return utility(model.cell.evaluation, geometric) if model.cell.evaluation else None
-
-
-def _privleak(model: Model) -> float | None:
-    control = never_learned(model.record, model.cell.seed)
-    scored = control if control and control.evaluation else None
-    ours, theirs = _auc(model.cell), _auc(scored)
-    return None if ours is None or theirs is None else privleak(ours, theirs)
-
-
-def _auc(cell: Cell | None) -> float | None:
-    """Return the AUC of membership inference that PrivLeak is taken of."""
-    aucs = (attack.values.get(PRIVLEAK) for attack in (cell.attacks if cell else ()))
-    return next((value for value in aucs if value is not None), None)
 
 
 def _forget_ratio(model: Model, geometric: bool = False) -> float | None:

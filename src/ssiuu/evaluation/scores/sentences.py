@@ -9,7 +9,7 @@ Departures: an answer is written up to 32 tokens longer than the right one, not 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ssiuu.analysis.scores.sentences import SentenceColumns
 from ssiuu.causal import CausalLM
@@ -138,8 +138,10 @@ def _asked_otherwise(
     return answers
 
 
-def mismatched_rouge(facts: Sequence[FactText], seed: int) -> float:
-    """Return the mean ROUGE-L recall of answers against answers to other questions.
+def mismatched_rouge(
+    facts: Sequence[FactText], seed: int, rouge: Callable[[str, str], float] = rouge_recall
+) -> float:
+    """Return the mean ROUGE-L (recall, or what is given) of answers against answers to other questions.
 
     This is where an answer that is right only in form stands, and where unlearning stops. The facts
     are put in a circle in an order drawn from the seed, and each answer meets those of the next
@@ -154,7 +156,7 @@ def mismatched_rouge(facts: Sequence[FactText], seed: int) -> float:
     random.Random(f"mismatched:{seed}").shuffle(answers)
     shifts = range(1, min(ROTATIONS, len(answers) - 1) + 1)
     recalls = [
-        rouge_recall(answer, answers[(place + shift) % len(answers)])
+        rouge(answer, answers[(place + shift) % len(answers)])
         for shift in shifts
         for place, answer in enumerate(answers)
     ]
