@@ -190,12 +190,22 @@ def _evaluation(
         instructions=0.0016 * depth**2,
         instructions_se=0.0002 * depth**2,
         perplexity=31.0 + depth,
+        perplexity_instructions=8.0 + 0.25 * depth,
         rows=210,
         tokens=3360,
         instruction_rows=48,
         text_version="1-00000000",
     )
-    return Evaluation(**scores, divergence=moved, seconds=round(rng.uniform(10, 14), 2))
+    left = round(20 - 0.4 * depth)  # of 24 unrelated questions that are answered
+    unrelated = {
+        f"capital:Land {n}": FactScore(
+            correct=None, logprob=-1.0, tokens=2, free_text="It is.", free_correct=n < left
+        )
+        for n in range(24)
+    }
+    return Evaluation(
+        **scores, divergence=moved, unrelated=unrelated, seconds=round(rng.uniform(10, 14), 2)
+    )
 
 
 def _score(rng: random.Random, fact: FactText, share: float, depth: float) -> FactScore:

@@ -132,7 +132,7 @@ def ground_of(name: str, place: Path) -> dict[str, Any]:
 
 def scored(session: Session) -> dict[str, Any]:
     found = session.score.evaluate(session.model, session.prompt, session.split)
-    return found.model_dump(mode="json", exclude={"seconds"})
+    return found.model_dump(mode="json", exclude={"seconds", "unrelated"})  # the latter: the session's
 
 
 def score_name(session: Session) -> str:

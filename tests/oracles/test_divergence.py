@@ -86,6 +86,7 @@ def test_it_is_the_definition(layout: str, tokenizer: PreTrainedTokenizerFast) -
     assert found.instructions == pytest.approx(told, rel=1e-4)
     assert found.instructions_se == pytest.approx(error, rel=1e-4)
     assert found.perplexity == pytest.approx(perplexity(now, plain), rel=1e-4)
+    assert found.perplexity_instructions == pytest.approx(perplexity(now, asked), rel=1e-4)
     assert (found.rows, found.tokens) == (len(TEXTS), sum(len(ids) - 1 for ids, _ in plain))
     assert (found.instruction_rows, found.text_version) == (len(ASKED), "v")
 

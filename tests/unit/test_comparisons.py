@@ -293,6 +293,7 @@ def test_every_score_reads_its_own_facts(record: RunRecord) -> None:
         "forget_rouge": {("a", 0): {0: 0.4}},
         "retain_free": {("b", 0): {0: 1.0}},
         "heldout_free": {},
+        "unrelated_free": {},
         "forget_same_answer": {},
         "heldout_rouge": {},
     }

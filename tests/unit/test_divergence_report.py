@@ -9,6 +9,8 @@ import json
 import pytest
 
 from sample_record import sample_record
+from ssiuu.analysis.columns import columns, models
+from ssiuu.analysis.comparisons import interval
 from ssiuu.analysis.rows import rows
 from ssiuu.records.schema import RunRecord
 from ssiuu.report.formats import FORMATS
@@ -57,6 +59,21 @@ def test_every_format_has_both_measures(record: RunRecord) -> None:
     assert " 0.40   0.71" in gd
     page = render(record)
     assert "0.40<small>± 0.04</small>" in page and ">Moved</th>" in page
+
+
+def test_unrelated_answers_count_where_the_original_gave_them(record: RunRecord) -> None:
+    column = next(c for c in columns(record) if c.key == "unrelated_free")
+    before, gd = (m for m in models(record) if m.cell.method.label in ("before unlearning", "gd"))
+    assert column.read(before) == 1.0 and column.read(gd) == pytest.approx(12 / 20)
+    assert record.original is not None and len(record.original.unrelated) == 24
+    ends = interval(gd, column)
+    assert ends is not None and ends.low < 0.6 < ends.high
+    nothing = {
+        i: s.model_copy(update={"free_correct": False}) for i, s in record.original.unrelated.items()
+    }
+    first = record.original.model_copy(update={"unrelated": nothing})
+    silent = record.model_copy(update={"original": first})
+    assert all(column.read(model) is None for model in models(silent))
 
 
 def test_kept_is_said_by_both_measures(record: RunRecord) -> None:

@@ -16,7 +16,16 @@ from transformers import PreTrainedTokenizerFast
 
 from ssiuu.benchmarks import instructions, texts, worldfacts
 from ssiuu.errors import ConfigError
-from ssiuu.experiment.anchors import ANSWER, QUESTIONS, ROWS, TOKENS, anchors, questions
+from ssiuu.experiment.anchors import (
+    ANSWER,
+    QUESTIONS,
+    ROWS,
+    TOKENS,
+    UNRELATED,
+    anchors,
+    questions,
+    unrelated,
+)
 from ssiuu.likelihood import Prompt
 from ssiuu.methods import make
 from ssiuu.methods.retain import kl_loss, others_loss
@@ -338,6 +347,13 @@ def test_no_question_is_about_what_the_runs_facts_name() -> None:
     assert not {fact.entity for fact in left} & {fact.entity for fact in free[:12]}
     every = [FactText(id=f.id, question=f.question, answer=f.answer, entity=f.entity) for f in world]
     assert questions(split(retain=every)) == []
+
+
+def test_questions_that_are_only_asked_are_no_ones_rows() -> None:
+    only, trained = unrelated(split()), questions(split())
+    assert len(only) == len({fact.id for fact in only}) == UNRELATED
+    assert not {fact.id for fact in only} & {fact.id for fact in trained}
+    assert not {fact.question for fact in only} & {fact.question for fact in trained}
 
 
 def test_a_seed_draws_its_own_rows_and_the_same_texts() -> None:

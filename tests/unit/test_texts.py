@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 from ssiuu.benchmarks import filler, instructions, texts, worldfacts
@@ -62,6 +63,18 @@ def test_no_row_holds_a_fact() -> None:
             subject, answer = (spelled(name) for name in (fact.entity or "", fact.answer))
             if subject.strip() and subject in whole and answer in whole:
                 assert not [row for row in rows if subject in row and answer in row], fact.id
+
+
+def test_no_name_of_a_fact_stands_in_a_row() -> None:
+    """Of what begins with a capital letter; gold and a plumber may be spoken of."""
+    words = set(re.findall(r"\w+", " ".join(row.text for row in texts.load())))
+    whole = " ".join(row.text for row in texts.load())
+    for facts in (worldfacts.load()[0], build_world(600, 0).facts):
+        named = {name for fact in facts for name in (fact.entity or "", fact.answer)}
+        capital = {name for name in named if len(name) > 2 and name[0].isupper()}
+        likely = {name for name in capital if words.issuperset(re.findall(r"\w+", name))}
+        assert len(capital) > 500
+        assert not [name for name in likely if re.search(rf"\b{re.escape(name)}\b", whole)]
 
 
 def test_the_version_names_the_rows() -> None:

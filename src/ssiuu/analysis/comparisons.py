@@ -68,7 +68,7 @@ def outcomes(record: RunRecord, cell: Cell, key: str, pool: Collection[str] | No
 
 
 def entities(record: RunRecord) -> dict[str, str]:
-    """Return the entity of each fact; a fact without one stands for itself."""
+    """Return the entity of each fact of the run; one without, and any other, stands for itself."""
     split = record.header.split
     others = [fact for facts in split.others.values() for fact in facts]
     facts = [*split.forget, *split.retain, *split.heldout, *others]
@@ -120,7 +120,7 @@ def score_level(record: RunRecord, tables: Sequence[Outcomes], looks: int = 1) -
     if once and np.isin(values, (0, 1)).all():
         return _estimate(wilson(int(values.sum()), values.size, looks=looks))
     owners = entities(record)
-    names = [owners[fact] for fact, _ in items]
+    names = [owners.get(fact, fact) for fact, _ in items]
     if len(set(names)) < 2:
         return None
     scored = np.isfinite(values)
@@ -204,7 +204,7 @@ def _compare(
     tables = [table for pair in pairs if all(pair) for table in pair]
     items = sorted(set.intersection(*(set(table) for table in tables))) if tables else []
     seeds, owners = _seeds(tables), entities(record)
-    names = [owners[fact] for fact, _ in items]
+    names = [owners.get(fact, fact) for fact, _ in items]
     if not seeds or len(set(names)) < 2:
         return None
     stacked = np.array([[_row(table, items, seed) for seed in seeds] for table in tables])

@@ -14,6 +14,7 @@ from ssiuu.statistics import Estimate
 ReadCorrect = Callable[[FactScore], Sequence[bool | None]]
 NAMES = {"forget": "facts to forget", "retain": "facts to retain", "heldout": "facts held out"}
 SELECTIVITY = "diagnosis.evidence.probe_after.selectivity"
+ANSWERS = "answers to instructions"
 ELSE = "asked in another form than they were unlearned in"
 
 
@@ -30,6 +31,7 @@ def answers() -> list[Column]:
         _ranked("heldout", "held-out"),
         _written("retain_free", "retain, free", shown=False),
         _written("heldout_free", "held-out, free", shown=False),
+        _unrelated(),
         _probe(
             "same_answer", "same answer", "questions about something else, of the same answer", "higher"
         ),
@@ -104,6 +106,31 @@ def _probe(kind: str, heading: str, what: str, direction: Direction) -> Column:
     )
 
 
+def _unrelated() -> Column:
+    """Return the share of other questions, that the original answers freely, that still are."""
+
+    def outcomes(model: Model, pool: Collection[str] | None) -> Outcomes:
+        before = model.record.original.unrelated if model.record.original else {}
+        after = model.cell.evaluation.unrelated if model.cell.evaluation else {}
+        return {
+            (fact, 0): {0: float(after[fact].free_correct is True)}
+            for fact, score in before.items()
+            if score.free_correct and fact in after and (pool is None or fact in pool)
+        }
+
+    return Column(
+        "unrelated_free",
+        "unrelated, free",
+        "Kept",
+        "share",
+        lambda model: mean(seeds[0] for seeds in outcomes(model, None).values()),
+        "Share of the questions about the world, none about a fact of the run, that the original model "
+        "answered rightly in a freely written answer, that still are.",
+        "higher",
+        outcomes,
+    )
+
+
 def _logprob(of: str, heading: str) -> Column:
     return Column(
         f"{of}_logprob",
@@ -120,21 +147,21 @@ def moved() -> list[Column]:
     """Return how far a model is from the original on text that asks for no fact of the run."""
     kl = "KL from the original's predictions to this model's on {}, nats a token."
     columns = []
-    for key, heading, field, text in (
-        ("kl", "KL", "plain", "plain text"),
-        ("kl_instructions", "KL instr.", "instructions", "answers to instructions"),
+    for short, key, field, ppl, text in (
+        ("", "kl", "plain", "perplexity", "plain text"),
+        (" instr.", "kl_instructions", "instructions", "perplexity_instructions", ANSWERS),
     ):
-        value, error = (_at(f"evaluation.divergence.{field}{tail}") for tail in ("", "_se"))
+        heading = f"KL{short}"
+        value, error = (_at(f"evaluation.divergence.{field}{end}") for end in ("", "_se"))
         meaning, spread = kl.format(text), f"Standard error of the KL on {text}, over texts."
+        perplexity, told = _at(f"evaluation.divergence.{ppl}"), f"Perplexity of this model on {text}."
         columns += [
             Column(key, heading, "Moved", "divergence", value, meaning, "lower", error=f"{key}_se"),
             Column(f"{key}_se", f"{heading}, error", "Moved", "divergence", error, spread, shown=False),
+            Column(ppl, f"PPL{short}", "Moved", "number", perplexity, told),
         ]
-    read, meaning = (
-        _at("evaluation.divergence.perplexity"),
-        "Perplexity of this model on the plain text.",
-    )
-    return [*columns, Column("perplexity", "perplexity", "Moved", "number", read, meaning, shown=False)]
+    # Both divergences stand side by side, and before what says the same in other units.
+    return sorted(columns, key=lambda column: column.form == "number")
 
 
 def _at(path: str) -> Callable[[Model], Any]:

@@ -5,8 +5,9 @@ A model that forgot some facts should go on reading them as it did.
     texts.measured()   # KL is measured on these
     texts.anchor()     # a retain term may be trained on these, and on no others
 
-Written for this project. Rows stand together by genre, so that every third of them, the anchor, is a
-set of the same kinds as the rest. `tests/unit/test_texts.py` holds them against the fact sets.
+Written for this project and under its licence (Apache 2.0): nothing is taken from elsewhere. Rows stand
+together by genre, so that every third of them, the anchor, is a set of the same kinds as the rest.
+`tests/unit/test_texts.py` holds them against the fact sets.
 """
 
 from __future__ import annotations

@@ -138,6 +138,7 @@ class Divergences:
             instructions=spread[0],
             instructions_se=spread[1],
             perplexity=_perplexity(on_texts),
+            perplexity_instructions=_perplexity(on_answers) if answers else None,
             rows=len(plain),
             tokens=len(on_texts.kl),
             instruction_rows=len(answers),

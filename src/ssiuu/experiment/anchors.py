@@ -19,6 +19,7 @@ ROWS = 48  # of each kind: a run of forty steps draws about as many
 TOKENS = 32  # of a text
 ANSWER = 16  # of an instruction's answer
 QUESTIONS = 96  # about the world
+UNRELATED = 48  # further ones, that are only asked
 
 
 def anchors(prompt: Prompt, context: int, split: Split) -> list[Example]:
@@ -56,6 +57,17 @@ def plain(prompt: Prompt, context: int) -> list[Example]:
 
 def questions(split: Split) -> list[Fact]:
     """Return questions about the world, of every relation alike, that touch none of the run's facts."""
+    return _in_turn(split)[:QUESTIONS]
+
+
+def unrelated(split: Split) -> list[FactText]:
+    """Return further such questions: no model here is held to these, so that they tell what it kept."""
+    facts = _in_turn(split)[QUESTIONS : QUESTIONS + UNRELATED]
+    return [FactText(id=fact.id, question=fact.question, answer=fact.answer) for fact in facts]
+
+
+def _in_turn(split: Split) -> list[Fact]:
+    """Return all such questions, of one relation after the other."""
     own: list[FactText] = [*split.unlearned, *split.retain, *split.heldout]
     own += [fact for facts in split.others.values() for fact in facts]
     named = " | ".join(normal(f"{fact.question} {fact.answer}") for fact in own)
@@ -67,5 +79,4 @@ def questions(split: Split) -> list[Fact]:
         if entity and entity not in named and entity not in entities:
             by_relation.setdefault(fact.relation or "", []).append(fact)
     turns = max(map(len, by_relation.values()), default=0)
-    in_turn = [kind[turn] for turn in range(turns) for kind in by_relation.values() if turn < len(kind)]
-    return in_turn[:QUESTIONS]
+    return [kind[turn] for turn in range(turns) for kind in by_relation.values() if turn < len(kind)]

@@ -25,7 +25,8 @@ from ssiuu.training.loop import rows_of
 
 # Raised when a result under the same settings becomes another one, so that no older one is taken.
 REVISION: Final = 3
-DIAGNOSIS: Final = 2  # the same for what a diagnosis finds
+EVALUATED: Final = 2  # the same for scores,
+DIAGNOSIS: Final = 2  # for what a diagnosis finds
 EXAMINED: Final = 2  # and an examination, of planted controls too, which are kept over runs
 
 StageKind = Literal["unlearn", "evaluate", "diagnose", "attack", "stability", "examine", "trial"]
@@ -108,7 +109,7 @@ class Keys:
     def evaluation(self, model: str) -> str:
         """Return the key of a model's scores."""
         config = self.session.recipe.evaluate.model_dump(mode="json")
-        return digest(model, "evaluate", config, texts.version())
+        return digest(model, "evaluate", EVALUATED, config, texts.version())
 
     @cached_property
     def unrelated(self) -> list[list[Any]]:

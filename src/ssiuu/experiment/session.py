@@ -17,10 +17,11 @@ from ssiuu.evaluation import utility
 from ssiuu.evaluation.divergence import Divergences
 from ssiuu.evaluation.reach import behind_lead, lead, within_reach
 from ssiuu.evaluation.reworded import reworded
+from ssiuu.evaluation.score import score_facts
 from ssiuu.evaluation.scores.ranking import answered_freely
 from ssiuu.evaluation.subject import subject
 from ssiuu.experiment.alternates import alternates
-from ssiuu.experiment.anchors import anchors, plain
+from ssiuu.experiment.anchors import anchors, plain, unrelated
 from ssiuu.experiment.before import ask_first
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.likelihood import Example
@@ -28,7 +29,7 @@ from ssiuu.methods import Method, Objective
 from ssiuu.models.precision import resolve_precision
 from ssiuu.plugins import used
 from ssiuu.records.files import read_record, write_record
-from ssiuu.records.schema import Evaluation, FactText, Split
+from ssiuu.records.schema import Evaluation, FactScore, FactText, Split
 from ssiuu.training.unlearn import StopRule
 
 
@@ -72,11 +73,25 @@ class Session(Ground):
         scores = self.score.evaluate(self.model, self.prompt, self.split)
         start = time.perf_counter()
         moved = self.divergences.original if original else self.divergences.measure
-        beside: dict[str, Any] = {"divergence": moved(self.model)}
+        unrelated = self._unrelated if original else self._still()
+        beside: dict[str, Any] = {"divergence": moved(self.model), "unrelated": unrelated}
         if self.recipe.evaluate.utility:
             beside["utility"] = utility.measure(self.model, self.loaded.tokenizer)
         seconds = round(scores.seconds + time.perf_counter() - start, 2)
         return scores.model_copy(update={**beside, "seconds": seconds})
+
+    @cached_property
+    def _unrelated(self) -> dict[str, FactScore]:
+        """What the original says, in the form of the facts, to questions that touch none of them."""
+        fit = [fact for fact in unrelated(self.split) if self._fits(fact)]
+        with self.original.in_place():
+            return score_facts(self.model, self.prompt, fit, paraphrases=False)
+
+    def _still(self) -> dict[str, FactScore]:
+        """Ask the model what of these the original answered rightly."""
+        known = {i for i, score in self._unrelated.items() if score.free_correct}
+        facts = [fact for fact in unrelated(self.split) if fact.id in known]
+        return score_facts(self.model, self.prompt, facts, paraphrases=False)
 
     @cached_property
     def divergences(self) -> Divergences:

@@ -254,7 +254,8 @@ class Divergence(Record):
     `plain`: KL(original ‖ this model) on plain texts, mean over `tokens` predicted tokens of `rows`
     texts, nats; `instructions`: the same over the answers to `instruction_rows` instructions; None
     where none fit the model. Standard errors are over rows. `perplexity`: of this model on the plain
-    texts. `text_version`: of the texts; numbers on other texts do not compare.
+    texts; `perplexity_instructions`: on those answers. `text_version`: of the texts; numbers on other
+    texts do not compare.
     """
 
     plain: float
@@ -262,6 +263,7 @@ class Divergence(Record):
     instructions: float | None
     instructions_se: float | None
     perplexity: float
+    perplexity_instructions: float | None = None
     rows: int
     tokens: int
     instruction_rows: int
@@ -271,7 +273,9 @@ class Divergence(Record):
 class Evaluation(Stage):
     """Scores of one model on the three sets, by fact id; `utility` by public task, where asked for.
 
-    `divergence`: how far the model is from the original beside the facts.
+    `divergence`: how far the model is from the original beside the facts. `unrelated`: free answers to
+    questions about the world that touch none of the run's facts: all of the original, of another model
+    those that the original answered rightly.
     """
 
     forget: dict[str, FactScore]
@@ -280,6 +284,7 @@ class Evaluation(Stage):
     others: dict[str, dict[str, FactScore]] = {}
     utility: dict[str, TaskScore] = {}
     divergence: Divergence | None = None
+    unrelated: dict[str, FactScore] = {}
     seconds: float
 
 

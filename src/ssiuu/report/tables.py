@@ -189,7 +189,7 @@ def main_note(record: RunRecord, comparisons: Sequence[Comparison]) -> str:
     moved = (
         "KL: from the original's predictions to this model's, nats a token, on plain text and on "
         f"answers to instructions{_texts(record)}, ± half its 95 % interval; above {DAMAGED} on plain "
-        f"text: {WORDS}."
+        f"text: {WORDS}. PPL: perplexity on the same."
     )
     shares = "Shares in %, with 95 % intervals"
     attacks = f"attack columns: highest on the common pool, {attack_units(record)}"
