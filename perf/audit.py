@@ -69,7 +69,7 @@ class Parts:
         examine: Any = ssiuu.experiment.examine
         places: list[tuple[Any, str, str]] = [
             (Step, "__call__", "training"),
-            (examine, "read", "lineups read"),
+            (Examiner, "_read", "lineups read"),
             (examine, "lineups", "lineups made"),
             (Hiding, "hide", "hiding"),
             (Examiner, "_known", "controls asked"),
@@ -149,7 +149,7 @@ def main() -> None:
 def examined(steps: int) -> list[str]:
     """Return the settings of an audit with the examination alone."""
     off = ["attacks.harmful.fractions=[]", "attacks.benign.learning_rates=[]"]
-    return [*off, f"examine.steps=[{steps}]", f"examine.batch_size={BATCH}"]
+    return [*off, f"examine.steps=[{steps}]", f"examine.batch_size={BATCH}", "examine.reuse=false"]
 
 
 def plain(steps: int, times: int) -> list[str]:

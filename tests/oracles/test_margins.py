@@ -16,8 +16,9 @@ import torch
 
 from ssiuu.errors import DataError
 from ssiuu.evaluation.lineup import Lineup
-from ssiuu.evaluation.margins import FLOOR, NORMAL, Margins, read
+from ssiuu.evaluation.margins import FLOOR, NORMAL, Margins, Reader, read
 from ssiuu.likelihood import Prompt
+from ssiuu.models.load import restore, snapshot
 from ssiuu.records.schema import FactText
 
 
@@ -158,3 +159,20 @@ def test_an_alternative_too_long_is_left_out_and_a_right_answer_refused(
         read(tiny_model, prompt, [lineup], context=3)
     with pytest.raises(DataError, match="at least one fact"):
         read(tiny_model, prompt, [])
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_what_is_laid_out_once_is_read_by_whatever_weights_there_are(
+    make_model: Callable[..., Any], prompt: Prompt, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit what is read when all is laid out anew."""
+    if not packed:
+        monkeypatch.setattr("ssiuu.evaluation.tree.takes_trees", lambda model: False)
+    model, first = make_model(0), snapshot(make_model(0))
+    reader = Reader(model, prompt, MADE)
+    for weights in (first, snapshot(make_model(1)), first):
+        restore(model, weights)
+        found, anew = reader.read(), read(model, prompt, MADE)
+        assert torch.equal(found.logprobs.nan_to_num(7.0), anew.logprobs.nan_to_num(7.0))
+        assert torch.equal(found.tokens, anew.tokens)
+    assert not any(len(tree.logprobs) for tree, _, _ in reader._trees)  # a row has all words

@@ -34,7 +34,6 @@ from ssiuu.experiment.recipe import ExamineConfig, resolve
 from ssiuu.experiment.run import run
 from ssiuu.experiment.session import Session, open_session
 from ssiuu.hiding import HIDING, Hidden, Hiding, Subject
-from ssiuu.likelihood import Prompt
 from ssiuu.models.load import load_checkpoint_weights, restore, save, snapshot
 from ssiuu.records.files import without_times
 from ssiuu.records.schema import Examination, FactText, RunRecord
@@ -152,22 +151,23 @@ def test_the_attacker_never_trains_on_what_is_read(
         prompts.update(tuple(row.prompt) for row in rows)
         return micro_batches(rows, *rest)
 
-    def reading(model: Any, prompt: Prompt, made: list[Lineup], context: int | None = None) -> Margins:
+    def reading(self: Examiner, made: list[Lineup]) -> Margins:
         nonlocal told, seen
         told, seen = told + bool(trained & {fact.id for fact in facts}), seen + bool(trained)
         for lineup in made:
             assert lineup.fact.id not in trained
-            assert not prompts & {tuple(prompt.question(question)) for question in lineup.phrasings}
-        return read(model, prompt, made, context)
+            asks = {tuple(self.session.prompt.question(text)) for text in lineup.phrasings}
+            assert not prompts & asks
+        return read(self, made)
 
     def put_back(*arguments: Any) -> None:
         trained.clear()
         prompts.clear()
         restore(*arguments)
 
-    micro_batches, read = examine.micro_batches, examine.read
+    micro_batches, read = examine.micro_batches, Examiner._read
     monkeypatch.setattr(examine, "micro_batches", batches)
-    monkeypatch.setattr(examine, "read", reading)
+    monkeypatch.setattr(Examiner, "_read", reading)
     monkeypatch.setattr(examine, "restore", put_back)
     found = Examiner(asked, session.recipe.examine).examine()
     assert told == 4 and seen == 6  # two steps of two related attackers and of an unrelated one

@@ -113,40 +113,79 @@ class Margins:
         return found
 
 
-@torch.no_grad()
+class Reader:
+    """Reads the same lineups again and again, whatever weights the model has; they are laid out once.
+
+    What answers begin with in common is read once. An alternative that does not fit into the context
+    behind a question is left out there.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        prompt: Prompt,
+        lineups: Sequence[Lineup],
+        context: int | None = None,
+    ) -> None:
+        """Lay lineups out.
+
+        Args:
+            model: A causal LM in evaluation mode.
+            prompt: How questions become tokens.
+            lineups: What is asked, at least one.
+            context: Longest sequence, tokens; the model's own where it is not given.
+
+        Raises:
+            DataError: A right answer has no tokens, or does not fit behind its base question.
+        """
+        if not lineups:
+            raise DataError("there are no lineups to read: give at least one fact.")
+        context = context or getattr(model.config, "max_position_embeddings", None) or 1 << 30
+        self.lineups = tuple(lineups)
+        self.phrasings = max(len(lineup.phrasings) for lineup in lineups)
+        controls = max(len(lineup.controls) for lineup in lineups)
+        width = max(2, *(len(lineup.answers) for lineup in lineups))
+        shape = len(lineups), self.phrasings + controls, width
+        found = [
+            ((f, q, k), pair)
+            for f, lineup in enumerate(lineups)
+            for q, k, pair in _pairs(prompt, lineup, self.phrasings, context)
+        ]
+        self._places = torch.tensor([place for place, _ in found])
+        self._answers = [answer for _, (_, answer) in found]
+        self._tokens = torch.zeros(shape, dtype=torch.long)
+        self._tokens[*self._places.T] = torch.tensor([len(answer) for answer in self._answers])
+        self._trees = list(grown(model, [pair for _, pair in found]))
+
+    @torch.no_grad()
+    def read(self) -> Margins:
+        """Read every answer after every question, by the weights that the model has now."""
+        logprobs = torch.full(self._tokens.shape, torch.nan).double()
+        which, values = zip(*self._values(), strict=True)
+        logprobs[*self._places[[*which]].T] = torch.stack(values)
+        return Margins(self.lineups, logprobs, self._tokens, self.phrasings)
+
+    def _values(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield which answer it is and its log p, nats."""
+        for tree, indices, paths in self._trees:
+            tree.read()
+            rows = [row for path in paths for row in tree.rows(path.predictors)]
+            tokens = [token for i in indices for token in self._answers[i]]
+            found = tree.logprobs[rows, tokens].double().cpu()
+            tree.forget()
+            parts = found.split([len(self._answers[i]) for i in indices])
+            yield from zip(indices, map(torch.sum, parts), strict=True)
+
+
 def read(
     model: CausalLM, prompt: Prompt, lineups: Sequence[Lineup], context: int | None = None
 ) -> Margins:
-    """Read every answer after every question; what they begin with in common is read once.
-
-    An alternative that does not fit into the context behind a question is left out there.
-
-    Args:
-        model: A causal LM in evaluation mode.
-        prompt: How questions become tokens.
-        lineups: What is asked, at least one.
-        context: Longest sequence, tokens; the model's own where it is not given.
+    """Read lineups once; see `Reader`.
 
     Raises:
         DataError: A right answer has no tokens, or does not fit behind its base question.
     """
-    if not lineups:
-        raise DataError("there are no lineups to read: give at least one fact.")
-    context = context or getattr(model.config, "max_position_embeddings", None) or 1 << 30
-    phrasings = max(len(lineup.phrasings) for lineup in lineups)
-    controls = max(len(lineup.controls) for lineup in lineups)
-    width = max(2, *(len(lineup.answers) for lineup in lineups))
-    shape = len(lineups), phrasings + controls, width
-    found = [
-        ((f, q, k), pair)
-        for f, lineup in enumerate(lineups)
-        for q, k, pair in _pairs(prompt, lineup, phrasings, context)
-    ]
-    logprobs, tokens = torch.full(shape, torch.nan).double(), torch.zeros(shape, dtype=torch.long)
-    for i, value in _values(model, [pair for _, pair in found]):
-        place, (_, answer) = found[i]
-        logprobs[place], tokens[place] = value, len(answer)
-    return Margins(tuple(lineups), logprobs, tokens, phrasings)
+    return Reader(model, prompt, lineups, context).read()
 
 
 def _pairs(
@@ -166,18 +205,6 @@ def _pairs(
                     f"its question {len(ids)}; at least 1, and {context} together, can be read. "
                     "Shorten the row or leave it out."
                 )
-
-
-def _values(model: CausalLM, pairs: Sequence[Pair]) -> Iterator[tuple[int, Tensor]]:
-    """Yield the place of a pair and log p of its answer, nats."""
-    for tree, indices, paths in grown(model, pairs):
-        tree.read()
-        rows = [row for path in paths for row in tree.rows(path.predictors)]
-        tokens = [token for i in indices for token in pairs[i][1]]
-        found = tree.logprobs[rows, tokens].double().cpu()
-        yield from zip(
-            indices, map(torch.sum, found.split([len(pairs[i][1]) for i in indices])), strict=True
-        )
 
 
 def _margin(values: Float[Tensor, "F P A"], against: Against) -> Float[Tensor, "F P"]:

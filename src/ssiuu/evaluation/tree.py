@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -86,6 +87,11 @@ class Tree:
         self.logprobs = torch.cat([self.logprobs, logprobs]) if self._read else logprobs
         self._wanted, self._read = {}, len(self)
 
+    def forget(self) -> None:
+        """Forget what was read, so that it can be read once more, by other weights of the model."""
+        self._wanted, self._rows = dict.fromkeys(self._rows), {}
+        self.logprobs, self._cache, self._places, self._read = torch.empty(0), None, {}, 0
+
     def rows(self, predictors: Sequence[int]) -> list[int]:
         """Return the rows of `logprobs` that belong to these nodes."""
         return [self._rows[node] for node in predictors]
@@ -150,9 +156,16 @@ class Tree:
     def _read_piece(self, start: int, stop: int, wanted: list[int]) -> Float[Tensor, "N V"]:
         """Read nodes that follow those in the cache; return the logits of the wanted among them."""
         model = self.model
-        mask = torch.full((stop - start, stop), torch.finfo(model.dtype).min, dtype=model.dtype)
-        for node in range(start, stop):
-            mask[node - start, self._ancestors(node)] = 0
+        seen = np.zeros((stop - start, stop), bool)
+        for node, row in enumerate(seen, start):
+            parent = self._parents[node]
+            if parent < start:
+                row[self._ancestors(parent)] = True
+            else:  # all that it sees
+                row[:] = seen[parent - start]
+            row[node] = True
+        mask = torch.full(seen.shape, torch.finfo(model.dtype).min, dtype=model.dtype)
+        mask[torch.from_numpy(seen)] = 0
         rows = [node - start for node in wanted if start <= node < stop]
         logits: Tensor = model(
             input_ids=torch.tensor([self._ids[start:stop]], device=model.device),

@@ -36,7 +36,7 @@ from ssiuu.benchmarks.screening import as_text
 from ssiuu.diagnosis.readout import TOKENS, Readout, Target, readable
 from ssiuu.errors import DataError, DivergedError
 from ssiuu.evaluation.lineup import Lineup, lineups
-from ssiuu.evaluation.margins import Margins, read
+from ssiuu.evaluation.margins import Margins, Reader
 from ssiuu.evaluation.score import score_facts
 from ssiuu.experiment.recipe import ExamineConfig
 from ssiuu.experiment.session import Session
@@ -101,6 +101,7 @@ class Examiner:
     ) -> None:
         self.session, self.config, self.progress = session, config, progress
         self.rates = config.rates(sum(p.numel() for p in session.model.parameters()))
+        self._readers: dict[tuple[int, ...], Reader] = {}
 
     @cached_property
     def forget(self) -> Judged:
@@ -189,9 +190,14 @@ class Examiner:
 
     def _known(self, facts: Sequence[FactText]) -> list[FactText]:
         """Return the facts that the model answers; an order of their own."""
-        order = list(facts)
+        order, found = list(facts), list[FactText]()
         random.Random(f"planted:{self.session.split.seed}").shuffle(order)
-        return self._said(order[: 12 * self.config.planted])
+        order, enough = order[: 12 * self.config.planted], self.config.planted + HELD
+        for start in range(0, len(order), enough):
+            found += self._said(order[start : start + enough])
+            if len(found) >= enough:  # to hide and to keep: more are never used
+                break
+        return found
 
     def _said(self, facts: Sequence[FactText]) -> list[FactText]:
         """Return the facts whose answers the model says freely."""
@@ -208,7 +214,11 @@ class Examiner:
             return Judged(facts, made, self._read(made))
 
     def _read(self, made: Sequence[Lineup]) -> Margins:
-        return read(self.session.model, self.session.prompt, made, self.session.context)
+        """Read lineups, which are laid out when they are read first."""
+        session, these = self.session, tuple(map(id, made))  # a reader keeps its lineups
+        if these not in self._readers:
+            self._readers[these] = Reader(session.model, session.prompt, made, session.context)
+        return self._readers[these].read()
 
     def _along(self, judged: Judged) -> Examination:
         """Read facts in the model as it is, and along every attacker; its weights are put back."""

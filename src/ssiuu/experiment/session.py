@@ -177,7 +177,11 @@ class Session(Ground):
         return plain(self.prompt, self.context) if any(p.reads for p in method.all) else []
 
     def benign(self) -> list[Example]:
-        """Tokenise the instructions of the benign attack; rows too long for the model are left out."""
+        """Return the rows of the benign attack; those too long for the model are left out."""
+        return list(self._benign)
+
+    @cached_property
+    def _benign(self) -> list[Example]:
         config = self.recipe.attacks
         return instruction_rows(config.of(Benign), config.seed, self.prompt, self.context)
 
