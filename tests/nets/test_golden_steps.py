@@ -76,6 +76,10 @@ SUFFIXED: list[Any] = [
     {"name": "npo-sam+projection", "projection": 3, "rho": 0.05},
     {"name": "klue+projection", "projection": 3, "share": 0.3},
     {"name": "npo", "retain": "none", "beta": 1.0, "learning_rate": 0.003},
+    {"name": "gd+apart", "retain_learning_rate": 3e-3},
+    {"name": "npo+kl+projection+optimiser", "projection": 3},
+    *("gd+gu(2)", "npo+rosu(0.05)", "npo+rosu(0.05,forget)", "npo+gate(20)"),
+    {"name": "ssiuu-exact", "lambda": 2.0},
     {"name": "gd", "retain_weight": 0.0},
     {"name": "gd", "retain_weight": 2.5},
     {**RMU, "retain": "nll"},
@@ -208,7 +212,8 @@ def apart(spec: Any) -> str:
 def spaced(spec: Any) -> bool:
     """Whether this setting has an effective space under LoRA."""
     name = spec if isinstance(spec, str) else spec["name"]
-    return "ssiuu" in name and not any(part in name for part in ("gate", "rho", "initial"))
+    without = ("gate", "rho", "initial", "exact")
+    return "ssiuu" in name and not any(part in name for part in without)
 
 
 def ways(spec: Any) -> dict[str, Callable[[Any], str]]:
@@ -262,6 +267,7 @@ def loops(folder: Path) -> dict[str, str]:
     """Return the digests of the other loops."""
     return {
         "weight decay, warm-up, growth": decayed(),
+        "optimisers": unlearned("gd+apart", optimiser="sign") + unlearned("gd", optimiser="normsgd"),
         "fine-tuning": taught(folder),
         "retraining": retrained("full"),
         "retraining lora-all": retrained("lora-all"),
