@@ -208,7 +208,8 @@ def check(line: Line, done: Any) -> None:
         assert taught.learned and (out / "model.safetensors").exists(), said
     elif command == "compare":
         written = Path(line.out).read_text() if line.out else done.stdout
-        assert "recovery" in written, said
+        told = {"--append": "lines appended", "--check": " 0 to object to", "": "recovery"}
+        assert next(words for flag, words in told.items() if flag in line.text) in written, said
     else:
         assert "known" in done.stdout, said
     assert done.returncode == code, said

@@ -5,20 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sample_record import HOSTILE, sample_record
-from sample_runs import driven, on_another, only, with_header, write_run
+from sample_runs import driven, on_another, only, with_header
 from ssiuu.analysis.across import LEVEL, Ground, grounds
 from ssiuu.analysis.column import Model
 from ssiuu.analysis.front import axis, front
 from ssiuu.errors import ConfigError
-from ssiuu.records.files import load_run
 from ssiuu.records.schema import Cell, RunRecord
 from ssiuu.report.compare import COMPARED, remarks
 from ssiuu.report.compare_page import render_comparison
@@ -234,59 +230,3 @@ def test_every_table_has_as_many_cells_as_headings() -> None:
         assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1
     assert COMPARED["text"](found, None).count("\n") > 20
     assert max(map(len, COMPARED["text"](found, None).splitlines())) <= 110
-
-
-# --- the command ----------------------------------------
-
-
-def ssiuu(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ssiuu.cli", *words], cwd=cwd, capture_output=True, text=True
-    )
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    write_run(SAMPLE, folder / "all" / "one")
-    write_run(on_another(only(SAMPLE, "gd", "npo")), folder / "all" / "two")
-    return folder
-
-
-def test_a_written_run_is_read_as_it_was(runs: Path) -> None:
-    again = load_run(runs / "all" / "one")
-    assert [len(c.attacks) for c in again.cells] == [len(c.attacks) for c in SAMPLE.cells]
-    assert alone(one=again).members[2].read(alone(one=again).level) == 0.75
-
-
-def test_the_command_takes_folders_or_one_that_holds_them(runs: Path) -> None:
-    told = ssiuu("compare", "all/one", "all/two", cwd=runs)
-    assert told.returncode == 0 and "does not compare" in told.stdout, told.stderr
-    assert ssiuu("compare", "all", cwd=runs).stdout == told.stdout
-    made = ssiuu("compare", "all", "--out", "page.html", cwd=runs)
-    assert made.stdout == "page.html\n" and "Side by side" in (runs / "page.html").read_text()
-
-
-def test_the_command_loads_no_torch(runs: Path) -> None:
-    code = (
-        "import sys; from ssiuu.cli.main import app; app(['compare', 'all', '--format', 'md'], "
-        "standalone_mode=False); assert not {'torch', 'transformers', 'matplotlib'} & {*sys.modules}"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=runs, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["nothing"], "nothing holds no run: there is no run.json in it."),
-        (["all/one", "all/one"], "all/one is named twice"),
-        (["all/one", "--format", "pdf"], "--format: unknown format 'pdf'"),
-        (["all/one", "--out", "all"], "--out all is a folder"),
-        (["all/one", "--against", "kll"], "--against: unknown column 'kll'. Did you mean 'kl'?"),
-    ],
-)
-def test_misuse_is_one_sentence(runs: Path, words: list[str], said: str) -> None:
-    done = ssiuu("compare", *words, cwd=runs)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith(f"error: {said}") and done.stderr.count("\n") == 1

@@ -66,6 +66,14 @@ def settings(header: RunHeader, cell: Cell) -> dict[str, Any]:
     return {**drive, **cell.method.hyperparameters}  # a method's own are the ones that hold
 
 
+def label_of(header: RunHeader, cell: Cell) -> str:
+    """Return what a method is called among others: a checkpoint by its folder."""
+    label = cell.method.label
+    if cell.method.origin != "given":
+        return label
+    return str(header.config.get("after", label)).rstrip("/").rpartition("/")[2] or label
+
+
 @dataclass(frozen=True)
 class Member:
     """A method under one group of settings: its models, one a seed, and the runs they stand in."""
@@ -295,9 +303,7 @@ def _members(runs: Mapping[str, RunRecord], within: frozenset[str]) -> list[Memb
     first = next(((run, m) for run, record in runs.items() if (m := original(record))), None)
     for run, record in runs.items():
         for cell in record.cells:
-            label = cell.method.label
-            if cell.method.origin == "given":
-                label = str(record.header.config.get("after", label)).rstrip("/").rpartition("/")[2]
+            label = label_of(record.header, cell)
             place = (label, digest(cell.method.parts, settings(record.header, cell)))
             found.setdefault(place, []).append((run, Model(record, cell, within)))
     labels = Counter(label for label, _ in found)

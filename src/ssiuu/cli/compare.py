@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ssiuu.cli.exits import DISAGREES
 from ssiuu.errors import ConfigError, OutputError, unknown
 
 if TYPE_CHECKING:
@@ -30,9 +31,9 @@ SUFFIXES = {".html": Format.html, ".md": Format.md, ".csv": Format.csv, ".tex": 
 
 def command(
     runs: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(metavar="RUN...", help="folders of runs, or one that holds them"),
-    ],
+    ] = None,
     format: Annotated[
         str | None,
         typer.Option(metavar="|".join(Format), help="by default what --out ends in, else text"),
@@ -46,19 +47,58 @@ def command(
             metavar="COLUMN", help="what was kept, in the figure: kl, heldout, ... (docs/columns.md)"
         ),
     ] = None,
+    append: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="append a line for every method to a leaderboard"),
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="check a leaderboard against these runs, without any its digests alone"
+        ),
+    ] = None,
 ) -> None:
     """Set runs side by side: one table, one figure; needs no model and no torch.
 
     What does not compare (another model, benchmark, choice of facts) is
-    said, and kept apart.
+    said, and kept apart. Exits with 6 where --check finds a line that was
+    changed or does not agree with its run.
     """
-    form = _format(format, out)
-    if out is not None and out.is_dir():
-        raise OutputError(f"--out {out} is a folder: name a file, as in {out / 'compare.html'}.")
+    _check_words(runs, format=format, out=out, against=against, append=append, check=check)
+    records = load(runs or [])
+    if append is not None:
+        _append(append, records)
+    elif check is not None:
+        _check(check, records)
+    else:
+        _show(records, _format(format, out), out, against)
+
+
+def _check_words(runs: Sequence[Path] | None, **options: object) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        ConfigError: They do not, or no run is named.
+        OutputError: What is to be a file is a folder.
+    """
+    given = [f"--{name}" for name, value in options.items() if value is not None]
+    alone = [name for name in given if name in ("--append", "--check")]
+    if alone and len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} do not go together: {alone[0]} makes no table.")
+    if not runs and options["check"] is None:
+        raise ConfigError("no RUN is named: name the folder of a run, or several.")
+    for name in ("out", "append", "check"):
+        path = options[name]
+        if isinstance(path, Path) and path.is_dir():
+            raise OutputError(f"--{name} {path} is a folder: name a file.")
+
+
+def _show(records: Mapping[str, RunRecord], form: str, out: Path | None, against: str | None) -> None:
+    """Print or write what was found of the runs."""
     from ssiuu.analysis.across import grounds
     from ssiuu.records.files import write_bytes
 
-    found = grounds(load(runs))
+    found = grounds(records)
     if form == Format.html:
         from ssiuu.report.compare_page import render_comparison
 
@@ -72,6 +112,30 @@ def command(
     else:
         write_bytes(out, content.encode())
         print(out)
+
+
+def _append(path: Path, records: Mapping[str, RunRecord]) -> None:
+    """Append the lines of the runs to a leaderboard and say how many are new."""
+    from ssiuu.analysis.leaderboard import append, standings
+
+    lines = [line for record in records.values() for line in standings(record)]
+    added = append(path, lines)
+    there = len(lines) - added
+    print(f"{path}: {added} lines appended{f', {there} were there already' if there else ''}")
+
+
+def _check(path: Path, records: Mapping[str, RunRecord]) -> None:
+    """Say which lines of a leaderboard are not what they should be; exits with `DISAGREES`."""
+    from ssiuu.analysis.leaderboard import check
+
+    found = check(path, records)
+    for sentence in [*found.problems, *found.notes]:
+        print(sentence)
+    whole = found.lines - len(found.problems)
+    told = f"{path}: {found.lines} lines, {len(found.problems)} to object to"
+    print(f"{told}; {found.agree} of {whole} agree with a run given" if records else told)
+    if found.problems:
+        raise typer.Exit(DISAGREES)
 
 
 def _format(given: str | None, out: Path | None) -> str:
