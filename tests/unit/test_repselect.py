@@ -203,6 +203,7 @@ def test_the_budget_stops_one_step_before(tiny_model: Any, rows: Any, texts: Any
     record = unlearned(tiny_model, rows, texts, step_size=0.02, kl_limit=0.02)
     taken = len(record.steps) - 1  # the last reading is of what was taken back
     assert taken > 1 and f"taken {taken} times" in record.notes[0]
+    assert record.stopped == "budget"
     assert plain.divergence(tiny_model) <= 0.02
     with torch.no_grad():  # once more is too much
         for name, parameter in tiny_model.named_parameters():
@@ -280,7 +281,8 @@ def test_what_cannot_be_done_is_said(tiny_model: Any, rows: Any, texts: Any) -> 
     with pytest.raises(ConfigError, match=r"repselect\.components: must be at most 16"):
         make({"name": "repselect", "components": 17}).objective.check(tiny_model)
     record = unlearned(tiny_model, rows, texts, step_size=50.0)
-    assert "taken 0 times" in record.notes[0]
+    assert "taken 0 times" in record.notes[0] and record.stopped == "budget"
+    assert unlearned(tiny_model, rows, texts, most=1, kl_limit=10).stopped == "max_steps"
     method, settings = (
         make("repselect"),
         Settings(1e-2, 4, None, 3, 3, -1.0, 0.0, 0, "fp32", Lora(2, 4)),

@@ -434,6 +434,10 @@ class Work(NamedTuple):
     seed: int = 0
 
 
+class Spent(str):
+    """What an edit says where it ends because a budget of its own is spent."""
+
+
 class Edit(Objective):
     """A change of the weights that is no descent on a loss; it stands where an objective stands.
 
@@ -457,7 +461,8 @@ class Edit(Objective):
         """Change the weights in place; after every yield the stop score is read, and may end it.
 
         Yields:
-            What has been done to the original, in words: "The difference was subtracted 0.5 times."
+            What has been done to the original, in words: "The difference was subtracted 0.5 times."; as
+            `Spent`, where a budget ends it.
         """
         raise NotImplementedError
 

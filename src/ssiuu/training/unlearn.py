@@ -14,7 +14,7 @@ import torch
 from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError, DivergedError
 from ssiuu.likelihood import Batch, Example
-from ssiuu.methods.base import Bound, Optimiser, Stage, Work
+from ssiuu.methods.base import Bound, Optimiser, Spent, Stage, Work
 from ssiuu.methods.method import Method
 from ssiuu.methods.regulariser import log_sentence
 from ssiuu.models.checks import check_finite
@@ -393,6 +393,8 @@ class _Run:
             if look.met(self.settings, self.stop) and not self.below:
                 self.stopped = "threshold"
                 break
+            if isinstance(note, Spent):
+                self.stopped = "budget"
             interrupt.check()
         if self.below:
             notes.append(_below(self.settings))

@@ -15,7 +15,7 @@ from ssiuu.attribution.neuron import batches
 from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Example
-from ssiuu.methods.base import Edit, Origin, Rows, Work
+from ssiuu.methods.base import Edit, Origin, Rows, Spent, Work
 from ssiuu.methods.budget import PlainText
 from ssiuu.methods.directions import NOTHING, Subspace, project_out
 from ssiuu.methods.elicit import Elicitation, nll_gradients
@@ -177,7 +177,7 @@ class RepSelect(Edit):
             cost = plain.divergence(model)
             if not cost <= self.kl_limit:  # what is no number is too much as well
                 take(times - 1)
-                yield (
+                yield Spent(
                     f"The gradient was taken {times - 1} times at {self.step_size:g}; once more would "
                     f"cost {cost:.2g} nats a token on plain text, above kl_limit {self.kl_limit:g}."
                 )
