@@ -77,7 +77,7 @@ def stepped(model: Any, spec: Any, rows: Rows, steps: int = 1, **change: Any) ->
 
 
 @pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
-def test_a_step_is_the_printed_projection(optimiser: Any) -> None:
+def test_a_step_is_the_printed_projection(optimiser: Any, tiny_model: Any) -> None:
     """(I - U (U^T H U)^-1 U^T H) g, dense, and then H: where Adam has no momentum it is that exactly."""
     drawn = torch.Generator().manual_seed(0)
     shapes, named = {"a": (3, 4), "b": (5,)}, {}
@@ -85,7 +85,7 @@ def test_a_step_is_the_printed_projection(optimiser: Any) -> None:
         named[name] = torch.randn(shape, generator=drawn, dtype=torch.float64)
     optimizer = build(optimiser, [*named.values()], 0.1, 0.0)
     bound = Disentangling(2, "both")
-    bound.attach(Training(None, named, optimizer=optimizer))  # type: ignore[arg-type]
+    bound.attach(Training(tiny_model, named, optimizer=optimizer))
     past: list[Tensor] = []
     for turn in range(4):
         retain, forget = (
@@ -116,13 +116,13 @@ def test_a_step_is_the_printed_projection(optimiser: Any) -> None:
         assert 0 < bound.told()["gu_removed"] < 1
 
 
-def test_a_rise_alone_is_taken_out() -> None:
+def test_a_rise_alone_is_taken_out(tiny_model: Any) -> None:
     """A step that lowers the retain loss stays; the nearest one with no rise is checked by its duals."""
     named = {"a": torch.zeros(6, dtype=torch.float64)}
     optimizer = build("sgd", [*named.values()], 0.1, 0.0)
     drawn = torch.Generator().manual_seed(3)
     bound = Disentangling(1, "rise")
-    bound.attach(Training(None, named, optimizer=optimizer))  # type: ignore[arg-type]
+    bound.attach(Training(tiny_model, named, optimizer=optimizer))
     seen: list[Tensor] = []
     kinds = set()
     for _ in range(16):

@@ -40,10 +40,10 @@ class GeometricDisentanglement(Transform):
     Source: Zhou et al. 2025, "Geometric-disentanglement unlearning", arXiv 2511.17100; one step's
     gradient and eight before it as in the authors' code, which takes a rise out alone: `gu_side: rise`.
     Departures: of all trained parameters that the forget step moves, where the authors' code chooses
-    matrices; the retain gradient is that
-    of the method's own retain term, theirs the NLL's whatever the term; forget and retain rows take
-    steps of their own, so that the retain step may lower what the forget step must not change; earlier
-    gradients are kept in bf16; no step is tried against a budget of the retain loss.
+    matrices; the retain gradient is that of the method's own retain term, theirs the NLL's whatever the
+    term; forget and retain rows take steps of their own, so that the retain step may lower what the
+    forget step must not change; earlier gradients are kept in bf16; no step is tried against a budget
+    of the retain loss.
     """
 
     name: ClassVar[str] = "gu"
