@@ -18,7 +18,7 @@ from ssiuu.methods.budget import PlainText
 from ssiuu.methods.edits.repselect import collapsed, shares_left, triplets
 from ssiuu.methods.elicit import Elicitation, nll_gradients
 from ssiuu.models.lora import Lora
-from ssiuu.models.maps import feed_forward
+from ssiuu.models.maps import feed_forward, stacked_weights
 from ssiuu.records.schema import MethodInfo, Unlearning
 from ssiuu.training.unlearn import Settings, StopRule, unlearn_examples
 
@@ -262,7 +262,9 @@ def test_every_architecture_or_one_sentence(layout: str, texts: Any, rows: Any) 
     if feed_forward(model):
         method.check(model)
         before = weights(model)
-        unlearned(model, rows, texts, most=1, kl_limit=10)
+        record = unlearned(model, rows, texts, most=1, kl_limit=10)
+        told = " ".join(record.notes)
+        assert ("several maps in one tensor" in told) == bool(stacked_weights(model))
         moved = {n for n, w in weights(model).items() if not torch.equal(w, before[n])}
         assert moved and moved <= {f"{path}.weight" for path in feed_forward(model)}
     else:

@@ -14,7 +14,7 @@ from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.methods.base import Parts
 from ssiuu.models.hooks import hooked
-from ssiuu.models.maps import feed_forward
+from ssiuu.models.maps import feed_forward, stacked_weights, summed
 
 # Told a map's path, the inputs [n, in] and the output gradients [n, out] of some tokens.
 Seen = Callable[[str, Tensor, Tensor], None]
@@ -59,6 +59,14 @@ def listening(model: CausalLM, paths: Iterable[str], seen: Seen, skip: int = 0) 
             yield
     finally:
         handle.remove()
+
+
+def experts_left(model: CausalLM, name: str) -> str:
+    """Return what must be said of experts that are stored as one tensor, and stay as they are."""
+    stacked = stacked_weights(model)
+    return f"{name}: {summed(stacked)} hold several maps in one tensor, and stay as they are." * bool(
+        stacked
+    )
 
 
 def refuse_second_gradients(among: Parts, name: str) -> None:

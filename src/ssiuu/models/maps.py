@@ -62,6 +62,12 @@ def feed_forward(model: CausalLM) -> dict[str, torch.nn.Module]:
     return maps
 
 
+def stream_width(model: CausalLM) -> int:
+    """Return the width of the residual stream."""
+    width = getattr(model.config.get_text_config(), "hidden_size", None)
+    return int(width or model.get_input_embeddings().weight.shape[1])
+
+
 def output_width(module: torch.nn.Linear | Conv1D) -> int:
     """Return how many outputs a linear map has."""
     return int(module.weight.shape[1 if isinstance(module, Conv1D) else 0])

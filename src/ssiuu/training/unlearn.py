@@ -400,6 +400,8 @@ class _Run:
             notes.append(_below(self.settings))
         elif self.stopped != "threshold":
             notes.append("No measure of it reached the threshold.")
+        if left := edit.untouched(self.model, None):
+            notes.append(left)
         return self._record(time.perf_counter() - self.start, notes)
 
     def _work(self) -> Work:

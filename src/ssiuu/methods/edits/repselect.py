@@ -19,7 +19,8 @@ from ssiuu.methods.base import Edit, Origin, Rows, Spent, Work
 from ssiuu.methods.budget import PlainText
 from ssiuu.methods.directions import NOTHING, Subspace, project_out
 from ssiuu.methods.elicit import Elicitation, nll_gradients
-from ssiuu.methods.tokens import feed_forward_maps
+from ssiuu.methods.tokens import experts_left, feed_forward_maps
+from ssiuu.models.maps import stream_width
 
 Collapse = Literal["soft", "hard", "quadratic", "ridge"]
 POWER_STEPS = 2  # of the randomised SVD
@@ -154,6 +155,10 @@ class RepSelect(Edit):
                 f"maps here, got {self.components}."
             )
 
+    def untouched(self, model: CausalLM, prepared: Any) -> str:
+        """Say which experts are not trained."""
+        return experts_left(model, self.name)
+
     def edit(self, model: CausalLM, work: Work) -> Iterator[str]:
         """Take the collapsed gradient once, twice, …, while the budget lasts."""
         if not work.texts:
@@ -204,8 +209,7 @@ class RepSelect(Edit):
         with elicited.active(model):
             forget = self._whole(model, maps, work.forget, work)
             retain = self._whole(model, maps, shared, work)
-        embeddings: Any = model.get_input_embeddings()
-        rank = self.components or max(1, embeddings.weight.shape[1] // 8)
+        rank = self.components or max(1, stream_width(model) // 8)
         return {
             path: collapsed(
                 *(gradient, rank, self.cut, self.ridge, zlib.crc32(f"{work.seed}:{path}".encode())),

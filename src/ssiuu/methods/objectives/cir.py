@@ -34,9 +34,14 @@ from ssiuu.methods.base import (
 )
 from ssiuu.methods.budget import PlainText
 from ssiuu.methods.components import SKIPPED, Moments, as_one, later, mean_and_components, outside
-from ssiuu.methods.tokens import feed_forward_maps, listening, refuse_second_gradients
+from ssiuu.methods.tokens import (
+    experts_left,
+    feed_forward_maps,
+    listening,
+    refuse_second_gradients,
+)
 from ssiuu.models.lora import Adapter, adapters, weight_of
-from ssiuu.models.maps import BLOCK, output_width
+from ssiuu.models.maps import BLOCK, output_width, stream_width
 
 
 def breaking_loss(
@@ -142,6 +147,11 @@ class Breaking(Objective):
         return self.layers[1]
 
     @property
+    def cost(self) -> float:
+        """Tokens are collected, and decomposed once an epoch."""
+        return 2.0
+
+    @property
     def left_out(self) -> int:
         """How many directions of the outputs are left out of the loss."""
         return 0
@@ -167,7 +177,7 @@ class Breaking(Objective):
         for key, k, least, what in (
             ("input_directions", self.input_directions, min(inputs), "input"),
             ("output_directions", self.output_directions, min(outputs), "output"),
-            ("components", self.left_out, _width(model), "residual stream"),
+            ("components", self.left_out, stream_width(model), "residual stream"),
         ):
             if k >= least:
                 raise ConfigError(
@@ -176,7 +186,7 @@ class Breaking(Objective):
 
     def taps(self, model: CausalLM) -> tuple[str, ...]:
         """Return the last feed-forward map of every block that is broken."""
-        width, last = _width(model), dict[int, str]()
+        width, last = stream_width(model), dict[int, str]()
         for path, module in feed_forward_maps(model, self.name).items():
             if output_width(_bare(module)) == width:
                 last[_layer(path)] = path
@@ -244,6 +254,10 @@ class Breaking(Objective):
     def bind(self, prepared: Any) -> Collapsing:
         """Begin with an epoch that collects; unprepared it is there to be looked at."""
         return Collapsing(self, prepared)
+
+    def untouched(self, model: CausalLM, prepared: Any) -> str:
+        """Say which experts are not trained."""
+        return experts_left(model, self.name)
 
 
 class OutsideBreaking(Breaking):
@@ -398,12 +412,6 @@ class Collapsing(Bound):
 def _bare(module: Any) -> Any:
     """Return the map below an adapter."""
     return getattr(module, "base_layer", module)
-
-
-def _width(model: CausalLM) -> int:
-    """Return the width of the residual stream."""
-    embeddings: Any = model.get_input_embeddings()
-    return int(embeddings.weight.shape[1])
 
 
 def _layer(path: str) -> int:

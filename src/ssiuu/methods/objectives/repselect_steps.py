@@ -34,8 +34,14 @@ from ssiuu.methods.base import (
 from ssiuu.methods.directions import Subspace, project_out
 from ssiuu.methods.elicit import Elicitation, nll_gradients
 from ssiuu.methods.objectives.npo import npo_loss
-from ssiuu.methods.tokens import feed_forward_maps, listening, refuse_second_gradients
+from ssiuu.methods.tokens import (
+    experts_left,
+    feed_forward_maps,
+    listening,
+    refuse_second_gradients,
+)
 from ssiuu.models.lora import weight_of
+from ssiuu.models.maps import stream_width
 
 REGULAR = 1e-6  # of the largest eigenvalue: what lies below is no direction of the tokens
 
@@ -131,6 +137,11 @@ class RepSelectSteps(Objective):
         """It needs no retain term."""
         return (asked, 1.0) if asked not in (None, "none") else ("none", 0.0)
 
+    @property
+    def cost(self) -> float:
+        """The low-rank maps take a pass of their own, and tokens are collected."""
+        return 2.5
+
     def fits(self, among: Parts) -> None:
         """Refuse second gradients."""
         refuse_second_gradients(among, self.name)
@@ -157,6 +168,10 @@ class RepSelectSteps(Objective):
         """Begin with epochs that collect."""
         return Following(self, prepared or 0)
 
+    def untouched(self, model: CausalLM, prepared: Any) -> str:
+        """Say which experts are not trained."""
+        return experts_left(model, self.name)
+
 
 class Following(Bound):
     """The subspaces and the low-rank maps of one run."""
@@ -178,8 +193,7 @@ class Following(Bound):
         bare = {path: getattr(module, "base_layer", module) for path, module in modules.items()}
         self.across = {path for path, module in bare.items() if isinstance(module, Conv1D)}
         self.elicited = Elicitation(bare, self.settings.elicit_rank, self.settings.elicit_alpha)
-        embeddings: Any = training.model.get_input_embeddings()
-        self.wanted = self.settings.components or max(1, embeddings.weight.shape[1] // 8)
+        self.wanted = self.settings.components or max(1, stream_width(training.model) // 8)
 
     @contextmanager
     def surround(self, batches: Sequence[Batch]) -> Iterator[None]:

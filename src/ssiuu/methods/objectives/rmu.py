@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,6 +17,7 @@ from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.methods.base import Ask, Normaliser, Objective, Origin, View
 from ssiuu.methods.components import Moments, as_one, later, mean_and_components, outside
+from ssiuu.models.maps import stream_width
 
 
 def rmu_loss(
@@ -116,8 +117,7 @@ class OutsideMisdirection(Misdirection):
     def check(self, model: CausalLM) -> None:
         """Refuse a model without that block, or so many directions."""
         super().check(model)
-        embeddings: Any = model.get_input_embeddings()
-        width = embeddings.weight.shape[1]
+        width = stream_width(model)
         if self.components >= width:
             raise ConfigError(
                 f"{self.name}.components: must be below {width}, the width of the states, got "
