@@ -24,6 +24,7 @@ from ssiuu.attacks import ATTACKS
 from ssiuu.benchmarks import BENCHMARKS
 from ssiuu.cli.main import app
 from ssiuu.config import flatten
+from ssiuu.experiment.matrix import resolve_all
 from ssiuu.experiment.recipe import resolve
 from ssiuu.methods import OBJECTIVES, RETAIN_TERMS, TRANSFORMS, make
 from ssiuu.methods.transforms.ssiuu import Ssiuu
@@ -176,7 +177,7 @@ def test_every_command_in_a_block_parses(monkeypatch: pytest.MonkeyPatch) -> Non
         if name in ("run", "check"):
             assert given["recipe"] is None or given["recipe"].exists(), (page, given["recipe"])
             without = ["evaluate.utility=false"]  # its package is not needed to read a recipe
-            resolve(given["recipe"], [*(given["set_"] or []), *without])
+            resolve_all(given["recipe"], [*(given["set_"] or []), *without])
 
 
 def test_every_command_in_a_line_is_there() -> None:

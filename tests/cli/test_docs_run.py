@@ -52,6 +52,7 @@ ATTACKS = [
 ]
 RUN = [*ATTACKS, "unlearn.max_steps=1", "unlearn.threshold=0"]
 TOFU = "tofu={epochs: 1, retain: 12, heldout: 4, items: 2}"
+ONE = ["methods=[gd]", "diagnose=false"]
 FEW = "methods=[gd, ssiuu+projection]"
 SIZES = ["split={forget: 4, retain: 4, heldout: 4}"]
 WORLD = [*SIZES, "fictional={people: 24, steps: 12}"]
@@ -61,6 +62,8 @@ SHORTER: dict[str, list[str]] = {
     "recipes/strong.yaml": [*RUN, *WORLD, *FEWER, FEW, "attacks.samples=[1]"],
     "benchmark=fictional": [*RUN, *WORLD, FEW],
     "tofu.model=FULL": [*RUN, TOFU, "methods=[gd]", "attacks.membership=false"],
+    "recipes/matrix.yaml": [*RUN, *WORLD, *ONE, "attacks.filler.learning_rates=[]"],
+    "--out longer": [*RUN, *SIZES, *ONE],
     "recipes/tofu-small.yaml": [*RUN, TOFU, "methods=[gd]"],
     "benchmark=tofu": [*ATTACKS, TOFU, "attacks.membership=false"],
     "recipes/paper-faithun.yaml": [*RUN, "model=smollm2-135m", "seeds=[0]", FEW],
@@ -191,7 +194,11 @@ def check(line: Line, done: Any) -> None:
     said, out = f"{line.page.name}: {line.text}\n{done.stdout}\n{done.stderr}", Path(line.out or ".")
     command, code = line.words[0], 0
     assert done.returncode in (0, 3), said
-    if command in ("run", "audit"):
+    if "matrix" in line.text:
+        assert "Every method on everything" in (out / "compare.html").read_text(), said
+        for name in ("fictional", "worldfacts"):
+            assert all(cell.attacks for cell in load_run(out / name).cells[:1]), said
+    elif command in ("run", "audit"):
         record = load_run(out)
         assert (out / "report.html").stat().st_size > 10_000, said
         assert record.original is not None and record.cells, said

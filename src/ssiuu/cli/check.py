@@ -17,11 +17,13 @@ def command(
     """Print the resolved configuration with where each value came from, and an estimate."""
     from ssiuu.config import flatten
     from ssiuu.experiment.estimate import estimate
-    from ssiuu.experiment.recipe import resolve
+    from ssiuu.experiment.matrix import resolve_all
 
-    resolved, sources = resolve(recipe, set_ or [])
-    flat = flatten(resolved.model_dump(mode="json"))
-    width = max(len(key) for key in flat)
-    for key, value in flat.items():
-        print(f"{key:{width}s}  {value!s:40s}  {sources[key]}")
-    print(estimate(resolved))
+    for name, (resolved, sources) in resolve_all(recipe, set_ or []).items():
+        if name:
+            print(f"--- {name}")
+        flat = flatten(resolved.model_dump(mode="json"))
+        width = max(len(key) for key in flat)
+        for key, value in flat.items():
+            print(f"{key:{width}s}  {value!s:40s}  {sources[key]}")
+        print(estimate(resolved))

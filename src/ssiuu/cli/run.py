@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ssiuu.cli.options import Sets, Thorough
 from ssiuu.cli.terminal import finish, forcing, set_up
+
+if TYPE_CHECKING:
+    from ssiuu.experiment.matrix import Resolved
 
 
 def command(
@@ -21,11 +25,47 @@ def command(
     out: Annotated[Path, typer.Option(help="folder of the run")] = Path("ssiuu-run"),
     thorough: Thorough = False,
 ) -> None:
-    """Unlearn, evaluate, look inside, attack and report, for every method and seed."""
-    from ssiuu.experiment.recipe import resolve
+    """Unlearn, evaluate, look inside, attack and report, for every method and seed.
+
+    With several benchmarks (benchmark: [fictional, worldfacts]) there is a
+    run in a folder below --out for each, and a page that compares them.
+    """
+    from ssiuu.experiment.matrix import resolve_all
     from ssiuu.experiment.run import run
 
-    resolved, sources = resolve(recipe, forcing(set_, force=False, thorough=thorough))
+    recipes = resolve_all(recipe, forcing(set_, force=False, thorough=thorough))
+    if "" not in recipes:
+        _matrix(recipes, out)
+        return
+    resolved, sources = recipes[""]
     progress = set_up()
-    record = run(resolved, sources, out, shlex.join(["ssiuu", *sys.argv[1:]]), progress=progress)
+    record = run(resolved, sources, out, _typed(), progress=progress)
     finish(record, out, progress)
+
+
+def _typed() -> str:
+    return shlex.join(["ssiuu", *sys.argv[1:]])
+
+
+def _matrix(recipes: Mapping[str, Resolved], out: Path) -> None:
+    """Run every recipe into a folder of its own, then write their comparison and print its table."""
+    from ssiuu.analysis.across import grounds
+    from ssiuu.experiment.matrix import COMPARISON, check_matrix
+    from ssiuu.experiment.run import run
+    from ssiuu.records.files import write_bytes
+    from ssiuu.report import write_report
+    from ssiuu.report.compare import text
+    from ssiuu.report.compare_page import render_comparison
+
+    check_matrix(out, list(recipes))
+    progress, pages, records = set_up(), [], {}
+    for name, (resolved, sources) in recipes.items():
+        progress(f"{name}:")
+        records[name] = run(resolved, sources, out / name, _typed(), progress=progress)
+        pages.append(write_report(records[name], out / name))
+    found = grounds(records)
+    write_bytes(out / COMPARISON, render_comparison(found).encode())
+    progress.done()
+    print(text(found), end="")
+    for page in [*pages, out / COMPARISON]:
+        print(f"report: {page}")

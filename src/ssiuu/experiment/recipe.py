@@ -295,9 +295,19 @@ def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str,
     Raises:
         ConfigError: All that is wrong with file and options, together.
     """
+    return resolve_parts(read_parts(path, sets))
+
+
+Part = tuple[str, dict[str, Any]]  # where settings stand, and they by dotted key
+
+
+def read_parts(path: str | Path | None, sets: list[str]) -> list[Part]:
+    """Return what is set where: the file, then its scale, then --set; what comes later wins.
+
+    Raises:
+        ConfigError: One of them cannot be read.
+    """
     path = None if path is None else Path(path)
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
     set_values: dict[str, Any] = {}
     for text in sets:
         key, equals, value = text.partition("=")
@@ -316,10 +326,25 @@ def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str,
         parts.insert(0, (str(path), flatten(written)))
     elif scale is not None:
         raise ConfigError(f"--set scale={scale}: scales stand in a recipe, and none is given.")
-    # The file, then its scale, then --set: what comes later wins.
+    return [(source, _spelled(part, source)) for source, part in parts]
+
+
+def resolve_parts(parts: list[Part]) -> tuple[Recipe, dict[str, str]]:
+    """Return the recipe of some parts, as `resolve` does.
+
+    Raises:
+        ConfigError: All that is wrong with them, together.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
     for source, part in parts:
-        for key, value in _spelled(part, source).items():
+        for key, value in part.items():
             values[key], sources[key] = value, source
+    if isinstance(values.get("benchmark"), list):
+        raise ConfigError(
+            f"{sources['benchmark']}: benchmark: a list is several runs, which only ssiuu run and "
+            "ssiuu check take; name one."
+        )
     _require_finite(values, sources)
     name = str(values.get("benchmark", "worldfacts"))
     benchmark = BENCHMARKS.get(name, f"{sources.get('benchmark', 'recipe')}: benchmark")
