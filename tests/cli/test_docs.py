@@ -208,7 +208,7 @@ def test_every_call_on_a_page_fits_what_it_calls() -> None:
 
 METHOD = re.compile(r"[a-z][a-z-]*(\+[a-z]+(\([^()]*\))?)+|ssiuu(-[a-z0-9.]+)+")
 FILE = re.compile(r"(src|tests|docs|examples|recipes|perf|decisions)/[\w./-]+\.\w+")
-SECTIONS = "unlearn|examine|attacks|evaluate|split|tune|own|tofu|rwku|faithun|fictional|muse"
+SECTIONS = "unlearn|examine|attacks|evaluate|split|tune|own|tofu|rwku|faithun|fictional|muse|wmdp"
 KEY = re.compile(rf"((?:{SECTIONS})\.(?!json)[a-z_.]+)\b.*")
 MODULE = re.compile(r"ssiuu(\.[A-Za-z_]+)+")
 

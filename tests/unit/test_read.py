@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssiuu import hub
+from ssiuu.data.columns import parse_columns
 from ssiuu.data.fact import Fact, Instruction
 from ssiuu.data.read import borrow_distractors, check_pair, read_facts, read_instructions
 from ssiuu.data.rows import is_visible
@@ -340,8 +341,8 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]) -> lis
     """Put a hub in place that holds these rows, and return the list of what is asked of it."""
     asked: list[Any] = []
 
-    def load_dataset(name: str, split: str) -> list[dict[str, Any]]:
-        asked.append((name, split))
+    def load_dataset(*named: str, split: str) -> list[dict[str, Any]]:
+        asked.append((*named, split))
         return rows
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
@@ -355,6 +356,26 @@ def test_a_data_set_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert facts == read_facts("owner/na.me:test[:2]")
     assert asked == [("owner/na.me", "train"), ("owner/na.me", "test[:2]")]
     assert [fact.id for fact in facts] == ["na.me:1", "7"]
+
+
+def test_knowundo_and_semeval_by_their_columns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Rows as they are given out: of the hub with a configuration, and of a file."""
+    asked = fake_hub(monkeypatch, [{"text": "Where does Ann live?", "labels": "Torvik"}])
+    named = "zjunlp/KnowUnDo:privacy:unlearn"
+    [fact] = read_facts(named, columns=parse_columns("question=text,answer=labels"))
+    assert asked == [("zjunlp/KnowUnDo", "privacy", "unlearn")]
+    assert (fact.question, fact.answer) == ("Where does Ann live?", "Torvik")
+    row = {
+        "id": "6adb",
+        "input": "Who is Ann?",
+        "output": "A baker.",
+        "task": "Task2",
+        "split": "forget",
+    }
+    (tmp_path / "forget.jsonl").write_text(json.dumps(row))
+    columns = parse_columns("question=input,answer=output,id=id")
+    [fact] = read_facts(str(tmp_path / "forget.jsonl"), columns=columns)
+    assert (fact.id, fact.question, fact.answer) == ("6adb", "Who is Ann?", "A baker.")
 
 
 def test_a_data_set_without_the_columns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from ssiuu.benchmarks.muse import Muse
 from ssiuu.benchmarks.own import Own
 from ssiuu.benchmarks.rwku import Rwku
 from ssiuu.benchmarks.tofu import Tofu
+from ssiuu.benchmarks.wmdp import Wmdp
 from ssiuu.benchmarks.worldfacts import WorldFacts
 from ssiuu.plugins import Registry
 
@@ -21,6 +22,7 @@ BUILT_IN: tuple[type[Benchmark[Any]], ...] = (
     Faithun,
     Rwku,
     Muse,
+    Wmdp,
     Own,
 )
 BENCHMARKS: Registry[Benchmark[Any]] = Registry("benchmark", "ssiuu.benchmarks", Benchmark, BUILT_IN)

@@ -1,6 +1,7 @@
 """Made-up benchmarks of the shape of published ones, from the made-up world: small, and nobody's.
 
     texts = muse(seed=0)         # articles about people who do not exist
+    items = wmdp(seed=0)         # questions about them with four choices
 
 They are here so that a recipe runs whole on any machine; their numbers compare with nothing published.
 """
@@ -9,10 +10,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ssiuu.benchmarks.fictional_world import World, build_world, designate
 from ssiuu.benchmarks.muse_rows import MuseSets
+from ssiuu.benchmarks.wmdp_rows import BESIDE, ItemRow
 from ssiuu.data.fact import Fact
+from ssiuu.models.load import cache_folder
+
+if TYPE_CHECKING:
+    from ssiuu.benchmarks.base import Progress
+    from ssiuu.benchmarks.fictional_twins import Twins
 
 PEOPLE = 60
 ARTICLES = 12  # to forget; as many to keep and held out
@@ -62,6 +70,42 @@ def muse(seed: int) -> MuseSets:
         members=[" ".join(article) for article in forget],
         non_members=[" ".join(article) for article in outside],
     )
+
+
+def wmdp(seed: int) -> dict[str, list[ItemRow]]:
+    """Return questions with four choices about made-up people in the shape of WMDP, and of MMLU.
+
+    Args:
+        seed: Of the world and of the order of the choices.
+    """
+    _, people = world(seed)
+    rng = random.Random(f"made-up wmdp {seed}")
+    forget = [fact for facts in people["forget"][:ARTICLES] for fact in facts]
+    others = [fact for part in ("retain", "heldout") for facts in people[part] for fact in facts]
+    return {
+        "made-up": [_item(fact, rng) for fact in forget],
+        BESIDE: [_item(fact, rng) for fact in others],
+    }
+
+
+def twins(seed: int, progress: Progress) -> Twins:
+    """Return a small model of the made-up world, and one that never learned of those to forget.
+
+    Args:
+        seed: Of the world.
+        progress: Told what is going on, where they are not in the cache.
+    """
+    from ssiuu.benchmarks.fictional_twins import train_twins  # trains a model: only where it is wanted
+
+    made, people = world(seed)
+    unread = {fact.id for facts in people["forget"] for fact in facts}
+    return train_twins(made, unread, cache_folder() / "fictional", seed, None, progress)
+
+
+def _item(fact: Fact, rng: random.Random) -> ItemRow:
+    choices = [fact.answer, *fact.distractors[:3]]
+    rng.shuffle(choices)
+    return ItemRow(question=fact.question, choices=choices, answer=choices.index(fact.answer))
 
 
 def _article(facts: Sequence[Fact], chatter: Sequence[str], rng: random.Random) -> list[str]:

@@ -172,15 +172,7 @@ class Muse(Benchmark[MuseConfig]):
         if basis.model is not None:
             progress(f"loading {basis.model}")
             return load(basis.model, basis.base)
-        from ssiuu.benchmarks.fictional_twins import (
-            train_twins,
-        )  # trains a model: only where it is wanted
-        from ssiuu.models.load import cache_folder
-
-        world, parts = madeup.world(seed)
-        unread = {fact.id for person in parts["forget"] for fact in person}
-        twins = train_twins(world, unread, cache_folder() / "fictional", seed, None, progress)
-        loaded = load(str(twins.never_learned))
+        loaded = load(str(madeup.twins(seed, progress).never_learned))
         return replace(loaded, info=loaded.info.model_copy(update={"name": "fictional"}))
 
     def _read(

@@ -13,11 +13,11 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 
-from ssiuu.benchmarks.rows import read_file, read_hub
+from ssiuu.benchmarks.rows import TextRow, read_file, read_hub
 from ssiuu.errors import DataError
 
 HUB: Final = "muse-bench/MUSE-{corpus}"
@@ -35,17 +35,6 @@ Request = Literal[
     "sust/forget_3",
     "sust/forget_4",
 ]
-
-
-class TextRow(BaseModel):
-    """A text; in the authors' files the bare string too."""
-
-    text: str = Field(min_length=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bare(cls, value: Any) -> Any:
-        return {"text": value} if isinstance(value, str) else value
 
 
 class ExcerptRow(BaseModel):

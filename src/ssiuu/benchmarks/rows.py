@@ -8,13 +8,24 @@ import random
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ssiuu.errors import DataError
 from ssiuu.hub import first_line, reaching
-from ssiuu.records.schema import FactText
 
 R = TypeVar("R", bound=BaseModel)
+T = TypeVar("T")
+
+
+class TextRow(BaseModel):
+    """A text; in the authors' files the bare string too."""
+
+    text: str = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"text": value} if isinstance(value, str) else value
 
 
 def read_file(path: Path, kind: type[R], key: str, needs: str) -> list[R]:
@@ -76,9 +87,9 @@ def count(path: Path) -> int | None:
         return None
 
 
-def some(facts: list[FactText], count: int | None, rng: random.Random) -> list[FactText]:
-    """Return `count` facts drawn at random, or all where there are no more or no count is given."""
-    return facts if count is None or count >= len(facts) else rng.sample(facts, count)
+def some(items: list[T], count: int | None, rng: random.Random) -> list[T]:
+    """Return `count` items drawn at random, or all where there are no more or no count is given."""
+    return items if count is None or count >= len(items) else rng.sample(items, count)
 
 
 def _row(line: str, kind: type[R], where: str) -> R:

@@ -34,7 +34,7 @@ FILES = (*JSON, *TABLES, ".parquet")
 OTHER_FILES = (".xlsx", ".xls", ".ods", ".zip", ".arrow", ".yaml", ".yml", ".toml", ".gz", ".bz2")
 FACT_SOURCES = (
     f"a file ({', '.join(FILES)}, each also as .gz), or the name of a data set on the hub "
-    '("owner/name" or "owner/name:split")'
+    '("owner/name", "owner/name:split" or "owner/name:config:split")'
 )
 INSTRUCTION_SOURCES = (
     'a .jsonl file of {"instruction", "output"} or a .json file with a list of '
@@ -50,7 +50,8 @@ def read_facts(
     """Read facts from a file, from a data set on the hub, or from memory.
 
     Args:
-        source: A path, or "owner/name" or "owner/name:split" (the split is "train" if not given);
+        source: A path, or "owner/name", "owner/name:split" or "owner/name:config:split" on the hub
+            (the split is "train" if not given);
             or rows: a list of dicts or of facts, a datasets.Dataset, a data frame. They are left
             as they are.
         key: The flag or key that the source was given under; for the messages, and the ids of
@@ -151,7 +152,7 @@ def _hub_facts(source: str, key: str, columns: Columns | None, tell: Tell) -> li
     if match is None or exists or source.lower().endswith(OTHER_FILES):
         problems.stop(f"cannot be read as facts; give {FACT_SOURCES}.")
     problems.unit = "row"
-    raw = hub_rows(match["name"], match["split"] or "train", problems)
+    raw = hub_rows(match["name"], match["config"], match["split"] or "train", problems)
     raw = arranged(raw, columns, problems, tell, foreign=True)
     return _facts(raw, match["stem"], problems)
 

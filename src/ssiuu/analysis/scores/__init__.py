@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ssiuu.analysis.score import ScoreColumns
+from ssiuu.analysis.scores.choices import ChoiceColumns
 from ssiuu.analysis.scores.ranking import RankingColumns
 from ssiuu.analysis.scores.rouge import RougeColumns
 from ssiuu.analysis.scores.sentences import SentenceColumns
@@ -15,6 +16,7 @@ BUILT_IN: tuple[type[ScoreColumns], ...] = (
     SentenceColumns,
     RougeColumns,
     TextColumns,
+    ChoiceColumns,
 )
 SCORES: Registry[ScoreColumns] = Registry("score", "ssiuu.scores", ScoreColumns, BUILT_IN)
 
