@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,6 +59,20 @@ def listening(model: CausalLM, paths: Iterable[str], seen: Seen, skip: int = 0) 
             yield
     finally:
         handle.remove()
+
+
+def bare(module: Any) -> Any:
+    """Return the map below an adapter, or the module itself."""
+    return getattr(module, "base_layer", module)
+
+
+def by_kind(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return a saved state whose tensors are named `KIND:KEY`, by kind and key."""
+    kinds: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        kind, _, key = name.partition(":")
+        kinds.setdefault(kind, {})[key] = tensor
+    return kinds
 
 
 def experts_left(model: CausalLM, name: str) -> str:

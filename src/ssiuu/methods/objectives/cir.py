@@ -35,6 +35,8 @@ from ssiuu.methods.base import (
 from ssiuu.methods.budget import PlainText
 from ssiuu.methods.components import SKIPPED, Moments, as_one, later, mean_and_components, outside
 from ssiuu.methods.tokens import (
+    bare,
+    by_kind,
     experts_left,
     feed_forward_maps,
     listening,
@@ -188,7 +190,7 @@ class Breaking(Objective):
         """Return the last feed-forward map of every block that is broken."""
         width, last = stream_width(model), dict[int, str]()
         for path, module in feed_forward_maps(model, self.name).items():
-            if output_width(_bare(module)) == width:
+            if output_width(bare(module)) == width:
                 last[_layer(path)] = path
         wanted = range(self.layers[0], self.layers[1] + 1)
         missing = [layer for layer in wanted if layer not in last]
@@ -308,7 +310,7 @@ class Collapsing(Bound):
         weights = dict.fromkeys(weight_of(name)[0] for name in training.named)
         self.paths = [name.removesuffix(".weight") for name in weights]
         self.across = {
-            path for path in self.paths if isinstance(_bare(training.model.get_submodule(path)), Conv1D)
+            path for path in self.paths if isinstance(bare(training.model.get_submodule(path)), Conv1D)
         }
 
     def begin(self) -> None:
@@ -398,20 +400,12 @@ class Collapsing(Bound):
         if "counts" not in state:
             return
         self.seen, self.epoch = (int(n) for n in state["counts"])
-        parts: dict[str, dict[str, Tensor]] = {}
-        for full, value in state.items():
-            name, _, key = full.partition(":")
-            parts.setdefault(name, {})[key] = value
+        parts = by_kind(state)
         self.directions = parts.get("directions", {})
         self.sums = {
             key: Moments(count, parts["total"][key], parts["square"][key])
             for key, count in parts.get("count", {}).items()
         }
-
-
-def _bare(module: Any) -> Any:
-    """Return the map below an adapter."""
-    return getattr(module, "base_layer", module)
 
 
 def _layer(path: str) -> int:

@@ -35,6 +35,8 @@ from ssiuu.methods.directions import Subspace, project_out
 from ssiuu.methods.elicit import Elicitation, nll_gradients
 from ssiuu.methods.objectives.npo import npo_loss
 from ssiuu.methods.tokens import (
+    bare,
+    by_kind,
     experts_left,
     feed_forward_maps,
     listening,
@@ -189,10 +191,9 @@ class Following(Bound):
         self.model: CausalLM = training.model
         weights = dict.fromkeys(weight_of(name)[0] for name in training.named)
         self.paths = [name.removesuffix(".weight") for name in weights]
-        modules: dict[str, Any] = {path: training.model.get_submodule(path) for path in self.paths}
-        bare = {path: getattr(module, "base_layer", module) for path, module in modules.items()}
-        self.across = {path for path, module in bare.items() if isinstance(module, Conv1D)}
-        self.elicited = Elicitation(bare, self.settings.elicit_rank, self.settings.elicit_alpha)
+        maps = {path: bare(training.model.get_submodule(path)) for path in self.paths}
+        self.across = {path for path, module in maps.items() if isinstance(module, Conv1D)}
+        self.elicited = Elicitation(maps, self.settings.elicit_rank, self.settings.elicit_alpha)
         self.wanted = self.settings.components or max(1, stream_width(training.model) // 8)
 
     @contextmanager
@@ -260,10 +261,7 @@ class Following(Bound):
         if "counts" not in state:
             return
         self.seen, self.epoch = (int(n) for n in state["counts"])
-        parts: dict[str, dict[str, Tensor]] = {}
-        for full, value in state.items():
-            name, _, key = full.partition(":")
-            parts.setdefault(name, {})[key] = value
+        parts = by_kind(state)
         left, directions = parts.get("left", {}), parts.get("directions", {})
         self.tracked = {
             key: Tracked(basis, parts["moment"][key], directions.get(key), left.get(key))
