@@ -87,6 +87,7 @@ class Divergences:
             context: Longest sequence of the model, tokens; what is longer is cut or left out.
         """
         self.version = version
+        self._loss: float | None = None  # of the original on a part of the texts
         self._head = copy.deepcopy(_head(model)).requires_grad_(False)
         self._direct = _direct(model)
         plain = [row for text in texts if (row := _plain(prompt, text, context))]
@@ -125,6 +126,14 @@ class Divergences:
         on_texts = self._moved(model, _some(self.plain, QUICK), read=False)
         on_answers = self._moved(model, _some(self.answers, QUICK // 4), read=False)
         return _perplexity(on_texts), _perplexity(on_answers) if self.answers else None
+
+    def on_texts(self, model: CausalLM) -> tuple[float, float]:
+        """Return KL and the loss over the original's loss, on a part of the texts."""
+        rows = _some(self.plain, QUICK)
+        if self._loss is None:
+            self._loss = float(self._moved(model, rows, read=False).surprise.double().mean())
+        moved = self._moved(model, rows, read=True)
+        return float(moved.kl.double().mean()), float(moved.surprise.double().mean()) / self._loss
 
     def _measured(
         self, model: CausalLM, plain: ReadPassages, answers: ReadPassages, read: bool = True

@@ -96,7 +96,9 @@ class Keys:
         parts = [[part.name, part.options] for part in method.all]
         objective = [parts, method.retain_weight, method.plugins()]
         # Only where it is set: a folder of before it was there is still good.
-        forms = [count] if (count := self.session.recipe.unlearn.diversify) else []
+        forms: list[Any] = [count] if (count := self.session.recipe.unlearn.diversify) else []
+        if self.stop.budget is not None:
+            forms += [self.stop.budget.limits, texts.version()]
         return digest(self.original, objective, settings, self.stop.kind, self.shared, *forms)
 
     def model(self, info: MethodInfo, method: Method | None, seed: int) -> str:

@@ -118,6 +118,9 @@ def unlearn_here(
         ConfigError: A projection is wanted and there is nothing to take directions from.
     """
     stop, threshold = session.stop_rule()
+    settings = replace(settings_of(session, method, seed, threshold), **(change or {}))
+    if settings.growth != 1:  # a range test asks how far it is, at any cost
+        stop = replace(stop, budget=None)
     retain_rows = session.rows(session.split.retain if retain is None else retain)
     record = unlearn_examples(
         session.model,
@@ -125,7 +128,7 @@ def unlearn_here(
         info_of(method),
         session.forget_rows(method),
         retain_rows,
-        replace(settings_of(session, method, seed, threshold), **(change or {})),
+        settings,
         stop,
         session.pad,
         state,

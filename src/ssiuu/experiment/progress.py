@@ -81,7 +81,9 @@ def stage_line(
     """Return the numbers of one record in a few words."""
     if isinstance(record, Unlearning):
         score = record.last_score
-        return f"unlearned in {len(record.steps)} steps, forget score {percent(score)} %"
+        steps, kept = f"{len(record.steps)} steps", record.kept_step
+        spent = "" if kept is None else f", of which the first {kept} were within the budget"
+        return f"unlearned in {steps}{spent}, forget score {percent(score)} %"
     if isinstance(record, Diagnosis):
         influence = record.influence.get("logprob")
         plus, minus = (influence.d_plus_100, influence.d_minus_100) if influence else (None, None)

@@ -105,6 +105,29 @@ THOROUGH: Final[dict[str, Any]] = {
 }
 
 
+class StopConfig(Section):
+    """What may be spent on plain text. A run ends at the first check that finds more spent, with the
+    weights of the last one that did not.
+
+    The other two that end a run have keys of their own, and are read here as well: `stop.forget` is
+    `threshold`, and `stop.steps` is `max_steps`.
+    """
+
+    kl: float | None = Field(
+        default=None, gt=0, description="KL from the original on plain text, nats a token; null: any"
+    )
+    retain_ratio: float | None = Field(
+        default=None,
+        ge=1,
+        description="loss on plain text over the original's (1.001 in CIR); null: any",
+    )
+
+    @property
+    def given(self) -> bool:
+        """Whether there is a limit."""
+        return self.kl is not None or self.retain_ratio is not None
+
+
 class UnlearnConfig(Section):
     """How unlearning is driven, the same for every method unless it says otherwise."""
 
@@ -157,6 +180,7 @@ class UnlearnConfig(Section):
         description="other forms in which every fact to forget is asked beside its own while it is "
         "unlearned, sentences of another build made by rules",
     )
+    stop: StopConfig = StopConfig()
     lora: LoraConfig = LoraConfig()
 
     @model_validator(mode="before")
@@ -260,7 +284,11 @@ class Recipe(Basis):
         return {} if tune.trials is None else tried(self.methods, tune.space, tune.trials, tune.seed)
 
 
-SPELLED = {"unlearn.optimizer": "unlearn.optimiser"}  # both spellings are read
+SPELLED = {  # both spellings are read
+    "unlearn.optimizer": "unlearn.optimiser",
+    "unlearn.stop.forget": "unlearn.threshold",
+    "unlearn.stop.steps": "unlearn.max_steps",
+}
 INSTEAD = {"prompt": "prompt_form", "prompt_form": "prompt"}  # one stands in the other's place
 
 

@@ -30,6 +30,7 @@ from ssiuu.models.precision import resolve_precision
 from ssiuu.plugins import used
 from ssiuu.records.files import read_record, write_record
 from ssiuu.records.schema import Evaluation, FactScore, FactText, Split
+from ssiuu.training.limits import Budget, Spent
 from ssiuu.training.unlearn import StopRule
 
 
@@ -193,8 +194,17 @@ class Session(Ground):
         # score. A score that is of free answers itself also counts those within reach.
         free = self.answered if self.unscreened and not stop.free else None
         read = self.answered if self.unscreened and stop.free else stop.read
-        rule = StopRule(stop.kind, read, forced, free, self.lost)
+        rule = StopRule(stop.kind, read, forced, free, self.lost, self._budget())
         return rule, stop.threshold if own_threshold is None else own_threshold
+
+    def _budget(self) -> Budget | None:
+        """Return what may be spent on plain text; None: any amount, and nothing is read."""
+        limits = self.recipe.unlearn.stop
+
+        def read() -> Spent:
+            return Spent(*self.divergences.on_texts(self.model))
+
+        return Budget(read, limits.kl, limits.retain_ratio) if limits.given else None
 
     def answered(self) -> float:
         """Return the share of the facts to forget that are answered freely, or are within reach."""

@@ -296,7 +296,9 @@ class StepLog(Record):
     `forget_score`: the stop rule's score where it was read at this step; `answered`: the share of
     facts still answered freely, `lost`: what was lost beyond its limits then, where those were read
     too. `text_loss`: divergence from the original on the texts and questions of the second retain term,
-    before its weight, nats a token. `told`: what else the parts of the method say of the step.
+    before its weight, nats a token. `kl`, `retain_ratio`: what was spent of a budget on plain text
+    (`ssiuu.training.limits`), where there is one and it was read. `told`: what else the parts of the
+    method say of the step.
     """
 
     step: int
@@ -309,6 +311,8 @@ class StepLog(Record):
     forget_score: float | None = None
     answered: float | None = None
     lost: str | None = None
+    kl: float | None = None
+    retain_ratio: float | None = None
     told: dict[str, float] = {}
 
 
@@ -384,12 +388,16 @@ class Unlearning(Stage):
     stop score before step 1; where it is at the threshold already, there are no steps. `knowledge`:
     what the model knew before, by set and fact id, where it was asked. `prompt`: the form in which the
     facts were asked. `attempts`: the learning rates that were tried, where one was searched; the last
-    is the one of this run. `outcome`: what it led to, where that was judged.
+    is the one of this run. `outcome`: what it led to, where that was judged. `budget`: the limits on
+    what may be spent on plain text, by name; where `stopped` is one of them, `kept_step` is the last
+    step that was read within it, whose weights these are (0: those of before step 1).
     """
 
     method: MethodInfo
     seed: int
-    stopped: Literal["threshold", "max_steps", "no steps", "budget"]
+    stopped: Literal["threshold", "max_steps", "no steps", "budget", "kl", "retain_ratio"]
+    kept_step: int | None = None
+    budget: dict[str, float] = {}
     stop_score: str
     threshold: float
     steps: list[StepLog]
@@ -405,8 +413,12 @@ class Unlearning(Stage):
 
     @property
     def last_score(self) -> float | None:
-        """The stop rule's score where it was read last; None where it never was."""
-        return next((s.forget_score for s in self.steps[::-1] if s.forget_score is not None), None)
+        """The stop rule's score of these weights where it was read last; None where it never was."""
+        last = self.kept_step
+        if last == 0:
+            return self.before
+        steps = self.steps if last is None else [s for s in self.steps if s.step <= last]
+        return next((s.forget_score for s in steps[::-1] if s.forget_score is not None), None)
 
 
 class Band(Record):

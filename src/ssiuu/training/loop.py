@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from ssiuu.errors import DivergedError
 from ssiuu.likelihood import Batch
@@ -31,6 +33,7 @@ class Loop:
             remove, once the result is safe.
         rate: The learning rate of a step; None: as the optimiser has it.
         memory: What the caller must remember as well, as JSON has it; restored in place.
+        kept: And tensors beside the parameters; restored in place.
         done: Steps taken.
         seconds: Time spent, that before an interruption included.
     """
@@ -43,6 +46,7 @@ class Loop:
     state: Path | None = None
     rate: Callable[[int], float] | None = None
     memory: dict[str, Any] = field(default_factory=dict)
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
     done: int = 0
     ended: bool = False
 
@@ -62,7 +66,7 @@ class Loop:
         Raises:
             DivergedError: That run diverged: the same one would do so again.
         """
-        saved = None if self.state is None else load_state(self.state, self.step, self.key)
+        saved = None if self.state is None else load_state(self.state, self.step, self.key, self.kept)
         if saved is None:
             return False
         if saved["diverged"]:
@@ -102,7 +106,8 @@ class Loop:
         if self.state is None:
             return
         progress = {"key": self.key, "done": self.done, "ended": self.ended, "seconds": self.seconds}
-        save_state(self.state, self.step, progress | {"memory": self.memory, "diverged": diverged})
+        progress |= {"memory": self.memory, "diverged": diverged}
+        save_state(self.state, self.step, progress, self.kept)
 
 
 def rows_of(examples: Sequence[Any]) -> list[list[Any]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,18 +15,21 @@ from ssiuu.models.load import write_tensors
 from ssiuu.training.step import Step
 
 SAVE_EVERY = 300.0  # seconds between two saved states of a long run
+NONE: Mapping[str, torch.Tensor] = MappingProxyType({})
 
 
-def save_state(path: Path, step: Step, progress: dict[str, Any]) -> None:
+def save_state(
+    path: Path, step: Step, progress: dict[str, Any], kept: Mapping[str, torch.Tensor] = NONE
+) -> None:
     """Save parameters, the optimiser's state, what the method's parts remember, and the log so far.
 
-    A tensor is named `parameter:NAME`, `optimiser:KEY:NAME`, `retain optimiser:KEY:NAME` or
-    `part:PART:KEY`.
+    A tensor is named `parameter:NAME`, `optimiser:KEY:NAME`, `retain optimiser:KEY:NAME`,
+    `part:PART:KEY` or, of what the caller keeps beside them, `kept:NAME`.
 
     Raises:
         OutputError: No disk space, or the folder cannot be written to.
     """
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {f"kept:{name}": value for name, value in kept.items()}
     for name, parameter in step.named.items():
         tensors[f"parameter:{name}"] = parameter.detach()
         for kind, optimizer in step.optimizers.items():
@@ -37,7 +42,9 @@ def save_state(path: Path, step: Step, progress: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-def load_state(path: Path, step: Step, key: str) -> dict[str, Any] | None:
+def load_state(
+    path: Path, step: Step, key: str, kept: Mapping[str, torch.Tensor] = NONE
+) -> dict[str, Any] | None:
     """Restore a state saved under the same key; None if there is none that fits."""
     if not path.exists():
         return None
@@ -52,6 +59,8 @@ def load_state(path: Path, step: Step, key: str) -> dict[str, Any] | None:
             first, _, last = rest.partition(":")
             if kind == "parameter":
                 step.named[rest].copy_(stored.get_tensor(full))
+            elif kind == "kept":
+                kept[rest].copy_(stored.get_tensor(full))
             elif kind in step.optimizers:
                 parameter = step.named[last]
                 moment = stored.get_tensor(full).to(parameter.device)

@@ -24,6 +24,7 @@ from ssiuu.models.precision import autocast
 from ssiuu.records.schema import MethodInfo, StepLog, Unlearning
 from ssiuu.training import interrupt
 from ssiuu.training.batches import draw_rows, micro_batches
+from ssiuu.training.limits import Budget, Kept
 from ssiuu.training.loop import Loop, rows_of
 from ssiuu.training.memory import peak_mb, reset_peak
 from ssiuu.training.optimiser import Schedule, rate_share
@@ -31,7 +32,7 @@ from ssiuu.training.prepare import Prepared, prepare_parts
 from ssiuu.training.stages import Starts, mean_loss, planned
 from ssiuu.training.step import Step, StepOutcome
 
-Stopped = Literal["threshold", "max_steps", "no steps", "budget"]
+Stopped = Literal["threshold", "max_steps", "no steps", "budget", "kl", "retain_ratio"]
 TEXT_SEED = 2_000_003
 TEXTS = 2  # texts a step for every forget row
 RETAIN_SEED = 1_000_003  # so that no retain order is another seed's forget order
@@ -78,18 +79,20 @@ class Settings:
 
 
 class Look(NamedTuple):
-    """The stop rule's score, and where they were read too the share still answered freely and what
-    is lost of what should stay (nothing: "").
+    """The stop rule's score, and where they were read too the share still answered freely, what is
+    lost of what should stay (nothing: "") and what was spent on plain text.
     """
 
     score: float | None
     answered: float | None = None
     lost: str | None = None
+    kl: float | None = None
+    retain_ratio: float | None = None
 
     @classmethod
     def of(cls, log: StepLog) -> Look:
         """Return what was read at a step."""
-        return cls(log.forget_score, log.answered, log.lost)
+        return cls(log.forget_score, log.answered, log.lost, log.kl, log.retain_ratio)
 
     def met(self, settings: Settings, stop: StopRule) -> bool:
         """Whether unlearning may end here."""
@@ -112,6 +115,8 @@ class StopRule:
     `lost`: in words, what is lost beyond its limits. Where it is given unlearning goes on until nothing
     is: the first steps may overshoot (Adam's are of full size whatever the gradient) and a method that
     holds the rest brings it back. It is read last.
+    `budget`: what may be spent on plain text. Once it is passed unlearning ends, whatever the score,
+    with the weights of the last reading that was within it.
     """
 
     kind: str
@@ -119,6 +124,7 @@ class StopRule:
     forced: bool = False
     answered: Callable[[], float] | None = None
     lost: Callable[[], str] | None = None
+    budget: Budget | None = None
 
     def look(self, threshold: float) -> Look:
         """Read the score, and where it is at the threshold what else must be met."""
@@ -204,7 +210,7 @@ def _several_stages(
         record = _one_stage(work, stages[number], state, shared, refusals, None)
         notes |= dict.fromkeys(record.notes)
         number += 1
-        if number == len(stages) or record.stopped == "no steps":
+        if number == len(stages) or record.stopped == "no steps" or work.passed:
             starts.clear()
             return record.model_copy(update={"notes": [*notes]})
         starts.keep(number, work.model, work.remembered(record.seconds, [*notes]))
@@ -297,6 +303,8 @@ class _Run:
         self.number, self.last, self.offset = 0, True, 0
         self.spent = 0.0  # seconds, in the stages before
         self.mended = False
+        self.kept: Kept | None = None
+        self.passed = ""  # what was spent too much, in words
 
     def enter(self, stage: Stage, number: int = 0, last: bool = True) -> None:
         """Begin a stage, or go on with it."""
@@ -309,6 +317,8 @@ class _Run:
         if self.stage.within is not None:
             self.teacher = self._loss()
         if self.stage.begin is not None:
+            if self.stop.budget is not None:
+                self.kept = Kept(dict(self.model.named_parameters()), len(self.logs))
             self.stage.begin(self.model)
 
     def remembered(self, seconds: float, notes: list[str]) -> dict[str, Any]:
@@ -327,6 +337,8 @@ class _Run:
     def trained(self, step: Step, state: Path | None) -> Unlearning:
         """Take steps until the stage is at its end."""
         self.bounds = list(step.bounds.values())
+        if self.stop.budget is not None and self.stage.begin is None:
+            self.kept = Kept(step.named, len(self.logs))
         loop = Loop(
             step,
             self.stage.steps,
@@ -335,10 +347,13 @@ class _Run:
             self.decided(self.stage),
             state,
             self._rate,
+            kept={} if self.kept is None else self.kept.copies,
         )
         if loop.resume():
             self.logs = [StepLog(**log) for log in loop.memory["steps"]]
             self.before = Look(*loop.memory["before"])
+            if self.kept is not None:
+                self.kept.step = loop.memory["kept"]
         else:
             self._start(step)
         if self._nothing_to_do():
@@ -346,13 +361,17 @@ class _Run:
         self.memory = loop.memory
         self.memory.setdefault("steps", [log.model_dump() for log in self.logs])
         self.memory["before"] = self.before
+        if self.kept is not None:
+            self.memory["kept"] = self.kept.step
         try:
             loop.run()
         except DivergedError as error:
             text = f"{self.info.label}, step {loop.done + 1}: {error}"
             loop.save(diverged=text)  # the last good parameters; the same run would fail here again
             raise DivergedError(text) from error
-        return self._record(self.spent + loop.seconds, self._notes() if self.last else [])
+        return self._record(
+            self.spent + loop.seconds, self._notes() if self.last or self.passed else []
+        )
 
     def _start(self, step: Step) -> None:
         """Read the score before the first step of the run, and show the parts the rows to forget."""
@@ -384,12 +403,17 @@ class _Run:
         if self._nothing_to_do():
             return self._record(0.0, [_nothing(self.settings)])
         notes: list[str] = []
+        if self.stop.budget is not None:
+            self.kept = Kept(dict(self.model.named_parameters()))
         for note in edit.edit(self.model, self._work()):
-            look, last = self.stop.look(self.settings.threshold), self.logs[-1:]
+            look, last = self._look(len(self.logs) + 1), self.logs[-1:]
             outcome = StepOutcome(last[0].forget_loss if last else 0.0, None, 0.0)
             self.logs.append(_log(len(self.logs) + 1, outcome, look))
             self.progress(f"{self.info.label} | {note} | forget score {look.score or 0.0:.2f}")
             notes = [note]
+            if self.passed:
+                notes = [self._passed()]
+                break
             if look.met(self.settings, self.stop) and not self.below:
                 self.stopped = "threshold"
                 break
@@ -398,7 +422,7 @@ class _Run:
             interrupt.check()
         if self.below:
             notes.append(_below(self.settings))
-        elif self.stopped != "threshold":
+        elif self.stopped == "max_steps":
             notes.append("No measure of it reached the threshold.")
         if left := edit.untouched(self.model, None):
             notes.append(left)
@@ -478,18 +502,48 @@ class _Run:
         look, whole = Look(None), self.offset + number
         self.over = next((bound.ends for bound in self.bounds if bound.ends), "")
         ended = self._near(number) or bool(self.over)
-        if ended or (self.stage.stops and _due(whole, self.logs, self.settings)):
+        if ended or self._checks(number):
             self.model.eval()
-            look = self.stop.look(self.settings.threshold)
+            look = self._look(whole)
             met = look.met(self.settings, self.stop) and not self.below
-            self.stopped = "threshold" if met else "budget" if self.over else "max_steps"
+            if not self.passed:
+                self.stopped = "threshold" if met else "budget" if self.over else "max_steps"
         if self.number or not self.last:
             outcome = replace(outcome, told={**outcome.told, "stage": self.number + 1.0})
         self.logs.append(_log(whole, outcome, look))
         steps = self.offset + self.stage.steps
         self.progress(_line(self.info.label, self.logs[-1], self.settings, steps))
         self.memory["steps"].append(self.logs[-1].model_dump())
-        return ended or (self.stage.stops and self.stopped == "threshold")
+        return ended or bool(self.passed) or (self.stage.stops and self.stopped == "threshold")
+
+    def _checks(self, number: int) -> bool:
+        """Whether anything is read after this step of the stage: a budget is at the end of each too."""
+        due = _due(self.offset + number, self.logs, self.settings)
+        if self.stop.budget is None or self.stage.within is not None:
+            return self.stage.stops and due
+        return due or number == self.stage.steps
+
+    def _look(self, number: int) -> Look:
+        """Read what was spent on plain text, and the score where that was not too much."""
+        budget, kept = self.stop.budget, self.kept
+        if budget is None or kept is None:
+            return self.stop.look(self.settings.threshold)
+        spent = budget.read()
+        over = budget.over(spent)
+        if over is None:
+            kept.take(number)
+            self.memory["kept"] = number
+            return self.stop.look(self.settings.threshold)._replace(**spent._asdict())
+        self.stopped, self.passed = over, budget.told(over, spent)
+        kept.restore()
+        return Look(None, **spent._asdict())
+
+    def _passed(self) -> str:
+        """Say that the budget was passed, and whose weights these are."""
+        assert self.kept is not None
+        at, last = self.kept.step, len(self.logs)
+        whose = f"of step {at}" if at else "of before step 1: nothing was changed"
+        return f"At step {last} {self.passed}: the weights are those {whose}."
 
     def _near(self, number: int) -> bool:
         """Whether this step ends a stage that mends: near enough to the model before, or the last."""
@@ -506,6 +560,8 @@ class _Run:
             method=self.info,
             seed=self.settings.seed,
             stopped=self.stopped,
+            kept_step=self.kept.step if self.kept is not None and self.passed else None,
+            budget={} if self.stop.budget is None else self.stop.budget.limits,
             stop_score=self.stop.kind,
             threshold=self.settings.threshold,
             steps=self.logs,
@@ -528,7 +584,9 @@ class _Run:
             notes.append(self._mending())
         if self.over:
             notes.append(self.over)
-        if self.below:
+        if self.passed:
+            notes.append(self._passed())
+        elif self.below:
             notes.append(_below(settings))
         elif self.stopped == "max_steps" and self.stop.kind != "none" and not self._came_back():
             notes.append(f"{_missing(self.logs, settings)} in {settings.max_steps} steps.")
@@ -557,7 +615,8 @@ class _Run:
         rows = rows_of([*stage.forget, *stage.retain, *stage.texts])
         size = float(torch.nn.utils.get_total_norm([p.detach() for p in self.model.parameters()]))
         whole = [self.info.model_dump(), rows, asdict(self.settings), self.stop.kind, size]
-        return [*whole, stage.word] if stage.word else whole
+        limits = [] if self.stop.budget is None else [self.stop.budget.limits]
+        return [*whole, *limits, stage.word] if stage.word else [*whole, *limits]
 
 
 def _below(settings: Settings) -> str:
@@ -590,7 +649,13 @@ def _drawn(rows: Sequence[Example], size: int, number: int, seed: int) -> list[E
 
 def _log(number: int, outcome: StepOutcome, look: Look) -> StepLog:
     return StepLog(
-        step=number, forget_score=look.score, answered=look.answered, lost=look.lost, **vars(outcome)
+        step=number,
+        forget_score=look.score,
+        answered=look.answered,
+        lost=look.lost,
+        kl=look.kl,
+        retain_ratio=look.retain_ratio,
+        **vars(outcome),
     )
 
 
@@ -604,6 +669,8 @@ def _line(label: str, log: StepLog, settings: Settings, steps: int) -> str:
         parts.append(f"regulariser {log.penalty_share:.1e} of the gradient")
     if log.forget_score is not None:
         parts.append(f"forget score {log.forget_score:.2f}, stop at {settings.threshold:.2f}")
+    if log.kl is not None:
+        parts.append(f"KL on plain text {log.kl:.3g}")
     if log.answered is not None:
         parts.append(f"{log.answered:.0%} still answered")
     if log.lost:

@@ -29,6 +29,8 @@ def training_curves(record: RunRecord) -> Plot:
         ("forget-score", "Forget score (stop rule), %", lambda step: step.forget_score),
         ("retain-loss", "Retain loss, nats", lambda step: step.retain_loss),
         ("gradient-norm", "Gradient norm, L2 over all parameters", lambda step: step.gradient_norm),
+        ("budget-kl", "KL on plain text (stop rule), nats a token", lambda step: step.kl),
+        ("budget-ratio", "Loss on plain text (stop rule), over that before", lambda s: s.retain_ratio),
         ("text-loss", "Divergence on the texts held to, nats a token", lambda step: step.text_loss),
     ]
     steps = [step for cell in record.cells if cell.unlearning for step in cell.unlearning.steps]
@@ -41,8 +43,9 @@ def training_curves(record: RunRecord) -> Plot:
         "training",
         "How unlearning went",
         "How to read it: losses and the score of the stop rule over the optimiser steps of "
-        "unlearning. Dashes in the score: the threshold at which unlearning stops. A run that "
-        "ends above it was stopped by its limit of steps. No attribution is involved.",
+        "unlearning. Dashes in the score: the threshold at which unlearning stops; on plain text: what "
+        "may be spent. A run that ends above the threshold was stopped by its limit of steps or of "
+        "what it may spend. No attribution is involved.",
         panels,
         legend(
             record,
@@ -75,6 +78,10 @@ def _training_panel(
             thresholds = {c.unlearning.threshold for c in record.cells if c.unlearning}
             for threshold in sorted(thresholds):
                 axes.axhline(threshold, color=INK, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
+        limit = {"budget-kl": "kl", "budget-ratio": "retain_ratio"}.get(key, "")
+        for most in sorted({c.unlearning.budget.get(limit, 0.0) for c in record.cells if c.unlearning}):
+            if most:
+                axes.axhline(most, color=INK, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
 
     scores = dict.fromkeys(c.unlearning.stop_score for c in record.cells if c.unlearning)
     note = f"Score: {', '.join(scores)}." if key == "forget-score" else ""
