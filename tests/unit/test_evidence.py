@@ -247,3 +247,44 @@ def test_a_model_is_erased_where_at_most_a_tenth_is_left(monkeypatch: pytest.Mon
     assert set(fives) == {"erased", "hidden"} and sum(fives.values()) == 30
     drawn = [random.Random(f"mixed-10%:5:{n}").sample(sorted(truth), 5) for n in range(30)]
     assert fives["hidden"] == sum(bool({"f0", "f1"} & {*ids}) for ids in drawn)
+
+
+def without(found: Examination, *places: str, facts: int | None = None) -> Examination:
+    """Return it as if the first facts had not been read at some places."""
+    unread = {n for n, place in enumerate(found.places) if place.name in places}
+    blind = list(found.facts)[:facts]
+    return found.model_copy(
+        update={
+            "facts": {
+                id: trace.model_copy(
+                    update={
+                        "contrast": [
+                            None if n in unread else row for n, row in enumerate(trace.contrast)
+                        ]
+                    }
+                )
+                if id in blind
+                else trace
+                for id, trace in found.facts.items()
+            }
+        }
+    )
+
+
+def test_a_look_that_the_facts_or_the_controls_lack_counts_for_neither() -> None:
+    """A single hidden fact has no related attacker; beside controls that have one it would look erased."""
+    found, planted = examination([3.0] * 200, seed=3), examination([3.0] * 40, seed=1)
+    every = judge(found, planted, FITTED)
+    assert every.looks == {"nobody", "read-out", "related"}
+    bare = [judge(without(found, "related"), without(planted, "related"), FITTED)]
+    lacking = {
+        "facts": judge(without(found, "related"), planted, FITTED),
+        "controls": judge(found, without(planted, "related"), FITTED),
+        "one fact": judge(without(found, "related", facts=1), planted, FITTED),
+        "one control": judge(found, without(planted, "related", facts=1), FITTED),
+    }
+    for what, judged in lacking.items():
+        assert judged == bare[0], what
+        assert judged.looks == {"nobody", "read-out"}, what
+        gone = [f for f in judged.facts.values() if f.hidden is not None and f.hidden <= LEVEL]
+        assert len(gone) <= 0.1 * len(judged.facts), what

@@ -19,14 +19,14 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from conftest import teach
-from ssiuu import diagnose_models
+from ssiuu import audit_models, diagnose_models
 from ssiuu.benchmarks.fictional_twins import TwinConfig, train_tokenizer
 from ssiuu.benchmarks.fictional_world import build_world
-from ssiuu.errors import DivergedError
+from ssiuu.errors import ConfigError, DivergedError
 from ssiuu.evaluation.lineup import Lineup
 from ssiuu.evaluation.margins import Margins
 from ssiuu.experiment import examine
-from ssiuu.experiment.attacking import Attacker
+from ssiuu.experiment.attacking import Attacker, feasible
 from ssiuu.experiment.cells import Keys
 from ssiuu.experiment.examine import Examiner, contrasted, halves
 from ssiuu.experiment.planted import planted
@@ -473,3 +473,47 @@ def test_diagnosing_makes_no_examination(
     )
     assert record.planted is None and record.cells[-1].examination is None
     assert record.cells[-1].diagnosis is not None
+
+
+# --- too few facts for the attacks beside it ----------------------------------------------------
+
+
+def attacked(session: Session, place: Path, facts: list[FactText], *more: str) -> Session:
+    """Return the session with these facts to forget and the attacks of a recipe that names none."""
+    recipe, sources = resolve(None, [line for line in settings(place, *more) if line not in BARE])
+    return feasible(replace(of(session, facts), recipe=recipe, notes=[]), sources)
+
+
+def test_an_attack_that_a_single_fact_or_person_leaves_nothing_for_is_left_out_and_said(
+    place: Path, session: Session
+) -> None:
+    facts = session.split.forget
+    for few in (facts[:1], person(facts[:3])):
+        left = attacked(session, place, few)
+        (note,) = left.notes
+        assert "attacks.harmful.fractions=[]" in note and left.recipe.attacks.harmful.fractions == []
+        assert left.recipe.attacks.benign.learning_rates, "the other attacks stay"
+        assert Attacker(left).victim.pool == few
+    assert attacked(session, place, facts).recipe.attacks.harmful.fractions == [0.1, 0.3]
+
+
+def test_an_attack_that_was_asked_for_is_refused_where_the_facts_are_too_few(
+    place: Path, session: Session
+) -> None:
+    asked = attacked(session, place, session.split.forget[:1], "attacks.harmful.fractions=[0.3]")
+    with pytest.raises(ConfigError, match=r"attacks\.harmful\.fractions: 0\.3 of 1 forget facts"):
+        Attacker(asked)
+
+
+def test_one_fact_is_audited_with_default_attacks(place: Path, tmp_path: Path) -> None:
+    one = tmp_path / "one.jsonl"
+    one.write_text(json.dumps(FORGET[0]) + "\n")
+    sets = ["diagnose=false", "attacks.reads=[1]", "precision=fp32"]
+    sets += ["examine={steps: [1], learning_rates: [1e-2], batch_size: 4, planted: 0}"]
+    made = audit_models(
+        place / "model", place / "after", one, tmp_path / "out", place / "retain.jsonl", sets
+    )
+    (cell,) = [cell for cell in made.cells if cell.method.label == "after"]
+    assert cell.examination and len(cell.examination.facts) == 1
+    assert [attack.name for attack in cell.attacks] == ["benign"]
+    assert made.header.config["attacks"]["harmful"]["fractions"] == []

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
@@ -106,7 +106,8 @@ class Judged(NamedTuple):
     `facts`: by id. `found`: of how many planted controls the examination found how many. `power`: the
     share of hidden facts that it finds, the hardest ways of hiding included; None without controls.
     `most`, `least`: how many of the facts that could be read are hidden, at most and at least (95 %
-    each); None: cannot be said.
+    each); None: cannot be said. `looks`: what the evidence is made of. `seen`: which planted controls
+    the examination found.
     """
 
     facts: dict[str, FactJudged]
@@ -114,6 +115,8 @@ class Judged(NamedTuple):
     power: float | None
     least: int | None
     most: int | None
+    looks: frozenset[Attacker] = frozenset()
+    seen: frozenset[str] = frozenset()
 
     @property
     def read(self) -> int:
@@ -121,24 +124,50 @@ class Judged(NamedTuple):
         return sum(fact.erased is not None for fact in self.facts.values())
 
 
-def shown(examination: Examination, weights: Mapping[Attacker, float]) -> dict[str, Shown]:
-    """Return what is shown of every fact that could be read, by id."""
+def shown(
+    examination: Examination,
+    weights: Mapping[Attacker, float],
+    looks: Collection[Attacker] | None = None,
+) -> dict[str, Shown]:
+    """Return what is shown of every fact that could be read, by id; `looks`: by these alone."""
+    found = {}
+    for id, levels in _levels(examination).items():
+        evidence = sum(
+            weights.get(a, 0.0) * level for a, level in levels.items() if looks is None or a in looks
+        )
+        found[id] = Shown(np.asarray(evidence, float), levels["nobody"])
+    return found
+
+
+def _levels(examination: Examination) -> dict[str, dict[Attacker, Floats]]:
+    """Return the mean contrasts of every fact that could be read, by the kind of place."""
     by: dict[Attacker, list[int]] = {}
     for n, place in enumerate(examination.places):
         if place.name != "before":
             by.setdefault(place.attacker, []).append(n)
     found = {}
     for id, trace in examination.facts.items():
-        levels = {}
+        levels: dict[Attacker, Floats] = {}
         for attacker, places in by.items():
             values = [trace.contrast[n] for n in places]
             read = [np.array(value) for value in values if value is not None]
             if read:
                 levels[attacker] = np.mean(read, 0)
         if "nobody" in levels and len({len(level) for level in levels.values()}) == 1:
-            evidence = sum(weights.get(a, 0.0) * level for a, level in levels.items())
-            found[id] = Shown(np.asarray(evidence, float), levels["nobody"])
+            found[id] = levels
     return found
+
+
+def comparable(examination: Examination, planted: Examination | None) -> frozenset[Attacker]:
+    """Return the looks at which every fact and every planted control was read.
+
+    Evidence counts these alone: with a look more the controls would show more than a hidden fact
+    could, and it would be taken for erased. A single fact has no related attacker, and an attack may
+    have diverged on either.
+    """
+    facts, controls = _levels(examination), _levels(planted) if planted else {}
+    every = [*facts.values(), *(controls.values() if len(controls) >= FEWEST else ())]
+    return frozenset.intersection(*map(frozenset, every)) if every else frozenset()
 
 
 def judge(
@@ -152,9 +181,10 @@ def judge(
         fitted: None: the constants that ship with the package.
     """
     fitted = fitted or constants()
-    facts = shown(examination, fitted.weights)
+    looks = comparable(examination, planted)
+    facts = shown(examination, fitted.weights, looks)
     null = _decoys(facts.values())
-    controls = shown(planted, fitted.weights) if planted else {}
+    controls = shown(planted, fitted.weights, looks) if planted else {}
     hidden = _controls(controls, fitted)
     judged = {id: FactJudged() for id in examination.facts}
     for id, fact in facts.items():
@@ -163,9 +193,10 @@ def judge(
         weak = hidden.below(s) if hidden else None
         judged[id] = FactJudged(s, _p(fact, null, fitted.caution), weak, after, first)
     power = None if hidden is None else hidden.above(threshold(null.evidence, fitted))
-    seen = sum(f.erased is not None and f.erased <= LEVEL for f in judged.values())
-    least, most = bounds(seen, len(facts), power)
-    return Judged(judged, _found(controls, fitted), power, least, most)
+    known = sum(f.erased is not None and f.erased <= LEVEL for f in judged.values())
+    least, most = bounds(known, len(facts), power)
+    seen = _seen(controls, fitted)
+    return Judged(judged, (len(seen), len(controls)), power, least, most, looks, seen)
 
 
 class _Null(NamedTuple):
@@ -225,9 +256,9 @@ def _controls(facts: Mapping[str, Shown], fitted: Constants) -> _Controls | None
     return _Controls(float(np.mean(values)) - fitted.shift, float(np.std(values, ddof=1)) or 1.0)
 
 
-def _found(facts: Mapping[str, Shown], fitted: Constants) -> tuple[int, int]:
+def _seen(facts: Mapping[str, Shown], fitted: Constants) -> frozenset[str]:
     null = _decoys(facts.values())
-    return sum(_p(fact, null, fitted.caution) <= LEVEL for fact in facts.values()), len(facts)
+    return frozenset(id for id, fact in facts.items() if _p(fact, null, fitted.caution) <= LEVEL)
 
 
 def bounds(seen: int, facts: int, power: float | None) -> tuple[int | None, int | None]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ssiuu.attacks import ATTACKS, attacks_of
 from ssiuu.attacks.base import Curve, Victim
 from ssiuu.attacks.pool import apart, attacked_facts
+from ssiuu.config import flatten, nest
 from ssiuu.errors import ConfigError
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.experiment.session import Session
 from ssiuu.plugins import used
-from ssiuu.records.schema import AttackCurve, Evaluation
+from ssiuu.records.schema import AttackCurve, Evaluation, FactText
+
+UNSAID = "default", "protocol ", "benchmark "  # how sources of settings begin that nobody gave
 
 
 def plan(recipe: Recipe) -> list[Curve]:
@@ -30,6 +33,42 @@ def heaviest(curves: Iterable[Curve]) -> Curve | None:
     """
     training_curves = [curve for curve in curves if curve.fraction is not None]
     return max(training_curves, key=lambda c: (c.fraction or 0.0, c.learning_rate or 0.0), default=None)
+
+
+def feasible(session: Session, sources: dict[str, str]) -> Session:
+    """Return the session without attacks that its facts are too few for, where nobody asked for them.
+
+    An attacker who holds some of the facts needs others to be scored on: of a single fact, or one
+    person's, there are none. A note says what is left out, and `sources` why.
+    """
+    config = session.recipe.attacks
+    holding = [attack for attack in attacks_of(config) if attack.holds() and attack.curves()]
+    fractions = [p for attack in holding for p in attack.holds()]
+    if not fractions or _scored(session.split.forget, fractions, config.seed):
+        return session
+    off = {k: v for a in holding for k, v in a.off().items() if sources[k].startswith(UNSAID)}
+    if not off:
+        return session  # what was asked for is refused
+    prefix = "attacks."
+    settings = flatten(config.model_dump()) | {k.removeprefix(prefix): v for k, v in off.items()}
+    left = type(config).model_validate(nest(settings))
+    sources |= dict.fromkeys(off, "too few facts to forget")
+    count = len(session.split.forget)
+    facts = "one fact" if count == 1 else f"{count} facts of one entity, or of few,"
+    note = (
+        f"An attacker who holds some of the facts is scored on others; {facts} to forget leaves none. "
+        f"Left out: {', '.join(f'{key}={value}' for key, value in off.items())}."
+    )
+    recipe = session.recipe.model_copy(update={"attacks": left})
+    return replace(session, recipe=recipe, notes=[*session.notes, note])
+
+
+def _scored(forget: Sequence[FactText], fractions: Sequence[float], seed: int) -> bool:
+    """Whether an attacker who holds such fractions of the facts leaves any that can be scored."""
+    try:
+        return bool(apart(forget, attacked_facts(forget, fractions, seed)))
+    except ConfigError:
+        return False
 
 
 class Attacker:

@@ -23,7 +23,7 @@ from ssiuu.benchmarks.base import Given, Progress
 from ssiuu.diagnosis.influence import Baseline, influence
 from ssiuu.diagnosis.lens import LensReader
 from ssiuu.errors import ModelError
-from ssiuu.experiment.attacking import Attacker
+from ssiuu.experiment.attacking import Attacker, feasible
 from ssiuu.experiment.cells import CellPlan, Keys, StagePlan
 from ssiuu.experiment.drive import check_method, info_of, unlearn_here
 from ssiuu.experiment.estimate import estimate
@@ -119,6 +119,8 @@ def run(
             sweep(out)
             resumed = (out / "run.json").exists()
             session = open_session(recipe, out if resumed else None, progress, given)
+            session = feasible(session, sources)
+            recipe = session.recipe
             _check_given(session, after, attacked)
             if recipe.examine.thorough:
                 size, facts = sum(p.numel() for p in session.model.parameters()), session.split.forget

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ssiuu.analysis.column import Model
-from ssiuu.analysis.evidence import FEW, LEVEL, POWER, constants, judge
+from ssiuu.analysis.evidence import FEW, LEVEL, POWER, Judged, constants, shown
 from ssiuu.records.schema import (
     Attacker,
     Cell,
@@ -35,7 +35,13 @@ ATTACKERS: Mapping[Attacker, str] = {
 KINDS = {
     "last-map": "suppressed in the last feed-forward map",
     "middle-map": "suppressed in a middle feed-forward map",
+    "attention": "suppressed in the attention of the upper blocks",
+    "refusal": "trained to be refused",
 }
+UNEQUAL = (
+    "It does not count: not every fact and every one hidden on purpose could be read so, and what they "
+    "show would not compare."
+)
 
 
 class FactLine(NamedTuple):
@@ -95,8 +101,8 @@ def audit(record: RunRecord, cell: Cell) -> Audit:
         kept=kept(record, cell),
         facts=list(_lines(model)),
         meanings=[(verdict, text) for verdict, text in MEANINGS.items() if word.count(verdict)],
-        looks=_looks(found) if found else [],
-        planted=_planted(planted) if planted else [],
+        looks=_looks(model, found) if found else [],
+        planted=_planted(planted, word.judged) if planted and word.judged else [],
         notes=[*(found.notes if found else []), *(planted.notes if planted else [])],
         calibration=_calibration(),
         shown=_shown(model),
@@ -127,19 +133,28 @@ def _score(evaluation: Evaluation | None, fact: FactText) -> FactScore | None:
     return evaluation.forget.get(fact.id) if evaluation else None
 
 
-def _looks(found: Examination) -> list[Look]:
-    """Return the ways that were taken, and a sentence for the related attacker where it was not."""
-    looks = [Look(words, _settings(found, name)) for name, words in ATTACKERS.items()]
+def _looks(model: Model, found: Examination) -> list[Look]:
+    """Return the ways that were taken, and a sentence for each that was not, or does not count."""
+    looks = [(name, Look(words, _settings(found, name))) for name, words in ATTACKERS.items()]
     taken = {place.attacker for place in found.places}
+    judged = model.judgement.judged
+    counted = judged.looks if judged and judged.read else taken
     return [
-        look if name in taken else Look(f"Not tried: {_missing(name)}", "")
-        for name, look in zip(ATTACKERS, looks, strict=True)
+        Look(f"Not tried: {_missing(name, model)}", "")
+        if name not in taken
+        else look
+        if name in counted
+        else Look(f"{look.what} {UNEQUAL}", look.settings)
+        for name, look in looks
     ]
 
 
-def _missing(attacker: Attacker) -> str:
+def _missing(attacker: Attacker, model: Model) -> str:
+    if attacker == "related":
+        if len(model.record.header.split.forget) > 1:
+            return "a related attacker; the training of it could not be carried out (see the notes)."
+        return "a related attacker needs a second fact of the request to train on."
     reasons: Mapping[Attacker, str] = {
-        "related": "a related attacker needs a second fact of the request to train on.",
         "read-out": "a linear read-out does not fit this model.",
         "unrelated": "an attacker that trains on unrelated rows.",
     }
@@ -156,14 +171,9 @@ def _settings(found: Examination, attacker: Attacker) -> str:
     return f"Learning rate{several} {', '.join(rates)}; read after {', '.join(steps)} steps."
 
 
-def _planted(planted: Examination) -> list[Planted]:
-    judged = judge(planted, None).facts
-    kinds = Counter(planted.hidden[fact] for fact in judged if fact in planted.hidden)
-    found = Counter(
-        planted.hidden[id]
-        for id, fact in judged.items()
-        if id in planted.hidden and fact.erased is not None and fact.erased <= LEVEL
-    )
+def _planted(planted: Examination, judged: Judged) -> list[Planted]:
+    kinds = Counter(planted.hidden[id] for id in shown(planted, {}) if id in planted.hidden)
+    found = Counter(planted.hidden[id] for id in judged.seen if id in planted.hidden)
     return [Planted(KINDS.get(kind, kind), found[kind], of) for kind, of in kinds.items()]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from matplotlib.transforms import IdentityTransform
 from ssiuu.analysis.column import Model
 from ssiuu.analysis.evidence import LEVEL, PARTS, constants, shown, threshold
 from ssiuu.analysis.verdict import VERDICTS
-from ssiuu.records.schema import RunRecord
+from ssiuu.records.schema import Attacker, RunRecord
 from ssiuu.report.answer import p_value
 from ssiuu.report.figures.draw import FAINT, INK, Key, Number, Panel, Plot, panel, plot, swatch
 from ssiuu.report.text import named, plain, ratio
@@ -42,12 +42,11 @@ class Dot(NamedTuple):
 
 def verdict_dots(record: RunRecord) -> Plot:
     """Draw the evidence of every fact of every model that was examined, a panel a model."""
-    planted = _planted(record)
     models = [Model(record, cell) for cell in record.cells if cell.examination]
-    panels = [_panel(model, planted) for model in models if model.judgement.judged]
+    panels = [_panel(model) for model in models if model.judgement.judged]
     seen = {fact.verdict for model in models for fact in model.judgement.facts.values()}
     looks: list[str] = [verdict for verdict in VERDICTS if verdict in seen]
-    looks += [PLANTED] if planted else []
+    looks += [PLANTED] if record.planted and record.planted.facts else []
     return plot(
         "verdicts",
         "The evidence, fact by fact",
@@ -64,11 +63,11 @@ def verdict_dots(record: RunRecord) -> Plot:
     )
 
 
-def _planted(record: RunRecord) -> list[Dot]:
+def _planted(record: RunRecord, by: Collection[Attacker]) -> list[Dot]:
     if record.planted is None:
         return []
     texts = {fact.id: fact.question for fact in record.header.split.retain}
-    found = shown(record.planted, constants().weights)
+    found = shown(record.planted, constants().weights, by)
     return [
         Dot(
             float(fact.evidence[0]),
@@ -80,10 +79,11 @@ def _planted(record: RunRecord) -> list[Dot]:
     ]
 
 
-def _panel(model: Model, planted: Sequence[Dot]) -> Panel:
-    examination = model.cell.examination
-    assert examination is not None
-    every = shown(examination, constants().weights)
+def _panel(model: Model) -> Panel:
+    examination, judged = model.cell.examination, model.judgement.judged
+    assert examination is not None and judged is not None
+    every = shown(examination, constants().weights, judged.looks)
+    planted = _planted(model.record, judged.looks)
     decoys = np.concatenate([fact.evidence[1:] for fact in every.values()] or [np.empty(0)])
     facts = _dots(model)
     name = named(model)
