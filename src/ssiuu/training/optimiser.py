@@ -18,12 +18,12 @@ from ssiuu.methods.base import Optimiser
 
 Schedule = Literal["constant", "linear", "cosine"]
 
-# Where no rate is given. AdamW's is the recipe's. Those of sgd, sign and normsgd are ours: about half of
-# the rate at which gd forgot the same facts of the default model in 24 steps, as AdamW's is, tried once
-# each; momentum's is sgd's times 1 - 0.9, and adafactor's was found in the made-up world. A step of
-# sign moves each entry by the rate and one of normsgd all of them together by it, so these carry over
-# to other models; one of sgd or momentum goes with the gradient's length, and a small model may want
-# 100 times as much.
+# Where no rate is given. AdamW's is the recipe's. Those of sgd, sign and normsgd are ours: about half
+# of the rate at which gd forgot the same facts of the default model in 24 steps, as AdamW's is, tried
+# once each; momentum's is sgd's times 1 - 0.9, and adafactor's was found in the made-up world. A step
+# of sign moves each entry by the rate and one of normsgd all of them together by it, so these carry
+# over to other models; one of sgd or momentum goes with the gradient's length, and a small model may
+# want 100 times as much.
 RATES: dict[Optimiser, float] = {
     "adamw": 1.5e-4,
     "sgd": 5e-4,
