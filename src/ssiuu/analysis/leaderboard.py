@@ -16,12 +16,12 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
-from ssiuu import __version__
 from ssiuu.analysis.across import key_of, label_of, settings
 from ssiuu.analysis.column import Model
 from ssiuu.analysis.columns import columns
@@ -111,7 +111,7 @@ def standings(record: RunRecord) -> list[Standing]:
             protocol=header.protocol,
             versions=header.versions,
             calibration=constants().version,
-            written_by=__version__,
+            written_by=version("ssiuu"),
             results={key: value for key, value in values.items() if _is_result(value)},
         )
         lines.append(line.sealed)
