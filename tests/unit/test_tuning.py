@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 
 import ssiuu
+from sample_record import sample_record
 from ssiuu.errors import ConfigError, DivergedError
 from ssiuu.experiment.estimate import _tokens
+from ssiuu.experiment.trials import _reason, _within
 from ssiuu.experiment.tuning import best, divide, tried
 from ssiuu.records.schema import FactText, MethodInfo, StepLog, Trial, Unlearning
+from ssiuu.report.formats import FORMATS
+from ssiuu.report.page import render
+from ssiuu.report.tuned import tuning
 
 SPACE: dict[str, dict[str, list[Any]]] = {
     "*": {"learning_rate": [1e-5, 1e-3]},
@@ -79,7 +84,9 @@ def test_the_estimate_counts_every_trial() -> None:
     assert three - none == pytest.approx(3 * (one - none)) and one > none
 
 
-def trial(score: float | None, last: float | None = 0.2, stopped: str = "threshold") -> Trial:
+def trial(
+    score: float | None, last: float | None = 0.2, stopped: str = "threshold", **more: Any
+) -> Trial:
     info = MethodInfo(label="gd", name="gd", origin="literature", description="")
     steps = [
         StepLog(step=n, forget_loss=1, gradient_norm=1, forget_score=s)
@@ -87,7 +94,7 @@ def trial(score: float | None, last: float | None = 0.2, stopped: str = "thresho
     ]
     record = Unlearning.model_validate(
         {"method": info, "seed": 0, "stopped": stopped, "stop_score": "ranking", "threshold": 0.3}
-        | {"steps": steps, "seconds": 1, "peak_memory_mb": 1}
+        | {"steps": steps, "seconds": 1, "peak_memory_mb": 1, **more}
     )
     unlearning = None if score is None else record
     return Trial(method=info, seed=0, values={}, unlearning=unlearning, score=score, seconds=1)
@@ -102,6 +109,58 @@ def test_the_best_trial_reached_the_threshold_and_kept_most() -> None:
     assert best([low, trial(0.5)]) is low
     with pytest.raises(DivergedError, match="gd: training diverged in every trial"):
         best([diverged, diverged])
+
+
+def spent(last: float, kept: int | None, stopped: str = "kl", score: float = 0.5) -> Trial:
+    """Return a trial under a budget whose score was read at step 1."""
+    found = trial(score, last, stopped, kept_step=kept, budget={"kl": 0.01}, before=0.9)
+    assert found.unlearning is not None
+    first, second = found.unlearning.steps
+    steps = [first.model_copy(update={"kl": 0.004}), second.model_copy(update={"kl": 0.02})]
+    return found.model_copy(update={"unlearning": found.unlearning.model_copy(update={"steps": steps})})
+
+
+def test_under_a_budget_the_best_is_the_best_within_it() -> None:
+    nothing, some, more = spent(0.2, 0), spent(0.7, 1), spent(0.5, 1)
+    assert [t.fits for t in (nothing, some, more, trial(None), trial(0.5))] == [
+        False,
+        True,
+        True,
+        False,
+        True,
+    ]
+    assert best([nothing, some, more]) is more
+    assert best([more, spent(0.2, None, "threshold")]).unlearning.stopped == "threshold"  # type: ignore[union-attr]
+    assert best([nothing]) is nothing
+    for found, score, kl in ((nothing, 0.9, None), (some, 0.7, 0.004)):
+        assert found.unlearning is not None
+        assert (found.unlearning.last_score, found.unlearning.last_kl) == (score, kl)
+
+
+def test_the_page_shows_the_budget_the_trials_and_what_did_not_fit() -> None:
+    info = MethodInfo(label="npo", name="npo", origin="literature", description="")
+    other = [spent(0.2, 0).model_copy(update={"method": info}) for _ in range(2)]
+    tried = [spent(0.7, 1), spent(0.3, None, "threshold"), trial(None), *other]
+    record = sample_record().model_copy(update={"trials": tried})
+    table = tuning(record)
+    assert table is not None
+    assert "KL on plain text ≤ 0.01 nats a token" in table.note
+    assert table.note.endswith("No setting fit within it: npo.")
+    assert table.lines[1:] == [
+        ["gd", "3", "1", "2", "1", "30.0", "0.020"],
+        ["npo", "2", "0", "0", "0", "–", "–"],
+    ]
+    for text in (FORMATS["md"](record, None), render(record, None, [])):
+        assert "No setting fit within it: npo" in text and "within the budget" in text
+    assert "(none kept)" in render(record, None, []) and "(1 kept)" in render(record, None, [])
+    assert tuning(sample_record()) is None
+
+
+def test_what_was_taken_is_told_with_the_budget() -> None:
+    told = _within([spent(0.7, 1), spent(0.2, 0)])
+    assert told == " 1 of them fit within the budget (KL on plain text ≤ 0.01 nats a token)."
+    assert "None of them fit" in _within([spent(0.2, 0)]) and _within([trial(0.5)]) == ""
+    assert _reason(spent(0.2, 0)) == "none changed anything within the budget"
 
 
 def test_the_validation_facts_are_a_quarter_and_not_trained_on() -> None:

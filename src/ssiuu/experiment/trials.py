@@ -21,6 +21,7 @@ from ssiuu.methods import Method
 from ssiuu.models.precision import release_memory
 from ssiuu.records.files import digest, keyed, read_stage, write_record
 from ssiuu.records.schema import Trial, Unlearning
+from ssiuu.report.tuned import budget
 
 
 @dataclass(frozen=True)
@@ -135,17 +136,29 @@ def choose(
             method = tried[trial.key][1]
             notes.append(
                 f"{method.label} was tuned: {_told(trial.values)} was taken of {len(tried)} settings "
-                f"tried; {_reason(trial)}."
+                f"tried; {_reason(trial)}.{_within([trial for trial, _ in tried.values()])}"
             )
         chosen.append(method)
     return chosen, notes
 
 
 def _reason(trial: Trial) -> str:
-    reached = trial.unlearning is not None and trial.unlearning.stopped == "threshold"
-    if reached:
+    if not trial.fits:
+        return "none changed anything within the budget"
+    if trial.unlearning is not None and trial.unlearning.stopped == "threshold":
         return f"of those that reached the threshold it has the highest retain score, {trial.score:.3f}"
     return "none reached the threshold and it came nearest"
+
+
+def _within(trials: Sequence[Trial]) -> str:
+    """Say how many settings stayed within the budget; nothing where there was none."""
+    limits = next((trial.unlearning.budget for trial in trials if trial.unlearning), {})
+    if not limits:
+        return ""
+    count, words = sum(trial.fits for trial in trials), budget(limits)
+    if not count:
+        return f" None of them fit within the budget ({words}): nothing was changed by any."
+    return f" {count} of them fit within the budget ({words})."
 
 
 def _told(values: dict[str, Any]) -> str:

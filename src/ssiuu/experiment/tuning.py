@@ -5,6 +5,10 @@ gets the same number of trials and more trials keep the first ones. A trial unle
 of the retain facts and is scored on those; held-out facts are not looked at. The best trial is the
 one with the highest score among those that reached the stop threshold, or, where none did, the one
 that came nearest to it.
+
+With a budget (`unlearn.stop`) every trial has the same one, and what it leaves is within it: of a
+method whose settings forget only beyond it, the one that forgot most within is taken. A trial whose
+first check is beyond it has changed nothing, and comes behind all that did.
 """
 
 from __future__ import annotations
@@ -124,10 +128,10 @@ def best(trials: Sequence[Trial]) -> Trial:
     return chosen
 
 
-def _rank(trial: Trial) -> tuple[bool, float, float]:
+def _rank(trial: Trial) -> tuple[bool, bool, float, float]:
     score = -math.inf if trial.score is None else trial.score
     if trial.unlearning is None:
-        return False, -math.inf, score
+        return False, False, -math.inf, score
     last = trial.unlearning.last_score
     reached = trial.unlearning.stopped == "threshold"
-    return reached, 0.0 if reached else -(1.0 if last is None else last), score
+    return trial.fits, reached, 0.0 if reached else -(1.0 if last is None else last), score

@@ -414,11 +414,25 @@ class Unlearning(Stage):
     @property
     def last_score(self) -> float | None:
         """The stop rule's score of these weights where it was read last; None where it never was."""
-        last = self.kept_step
-        if last == 0:
+        if self.kept_step == 0:
             return self.before
-        steps = self.steps if last is None else [s for s in self.steps if s.step <= last]
-        return next((s.forget_score for s in steps[::-1] if s.forget_score is not None), None)
+        return next((s.forget_score for s in self._kept if s.forget_score is not None), None)
+
+    @property
+    def last_kl(self) -> float | None:
+        """KL of these weights on plain text where it was read last, nats a token; None: never."""
+        return next((s.kl for s in self._kept if s.kl is not None), None)
+
+    @property
+    def fits(self) -> bool:
+        """Whether something was changed within the budget, or there is none."""
+        return self.kept_step != 0
+
+    @property
+    def _kept(self) -> list[StepLog]:
+        """The steps up to the one whose weights these are, the last first."""
+        last = self.kept_step
+        return [step for step in self.steps[::-1] if last is None or step.step <= last]
 
 
 class Band(Record):
@@ -802,6 +816,11 @@ class Trial(Stage):
     unlearning: Unlearning | None
     score: float | None
     seconds: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether it trained to its end and stayed within the budget."""
+        return self.unlearning is not None and self.unlearning.fits
 
 
 class Cell(Record):

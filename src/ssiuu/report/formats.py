@@ -28,6 +28,7 @@ from ssiuu.report.answer import answer
 from ssiuu.report.inside import inside_tables
 from ssiuu.report.tables import Table, column_tables, differences, paper, published
 from ssiuu.report.text import plain
+from ssiuu.report.tuned import tuning
 from ssiuu.report.verdicts import fact_rows, fact_tables, verdict_table
 
 
@@ -102,7 +103,8 @@ def tables(record: RunRecord, against: str | None = None) -> list[Table]:
     main, *more = column_tables(record, comparisons)
     words = [verdict_table(record), *fact_tables(record)]
     scores = [main, differences(record, comparisons), *more]
-    every = [*words, *scores, *inside_tables(record), paper(record)]
+    tried = [table] if (table := tuning(record)) else []
+    every = [*words, *scores, *inside_tables(record), *tried, paper(record)]
     return [table for table in every if table.rows] + [published(block) for block in others(record)]
 
 

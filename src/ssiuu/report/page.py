@@ -35,6 +35,7 @@ from ssiuu.report.inside import inside_tables
 from ssiuu.report.knowledge import sentences
 from ssiuu.report.tables import ORIGINS, column_tables, differences, paper, published
 from ssiuu.report.text import nats, percent, points, rate, short
+from ssiuu.report.tuned import tuning
 from ssiuu.report.verdicts import verdict_table
 
 # What is said of several models at once.
@@ -70,6 +71,7 @@ def render(record: RunRecord, baseline: str | None = None, plots: Sequence[Plot]
             script=Markup(script),
             header=record.header,
             trials=record.trials,
+            tuning=tuning(record),
             audit=record.header.kind == "audit" and cell is not None,
             answer=audit(record, cell) if cell else None,
             words=verdict_table(record),
