@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from typing import Any
 
 import pytest
@@ -152,13 +153,17 @@ def answer(logprobs: list[float], mean: list[float], std: list[float]) -> Sequen
 
 def test_membership_scores_by_hand() -> None:
     read = answer([-1.0, -4.0, -2.0, -3.0, -5.0], [-2.0] * 5, [2.0, 1.0, 1.0, 1.0, 0.0])
-    scores = membership_scores(read)
+    scores = membership_scores(read, "ababab")
     assert scores["loss"] == -3.0
+    assert scores["zlib"] == -3.0 / len(zlib.compress(b"ababab"))
     assert scores["min-k 20%"] == -5.0 and scores["min-k 40%"] == -4.5
     # (-1+2)/2, -2, 0, -1, and 0 where nothing varies
     assert scores["min-k++ 20%"] == -2.0 and scores["min-k++ 40%"] == -1.5
     assert lowest_mean([-7.0], 0.2) == -7.0
-    sure, lost = answer([-0.1], [-1.0], [1.0]), answer([-9.0], [-1.0], [1.0])
+    # The end token counts for loss and zlib alone.
+    ended = membership_scores(read, "ababab", 1)
+    assert ended["loss"] == -3.0 and ended["min-k 20%"] == -4.0 and ended["min-k++ 40%"] == -2.0
+    sure, lost = (membership_scores(answer([logprob], [-1.0], [1.0]), "a") for logprob in (-0.1, -9.0))
     assert set(membership_aucs([sure], [lost]).values()) == {1.0}
     assert set(membership_aucs([sure], []).values()) == {None}
 

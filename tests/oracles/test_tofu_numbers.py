@@ -15,7 +15,7 @@ import torch
 from scipy.stats import ks_2samp
 
 from ssiuu.analysis.scores.sentences import utility
-from ssiuu.attacks.membership import membership_aucs
+from ssiuu.attacks.membership import membership_aucs, membership_scores
 from ssiuu.benchmarks.tofu_rows import TofuSets, load
 from ssiuu.evaluation.rouge import rouge_recall
 from ssiuu.evaluation.scores.sentences import Sentences
@@ -226,12 +226,11 @@ def test_membership_and_privleak(full: Any, retrained: Any, prompt: Prompt, data
 
     found, wanted = [], []
     for model in (full, retrained):
-        scores = [
-            score_sequences(
-                model, [encode(prompt, f.id, f.question, f.answer, 64) for f in facts], moments=True
-            )
-            for facts in (members, others)
-        ]
+        scores = []
+        for facts in (members, others):
+            rows = [encode(prompt, f.id, f.question, f.answer, 64) for f in facts]
+            read = score_sequences(model, rows, moments=True)
+            scores.append([membership_scores(a, f.answer) for a, f in zip(read, facts, strict=True)])
         found.append(membership_aucs(*scores)["min-k 40%"])
         pairs = [(lowest(model, m), lowest(model, o)) for m in members for o in others]
         wanted.append(sum((a > b) + 0.5 * (a == b) for a, b in pairs) / len(pairs))

@@ -3,6 +3,7 @@
 Scores of an answer y of n tokens, higher for "member":
 
     loss       1/n sum_t log p_t
+    zlib       the same over the bytes that zlib makes of the answer
     min-k      mean of the lowest k % of log p_t
     min-k++    mean of the lowest k % of (log p_t - mu_t) / sigma_t
 
@@ -10,15 +11,16 @@ where mu_t and sigma_t are mean and standard deviation of log p over the vocabul
 own distribution at t. The AUC is the chance that a forget fact scores above a non-member: 0.5 is
 "cannot be told apart"; far below 0.5 betrays the forgotten as well as far above.
 
-Source: Min-K, Shi et al. 2024; Min-K++, Zhang et al. 2025. k % of n tokens is rounded down, at least
-one. Departures: only answer tokens are scored, as only answers are trained on; short answers make
-min-k the lowest token.
+Source: zlib, Carlini et al. 2021; Min-K, Shi et al. 2024; Min-K++, Zhang et al. 2025. k % of n tokens
+is rounded down, at least one. Departures: only answer tokens are scored, as only answers are trained
+on; short answers make min-k the lowest token.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from ssiuu.records.schema import Evaluation, FactText
 from ssiuu.statistics.ranks import auc
 
 SHARES = (0.2, 0.4)
-SCORES = ("loss", *(f"{name} {share:.0%}" for name in ("min-k", "min-k++") for share in SHARES))
+SCORES = ("loss", "zlib", *(f"{name} {share:.0%}" for name in ("min-k", "min-k++") for share in SHARES))
 NON_MEMBERS = (
     "AUC of the {members} forget facts in the pool against {others} held-out facts, which the original "
     "model knows and unlearning never trained on; 0.5: the forgotten cannot be told from them"
@@ -93,8 +95,18 @@ class Membership(Attack[MembershipConfig]):
         if ground.lacking:
             note = LACKING.format(lacking=ground.lacking)
             return self.record(curve, start, (), begin, values=dict.fromkeys(SCORES), note=note)
+        ended = ground.score.loss_ends
+        last = len(ground.prompt.end) if ended else 0
         members, others = (
-            score_sequences(ground.model, ground.examples(facts), moments=True) for facts in sets
+            [
+                membership_scores(answer, fact.answer, last)
+                for fact, answer in zip(
+                    facts,
+                    score_sequences(ground.model, ground.examples(facts, ended), moments=True),
+                    strict=True,
+                )
+            ]
+            for facts in sets
         )
         note = NON_MEMBERS if ground.non_members is None else OUTSIDE
         return self.record(
@@ -120,11 +132,19 @@ def _compared(victim: Victim) -> tuple[list[FactText], list[FactText]]:
     return _forgotten(victim) if ground.members is None else ground.members, outside
 
 
-def membership_scores(answer: SequenceScore) -> dict[str, float]:
-    """Return every score of one answer read with its moments; higher says "member"."""
-    columns = (answer.logprobs.tolist(), standard(answer))
+def membership_scores(answer: SequenceScore, text: str, last: int = 0) -> dict[str, float]:
+    """Return every score of one answer; higher says "member".
+
+    Args:
+        answer: Read with its moments.
+        text: Of the answer.
+        last: How many of its tokens, at its end, count for loss and zlib alone.
+    """
+    words = answer.without(last)
+    columns = (words.logprobs.tolist(), standard(words))
     scores = [
         answer.per_token,
+        answer.per_token / len(zlib.compress(text.encode())),
         *(lowest_mean(values, share) for values in columns for share in SHARES),
     ]
     return dict(zip(SCORES, scores, strict=True))
@@ -144,9 +164,7 @@ def lowest_mean(values: Sequence[float], share: float) -> float:
 
 
 def membership_aucs(
-    members: Sequence[SequenceScore], others: Sequence[SequenceScore]
+    members: Sequence[Mapping[str, float]], others: Sequence[Mapping[str, float]]
 ) -> dict[str, float | None]:
     """Return the AUC of every score; None where there is nothing to compare with."""
-    inside = [membership_scores(answer) for answer in members]
-    outside = [membership_scores(answer) for answer in others]
-    return {name: auc([s[name] for s in inside], [s[name] for s in outside]) for name in SCORES}
+    return {name: auc([s[name] for s in members], [s[name] for s in others]) for name in SCORES}

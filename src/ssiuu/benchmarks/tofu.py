@@ -21,6 +21,7 @@ from ssiuu.benchmarks.rows import count, some
 from ssiuu.benchmarks.tuned import Tuning, noted, tuned
 from ssiuu.config import Section
 from ssiuu.errors import ConfigError
+from ssiuu.evaluation.scores.open_unlearning import OpenUnlearning
 from ssiuu.evaluation.scores.sentences import Sentences
 from ssiuu.likelihood import Prompt, PromptStyle
 from ssiuu.models.load import Loaded, load, load_checkpoint_weights
@@ -56,6 +57,9 @@ class TofuConfig(Section):
     )
     reference: str | None = Field(
         default=None, description="beside tofu.model: one fine-tuned on the retain set alone"
+    )
+    scores: Literal["tofu", "open-unlearning"] = Field(
+        default="tofu", description="open-unlearning: by its conventions and under its names"
     )
 
 
@@ -94,6 +98,7 @@ class Tofu(Benchmark[TofuConfig]):
         data = tofu_rows.load(config.path, config.split, basis.evaluate.options)
         split = split_of(config, data, basis.split.seed)
         loaded, never = self._models(basis, data, progress)
+        theirs = OpenUnlearning() if config.scores == "open-unlearning" else None
         ground = Ground(
             loaded=loaded,
             original=Original(loaded),
@@ -102,11 +107,12 @@ class Tofu(Benchmark[TofuConfig]):
             benchmark=BenchmarkInfo(
                 name=self.name,
                 version=tofu_rows.VERSION,
-                fingerprint=data.fingerprint,
+                # What is scored otherwise is another benchmark: their records are not mixed.
+                fingerprint=f"{data.fingerprint} {theirs.name}" if theirs else data.fingerprint,
                 facts=len(data.forget) + len(data.retain),
                 note=f"{config.split}: authors who do not exist",
             ),
-            score=Sentences(),
+            score=theirs or Sentences(),
             never_learned=never,
             non_members=data.non_members,
             lacking=data.lacking,

@@ -28,6 +28,18 @@ def rouge_f1(answer: str, text: str) -> float:
     return _rouge(answer, text, "fmeasure")
 
 
+def rouge_recall_package(answer: str, text: str) -> float:
+    """Return ROUGE-L recall as the package rouge-score gives it: letters outside ASCII part words."""
+    from rouge_score import rouge_scorer
+
+    return float(_package(rouge_scorer).score(answer, text)["rougeL"].recall)
+
+
+@cache
+def _package(rouge_scorer: Any) -> Any:
+    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+
+
 def _rouge(answer: str, text: str, kind: Literal["recall", "fmeasure"]) -> float:
     scorer, tokenizer = _scorer()
     if not tokenizer.tokenize(answer):

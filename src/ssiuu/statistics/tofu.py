@@ -24,11 +24,13 @@ def probability(logprob: float) -> float:
     return math.exp(logprob)
 
 
-def normalised_probability(right: float, wrong: Sequence[float]) -> float:
-    """Return P(right) / (P(right) + sum of P(wrong)), each P as in `probability`.
+def normalised_probability(right: float, wrong: Sequence[float], epsilon: float = 0.0) -> float:
+    """Return P(right) / (P(right) + sum of P(wrong) + epsilon), each P as in `probability`.
 
     This is TOFU's probability on real authors and world facts.
     """
+    if epsilon:
+        return math.exp(right) / (sum(math.exp(p) for p in (right, *wrong)) + epsilon)
     # The largest is taken out of all, or every power might be 0.
     top = max(right, *wrong)
     return math.exp(right - top) / sum(math.exp(p - top) for p in (right, *wrong))
@@ -51,17 +53,26 @@ def truth_ratio(right: float, wrong: Sequence[float]) -> float:
     return math.exp(min(mean - right, LARGEST))
 
 
-def truth_ratio_geometric(right: float, wrong: Sequence[float]) -> float:
+def truth_ratio_geometric(right: float, wrong: Sequence[float], epsilon: float = 0.0) -> float:
     """Return the truth ratio with the geometric mean of P(wrong): exp(mean of wrong - right).
+
+    With `epsilon` the denominator is P(right) + epsilon.
 
     Source: what TOFU's published code takes forget quality of, and what OpenUnlearning takes everything
     of. Arguments and departures as in `truth_ratio`, which it is never above.
     """
+    if epsilon:
+        return math.exp(sum(wrong) / len(wrong)) / (math.exp(right) + epsilon)
     return math.exp(min(sum(wrong) / len(wrong) - right, LARGEST))
 
 
-def forget_truth_ratio(ratios: Sequence[float]) -> float:
-    """Return the mean of min(t, 1/t): 1 where right and wrong are alike."""
+def forget_truth_ratio(ratios: Sequence[float], epsilon: float = 0.0) -> float:
+    """Return the mean of min(t, 1/t): 1 where right and wrong are alike.
+
+    With `epsilon` it is min(t, 1 / (t + epsilon)).
+    """
+    if epsilon:
+        return sum(min(t, 1 / (t + epsilon)) for t in ratios) / len(ratios)
     return sum(min(t, 1 / t) if t > 0 else 0.0 for t in ratios) / len(ratios)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ssiuu.analysis.score import ScoreColumns
 from ssiuu.analysis.scores.choices import ChoiceColumns
+from ssiuu.analysis.scores.open_unlearning import OpenUnlearningColumns
 from ssiuu.analysis.scores.ranking import RankingColumns
 from ssiuu.analysis.scores.rouge import RougeColumns
 from ssiuu.analysis.scores.sentences import SentenceColumns
@@ -17,6 +18,7 @@ BUILT_IN: tuple[type[ScoreColumns], ...] = (
     RougeColumns,
     TextColumns,
     ChoiceColumns,
+    OpenUnlearningColumns,
 )
 SCORES: Registry[ScoreColumns] = Registry("score", "ssiuu.scores", ScoreColumns, BUILT_IN)
 

@@ -19,7 +19,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ssiuu.analysis.score import ScoreColumns
 from ssiuu.causal import CausalLM
@@ -43,7 +43,13 @@ class Stop:
 
 
 class Score(ScoreColumns, ABC):
-    """How models are scored on the facts of a benchmark, and what reports show of it."""
+    """How models are scored on the facts of a benchmark, and what reports show of it.
+
+    Attributes:
+        loss_ends: Whether membership inference by loss and zlib counts the end token of an answer.
+    """
+
+    loss_ends: ClassVar[bool] = False
 
     @abstractmethod
     def score(

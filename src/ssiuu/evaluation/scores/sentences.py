@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 from ssiuu.analysis.scores.sentences import SentenceColumns
 from ssiuu.causal import CausalLM
@@ -19,7 +21,8 @@ from ssiuu.evaluation.match import holds
 from ssiuu.evaluation.rouge import rouge_recall
 from ssiuu.evaluation.scores.base import Score, Stop
 from ssiuu.evaluation.sequence import SequenceScore, score_sequences
-from ssiuu.likelihood import Example, Prompt
+from ssiuu.likelihood import Ending, Example, Prompt
+from ssiuu.likelihood.prompt import WHOLE_TURN
 from ssiuu.records.schema import FactScore, FactText, Reading
 from ssiuu.statistics.tofu import (
     normalised_probability,
@@ -32,8 +35,31 @@ ROTATIONS = 10  # wrong partners of each answer behind the stop threshold
 MARGIN = 32  # tokens an answer may be longer than the right one: a name may come within a sentence
 
 
+@dataclass(frozen=True)
+class Conventions:
+    """What published codes do differently where the definitions say the same.
+
+    Attributes:
+        epsilon: Added to denominators.
+        tokens: Of a written answer, at most, to the end token whatever its lines; None: `MARGIN` more
+            than the right one's, and as many lines.
+        rouge: How a written answer is compared with the right one.
+        least: Extraction strength of n tokens where not even the last is the likeliest: 1/n, not 0.
+    """
+
+    epsilon: float = 0.0
+    tokens: int | None = None
+    rouge: Callable[[str, str], float] = rouge_recall
+    least: bool = False
+
+
+OURS = Conventions()
+
+
 class Sentences(Score, SentenceColumns):
     """TOFU's scores of whole sentences, among wrong sentences of the same form."""
+
+    conventions: ClassVar[Conventions] = OURS
 
     def score(
         self,
@@ -46,12 +72,14 @@ class Sentences(Score, SentenceColumns):
         other: Prompt | None = None,
     ) -> dict[str, FactScore]:
         """See `Score`; an answer is always written, and options are ranked after paraphrases."""
-        return score_sentences(model, prompt, facts, paraphrases, normalise, other)
+        kept = self.conventions
+        return score_sentences(model, prompt, facts, paraphrases, normalise, other, kept)
 
     def read(self, model: CausalLM, prompt: Prompt, facts: Sequence[FactText]) -> dict[str, Reading]:
         """Read ranking, log-probability, and the ROUGE-L recall of the written answer."""
         scores = _sequences(model, prompt, [(f.question, f.options or [f.answer]) for f in facts])
-        recalls, last, readings = rouge_recalls(model, prompt, facts), len(prompt.end), {}
+        recalls = rouge_recalls(model, prompt, facts, self.conventions)
+        last, readings = len(prompt.end), {}
         for fact, ended, recall in zip(facts, scores, recalls, strict=True):
             options = [option.without(last) for option in ended]
             logprob = options[0].logprob
@@ -66,10 +94,10 @@ class Sentences(Score, SentenceColumns):
         """Return the mean ROUGE-L recall of the written answers."""
 
         def recall() -> float:
-            recalls = rouge_recalls(model, prompt, facts)
+            recalls = rouge_recalls(model, prompt, facts, self.conventions)
             return sum(recalls) / len(recalls)
 
-        return Stop("rouge", recall, mismatched_rouge(facts, seed))
+        return Stop("rouge", recall, mismatched_rouge(facts, seed, self.conventions.rouge))
 
 
 def score_sentences(
@@ -79,6 +107,7 @@ def score_sentences(
     paraphrases: bool = False,
     normalise: bool = False,
     other: Prompt | None = None,
+    conventions: Conventions = OURS,
 ) -> dict[str, FactScore]:
     """Score facts that have perturbed answers; keys are fact ids.
 
@@ -89,6 +118,7 @@ def score_sentences(
         paraphrases: Rank the options after every paraphrased question too.
         normalise: Take the probability over the right and the perturbed answers.
         other: Another form to ask the base question in as well: ranking and written answer.
+        conventions: Of whose code.
     """
     judged = [
         (fact.question, [fact.answer, fact.paraphrased_answer or fact.answer, *fact.perturbed])
@@ -97,8 +127,8 @@ def score_sentences(
     ranked = [(fact.question, fact.options) for fact in facts]
     paraphrased = [(text, f.options) for f in facts for text in (f.paraphrases if paraphrases else ())]
     scores = _sequences(model, prompt, [*judged, *ranked, *paraphrased])
-    texts = write_answers(model, prompt, facts)
-    last = len(prompt.end)
+    texts = write_answers(model, prompt, facts, conventions)
+    last, epsilon = len(prompt.end), conventions.epsilon
     firsts = [_first([option.without(last) for option in options]) for options in scores]
     rest = iter(firsts[2 * len(facts) :])
     fact_scores = {}
@@ -112,11 +142,15 @@ def score_sentences(
             tokens=answer.tokens,
             free_text=text,
             free_correct=holds(fact.answer, text),
-            probability=normalised_probability(right, wrong) if normalise else probability(right),
-            rouge=rouge_recall(fact.answer, text),
+            probability=normalised_probability(right, wrong, epsilon)
+            if normalise
+            else probability(right),
+            rouge=conventions.rouge(fact.answer, text),
             truth_ratio=truth_ratio(reworded, wrong),
-            truth_ratio_geometric=truth_ratio_geometric(reworded, wrong),
-            extraction_strength=answer.extraction_strength,
+            truth_ratio_geometric=truth_ratio_geometric(reworded, wrong, epsilon),
+            extraction_strength=max(answer.extraction_strength, 1 / answer.tokens)
+            if conventions.least
+            else answer.extraction_strength,
             exact_memorisation=answer.exact_memorisation,
         )
     if other is not None:
@@ -163,17 +197,23 @@ def mismatched_rouge(
     return sum(recalls) / len(recalls)
 
 
-def rouge_recalls(model: CausalLM, prompt: Prompt, facts: Sequence[FactText]) -> list[float]:
+def rouge_recalls(
+    model: CausalLM, prompt: Prompt, facts: Sequence[FactText], conventions: Conventions = OURS
+) -> list[float]:
     """Return the ROUGE-L recall of every written answer."""
-    texts = write_answers(model, prompt, facts)
-    return [rouge_recall(fact.answer, text) for fact, text in zip(facts, texts, strict=True)]
+    texts = write_answers(model, prompt, facts, conventions)
+    return [conventions.rouge(fact.answer, text) for fact, text in zip(facts, texts, strict=True)]
 
 
-def write_answers(model: CausalLM, prompt: Prompt, facts: Sequence[FactText]) -> list[str]:
+def write_answers(
+    model: CausalLM, prompt: Prompt, facts: Sequence[FactText], conventions: Conventions = OURS
+) -> list[str]:
     """Return the greedy answer to every base question."""
     joints = [prompt.joint(fact.question, [fact.answer]) for fact in facts]
     endings = [prompt.ending(joint.answers[0]) for joint in joints]
     limits = [len(joint.answers[0]) + MARGIN for joint in joints]
+    if conventions.tokens is not None:
+        endings, limits = [Ending(WHOLE_TURN)] * len(facts), [conventions.tokens] * len(facts)
     written = write(model, prompt, [joint.alone for joint in joints], limits, endings=endings)
     return [prompt.text(ids, ending) for ids, ending in zip(written, endings, strict=True)]
 
