@@ -17,15 +17,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import torch
 from matplotlib.figure import Figure
 from test_commands import moved, place, ssiuu  # noqa: F401 - two are fixtures
 from test_docs import PAGES, ROOT, blocks, inline
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from tokenizers.trainers import BpeTrainer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from people_files import write_faithun
+from small_llama import small
 from ssiuu.analysis.columns import verdict
 from ssiuu.models.load import save
 from ssiuu.records.files import load_run
@@ -73,11 +70,6 @@ SHORTER: dict[str, list[str]] = {
     "ssiuu unlearn --model my-model": ["unlearn.learning_rate=1e-2"],  # searched in test_commands.py
     "ssiuu": [],
 }
-TURNS = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
 class Line(NamedTuple):
@@ -120,37 +112,6 @@ def having(left_out: dict[str, str]) -> dict[Path, list[Line]]:
 
 
 TYPED, ITSELF = having(NEVER), having(NEVER | ONLY_SHORT)
-
-
-def small(texts: list[str]) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """Return a random model with a tokenizer of the kind of SmolLM2's, its chat template included."""
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = BpeTrainer(
-        vocab_size=1500, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
-    )
-    inner.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
-    tokenizer.chat_template = TURNS
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        initializer_range=0.1,  # learns in half the epochs of the usual 0.02
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    return LlamaForCausalLM(config).eval(), tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +174,8 @@ def check(line: Line, done: Any) -> None:
     elif command == "teach":
         taught = Teaching.model_validate_json((out / "teach.json").read_bytes())
         assert taught.learned and (out / "model.safetensors").exists(), said
+    elif command == "export":
+        assert "read back" in done.stdout and Path("deployed.gguf").stat().st_size > 10_000, said
     elif command == "compare":
         written = Path(line.out).read_text() if line.out else done.stdout
         told = {"--append": "lines appended", "--check": " 0 to object to", "": "recovery"}

@@ -16,7 +16,7 @@ from ssiuu.cli.terminal import finish, forcing, set_up
 
 def command(
     before: Annotated[str, typer.Option(help="model before: short name, folder or hub name")],
-    after: Annotated[Path, typer.Option(help="folder of the model after unlearning")],
+    after: Annotated[Path, typer.Option(help="folder of the model after unlearning, or its .gguf")],
     out: Annotated[Path, typer.Option(help="folder for record and report")],
     forget: Annotated[
         str | None, typer.Option(help="facts that should be gone; not with --set benchmark=tofu")
@@ -40,8 +40,8 @@ def command(
 
     retain = nothing(retain)
     check_models(before)
-    if not after.is_dir():
-        raise ConfigError(f"--after {after} is not a folder.")
+    if not after.is_dir() and not (after.suffix == ".gguf" and after.is_file()):
+        raise ConfigError(f"--after {after} is not a folder, nor a GGUF file.")
     check_out(out, [before, after], empty=False)
     check_facts({"--forget": forget, "--retain": retain}, columns, set_ or [])
     from ssiuu.analysis.columns import verdict

@@ -19,6 +19,7 @@ from ssiuu.cli import (
     check,
     compare,
     diagnose,
+    export,
     listing,
     report,
     run,
@@ -45,6 +46,7 @@ app.command("diagnose")(diagnose.command)
 app.command("calibrate")(calibrate.command)
 app.command("report")(report.command)
 app.command("compare")(compare.command)
+app.command("export")(export.command)
 app.command("list")(listing.command)
 app.command("check")(check.command)
 

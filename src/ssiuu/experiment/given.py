@@ -21,6 +21,7 @@ from ssiuu.benchmarks.base import Given
 from ssiuu.data.columns import Columns, given_columns
 from ssiuu.data.read import Source, read_facts
 from ssiuu.errors import ConfigError
+from ssiuu.models.gguf import is_gguf
 from ssiuu.models.load import Loaded, from_object, load_checkpoint_weights, save
 
 IN_MEMORY = "given in memory"
@@ -78,13 +79,13 @@ def setting(key: str, value: Any) -> str:
 
 @contextmanager
 def checkpoint(model: ModelSource, tokenizer: Any, option: str) -> Iterator[Path]:
-    """Give the folder of a checkpoint; of a model in memory one that is there for this while.
+    """Give the folder of a checkpoint or its GGUF file; of a model in memory, one for this while.
 
     Raises:
         ConfigError: There is no such folder, or a model in memory has no tokenizer.
     """
     if _is_name(model):
-        if not Path(model).is_dir():
+        if not Path(model).is_dir() and not is_gguf(Path(model)):
             raise ConfigError(f"--{option} {model} is not a folder.")
         yield Path(model)
         return

@@ -28,6 +28,7 @@ from ssiuu.models.files import (
     tensors_of,
     weight_files,
 )
+from ssiuu.models.gguf import file_digest, is_gguf, read_gguf
 from ssiuu.models.quiet import quiet
 from ssiuu.models.sources import find
 
@@ -51,7 +52,7 @@ def model_fingerprint(folder: Path, base: str | None = None) -> str:
     Raises:
         ModelError: A folder does not say which files are its weights, or a base is not to be had.
     """
-    return _fingerprint(folder, base, ())
+    return file_digest(folder) if is_gguf(folder) else _fingerprint(folder, base, ())
 
 
 def _fingerprint(folder: Path, base: str | None, above: tuple[Path, ...]) -> str:
@@ -78,7 +79,7 @@ def read(folder: Path, base: str | None, above: tuple[Path, ...] = (), tokenizer
     """Read a folder, safetensors only, and what it is incomplete without.
 
     Args:
-        folder: Of a model or an adapter.
+        folder: Of a model or an adapter; or a GGUF file, where no tokenizer is wanted.
         base: The model that an adapter belongs to, or that has the tokenizer of a folder without.
         above: The adapters that this folder is the base of.
         tokenizer: Whether one is wanted; without, a folder that has none will do.
@@ -86,6 +87,12 @@ def read(folder: Path, base: str | None, above: tuple[Path, ...] = (), tokenizer
     Raises:
         ModelError: It is not one of which anything can be said: its sentence says why.
     """
+    if is_gguf(folder):
+        if tokenizer:
+            raise ModelError(
+                f"{folder} is a GGUF file, of which weights alone are read: give a folder here."
+            )
+        return Whole(read_gguf(folder), None, "float32", "dequantised from GGUF")
     under = _under(folder, base, above)
     if not is_adapter(folder):
         model, dtype, note = _read_model(folder)

@@ -18,11 +18,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Final, Literal
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer
 
 from ssiuu.errors import ModelError, OutputError, unknown
 from ssiuu.hub import first_line, reaching
+from ssiuu.models.gguf import read_gguf
 from ssiuu.models.precision import release_memory
 from ssiuu.models.quiet import quiet
 from ssiuu.models.weights import save
@@ -139,18 +139,9 @@ def _convert_gguf(target: Path) -> None:
     if digest != GGUF_SHA256:
         raise ModelError(f"{path} is not the expected file: its sha256 is {digest}.")
     require_cache()
-    from transformers import GgufConfig
-
-    with quiet(), redirect_stderr(StringIO()):  # its own progress bar has no switch
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            path.parent,
-            gguf_file=path.name,
-            dtype=torch.float32,
-            quantization_config=GgufConfig(dequantize=True),
-        )
+    model = read_gguf(path)
+    with quiet(), redirect_stderr(StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    if getattr(model, "hf_quantizer", None) is not None:
-        model = _without_quantizer(model)
     save(model, tokenizer, target, GGUF_NOTE)
     del model, tokenizer
     release_memory()  # half a gigabyte of left-overs, once
@@ -176,14 +167,3 @@ def require_cache(folder: Path | None = None) -> None:
             f"the cache {folder} cannot be written to ({error.strerror or error}): "
             "set SSIUU_CACHE to a folder that can."
         ) from error
-
-
-def _without_quantizer(model: PreTrainedModel) -> PreTrainedModel:
-    """Rebuild a model as a plain one, because the quantizer refuses to save."""
-    config = model.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    plain: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    plain.load_state_dict(model.state_dict(), strict=True)
-    plain.tie_weights()
-    return plain
