@@ -13,10 +13,12 @@ from torch import Tensor
 
 from architectures import LAYOUTS, PARTLY, build_architecture
 from ssiuu.errors import ConfigError
-from ssiuu.likelihood import Batch, Example, collate
+from ssiuu.likelihood import AnswerLogprobs, Batch, Example, collate
 from ssiuu.methods import make
+from ssiuu.methods.base import View
 from ssiuu.methods.components import Moments, as_one, later, mean_and_components, outside
 from ssiuu.methods.objectives.cir import Broken, breaking_loss
+from ssiuu.methods.objectives.rmu import direction, rmu_loss
 from ssiuu.methods.retain import shift_loss
 from ssiuu.models.maps import feed_forward
 from ssiuu.records.schema import MethodInfo, Unlearning
@@ -140,6 +142,20 @@ def test_mcu_is_blind_to_what_changes_inside_its_directions(
         for n, d in enumerate(known.directions)
         for row in rows[:, n]
     )
+
+
+def test_rmu_mcu_is_the_distance_of_what_is_left_and_blind_as_well() -> None:
+    objective, mask = make(RMU).objective, torch.ones(2, 3, dtype=torch.bool)
+    directions = as_one(numbers(6, 3))
+    unread = AnswerLogprobs(torch.zeros(2, 1), torch.ones(2, 1, dtype=torch.bool))
+
+    def loss(hidden: Tensor) -> Tensor:
+        return objective.forget_loss(View(unread, hidden=hidden, hidden_mask=mask, prepared=directions))
+
+    hidden, target = numbers(2, 3, 6, seed=1), 20 * direction(6, 0).double()
+    torch.testing.assert_close(loss(hidden), rmu_loss(outside(hidden, directions), mask, target))
+    torch.testing.assert_close(loss(hidden + numbers(2, 3, 3, seed=2) @ directions.T), loss(hidden))
+    slope_is_difference(loss, hidden)
 
 
 # --- a step --------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from ssiuu.methods.elicit import Elicitation, nll_gradients
 from ssiuu.models.lora import Lora
 from ssiuu.models.maps import feed_forward, stacked_weights
 from ssiuu.records.schema import MethodInfo, Unlearning
+from ssiuu.training import interrupt
 from ssiuu.training.unlearn import Settings, StopRule, unlearn_examples
 
 PAD = 1
@@ -244,6 +245,26 @@ def test_micro_batches_and_a_second_run_change_nothing(tiny_model: Any, rows: An
     for name in one:
         assert torch.equal(one[name], two[name])
         torch.testing.assert_close(one[name], parts[name], rtol=1e-4, atol=1e-6)
+
+
+def test_interrupted_it_begins_again_and_ends_alike(tiny_model: Any, rows: Any, texts: Any) -> None:
+    method, whole = make({"name": "repselect", "components": 2, "most": 3, "kl_limit": 10}), []
+    info = MethodInfo(label=method.label, name=method.name, origin="literature", description="")
+    settings, stop = (
+        Settings(1e-2, 4, None, 3, 3, -1.0, 0.0, 0, "fp32"),
+        StopRule("ranking", lambda: 1.0),
+    )
+    for asked in (False, True, False):
+        model = copy.deepcopy(tiny_model)
+        given = (model, method, info, *rows, settings, stop, PAD, None)
+        if asked:
+            with pytest.raises(interrupt.Interrupted):
+                unlearn_examples(*given, lambda line: interrupt._asked.set(), texts=texts)
+            interrupt._asked.clear()
+        else:
+            unlearn_examples(*given, texts=texts)
+            whole.append(weights(model))
+    assert all(torch.equal(whole[0][name], whole[1][name]) for name in whole[0])
 
 
 @pytest.mark.parametrize("given", [{"cut": "ridge"}, {"directions_from": "retain", "cut": "quadratic"}])

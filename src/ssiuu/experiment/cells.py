@@ -99,6 +99,8 @@ class Keys:
         forms: list[Any] = [count] if (count := self.session.recipe.unlearn.diversify) else []
         if self.stop.budget is not None:
             forms += [self.stop.budget.limits, texts.version()]
+        if any(part.reads for part in method.all):
+            forms.append(texts.version())  # a method's own budget is read on them
         return digest(self.original, objective, settings, self.stop.kind, self.shared, *forms)
 
     def model(self, info: MethodInfo, method: Method | None, seed: int) -> str:
