@@ -36,17 +36,26 @@ def command(
             metavar="LABEL", help="method the others are compared with; gd, or the first that trains"
         ),
     ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]FILE",
+            help="TOFU_EVAL.json (MUSE_EVAL.json) of OpenUnlearning, or its folder, shown beside; "
+            "may be given several times",
+        ),
+    ] = None,
 ) -> None:
     """Write report.html, or print the tables; needs no model and no torch."""
     if format not in [*Format]:
         raise ConfigError(unknown("format", format, [form.value for form in Format], "--format"))
+    from ssiuu.analysis.beside import read_beside
     from ssiuu.records.files import load_run
     from ssiuu.report import write_report
     from ssiuu.report.formats import FORMATS
 
-    record = load_run(folder)
+    record, others = load_run(folder), read_beside(beside or [])
     chosen = Format.json if json else format
     if chosen == Format.html:
-        print(write_report(record, folder, baseline))
+        print(write_report(record, folder, baseline, others))
     else:
-        print(FORMATS[chosen](record, baseline), end="")
+        print(FORMATS[chosen](record, baseline, others), end="")

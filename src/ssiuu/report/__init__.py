@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from ssiuu.analysis.beside import Beside
 from ssiuu.records.files import write_bytes
 from ssiuu.records.schema import RunRecord
 
 
-def write_report(record: RunRecord, folder: str | Path, baseline: str | None = None) -> Path:
+def write_report(
+    record: RunRecord,
+    folder: str | Path,
+    baseline: str | None = None,
+    beside: Sequence[Beside] = (),
+) -> Path:
     """Render a run into `folder/report.html`; return the page.
 
     Beside it: the numbers of its figures (`figures.csv`) and the verdict on every fact, with its
@@ -18,9 +25,11 @@ def write_report(record: RunRecord, folder: str | Path, baseline: str | None = N
         record: The run.
         folder: Where to write.
         baseline: Label of the method the others are compared with; None: gd, or the first that trains.
+        beside: Evaluations of other models by somebody else, shown in a table of their own.
 
     Raises:
         ConfigError: The run has no method with this label.
+        DataError: What is to stand beside it has nothing that the run has.
         OutputError: A file cannot be written.
     """
     # matplotlib waits until it is needed
@@ -30,7 +39,7 @@ def write_report(record: RunRecord, folder: str | Path, baseline: str | None = N
 
     folder, plots = Path(folder), figures(record)
     path = folder / "report.html"
-    write_bytes(path, render(record, baseline, plots).encode())
+    write_bytes(path, render(record, baseline, plots, beside).encode())
     write_bytes(folder / "figures.csv", figure_numbers(plots).encode())
     write_bytes(folder / "verdicts.csv", verdicts_csv(record).encode())
     return path

@@ -12,8 +12,10 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from ssiuu.analysis.beside import Beside, shared
 from ssiuu.analysis.column import Model
 from ssiuu.analysis.columns import columns, compared
 from ssiuu.analysis.comparisons import baseline, compare, row_intervals
@@ -25,6 +27,7 @@ from ssiuu.analysis.verdict import VERDICTS
 from ssiuu.records.files import dump_json
 from ssiuu.records.schema import Cell, RunRecord
 from ssiuu.report.answer import answer
+from ssiuu.report.beside import beside_table
 from ssiuu.report.inside import inside_tables
 from ssiuu.report.tables import Table, column_tables, differences, paper, published
 from ssiuu.report.text import plain
@@ -32,11 +35,14 @@ from ssiuu.report.tuned import tuning
 from ssiuu.report.verdicts import fact_rows, fact_tables, verdict_table
 
 
-def data(record: RunRecord, against: str | None = None) -> dict[str, Any]:
+def data(
+    record: RunRecord, against: str | None = None, beside: Sequence[Beside] = ()
+) -> dict[str, Any]:
     """Return the table as plain data, with intervals and comparisons (shares in [0, 1]).
 
     Raises:
         ConfigError: The run has no method with the label `against`.
+        DataError: What is to stand beside it has nothing that the run has.
     """
     base = baseline(record, against)
     table = rows(record)
@@ -72,6 +78,9 @@ def data(record: RunRecord, against: str | None = None) -> dict[str, Any]:
         "prediction": predictions,
         "columns": described,
     }
+    if beside:
+        shared(record, beside)
+        more["beside"] = [asdict(other) for other in beside]
     return {**table, "baseline": base, **more}
 
 
@@ -93,24 +102,26 @@ def _verdict(model: Model) -> dict[str, Any]:
     }
 
 
-def tables(record: RunRecord, against: str | None = None) -> list[Table]:
+def tables(record: RunRecord, against: str | None = None, beside: Sequence[Beside] = ()) -> list[Table]:
     """Return every table of a run: verdicts, scores, differences, inside, the paper's, the published.
 
     Raises:
         ConfigError: The run has no method with the label `against`.
+        DataError: What is to stand beside it has nothing that the run has.
     """
     comparisons = compare(record, against)
     main, *more = column_tables(record, comparisons)
     words = [verdict_table(record), *fact_tables(record)]
     scores = [main, differences(record, comparisons), *more]
+    scores += [beside_table(record, beside)] if beside else []
     tried = [table] if (table := tuning(record)) else []
     every = [*words, *scores, *inside_tables(record), *tried, paper(record)]
     return [table for table in every if table.rows] + [published(block) for block in others(record)]
 
 
-def markdown(record: RunRecord, against: str | None = None) -> str:
+def markdown(record: RunRecord, against: str | None = None, beside: Sequence[Beside] = ()) -> str:
     """Return all tables as Markdown."""
-    return "\n".join(map(markdown_table, tables(record, against)))
+    return "\n".join(map(markdown_table, tables(record, against, beside)))
 
 
 def markdown_table(table: Table) -> str:
@@ -137,9 +148,9 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|#~&$])", r"\\\1", plain(text))
 
 
-def latex(record: RunRecord, against: str | None = None) -> str:
+def latex(record: RunRecord, against: str | None = None, beside: Sequence[Beside] = ()) -> str:
     """Return all tables as LaTeX for booktabs."""
-    return BOOKTABS + "\n".join(map(latex_table, tables(record, against)))
+    return BOOKTABS + "\n".join(map(latex_table, tables(record, against, beside)))
 
 
 BOOKTABS = "% \\usepackage{booktabs}\n"
@@ -188,7 +199,9 @@ def escape_latex(text: str) -> str:
     return "".join(LATEX.get(char, char) for char in plain(text))
 
 
-def comma_separated(record: RunRecord, against: str | None = None) -> str:
+def comma_separated(
+    record: RunRecord, against: str | None = None, beside: Sequence[Beside] = ()
+) -> str:
     """Return the rows as CSV, shares in [0, 1]; an empty field was not measured.
 
     Beside a score: `_low`, `_high` of its interval, `_difference` to the baseline with its own
@@ -210,6 +223,9 @@ def comma_separated(record: RunRecord, against: str | None = None) -> str:
                 line[f"{key}_difference_low"] = comparison.get("low")
                 line[f"{key}_difference_high"] = comparison.get("high")
         lines.append(line)
+    for other in beside if lines else ():
+        found = {c.key: other.values.get(name) for name, c in shared(record, beside).items()}
+        lines.append({**dict.fromkeys(lines[0]), "method": other.name, **found})
     return csv_text(list(lines[0]) if lines else [], (list(line.values()) for line in lines))
 
 
@@ -252,9 +268,9 @@ def escape_csv(value: Any) -> Any:
     return value
 
 
-FORMATS: dict[str, Callable[[RunRecord, str | None], str]] = {
+FORMATS: dict[str, Callable[..., str]] = {
     "md": markdown,
     "csv": comma_separated,
     "latex": latex,
-    "json": lambda record, against: dump_json(data(record, against)) + "\n",
+    "json": lambda *given: dump_json(data(*given)) + "\n",
 }

@@ -20,6 +20,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from ssiuu.analysis.beside import Beside
 from ssiuu.analysis.columns import columns
 from ssiuu.analysis.comparisons import compare
 from ssiuu.analysis.levels import attack_names
@@ -28,6 +29,7 @@ from ssiuu.analysis.verdict import VERDICTS
 from ssiuu.records.schema import RunRecord, Verdict
 from ssiuu.report.answer import subject
 from ssiuu.report.audit import audit
+from ssiuu.report.beside import beside_table
 from ssiuu.report.facts import fact_groups, first_choice
 from ssiuu.report.figures import Plot, figures
 from ssiuu.report.findings import Finding, findings
@@ -49,13 +51,19 @@ SAID: Mapping[Verdict, str] = {
 ANSWER = 240
 
 
-def render(record: RunRecord, baseline: str | None = None, plots: Sequence[Plot] | None = None) -> str:
+def render(
+    record: RunRecord,
+    baseline: str | None = None,
+    plots: Sequence[Plot] | None = None,
+    beside: Sequence[Beside] = (),
+) -> str:
     """Return the report of a run as one HTML page.
 
     Args:
         record: The run.
         baseline: Label of the method the others are compared with; None: gd, or the first that trains.
         plots: The record's figures; None: they are drawn.
+        beside: Evaluations of other models by somebody else, shown in a table of their own.
 
     Raises:
         ConfigError: The run has no method with this label.
@@ -93,7 +101,7 @@ def render(record: RunRecord, baseline: str | None = None, plots: Sequence[Plot]
             inside=inside_tables(record),
             paper=paper(record),
             published=[published(block) for block in others(record)],
-            **_numbers(record, baseline),
+            **_numbers(record, baseline, beside),
         )
     )
 
@@ -106,7 +114,7 @@ def _tally(found: Sequence[Finding]) -> str:
     return " ".join(parts) if len(methods) > 1 else ""
 
 
-def _numbers(record: RunRecord, baseline: str | None) -> dict[str, Any]:
+def _numbers(record: RunRecord, baseline: str | None, beside: Sequence[Beside] = ()) -> dict[str, Any]:
     """Return the tables of the columns; here the first one holds what is inside, too.
 
     Raises:
@@ -122,7 +130,7 @@ def _numbers(record: RunRecord, baseline: str | None) -> dict[str, Any]:
     return {
         "main": main,
         "legend": legend,
-        "more": more,
+        "more": [*more, *([beside_table(record, beside)] if beside else [])],
         "compared": comparisons,
         "baseline": comparisons[0].baseline if comparisons else "",
         "differences": differences(record, comparisons),
