@@ -21,6 +21,7 @@ from ssiuu.evaluation.alternatives import MOST, alternatives, answer_kind, numbe
 from ssiuu.evaluation.knowledge import know
 from ssiuu.likelihood import Prompt
 from ssiuu.records.schema import FactText
+from ssiuu.report.knowledge import sentences
 
 PEOPLE = ["Ada", "Bo", "Cy", "Di", "Ed", "Flo", "Gus", "Hal", "Ivy", "Jo", "Kit", "Lou"]
 TOWNS = ["Ulm", "Pau", "Ely", "Ayr", "Lod", "Zug", "Nis", "Bar", "Gap", "Wil", "Tuy", "Rye"]
@@ -287,3 +288,13 @@ def test_answers_of_one_kind_look_alike() -> None:
     names = [{answer_kind(answer) for answer in group} for group in kinds]
     assert [len(group) for group in names] == [1, 2, 1, 1, 1, 1, 1, 1]
     assert len(set.union(*names)) == 9
+
+
+def test_an_audit_says_of_no_fact_that_it_was_trained_on() -> None:
+    states = ["known", "unknown"]
+    asked = {state: Mock(state=state) for state in states}
+    for trained in (True, False):
+        said = " ".join(sentences({"forget": asked, "retain": asked}, trained))
+        assert "1 of 2 facts to forget were not known before" in said
+        assert ("trained on with the others" in said) is ("teaches them" in said) is trained
+        assert ("left out" in said) is not trained

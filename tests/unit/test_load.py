@@ -745,3 +745,18 @@ def test_a_model_that_takes_no_padded_rows_is_refused() -> None:
     model.forward = narrow
     with pytest.raises(ModelError, match=r"^here cannot be run on padded rows: .*attention_mask"):
         check_padding("here", model)
+
+
+def test_a_checkpoint_with_other_tokens_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Read with the wrong tokens it would seem to have lost all that it knows."""
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    before, tokens = load(str(folder)), json.loads((other / "tokenizer.json").read_text())
+    assert load_checkpoint_weights(before.model, other, tokenizer=before.tokenizer) == []
+    special = {token["content"] for token in tokens["added_tokens"]}
+    vocabulary = tokens["model"]["vocab"]
+    one, two = [token for token in vocabulary if token not in special][:2]
+    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
+    (other / "tokenizer.json").write_text(json.dumps(tokens))
+    with pytest.raises(ModelError, match=r"another tokenizer than the model before: 2 of \d+ tokens"):
+        load_checkpoint_weights(before.model, other, tokenizer=before.tokenizer)

@@ -40,7 +40,7 @@ def ask_first(ground: Ground, recipe: Recipe, progress: Callable[[str], None]) -
     ground.split = split.model_copy(
         update={"forget": forget, "unknown": unknown, "known": split.known - len(unknown)}
     )
-    ground.notes += sentences(ground.knowledge)
+    ground.notes += sentences(ground.knowledge, any(method.trains for method in recipe.made()))
 
 
 def _asked(

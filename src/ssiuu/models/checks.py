@@ -330,6 +330,28 @@ def check_same(folder: Path, model: CausalLM, other: CausalLM) -> None:
     )
 
 
+def check_same_tokens(folder: Path, tokenizer: Any, other: Any) -> None:
+    """Refuse a checkpoint whose tokenizer gives tokens other numbers than that of the model before.
+
+    Both are read with the one before, so such a model would seem to have lost all that it knows. What
+    only one of the two has, such as a token to pad with, is let pass.
+
+    Raises:
+        ModelError: Named with how many tokens have other numbers, and one of them.
+    """
+    ours, theirs = tokenizer.get_vocab(), other.get_vocab()
+    names = {at: token for token, at in theirs.items()}
+    moved = [t for t, at in ours.items() if theirs.get(t, at) != at or names.get(at, t) != t]
+    if moved:
+        first = min(moved, key=ours.__getitem__)
+        raise ModelError(
+            f"{folder} has another tokenizer than the model before: {len(moved)} of {len(ours)} tokens "
+            f"there have other numbers here ({first!r} is {ours[first]} before, and "
+            f"{theirs.get(first, 'missing')} after). What it says would be misread: both must have "
+            "the same vocabulary."
+        )
+
+
 def embedding_rows(model: CausalLM) -> int:
     """Return how many tokens a model has an embedding for."""
     return int(model.get_input_embeddings().weight.shape[0])

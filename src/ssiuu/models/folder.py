@@ -96,13 +96,13 @@ def read(folder: Path, base: str | None, above: tuple[Path, ...] = (), tokenizer
     under = _under(folder, base, above)
     if not is_adapter(folder):
         model, dtype, note = _read_model(folder)
-        return Whole(model, _read_tokenizer(under or folder) if tokenizer else None, dtype, note)
+        return Whole(model, read_tokenizer(under or folder) if tokenizer else None, dtype, note)
     assert under is not None
     own = has_tokenizer(folder)
     below = read(under, None, (*above, folder), tokenizer and not own)
     merged = merge(below.model, folder)
     note = f"the adapter {folder} merged into {under}"
-    reader = _read_tokenizer(folder) if own and tokenizer else below.tokenizer
+    reader = read_tokenizer(folder) if own and tokenizer else below.tokenizer
     return Whole(merged, reader, below.dtype, "; ".join(n for n in (below.note, note) if n))
 
 
@@ -155,7 +155,12 @@ def _dtype(stored: Mapping[str, Stored]) -> str:
     return DTYPES[counts.most_common(1)[0][0]] if counts else "float32"
 
 
-def _read_tokenizer(folder: Path) -> Any:
+def read_tokenizer(folder: Path) -> Any:
+    """Read the tokenizer that lies in a folder.
+
+    Raises:
+        ModelError: There is none, or it cannot be read.
+    """
     if not has_tokenizer(folder):
         raise ModelError(
             f"{folder} has no tokenizer. Copy the files of the one that the model was trained with "

@@ -27,11 +27,12 @@ from ssiuu.models.checks import (
     check_finite,
     check_padding,
     check_same,
+    check_same_tokens,
     check_tokenizer,
     embedding_rows,
 )
-from ssiuu.models.files import is_adapter, tokenizer_files
-from ssiuu.models.folder import model_fingerprint, read
+from ssiuu.models.files import has_tokenizer, is_adapter, tokenizer_files
+from ssiuu.models.folder import model_fingerprint, read, read_tokenizer
 from ssiuu.models.quiet import quiet
 from ssiuu.models.sources import MODELS, cache_folder, find
 from ssiuu.models.tied import untie
@@ -167,6 +168,8 @@ def load_checkpoint_weights(
     notes = [f"{folder.name}: {note}." for note in odd if note]
     if tokenizer is not None:
         check_tokenizer(f"{folder} with the tokenizer of the model before", other, tokenizer)
+        if has_tokenizer(folder):
+            check_same_tokens(folder, tokenizer, read_tokenizer(folder))
     theirs = dict(other.named_parameters(remove_duplicate=False))
     notes += _untie(model, theirs, folder)
     every = dict(model.named_parameters(remove_duplicate=False))

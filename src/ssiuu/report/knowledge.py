@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from ssiuu.records.schema import Knowledge, KnowledgeState
+from ssiuu.records.schema import Knowledge, KnowledgeState, RunHeader
 
 STATES: tuple[KnowledgeState, ...] = ("known", "unsure", "unknown", "cannot be scored")
+UNTRAINED = "none", "given", "never-learned"
 UNKNOWN: tuple[KnowledgeState, ...] = ("unknown", "cannot be scored")
 
 
@@ -17,8 +18,18 @@ def counts(knowledge: Mapping[str, Knowledge]) -> str:
     return ", ".join(f"{states[s]} {s}" for s in STATES if states[s])
 
 
-def sentences(knowledge: Mapping[str, Mapping[str, Knowledge]]) -> list[str]:
-    """Return what a reader must know of what was known before; nothing where all was."""
+def trains(header: RunHeader) -> bool:
+    """Return whether a run trains any model on its facts; which methods is not known while it tunes."""
+    return not header.methods or any(method.name not in UNTRAINED for method in header.methods)
+
+
+def sentences(knowledge: Mapping[str, Mapping[str, Knowledge]], trained: bool = True) -> list[str]:
+    """Return what a reader must know of what was known before; nothing where all was.
+
+    Args:
+        knowledge: By set, then by fact.
+        trained: Whether a model is trained on these facts; an audit only asks.
+    """
     notes = []
     forget, retain = knowledge.get("forget", {}), knowledge.get("retain", {})
     unknown = sum(known.state in UNKNOWN for known in forget.values())
@@ -31,15 +42,15 @@ def sentences(knowledge: Mapping[str, Mapping[str, Knowledge]]) -> list[str]:
     elif unknown:
         notes.append(
             f"{unknown} of {len(forget)} facts to forget were not known before: no evidence of "
-            f"anything. They were trained on with the others; every score is over the other "
-            f"{len(forget) - unknown}."
+            f"anything. They were {'trained on with the others' if trained else 'left out'}; every "
+            f"score is over the other {len(forget) - unknown}."
         )
     if forget and unsure and unknown + unsure < len(forget):
         notes.append(f"Whether {unsure} of {len(forget)} facts to forget were known before is unsure.")
     lost = sum(known.state in UNKNOWN for known in retain.values())
     if lost:
         notes.append(
-            f"{lost} of {len(retain)} facts to keep that were asked were not known before; to train on "
-            "them teaches them."
+            f"{lost} of {len(retain)} facts to keep that were asked were not known before"
+            f"{'; to train on them teaches them' if trained else ''}."
         )
     return notes

@@ -34,7 +34,7 @@ from ssiuu.report.facts import fact_groups, first_choice
 from ssiuu.report.figures import Plot, figures
 from ssiuu.report.findings import Finding, findings
 from ssiuu.report.inside import inside_tables
-from ssiuu.report.knowledge import sentences
+from ssiuu.report.knowledge import sentences, trains
 from ssiuu.report.tables import ORIGINS, column_tables, differences, paper, published
 from ssiuu.report.text import nats, percent, points, rate, short
 from ssiuu.report.tuned import tuning
@@ -93,7 +93,7 @@ def render(
                 (fact, record.header.knowledge.get("forget", {}).get(fact.id))
                 for fact in record.header.split.unknown
             ],
-            knowledge=sentences(record.header.knowledge),
+            knowledge=sentences(record.header.knowledge, trains(record.header)),
             chosen=first_choice(record),
             config=setting_lines(record.header.config, record.header.sources),
             verdicts=VERDICTS,

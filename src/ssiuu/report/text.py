@@ -20,7 +20,7 @@ from ssiuu.analysis.scores import score_of
 from ssiuu.analysis.standard import seconds
 from ssiuu.records.schema import RunRecord
 from ssiuu.report.answer import NOT_PROOF, answer
-from ssiuu.report.knowledge import sentences
+from ssiuu.report.knowledge import sentences, trains
 
 DASH = "–"
 WIDTH = 110
@@ -274,7 +274,7 @@ def _footnotes(record: RunRecord) -> list[str]:
         "Shares in %; a dash is 'not scored'. log p: mean log-probability of an answer, nats. D+, D−: "
         "target log-probability. KL: from the original's predictions, nats a token. Peak: memory while "
         "unlearning.",
-        *sentences(header.knowledge),
+        *sentences(header.knowledge, trains(header)),
     ]
     if attack_names(record):
         remarks.append(
