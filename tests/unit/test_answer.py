@@ -203,3 +203,11 @@ def test_an_audit_needs_no_sideways_scrolling_and_three_sheets(page: str, tmp_pa
     sheet = tmp_path / "audit.pdf"
     browse(tmp_path, tmp_path / "report.html", f"--print-to-pdf={sheet}")
     assert 1 <= len(re.findall(rb"/Type\s*/Page\b", sheet.read_bytes())) <= 3
+
+
+def test_an_audit_does_not_say_that_unknown_facts_were_trained_on(record: RunRecord) -> None:
+    split = record.header.split.model_copy(update={"unknown": record.header.split.retain[:1]})
+    header = record.header.model_copy(update={"split": split, "methods": [record.cells[0].method]})
+    asked = record.model_copy(update={"header": header})
+    text = Reader(render(asked)).text
+    assert "Counted in no score" in text and "rained on with the others" not in text

@@ -94,6 +94,7 @@ def render(
                 for fact in record.header.split.unknown
             ],
             knowledge=sentences(record.header.knowledge, trains(record.header)),
+            trained=trains(record.header),
             chosen=first_choice(record),
             config=setting_lines(record.header.config, record.header.sources),
             verdicts=VERDICTS,
