@@ -7,12 +7,19 @@ import io
 import json
 
 import pytest
+from matplotlib import rc_context
 
 from sample_record import sample_record
+from ssiuu.analysis.column import Model
 from ssiuu.analysis.columns import columns, models
 from ssiuu.analysis.comparisons import interval
+from ssiuu.analysis.front import axes_of
+from ssiuu.analysis.kept import kept_share, lost
 from ssiuu.analysis.rows import rows
-from ssiuu.records.schema import RunRecord
+from ssiuu.errors import ConfigError
+from ssiuu.records.schema import Cell, RunRecord
+from ssiuu.report.figures import retention_front
+from ssiuu.report.figures.draw import RC
 from ssiuu.report.formats import FORMATS
 from ssiuu.report.kept import kept
 from ssiuu.report.page import render
@@ -81,8 +88,78 @@ def test_kept_is_said_by_both_measures(record: RunRecord) -> None:
     said = kept(record, gd)
     assert said.startswith("Kept ") and "of the facts held out ranked first (before: " in said
     assert "moved 0.40 ± 0.04 nats a token on plain text and 0.71 ± 0.17 on the answers" in said
-    assert said.endswith("(perplexity 31 → 52): general language ability damaged.")
+    damage = "general language ability damaged and fewer than 80 % of such facts kept"
+    assert said.endswith(f"(perplexity 31 → 52): {damage}.")
     assert said in render(record)
+
+
+def with_levels(record: RunRecord, label: str, plain: float, heldout: float) -> tuple[RunRecord, Cell]:
+    """Return the record with a method that moved so far and ranks this share of the original's facts."""
+    cell = next(c for c in record.cells if c.method.label == label)
+    assert cell.evaluation is not None and cell.evaluation.divergence is not None
+    assert record.original is not None
+    right = [i for i, score in record.original.heldout.items() if score.correct]
+    still = set(right[: round(heldout * len(right))])
+    scores = {
+        i: s.model_copy(update={"correct": i in still}) for i, s in cell.evaluation.heldout.items()
+    }
+    moved = cell.evaluation.divergence.model_copy(update={"plain": plain})
+    changed = cell.model_copy(
+        update={
+            "evaluation": cell.evaluation.model_copy(update={"divergence": moved, "heldout": scores})
+        }
+    )
+    cells = [changed if c is cell else c for c in record.cells]
+    return record.model_copy(update={"cells": cells}), changed
+
+
+@pytest.mark.parametrize(
+    ("plain", "heldout", "word"),
+    [
+        (0.02, 0.9, "yes"),
+        (0.1, 0.9, "yes"),
+        (0.11, 0.9, "no: plain text"),
+        (0.02, 0.5, "no: facts"),
+        (0.5, 0.5, "no: both"),
+        (float("nan"), 0.9, "no: plain text"),
+    ],
+)
+def test_a_model_is_kept_by_both_measures_alone(
+    record: RunRecord, plain: float, heldout: float, word: str
+) -> None:
+    changed, cell = with_levels(record, "npo", plain, heldout)
+    share = kept_share(changed, cell)
+    assert share == pytest.approx(heldout, abs=0.05)
+    column = next(c for c in columns(changed) if c.key == "kept")
+    assert column.read(Model(changed, cell)) == word
+    assert (cell.evaluation is not None) and rows(changed)["rows"][2]["kept"] == word
+    assert ("of such facts kept" in kept(changed, cell)) == (heldout < 0.8)
+
+
+def test_one_measure_alone_calls_no_model_kept(older: RunRecord) -> None:
+    """A record without the divergence; one in which the facts were lost is not kept all the same."""
+    whole = next(c for c in older.cells if c.method.label == "gd-gate")
+    assert lost(older, whole) is None
+    assert whole.evaluation is not None
+    gone = {i: s.model_copy(update={"correct": False}) for i, s in whole.evaluation.heldout.items()}
+    broken = whole.model_copy(
+        update={"evaluation": whole.evaluation.model_copy(update={"heldout": gone})}
+    )
+    assert lost(older, broken) == ["facts"] and lost(older, older.cells[0]) is None
+
+
+def test_a_level_may_be_drawn_against_any_of_them(record: RunRecord) -> None:
+    assert [c.key for c in axes_of(record)] == ["kl", "heldout"]
+    assert [c.key for c in axes_of(record, "heldout")] == ["heldout", "kl"]
+    for key in ("kl_instructions", "perplexity", "perplexity_instructions", "unrelated_free", "retain"):
+        assert [c.key for c in axes_of(record, key)] == [key, "kl", "heldout"]
+    with pytest.raises(ConfigError, match="--against: unknown column 'kll'"):
+        axes_of(record, "kll")
+    with rc_context(RC):
+        plot = retention_front(record, "unrelated_free")
+    assert [p.title.split(" and ")[0] for p in plot.panels] == ["unrelated, free", "KL", "held-out"]
+    drawn = {number.method: number.x for number in plot.panels[0].numbers}
+    assert drawn["gd"] == pytest.approx(0.6) and drawn["gd-gate"] == pytest.approx(0.9)
 
 
 def test_damage_is_said_of_methods_that_moved_far_and_of_no_control(record: RunRecord) -> None:

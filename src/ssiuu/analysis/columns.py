@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ssiuu.analysis.column import ORIGINAL, Column, Form, Model
+from ssiuu.analysis.divergence import DAMAGED
+from ssiuu.analysis.kept import RANKED, lost
 from ssiuu.analysis.known import known
 from ssiuu.analysis.levels import (
     Setting,
@@ -80,6 +82,7 @@ def every(
         *answers(),
         *score.columns(others),
         *moved(),
+        _kept(),
         *(column for name, scale in attacks.items() for column in attack_columns(name, scale)),
         *_pools(),
         *utility_columns(tasks),
@@ -221,6 +224,20 @@ def _known() -> list[Column]:
 
 def _data(key: str, heading: str, form: Form, read: Callable[[Model], Any], meaning: str) -> Column:
     return Column(key, heading, "Verdict", form, read, meaning, shown=False)
+
+
+def _kept() -> Column:
+    def read(model: Model) -> str | None:
+        gone = None if model.before else lost(model.record, model.cell)
+        if not gone:
+            return None if gone is None else "yes"
+        return f"no: {gone[0]}" if len(gone) == 1 else "no: both"
+
+    meaning = (
+        f"Whether it kept both: KL on plain text at most {DAMAGED:g}, and at least {RANKED:.0%} of the "
+        "original's score on facts held out (or to retain); either alone calls a broken model whole."
+    )
+    return Column("kept", "kept both", "Kept", "words", read, meaning)
 
 
 # --- of attacks ----------------------------------------

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from ssiuu.analysis.across import KL, Ground, Member
 from ssiuu.analysis.column import Column
+from ssiuu.analysis.columns import columns
+from ssiuu.analysis.scores import score_of
 from ssiuu.errors import ConfigError, unknown
+from ssiuu.records.schema import RunRecord
 
 
 def axis(ground: Ground, against: str | None = None) -> Column:
@@ -18,14 +23,40 @@ def axis(ground: Ground, against: str | None = None) -> Column:
     Raises:
         ConfigError: There is no such column.
     """
-    kinds = {c.key: c for c in ground.columns if c.direction and c.form != "words"}
+    kinds = axes(ground.columns)
     if against is not None:
-        if against not in kinds:
-            raise ConfigError(unknown("column", against, kinds, "--against"))
-        return kinds[against]
+        return _named(kinds, against)
     attacked_ones = [e for e in ground.members if not e.control and e.read(ground.level) is not None]
     moved = attacked_ones and all(e.read(kinds[KL]) is not None for e in attacked_ones)
     return kinds[KL if moved else ground.score.kept]
+
+
+def axes(columns: Iterable[Column]) -> dict[str, Column]:
+    """Return the columns that a level may be drawn against, by key."""
+    return {c.key: c for c in columns if c.direction and c.form != "words"}
+
+
+def _named(kinds: Mapping[str, Column], against: str) -> Column:
+    if against not in kinds:
+        raise ConfigError(unknown("column", against, kinds, "--against"))
+    return kinds[against]
+
+
+def axes_of(record: RunRecord, against: str | None = None) -> list[Column]:
+    """Return what a run's level after attack is drawn against: one axis, and then both measures of what
+    was kept, each once.
+
+    Args:
+        record: The run.
+        against: As for `axis`; None: KL.
+
+    Raises:
+        ConfigError: There is no such column.
+    """
+    kinds = axes(columns(record))
+    first = [] if against is None else [_named(kinds, against)]
+    both = [kinds[KL], kinds[score_of(record).kept]]
+    return [*first, *(column for column in both if column not in first)]
 
 
 def front(ground: Ground, kept: Column) -> list[Member]:

@@ -158,7 +158,7 @@ def moved() -> list[Column]:
         columns += [
             Column(key, heading, "Moved", "divergence", value, meaning, "lower", error=f"{key}_se"),
             Column(f"{key}_se", f"{heading}, error", "Moved", "divergence", error, spread, shown=False),
-            Column(ppl, f"PPL{short}", "Moved", "number", perplexity, told),
+            Column(ppl, f"PPL{short}", "Moved", "number", perplexity, told, "lower"),
         ]
     # Both divergences stand side by side, and before what says the same in other units.
     return sorted(columns, key=lambda column: column.form == "number")

@@ -44,6 +44,13 @@ def command(
             "may be given several times",
         ),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="what was kept, in the page's figure: kl_instructions, retain, ... (docs/columns.md)",
+        ),
+    ] = None,
 ) -> None:
     """Write report.html, or print the tables; needs no model and no torch."""
     if format not in [*Format]:
@@ -56,6 +63,6 @@ def command(
     record, others = load_run(folder), read_beside(beside or [])
     chosen = Format.json if json else format
     if chosen == Format.html:
-        print(write_report(record, folder, baseline, others))
+        print(write_report(record, folder, baseline, others, against))
     else:
         print(FORMATS[chosen](record, baseline, others), end="")

@@ -15,6 +15,7 @@ def write_report(
     folder: str | Path,
     baseline: str | None = None,
     beside: Sequence[Beside] = (),
+    against: str | None = None,
 ) -> Path:
     """Render a run into `folder/report.html`; return the page.
 
@@ -26,9 +27,10 @@ def write_report(
         folder: Where to write.
         baseline: Label of the method the others are compared with; None: gd, or the first that trains.
         beside: Evaluations of other models by somebody else, shown in a table of their own.
+        against: Key of a column to draw levels after attack against.
 
     Raises:
-        ConfigError: The run has no method with this label.
+        ConfigError: The run has no method with this label, or no such column.
         DataError: What is to stand beside it has nothing that the run has.
         OutputError: A file cannot be written.
     """
@@ -37,7 +39,7 @@ def write_report(
     from ssiuu.report.formats import verdicts_csv
     from ssiuu.report.page import render
 
-    folder, plots = Path(folder), figures(record)
+    folder, plots = Path(folder), figures(record, against)
     path = folder / "report.html"
     write_bytes(path, render(record, baseline, plots, beside).encode())
     write_bytes(folder / "figures.csv", figure_numbers(plots).encode())

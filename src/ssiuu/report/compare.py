@@ -25,7 +25,17 @@ from ssiuu.report.formats import (
 from ssiuu.report.tables import Entry, Heading, Row, Table
 from ssiuu.report.text import DASH, FORMS, WIDTH, block_table, kl, plain, span
 
-MAIN = ("verdict", "strongest", LEVEL, "recovery", "retain", "kl", "kl_instructions", "perplexity")
+MAIN = (
+    "verdict",
+    "strongest",
+    LEVEL,
+    "recovery",
+    "retain",
+    "kl",
+    "kl_instructions",
+    "kept",
+    "perplexity",
+)
 LEFT_OUT = ("Inside", "Membership inference")  # groups that say nothing of what was kept or came back
 NOTE = (
     "Means over seeds. After attack: the highest level of the attacks that all of these models met, "

@@ -6,6 +6,7 @@ The two pull apart: a model can keep either and lose the other. So both stand wh
 from __future__ import annotations
 
 from ssiuu.analysis.divergence import WORDS, damaged
+from ssiuu.analysis.kept import FACTS, RANKED, lost
 from ssiuu.analysis.verdict import accuracy
 from ssiuu.records.schema import Cell, Divergence, RunRecord
 from ssiuu.report.text import kl, percent
@@ -25,7 +26,13 @@ def kept(record: RunRecord, cell: Cell) -> str:
             moved = f"{moved} and {on_answers} on the answers to instructions"
     facts = _facts(record, cell)
     sentence = f"{facts}; {moved}" if facts else moved
-    damage = f": {WORDS}" if damaged(cell) else ""
+    gone = [WORDS] if damaged(cell) else []
+    gone += (
+        [f"fewer than {percent(RANKED, 0)} % of such facts kept"]
+        if FACTS in (lost(record, cell) or [])
+        else []
+    )
+    damage = f": {' and '.join(gone)}" if gone else ""
     return f"{sentence[0].upper()}{sentence[1:]}{_read(record, divergence)}{damage}."
 
 

@@ -10,8 +10,9 @@ file, no date, and ids that are unique in the page. Equal records give equal str
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 import matplotlib
 
@@ -64,11 +65,20 @@ PAPER = {
 }
 
 
-def figures(record: RunRecord) -> list[Plot]:
-    """Return all figures of a run, in the order of the page."""
-    makers = [
+def figures(record: RunRecord, against: str | None = None) -> list[Plot]:
+    """Return all figures of a run, in the order of the page.
+
+    Args:
+        record: The run.
+        against: Key of a column to draw levels after attack against, before the two measures of what
+            was kept.
+
+    Raises:
+        ConfigError: There is no such column.
+    """
+    makers: list[Callable[[RunRecord], Plot]] = [
         attack_curves,
-        retention_front,
+        partial(retention_front, against=against),
         cumulative_curves,
         top_bars,
         heat_maps,

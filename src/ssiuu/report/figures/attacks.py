@@ -7,13 +7,16 @@ where nothing is ranked.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from ssiuu.analysis.column import Model
+from ssiuu.analysis.column import Column, Model
 from ssiuu.analysis.columns import attack_scales, columns, original
 from ssiuu.analysis.comparisons import interval, score_level
+from ssiuu.analysis.front import axes_of
+from ssiuu.analysis.kept import lost
 from ssiuu.analysis.levels import attacked, looks
 from ssiuu.analysis.scale import DEPTH, FREE, Scale, level, mean
 from ssiuu.analysis.scores import score_of
@@ -26,6 +29,7 @@ from ssiuu.report.figures.draw import (
     Panel,
     Plot,
     Style,
+    kept_axis,
     legend,
     line,
     numbers,
@@ -34,7 +38,7 @@ from ssiuu.report.figures.draw import (
     plot,
     styled,
 )
-from ssiuu.report.text import percent, plain, rate, short
+from ssiuu.report.text import Z, plain, rate, short
 from ssiuu.statistics import Estimate, Interval
 
 NAMED = 5  # at most so many names fit on an axis
@@ -167,47 +171,71 @@ def _original_level(record: RunRecord, scale: Scale) -> float | None:
     return mean(scale.before(score) for fact, score in record.original.forget.items() if fact in pool)
 
 
-def retention_front(record: RunRecord) -> Plot:
-    """Draw what was kept (the held-out score) against what an attack brings back."""
-    scale = score_of(record).scale
-    points = [
-        (cell, style, heldout, back)
-        for cell, style in styled(record)
-        if (heldout := _kept(Model(record, cell))) is not None
-        and (back := _back(Model(record, cell))) is not None
-    ]
-    drawn = [
-        Number(cell.method.label, cell.seed, heldout[0], *back) for cell, _, heldout, back in points
-    ]
+def retention_front(record: RunRecord, against: str | None = None) -> Plot:
+    """Draw what an attack brings back against what was kept: by KL and by the score of facts to stay.
 
-    def draw(axes: Axes) -> None:
-        for _, style, heldout, back in points:
-            _cross(axes, style, heldout, back)
-        _front_axes(axes, record)
+    Args:
+        record: The run.
+        against: Key of another column to draw it against first.
 
+    Raises:
+        ConfigError: There is no such column.
+    """
+    panels: list[Panel] = []
+    seen: list[Style] = []
+    for kept in axes_of(record, against):
+        points = _points(record, kept)
+        if points:
+            panels.append(_front_panel(record, kept, points))
+            seen += [style for _, style, _, _ in points]
     return plot(
         "front",
         "What was kept against what comes back",
-        "How to read it: one point a method and seed. Right is better (other facts of the "
-        "same form are kept), low is better (the strongest attack brings little back), so the lower "
-        "right corner is where to be; compare levels only at equal retention, and see in the table "
-        "how far each moved on plain text (KL): the one does not tell the other. "
-        f"Both in {scale.unit}. Bars: 95\u00a0% intervals, "
+        "How to read it: one point a method and seed. Low is better (the strongest attack brings "
+        "little back); the axis says where more was kept, on plain text (KL) and of other facts of the "
+        "same form. A model must keep both: one that did not is drawn hollow. Compare levels only at "
+        f"equal retention. Levels in {score_of(record).scale.unit}. Bars: 95\u00a0% intervals, "
         "the upright ones widened for the number of attack curves. Star: the original model; "
-        "dots: guessing. "
-        "No attribution is involved.",
-        [panel("front", "Held-out score and level after attack", draw, numbers=drawn)]
-        if points
-        else [],
-        legend(record, "front", (style for _, style, _, _ in points)),
-        columns=1,
+        "dots: guessing. No attribution is involved.",
+        panels,
+        legend(record, "front", dict.fromkeys(seen)),
+        columns=min(2, max(1, len(panels))),
         absent="This needs an evaluation and an attack of the same method; none has both yet.",
     )
 
 
-def _kept(model: Model) -> Estimate | None:
-    key = score_of(model.record).kept
-    return next(interval(model, column) for column in columns(model.record) if column.key == key)
+FrontPoint = tuple[Cell, Style, Estimate, Interval | Estimate]
+
+
+def _points(record: RunRecord, kept: Column) -> list[FrontPoint]:
+    return [
+        (cell, style, x, back)
+        for cell, style in styled(record)
+        if (x := _kept(Model(record, cell), kept)) is not None
+        and (back := _back(Model(record, cell))) is not None
+    ]
+
+
+def _front_panel(record: RunRecord, kept: Column, points: Sequence[FrontPoint]) -> Panel:
+    def draw(axes: Axes) -> None:
+        for cell, style, x, back in points:
+            _cross(axes, style, x, back, bool(lost(record, cell)))
+        _front_axes(axes, record, kept, [x.value for _, _, x, _ in points])
+
+    drawn = [Number(cell.method.label, cell.seed, x.value, *back) for cell, _, x, back in points]
+    key = "front" if kept.key == score_of(record).kept else f"front-{kept.key}"
+    return panel(key, f"{kept.heading} and level after attack", draw, numbers=drawn)
+
+
+def _kept(model: Model, kept: Column) -> Estimate | None:
+    """Return what was kept, with its interval where it has one."""
+    value = kept.read(model)
+    if value is None:
+        return None
+    spread = next((c.read(model) for c in columns(model.record) if c.key == kept.error), None)
+    if spread is not None:
+        return Estimate(value, value - Z * spread, value + Z * spread)
+    return interval(model, kept) or Estimate(value, value, value)
 
 
 def _back(model: Model) -> Interval | Estimate | None:
@@ -221,23 +249,25 @@ def _back(model: Model) -> Interval | Estimate | None:
     return max((back for back in levels if back is not None), key=lambda e: e.value, default=None)
 
 
-def _cross(axes: Axes, style: Style, heldout: Interval | Estimate, back: Interval | Estimate) -> None:
-    (x, x_low, x_high), (y, y_low, y_high) = heldout, back
+def _cross(
+    axes: Axes, style: Style, kept: Estimate, back: Interval | Estimate, hollow: bool = False
+) -> None:
+    (x, x_low, x_high), (y, y_low, y_high) = kept, back
     axes.plot([x_low, x_high], [y, y], color=style.colour, linewidth=0.9, alpha=0.6)
     axes.plot([x, x], [y_low, y_high], color=style.colour, linewidth=0.9, alpha=0.6)
-    axes.plot([x], [y], style.marker, color=style.colour, markersize=8, markeredgecolor="white")
+    edge = {"markerfacecolor": "white", "markeredgecolor": style.colour, "markeredgewidth": 1.6}
+    look = edge if hollow else {"markeredgecolor": "white"}
+    axes.plot([x], [y], style.marker, color=style.colour, markersize=8, **look)
 
 
-def _front_axes(axes: Axes, record: RunRecord) -> None:
+def _front_axes(axes: Axes, record: RunRecord, kept: Column, values: Sequence[float]) -> None:
     percent_axis(axes)
-    axes.set_xlim(-0.02, 1.04)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value, 0)))
+    kept_axis(axes, kept, values)
     scale = score_of(record).scale
-    axes.set_xlabel(f"held-out {scale.unit}, %  (right: more kept)")
     axes.set_ylabel("highest after attack, %  (low: gone)")
     if record.header.chance is not None and scale.chance:
         axes.axhline(record.header.chance, color=INK, linestyle=(0, (1, 2)), linewidth=1.2, zorder=1)
     first, before = original(record), _original_level(record, scale)
-    heldout = _kept(first) if first else None
-    if heldout is not None and before is not None:
-        axes.plot([heldout[0]], [before], "*", color=FAINT, markersize=12, zorder=1)
+    whole = _kept(first, kept) if first else None
+    if whole is not None and before is not None:
+        axes.plot([whole.value], [before], "*", color=FAINT, markersize=12, zorder=1)

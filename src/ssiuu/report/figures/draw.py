@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from ssiuu.analysis.column import Column
 from ssiuu.records.schema import Cell, RunRecord
 from ssiuu.report.figures.svg import inline_svg
-from ssiuu.report.text import percent
+from ssiuu.report.text import percent, short
 
 INK = "#1c2024"
 FAINT = "#8a9199"
@@ -54,6 +55,8 @@ RC: dict[Any, Any] = {
     "hatch.linewidth": 0.7,
 }
 SIZE = (4.7, 3.1)
+SMALL = 0.001  # nats a token: below it the axis of the KL is linear
+TICKS = (0, 0.001, 0.01, 0.1, 1, 10)
 
 
 class Style(NamedTuple):
@@ -165,6 +168,22 @@ def percent_axis(axes: Axes) -> None:
     axes.set_ylim(-0.03, 1.05)
     axes.yaxis.set_major_locator(FixedLocator([0, 0.2, 0.4, 0.6, 0.8, 1.0]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value, 0)))
+
+
+def kept_axis(axes: Axes, kept: Column, values: Sequence[float]) -> None:
+    """Give the level axis what was kept: shares from 0 to 1, a KL by powers of ten."""
+    better = "left" if kept.direction == "lower" else "right"
+    unit = {"share": ", %", "divergence": ", nats a token"}.get(kept.form, "")
+    axes.set_xlabel(f"{kept.heading}{unit}  ({better}: more kept)")
+    if kept.form == "share":
+        axes.set_xlim(-0.02, 1.04)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value, 0)))
+    elif kept.form == "divergence":
+        axes.set_xscale("symlog", linthresh=SMALL)
+        axes.set_xlim(-0.4 * SMALL, max(2 * max(values), 10 * SMALL))
+        axes.xaxis.set_major_locator(FixedLocator(TICKS))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(float(value))))
 
 
 def plot(

@@ -7,7 +7,6 @@ from typing import Literal, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ssiuu.analysis.across import Ground, Member
 from ssiuu.analysis.column import Column
@@ -20,17 +19,15 @@ from ssiuu.report.figures.draw import (
     Panel,
     Plot,
     Style,
+    kept_axis,
     keys,
     looks,
     panel,
     percent_axis,
     plot,
 )
-from ssiuu.report.text import Z, percent, plain, short
+from ssiuu.report.text import Z, plain
 from ssiuu.statistics import Estimate
-
-SMALL = 0.001  # nats a token: below it the axis of the KL is linear
-TICKS = (0, 0.001, 0.01, 0.1, 1, 10)
 
 
 class _Point(NamedTuple):
@@ -96,7 +93,7 @@ def _ends(ground: Ground, member: Member, kept: Column, value: float) -> Estimat
 def _panel(ground: Ground, kept: Column, points: Sequence[_Point], key: str) -> Panel:
     def draw(axes: Axes) -> None:
         _level_axis(axes, ground)
-        _kept_axis(axes, kept, [point.x.value for point in points])
+        kept_axis(axes, kept, [point.x.value for point in points])
         _staircase(axes, front(ground, kept), points, kept)
         for point in points:
             _cross(axes, point)
@@ -117,21 +114,6 @@ def _level_axis(axes: Axes, ground: Ground) -> None:
     if scale.chance and chance is not None:
         axes.axhline(chance, color=INK, linestyle=(0, (1, 2)), linewidth=1.2, zorder=1)
     axes.set_ylabel("highest after attack, %  (low: gone)" if scale.share else "highest after attack")
-
-
-def _kept_axis(axes: Axes, kept: Column, values: Sequence[float]) -> None:
-    better = "left" if kept.direction == "lower" else "right"
-    unit = {"share": ", %", "divergence": ", nats a token"}.get(kept.form, "")
-    axes.set_xlabel(f"{kept.heading}{unit}  ({better}: more kept)")
-    if kept.form == "share":
-        axes.set_xlim(-0.02, 1.04)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value, 0)))
-    elif kept.form == "divergence":
-        axes.set_xscale("symlog", linthresh=SMALL)
-        axes.set_xlim(-0.4 * SMALL, max(2 * max(values), 10 * SMALL))
-        axes.xaxis.set_major_locator(FixedLocator(TICKS))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(float(value))))
 
 
 def _staircase(axes: Axes, best: Sequence[Member], points: Sequence[_Point], kept: Column) -> None:
