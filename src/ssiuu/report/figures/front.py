@@ -120,8 +120,15 @@ def _staircase(axes: Axes, best: Sequence[Member], points: Sequence[_Point], kep
     """Join the methods that none beats in both by the edge of what they beat."""
     names = {member.name for member in best}
     steps = sorted((p.x.value, p.y.value) for p in points if p.member.name in names)
-    where: Literal["pre", "post"] = "post" if kept.direction == "lower" else "pre"
-    xs, ys = zip(*steps, strict=True) if steps else ((), ())
+    if not steps:
+        return
+    lower, (left, right) = kept.direction == "lower", axes.get_xlim()
+    top = max(p.y.value for p in points)
+    # On to the edges: what lies beyond the line is beaten.
+    begin = (steps[0][0], top) if lower else (left, steps[0][1])
+    end = (right, steps[-1][1]) if lower else (steps[-1][0], top)
+    where: Literal["pre", "post"] = "post" if lower else "pre"
+    xs, ys = zip(begin, *steps, end, strict=True)
     axes.step(xs, ys, where=where, color=FAINT, linewidth=1.1, zorder=1)
 
 
