@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,10 +56,52 @@ CASES = {
 }
 
 
+def terminal(
+    place: Path, typed: str, variables: dict[str, str] | None = None, program: str = TERMINAL
+) -> subprocess.CompletedProcess[str]:
+    """Type a command as in a terminal there, with these variables in the environment."""
+    command, env = [sys.executable, "-c", program, *typed.split()], {**os.environ, **(variables or {})}
+    return subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize("typed", CASES)
 def test_it_is_said_at_once(place: Path, typed: str) -> None:
-    command = [sys.executable, "-c", TERMINAL, *typed.split()]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    done = terminal(place, typed)
     assert CASES[typed] in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and done.returncode == 2
     assert sorted(p.name for p in place.iterdir()) == ["bad.jsonl", "f.jsonl", "model", "r.jsonl"]
+
+
+TRAINS = (
+    f"{UNLEARN} --out o --retain r.jsonl",
+    "teach --model model --facts f.jsonl --out o",
+    "audit --before model --after model --forget f.jsonl --out o",
+    "diagnose --before model --after model --facts f.jsonl --out o",
+    "ask --model model --facts f.jsonl",
+    "calibrate --out o",
+    "export model --gguf o.gguf",
+    "run --out o",
+)
+
+
+@pytest.mark.parametrize("rank", [{"WORLD_SIZE": "2", "RANK": "0"}], ids=str)
+@pytest.mark.parametrize("typed", TRAINS, ids=lambda typed: typed.split()[0])
+def test_one_of_several_processes_is_refused(place: Path, typed: str, rank: dict[str, str]) -> None:
+    before = sorted(place.rglob("*"))
+    done = terminal(place, typed, rank)
+    assert "this is one of 2 processes" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.returncode == 2 and sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize("typed", ["run --help", "report no", "compare no no"])
+def test_what_only_reads_is_not(place: Path, typed: str) -> None:
+    done = terminal(
+        place, typed, {"WORLD_SIZE": "2", "RANK": "0"}, TERMINAL.split("try:")[0] + "main()"
+    )
+    assert "processes" not in done.stderr
+    assert done.returncode == (2 if "no" in typed.split() else 0)
+
+
+def test_a_launcher_of_one_process_is_none(place: Path) -> None:
+    done = terminal(place, "ask --model model --facts no.jsonl", {"WORLD_SIZE": "1", "RANK": "0"})
+    assert "no.jsonl does not exist" in done.stderr

@@ -27,6 +27,7 @@ from ssiuu.cli import (
     unlearn,
 )
 from ssiuu.cli.exits import FAILED, HELP, INTERRUPTED, MISUSE
+from ssiuu.cli.terminal import check_alone
 from ssiuu.errors import ConfigError, InputError, SsiuuError
 
 app = typer.Typer(
@@ -50,6 +51,8 @@ app.command("export")(export.command)
 app.command("list")(listing.command)
 app.command("check")(check.command)
 
+READERS = {"report", "compare", "list", "check"}  # no model is loaded, nothing is trained
+
 
 def _version(wanted: bool) -> bool:
     if wanted:
@@ -60,12 +63,15 @@ def _version(wanted: bool) -> bool:
 
 @app.callback()
 def shared(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", "-V", help="Show the version.", callback=_version, is_eager=True),
     ] = False,
 ) -> None:
-    """Take the options that belong to no sub-command."""
+    """Take the options that belong to no sub-command, and refuse what all of them refuse."""
+    if context.invoked_subcommand not in READERS and not {"-h", "--help"} & {*sys.argv}:
+        check_alone()
 
 
 def main() -> None:

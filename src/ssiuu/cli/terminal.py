@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ssiuu.errors import ConfigError
 
 if TYPE_CHECKING:
     from ssiuu.records.schema import RunRecord
@@ -55,6 +58,27 @@ def forcing(
     lines = [] if prompt is None else [f"prompt={prompt}"]
     flags = {"force=true": force, "examine.thorough=true": thorough}
     return [*lines, *(sets or []), *(line for line, given in flags.items() if given)]
+
+
+def check_alone() -> None:
+    """Refuse to be one of several processes that a launcher started: each would do all of the work.
+
+    They would train copies of one model that know nothing of each other, and write over each other.
+
+    Raises:
+        ConfigError: WORLD_SIZE or RANK, as torchrun and accelerate launch set them, say so.
+    """
+    size = max(_whole("WORLD_SIZE"), _whole("RANK") + 1)
+    if size > 1:
+        raise ConfigError(
+            f"this is one of {size} processes (WORLD_SIZE, RANK), and ssiuu works in a single one: "
+            "start it without torchrun or accelerate launch, or with one process."
+        )
+
+
+def _whole(variable: str) -> int:
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() else 0
 
 
 def set_up() -> Printer:
