@@ -129,6 +129,18 @@ def test_facts_of_one_person_are_parted_by_fact(session: Session) -> None:
     ), "whoever lists them otherwise parts them in the same way"
 
 
+def test_rows_of_one_person_with_one_answer_stay_together(session: Session) -> None:
+    facts = person(session.split.forget)[:4]
+    same = [
+        f.model_copy(update={"id": f"{f.id}:again", "question": f"And {f.question}"}) for f in facts
+    ]
+    first, second = halves([*facts, *same])
+    assert first and second
+    held, read = ({[*facts, *same][i].answer for i in part} for part in (first, second))
+    assert not held & read, "an attacker is told what it is judged on"
+    assert halves([facts[0], same[0]])[1] == [], "one answer alone leaves nothing to train on"
+
+
 def test_a_single_fact_has_no_related_attacker(session: Session) -> None:
     found = Examiner(of(session, session.split.forget[:1]), session.recipe.examine).examine()
     assert {place.attacker for place in found.places} == {"nobody", "read-out", "unrelated"}

@@ -27,7 +27,7 @@ from ssiuu.training.loop import rows_of
 REVISION: Final = 3
 EVALUATED: Final = 2  # the same for scores,
 DIAGNOSIS: Final = 2  # for what a diagnosis finds
-EXAMINED: Final = 2  # and an examination, of planted controls too, which are kept over runs
+EXAMINED: Final = 3  # and an examination, of planted controls too, which are kept over runs
 
 StageKind = Literal["unlearn", "evaluate", "diagnose", "attack", "stability", "examine", "trial"]
 

@@ -80,10 +80,19 @@ def lineup_size(facts: int) -> tuple[int, int, int]:
 
 
 def halves(facts: Sequence[FactText]) -> tuple[list[int], list[int]]:
-    """Return the places of every other entity's facts and of the rest; by fact within one entity."""
+    """Return the places of every other entity's facts and of the rest; by answer within one entity.
+
+    Rows of one entity with the same answer stay together: an attacker that holds one of them would be
+    told what it is judged on.
+    """
     entities = [fact.entity or fact.id for fact in facts]
     if len(set(entities)) == 1:
-        entities = [fact.id for fact in facts]
+        answers = [fact.answer.strip().casefold() for fact in facts]
+        named = {
+            answer: min(f.id for f, a in zip(facts, answers, strict=True) if a == answer)
+            for answer in answers
+        }
+        entities = [named[answer] for answer in answers]
     order = sorted(set(entities))
     random.Random("examine").shuffle(order)
     first = set(order[::2])
