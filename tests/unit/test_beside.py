@@ -63,7 +63,7 @@ def test_they_stand_in_one_table(tofu: RunRecord, file: Path) -> None:
     assert "forget_Q_A_Prob" in headings and "retain_Q_A_Prob" not in headings
     assert "not in this run: retain_Q_A_Prob" in table.note and str(file) in table.note
     last = dict(zip(headings, map(str, table.rows[-1].cells), strict=True))
-    assert table.rows[-1].name == "theirs" and table.rows[-1].remark == "OpenUnlearning"
+    assert table.rows[-1].name == "theirs (OpenUnlearning)"
     assert (last["forget_Q_A_Prob"], last["forget_quality"]) == ("12.5", "–")
     assert last["privleak"].startswith("−33.2")
     assert len(table.rows) == 1 + len(tofu.cells) + (tofu.original is not None)
@@ -75,7 +75,7 @@ def test_every_format_has_them(tofu: RunRecord, file: Path) -> None:
     assert json.loads(FORMATS["json"](tofu, None, others))["beside"][0]["name"] == "theirs"
     rows = list(csv.DictReader(io.StringIO(FORMATS["csv"](tofu, None, others))))
     assert (rows[-1]["method"], rows[-1]["forget_probability"]) == ("theirs", "0.125")
-    assert ">theirs<" in render(tofu, None, (), others)
+    assert "theirs (OpenUnlearning)" in render(tofu, None, (), others)
 
 
 def test_names_from_files_are_escaped(tofu: RunRecord, file: Path) -> None:

@@ -161,8 +161,8 @@ def test_texts_are_read_forgotten_and_told_apart(
     sets = [
         "benchmark=muse",
         f"model={tmp_path / 'model'}",
-        f"muse={{path: {folder}, epochs: 30, learning_rate: 1e-2}}",
-        "unlearn={learning_rate: 3e-3, max_steps: 8}",
+        f"muse={{path: {folder}, epochs: 14, learning_rate: 2e-2}}",
+        "unlearn={learning_rate: 1e-2, max_steps: 8}",
         "attacks.harmful={fractions: [0.3], learning_rates: [1e-2]}",
         "attacks.benign.learning_rates=[]",
         "attacks.reads=[1]",

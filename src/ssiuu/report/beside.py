@@ -12,7 +12,7 @@ from ssiuu.report.text import FORMS, named, written
 
 TITLE = "Beside OpenUnlearning"
 NOTE = (
-    "Under OpenUnlearning's names; shares in %. The rows marked with it were read from {files} and are "
+    "Under OpenUnlearning's names; shares in %. The rows that name it were read from {files} and are "
     "by its conventions, the others by {ours}{compare}."
 )
 OTHERS = "this project's, which differ in the last digits or more: docs/open-unlearning.md"
@@ -31,9 +31,8 @@ def beside_table(record: RunRecord, others: Sequence[Beside]) -> Table:
     ]
     rows += [
         Row(
-            other.name,
+            f"{other.name} (OpenUnlearning)",
             [Entry(FORMS[column.form](other.values.get(name))) for name, column in metrics.items()],
-            "OpenUnlearning",
             reference=True,
         )
         for other in others
