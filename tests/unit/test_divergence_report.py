@@ -18,6 +18,7 @@ from ssiuu.analysis.kept import kept_share, lost
 from ssiuu.analysis.rows import rows
 from ssiuu.errors import ConfigError
 from ssiuu.records.schema import Cell, RunRecord
+from ssiuu.report.equal import at_equal_retention
 from ssiuu.report.figures import retention_front
 from ssiuu.report.figures.draw import RC
 from ssiuu.report.formats import FORMATS
@@ -42,7 +43,7 @@ def older(record: RunRecord) -> RunRecord:
 
 @pytest.fixture(autouse=True)
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssiuu.report.page.figures", lambda record: [])
+    monkeypatch.setattr("ssiuu.report.page.figures", lambda record, against: [])
 
 
 def test_numbers_are_written_as_precisely_as_they_are_known() -> None:
@@ -160,6 +161,32 @@ def test_a_level_may_be_drawn_against_any_of_them(record: RunRecord) -> None:
     assert [p.title.split(" and ")[0] for p in plot.panels] == ["unrelated, free", "KL", "held-out"]
     drawn = {number.method: number.x for number in plot.panels[0].numbers}
     assert drawn["gd"] == pytest.approx(0.6) and drawn["gd-gate"] == pytest.approx(0.9)
+
+
+def test_levels_are_compared_within_the_same_bounds(record: RunRecord) -> None:
+    """KL: gd .40, npo .073, ssiuu .36, gd-gate .032; levels 75, 50, 75 and 31.2 %."""
+    table = at_equal_retention(record)
+    assert table is not None
+    assert table.lines == [
+        ["method", "KL ≤ 0.01", "KL ≤ 0.03", "KL ≤ 0.1", "KL ≤ 0.3"],
+        ["gd", DASH, DASH, DASH, DASH],
+        ["npo", DASH, DASH, "50.0", "50.0"],
+        ["ssiuu", DASH, DASH, DASH, DASH],
+        ["gd-gate", DASH, DASH, "31.2", "31.2"],
+    ]
+    shares = at_equal_retention(record, "unrelated_free")  # 60, 80, 60 and 90 % of before
+    assert shares is not None and shares.headings[2].text == "unrelated, free ≥ 80 % of before"
+    assert [line[1:] for line in shares.lines[1:]] == [
+        [DASH, DASH, DASH, "75.0"],
+        [DASH, DASH, "50.0", "50.0"],
+        [DASH, DASH, DASH, "75.0"],
+        [DASH, "31.2", "31.2", "31.2"],
+    ]
+    ratios = at_equal_retention(record, "perplexity")  # 31 before; 52, 40, 51, 37
+    assert ratios is not None and ratios.headings[3].text == "PPL ≤ 1.3 × before"
+    assert [line[4] for line in ratios.lines[1:]] == [DASH, "50.0", DASH, "31.2"]
+    assert "At equal retention" in FORMATS["md"](record, None)
+    assert at_equal_retention(record.model_copy(update={"cells": record.cells[:2]})) is None
 
 
 def test_damage_is_said_of_methods_that_moved_far_and_of_no_control(record: RunRecord) -> None:

@@ -373,7 +373,7 @@ def test_partial_records_leave_the_figure_out_with_a_sentence(
     partial = change(record, **missing)
     drawn = figures(partial)
     # Drawing takes most of the time; once is enough.
-    monkeypatch.setattr("ssiuu.report.page.figures", lambda _: drawn)
+    monkeypatch.setattr("ssiuu.report.page.figures", lambda *_: drawn)
     plots = {plot.key: plot for plot in drawn}
     assert {key for key, plot in plots.items() if plot.absent} == absent
     text = Reader(render(partial)).text

@@ -31,7 +31,7 @@ def record() -> RunRecord:
 @pytest.fixture(autouse=True)
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of a page's time, and these tests look at its tables."""
-    monkeypatch.setattr("ssiuu.report.page.figures", lambda record: [])
+    monkeypatch.setattr("ssiuu.report.page.figures", lambda record, against: [])
 
 
 def relabel(record: RunRecord, label: str) -> RunRecord:
@@ -169,7 +169,7 @@ def test_a_hostile_label_breaks_no_table(record: RunRecord, label: str) -> None:
     assert len(lines) == 6 and len({len(line) for line in lines}) == 1
     assert not [cell for line in lines for cell in line if re.match(r"[=+@]|-\D", cell)]
     latex, main = FORMATS["latex"](hostile, None), tables(hostile)[0]
-    assert latex.count("\\end{table}") == latex.count("\\begin{table}") == 14
+    assert latex.count("\\end{table}") == latex.count("\\begin{table}") == 15
     body = latex.split("\\midrule")[1].split("\\bottomrule")[0].strip().splitlines()
     assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {len(main.headings)}
 

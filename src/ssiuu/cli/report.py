@@ -48,7 +48,7 @@ def command(
         str | None,
         typer.Option(
             metavar="COLUMN",
-            help="what was kept, in the page's figure: kl_instructions, retain, ... (docs/columns.md)",
+            help="what was kept, in the page's front: kl_instructions, retain, ... (docs/columns.md)",
         ),
     ] = None,
 ) -> None:

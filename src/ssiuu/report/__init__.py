@@ -27,7 +27,7 @@ def write_report(
         folder: Where to write.
         baseline: Label of the method the others are compared with; None: gd, or the first that trains.
         beside: Evaluations of other models by somebody else, shown in a table of their own.
-        against: Key of a column to draw levels after attack against.
+        against: Key of a column to draw levels after attack against, and to hold equal.
 
     Raises:
         ConfigError: The run has no method with this label, or no such column.
@@ -41,7 +41,7 @@ def write_report(
 
     folder, plots = Path(folder), figures(record, against)
     path = folder / "report.html"
-    write_bytes(path, render(record, baseline, plots, beside).encode())
+    write_bytes(path, render(record, baseline, plots, beside, against).encode())
     write_bytes(folder / "figures.csv", figure_numbers(plots).encode())
     write_bytes(folder / "verdicts.csv", verdicts_csv(record).encode())
     return path

@@ -28,6 +28,7 @@ from ssiuu.records.files import dump_json
 from ssiuu.records.schema import Cell, RunRecord
 from ssiuu.report.answer import answer
 from ssiuu.report.beside import beside_table
+from ssiuu.report.equal import at_equal_retention
 from ssiuu.report.inside import inside_tables
 from ssiuu.report.tables import Table, column_tables, differences, paper, published
 from ssiuu.report.text import plain
@@ -114,8 +115,8 @@ def tables(record: RunRecord, against: str | None = None, beside: Sequence[Besid
     words = [verdict_table(record), *fact_tables(record)]
     scores = [main, differences(record, comparisons), *more]
     scores += [beside_table(record, beside)] if beside else []
-    tried = [table] if (table := tuning(record)) else []
-    every = [*words, *scores, *inside_tables(record), *tried, paper(record)]
+    more = [table for table in (at_equal_retention(record), tuning(record)) if table is not None]
+    every = [*words, *scores, *inside_tables(record), *more, paper(record)]
     return [table for table in every if table.rows] + [published(block) for block in others(record)]
 
 

@@ -30,6 +30,7 @@ from ssiuu.records.schema import RunRecord, Verdict
 from ssiuu.report.answer import subject
 from ssiuu.report.audit import audit
 from ssiuu.report.beside import beside_table
+from ssiuu.report.equal import at_equal_retention
 from ssiuu.report.facts import fact_groups, first_choice
 from ssiuu.report.figures import Plot, figures
 from ssiuu.report.findings import Finding, findings
@@ -56,6 +57,7 @@ def render(
     baseline: str | None = None,
     plots: Sequence[Plot] | None = None,
     beside: Sequence[Beside] = (),
+    against: str | None = None,
 ) -> str:
     """Return the report of a run as one HTML page.
 
@@ -64,6 +66,7 @@ def render(
         baseline: Label of the method the others are compared with; None: gd, or the first that trains.
         plots: The record's figures; None: they are drawn.
         beside: Evaluations of other models by somebody else, shown in a table of their own.
+        against: Key of the column that retention is held equal on; None: KL on plain text.
 
     Raises:
         ConfigError: The run has no method with this label.
@@ -87,7 +90,7 @@ def render(
             findings=found,
             attacks=attack_names(record),
             descriptions={cell.method.label: cell.method for cell in record.cells},
-            plots=figures(record) if plots is None else plots,
+            plots=figures(record, against) if plots is None else plots,
             facts=fact_groups(record),
             unknown=[
                 (fact, record.header.knowledge.get("forget", {}).get(fact.id))
@@ -102,7 +105,7 @@ def render(
             inside=inside_tables(record),
             paper=paper(record),
             published=[published(block) for block in others(record)],
-            **_numbers(record, baseline, beside),
+            **_numbers(record, baseline, beside, against),
         )
     )
 
@@ -115,7 +118,12 @@ def _tally(found: Sequence[Finding]) -> str:
     return " ".join(parts) if len(methods) > 1 else ""
 
 
-def _numbers(record: RunRecord, baseline: str | None, beside: Sequence[Beside] = ()) -> dict[str, Any]:
+def _numbers(
+    record: RunRecord,
+    baseline: str | None,
+    beside: Sequence[Beside] = (),
+    against: str | None = None,
+) -> dict[str, Any]:
     """Return the tables of the columns; here the first one holds what is inside, too.
 
     Raises:
@@ -131,7 +139,11 @@ def _numbers(record: RunRecord, baseline: str | None, beside: Sequence[Beside] =
     return {
         "main": main,
         "legend": legend,
-        "more": [*more, *([beside_table(record, beside)] if beside else [])],
+        "more": [
+            *more,
+            *([table] if (table := at_equal_retention(record, against)) else []),
+            *([beside_table(record, beside)] if beside else []),
+        ],
         "compared": comparisons,
         "baseline": comparisons[0].baseline if comparisons else "",
         "differences": differences(record, comparisons),
