@@ -6,7 +6,7 @@
     │   ├── ConfigError       a recipe, an option, an unknown name
     │   ├── ModelError        a model folder or name
     │   └── OutputError       the output folder or the disk
-    └── DivergedError         training produced a NaN or a runaway loss; exits with 1
+    └── DivergedError         training or a score produced a NaN, or a runaway loss; exits with 1
 
 A message holds the value found, what is allowed, what to do about it, and the key with its file.
 Several problems of one input are shown together.
@@ -47,7 +47,7 @@ class OutputError(InputError):
 
 
 class DivergedError(SsiuuError):
-    """Training produced a value that is not finite, or a loss that ran away."""
+    """Training or a score produced a value that is not finite, or a loss ran away."""
 
 
 def unknown(kind: str, got: str, allowed: Iterable[str], where: str = "") -> str:

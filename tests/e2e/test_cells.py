@@ -32,10 +32,13 @@ from ssiuu.experiment.cells import CellPlan, StagePlan
 from ssiuu.experiment.folder import check_folder
 from ssiuu.experiment.progress import Meter, duration
 from ssiuu.experiment.tuning import best
+from ssiuu.methods.objectives.gd import GradientDifference
 from ssiuu.models.load import save
 from ssiuu.records.files import NOT_THE_SAME, without_times
 from ssiuu.records.schema import MethodInfo, RunHeader, RunRecord
 from ssiuu.report import page
+from ssiuu.report.formats import data, markdown
+from ssiuu.report.text import summary
 from ssiuu.training import loop
 
 FORK = multiprocessing.get_context("fork")
@@ -356,6 +359,41 @@ def test_a_diverged_attack_leaves_nothing_to_compare(
     record = run(settings, tmp_path / "run", *INSIDE)
     found = record.cells[1].stability
     assert found is not None and found.note == "diverged in step 1" and found.lowest is None
+
+
+# --- a method that breaks off -------------------------------------------------------------------
+
+
+def test_a_method_that_diverges_is_marked_and_the_others_go_on(
+    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command says so again without training; a method that no longer diverges is whole."""
+    out, lines = tmp_path / "run", list[str]()
+    run(settings, out, "methods=[none,gd]", "attacks.harmful.learning_rates=[]")
+    shutil.rmtree(out / "cells" / "gd-s0")
+    more = "methods=[none,gd,npo]", "attacks.harmful.learning_rates=[]"
+    whole_loss = GradientDifference.forget_loss
+    with monkeypatch.context() as patch:
+        patch.setattr(GradientDifference, "forget_loss", lambda *a: whole_loss(*a) * math.inf)
+        for _ in range(2):
+            lines.clear()
+            record = run(settings, out, *more, progress=lines.append)
+            none, gd, npo = record.cells
+            assert gd.failed is not None and gd.failed.reason.startswith("gd, step 1: the forget loss")
+            assert gd.evaluation is None and none.failed is npo.failed is None
+            assert none.evaluation and npo.evaluation and npo.unlearning
+            assert any("gd seed 0: failed: gd, step 1" in line for line in lines)
+    for text in (summary(record), markdown(record).replace("\\", ""), json.dumps(data(record))):
+        assert "gd, step 1: the forget loss" in text
+    assert "It broke off: gd, step 1: the forget loss" in page.render(record)
+    assert "have not run yet" not in summary(record)
+    again = ssiuu.load_run(out)
+    assert again == record
+    # Its state says that it diverged; away with it, it is tried again.
+    next((out / "cells" / "gd-s0").glob("*.state.safetensors")).unlink()
+    mended = run(settings, out, *more).cells[1]
+    assert mended.failed is None and mended.evaluation is not None
+    assert not [*(out / "cells" / "gd-s0").glob("failed-*")]
 
 
 # --- tuning -------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ costs. A package adds its own by the entry-point group `ssiuu.benchmarks`, or fo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
@@ -26,6 +26,7 @@ from pydantic import Field, field_validator
 from ssiuu.causal import CausalLM
 from ssiuu.config import Section
 from ssiuu.data.fact import Fact
+from ssiuu.data.problems import show
 from ssiuu.errors import DataError
 from ssiuu.evaluation.scores.base import Score, chance
 from ssiuu.evaluation.scores.ranking import Ranking
@@ -223,6 +224,39 @@ def tokenised(
     if problems:
         raise DataError(problems)
     return examples
+
+
+def check_lengths(prompt: Prompt, facts: Iterable[FactText], context: int) -> None:
+    """Refuse paraphrases, options and probes that the model has no room for.
+
+    Raises:
+        DataError: With the first of every fact that has some.
+    """
+    problems: list[str] = []
+    for fact in facts:
+        for what, question, answer in _asked(fact):
+            joint = prompt.joint(question, [answer])
+            length = len(joint.prompt) + len(joint.answers[0])
+            if length > context:
+                problems.append(
+                    f"{fact.id}: {what} has {length} tokens with its question or answer, and the "
+                    f"model's context holds {context}. Shorten it or leave it out."
+                )
+                break
+    if problems:
+        raise DataError(problems)
+
+
+def _asked(fact: FactText) -> Iterator[tuple[str, str, str]]:
+    """Yield all that a fact is asked beside its question and answer: what it is, and both."""
+    for text in (*fact.options[1:], *fact.perturbed):
+        yield f"the option {show(text)}", fact.question, text
+    longest = max(fact.options, key=len, default=fact.answer)
+    for text in fact.paraphrases:
+        yield f"the paraphrase {show(text)}", text, longest
+    for probe in (*fact.multi_hop, *fact.same_answer):
+        for text in probe.options or [probe.answer]:
+            yield f"the probe {show(probe.question)}", probe.question, text
 
 
 class Benchmark(ABC, Generic[C]):

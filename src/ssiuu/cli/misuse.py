@@ -143,4 +143,6 @@ def whole_numbers(flag: str, text: str) -> list[int]:
         found = [-1]
     if min(found) < 0:
         raise ConfigError(f"{flag} must be whole numbers from 0 on, as in 1,2, got {text!r}.")
-    return list(dict.fromkeys(found))
+    if len(set(found)) < len(found):
+        raise ConfigError(f"{flag} must be different numbers, got {text!r}: each counts once.")
+    return found

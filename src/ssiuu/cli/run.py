@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ssiuu.cli.exits import BROKE_OFF
 from ssiuu.cli.options import Sets, Thorough
 from ssiuu.cli.terminal import finish, forcing, set_up
 
@@ -69,3 +70,5 @@ def _matrix(recipes: Mapping[str, Resolved], out: Path) -> None:
     print(text(found), end="")
     for page in [*pages, out / COMPARISON]:
         print(f"report: {page}")
+    if any(cell.failed for record in records.values() for cell in record.cells):
+        raise typer.Exit(BROKE_OFF)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssiuu.cli.exits import BROKE_OFF
 from ssiuu.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Printer:
 
 
 def finish(record: RunRecord, out: Path, progress: Printer) -> None:
-    """Write the report of a record and print its summary."""
+    """Write the report of a record and print its summary; exit where a cell of it broke off."""
     from ssiuu.report import write_report
     from ssiuu.report.text import summary
 
@@ -49,6 +50,8 @@ def finish(record: RunRecord, out: Path, progress: Printer) -> None:
     progress.done()
     print(summary(record))
     print(f"\nreport: {page}")
+    if any(cell.failed for cell in record.cells):
+        sys.exit(BROKE_OFF)
 
 
 def forcing(

@@ -119,7 +119,13 @@ def _list_problems(key: str, value: Any) -> list[str]:
 
 def _distractor_problems(row: dict[str, Any]) -> list[str]:
     names = {"distractors": "distractor", "perturbed": "perturbed answer"}
-    return [
+    alike = [
+        f'all {len(row[key])} items of "{key}" are {show(row[key][0])}; a model cannot choose among '
+        "answers that are one: write different ones."
+        for key in names
+        if len(row.get(key) or []) > 1 and len({*map(normal, row[key])}) == 1
+    ]
+    return alike + [
         f"the {name} {show(wrong)} is the answer {show(row['answer'])}; a {name} must "
         "be a wrong answer."
         for key, name in names.items()

@@ -10,7 +10,7 @@ from typing import Any
 from ssiuu.errors import ConfigError
 from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
-from ssiuu.models.lora import Lora, adapted
+from ssiuu.models.lora import Lora, adapted, check_rank
 from ssiuu.models.precision import release_memory
 from ssiuu.records.schema import FactText, MethodInfo, Unlearning
 from ssiuu.training.optimiser import RATES
@@ -82,6 +82,8 @@ def check_method(session: Session, method: Method) -> None:
         part.check(session.model)
     driven = settings_of(session, method, 0, 0.0)
     check_adapters(method, driven.lora)
+    if driven.lora is not None:
+        check_rank(session.model, driven.lora)
     if not method.has_gradient:
         return
     with adapted(session.model, driven.lora):

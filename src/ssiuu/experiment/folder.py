@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -124,8 +127,12 @@ def locked(path: Path, wait: Callable[[], None] | None = None) -> Iterator[bool]
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("w")
+        # Never truncated, and no link is followed: the file behind it is somebody's.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        stream = os.fdopen(os.open(path, flags, 0o666), "r+")
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OutputError(f"{path} is a symbolic link, and a lock is none: remove it.") from error
         raise OutputError(f"{path.parent} cannot be written to: {error.strerror}") from error
     with stream:
         mine = _take(stream)
@@ -167,6 +174,10 @@ def in_turn(jobs: Sequence[P], attempt: Callable[[P], bool], progress: Callable[
 
 def sweep(folder: Path, name: str = "") -> None:
     """Remove the half-written files that a killed process has left; the caller holds the lock."""
-    for pattern in (f".{name}*.json.*", f".{name}*.safetensors.*"):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+    kinds = ("json", "safetensors") if name else ("json", "safetensors", "html", "csv")
+    for kind in kinds:
+        for path in folder.glob(f".{name}*.{kind}.*"):
+            if path.is_dir() and not path.is_symlink():  # see `write_tensors`
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)

@@ -477,6 +477,8 @@ def _check(recipe: Recipe) -> None:
         )
     if form is not None and recipe.prompt is not None:
         problems.append(f"prompt_form stands in place of prompt, and prompt is {recipe.prompt}.")
+    if len(set(recipe.seeds)) < len(recipe.seeds) or any(abs(seed) >> 63 for seed in recipe.seeds):
+        problems.append(f"seeds: must be different numbers of 63 bits at most, got {recipe.seeds}.")
     problems += recipe.examine.problems()
     problems += recipe.attacks.problems()
     problems += [p for attack in attacks_of(recipe.attacks) for p in attack.problems()]

@@ -22,7 +22,7 @@ from ssiuu.attribution.neuron import extremes
 from ssiuu.benchmarks.base import Given, Progress
 from ssiuu.diagnosis.influence import Baseline, influence
 from ssiuu.diagnosis.lens import LensReader
-from ssiuu.errors import ModelError
+from ssiuu.errors import DivergedError, ModelError
 from ssiuu.experiment.attacking import Attacker, feasible
 from ssiuu.experiment.cells import CellPlan, Keys, StagePlan
 from ssiuu.experiment.drive import check_method, info_of, unlearn_here
@@ -51,6 +51,7 @@ from ssiuu.models.sites import Site, coverage, find_sites
 from ssiuu.records.files import (
     again,
     assemble,
+    failure,
     keyed,
     read_stage,
     without_times,
@@ -62,6 +63,7 @@ from ssiuu.records.schema import (
     Diagnosis,
     Evaluation,
     Examination,
+    Failure,
     Lens,
     MethodInfo,
     RunHeader,
@@ -331,10 +333,25 @@ class _Stages:
         with locked(self.out / cell.folder / ".lock") as mine:
             if mine:
                 sweep(self.out / cell.folder)
-                self._cell(cell)
-                self._tidy(cell)
+                self._try(cell)
         self.meter.look()
         return mine
+
+    def _try(self, cell: CellPlan) -> None:
+        """Do a cell; where it breaks off, that is recorded, and the other cells still get their turn.
+
+        The state of training is kept, so that the same command says at once what it would run into.
+        """
+        key = cell.stages[0].key
+        told = failure(self.out / cell.folder, key)
+        try:
+            self._cell(cell)
+        except DivergedError as error:
+            write_record(told, Failure(key=key, reason=str(error)))
+            self.meter(f"{cell.name}: failed: {error}")
+            return
+        told.unlink(missing_ok=True)
+        self._tidy(cell)
 
     def _cell(self, cell: CellPlan) -> None:
         missing = [stage for stage in cell.stages if not self._there(cell, stage)]

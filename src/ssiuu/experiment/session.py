@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ssiuu.analysis.scores import SCORES
 from ssiuu.attacks.benign import Benign, instruction_rows
 from ssiuu.benchmarks import BENCHMARKS, instructions, texts
-from ssiuu.benchmarks.base import Given, Ground, Progress
+from ssiuu.benchmarks.base import Given, Ground, Progress, check_lengths
 from ssiuu.evaluation import utility
 from ssiuu.evaluation.divergence import Divergences
 from ssiuu.evaluation.reach import behind_lead, lead, within_reach
@@ -237,11 +237,18 @@ def open_session(
     standing_split = read_record(out / "split.json", Split) if out else None
     session = open_ground(recipe, progress, replace(given or Given(), split=standing_split))
     session.rows([*session.split.forget, *session.split.retain])  # too long rows are refused
+    check_lengths(session.prompt, _scored(session.split), session.context)
     if session.unscreened:
         ask_first(session, session.recipe, progress)
     if out and standing_split is None:
         write_record(out / "split.json", session.split)
     return session
+
+
+def _scored(split: Split) -> list[FactText]:
+    """Return every fact that is asked."""
+    others = [fact for facts in split.others.values() for fact in facts]
+    return [f for f in (*split.forget, *split.retain, *split.heldout, *others) if f.scored]
 
 
 def open_ground(recipe: Recipe, progress: Progress, given: Given) -> Session:

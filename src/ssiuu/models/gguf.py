@@ -24,6 +24,7 @@ import json
 import math
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import redirect_stderr
 from io import StringIO
@@ -37,6 +38,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ssiuu.errors import ModelError, OutputError
 from ssiuu.hub import first_line
 from ssiuu.models.quiet import quiet
+from ssiuu.records.files import readable
 
 Kind = Literal["f16", "q8_0", "q4_0"]
 KINDS: Final[tuple[str, ...]] = get_args(Kind)
@@ -151,9 +153,14 @@ def write(model: PreTrainedModel, tokenizer: Any, path: Path, kind: Kind) -> Non
     tokens = _tokens(model, tokenizer)
     if path.exists():
         raise OutputError(f"{path} is there already: choose another name.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        handle, place = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+    os.close(handle)
+    temporary = Path(place)
+    try:
         writer = GGUFWriter(temporary, "llama")
         _describe(writer, model, kind)
         for key, value in tokens.items():
@@ -164,6 +171,7 @@ def write(model: PreTrainedModel, tokenizer: Any, path: Path, kind: Kind) -> Non
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
+        readable(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error

@@ -152,6 +152,21 @@ def targeted(model: CausalLM, lora: Lora) -> list[str]:
     return list(paths)
 
 
+def check_rank(model: CausalLM, lora: Lora) -> None:
+    """Refuse adapters of more directions than any of their maps has.
+
+    Raises:
+        ConfigError: So they are, or a target fits no map.
+    """
+    maps = map(model.get_submodule, targeted(model, lora))
+    most = max(min(module.weight.shape) for module in maps if is_map(module))
+    if lora.rank > most:
+        raise ConfigError(
+            f"{lora.key.rpartition('.')[0]}.rank: must be from 1 to {most}, the most that a map of "
+            f"{type(model).__name__} beside it can have, got {lora.rank}."
+        )
+
+
 def adapters(model: CausalLM) -> list[Adapter]:
     """Return the adapters that are in a model."""
     return [

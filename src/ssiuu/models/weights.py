@@ -154,19 +154,19 @@ def write_tensors(
         OutputError: The disk is full or the folder cannot be written to.
     """
     require_space(path.parent, sum(t.numel() * t.element_size() for t in tensors.values()))
-    # A name of this process's own, in the same folder: only within a file system is a rename atomic.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, metadata)
-        handle = os.open(temporary, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-        os.replace(temporary, path)
+        # In the same folder, as a rename is atomic within a file system only. A folder, as the library
+        # itself writes to another name first, which a kill would leave behind under a name like any.
+        with tempfile.TemporaryDirectory(
+            dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True
+        ) as within:
+            temporary = Path(within) / path.name
+            save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, metadata)
+            sync_folder(temporary.parent)
+            os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         full = "no space left" if getattr(error, "errno", 0) == errno.ENOSPC else str(error)
         raise OutputError(f"cannot write {path}: {full}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @torch.no_grad()

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from ssiuu.errors import InputError, OutputError
+from ssiuu.errors import DivergedError, InputError, OutputError
 from ssiuu.records.schema import (
     AttackCurve,
     Cell,
     Diagnosis,
     Evaluation,
     Examination,
+    Failure,
     Record,
     RunHeader,
     RunRecord,
@@ -73,8 +76,32 @@ def readable(path: Path) -> None:
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Write one record as JSON, atomically."""
+    """Write one record as JSON, atomically.
+
+    Raises:
+        DivergedError: A number in it is not finite: it would be read back as one never measured.
+        OutputError: See `write_bytes`.
+    """
+    if (place := not_finite(record.model_dump())) is not None:
+        raise DivergedError(
+            f"{path.name} is not written: {place} is not finite, so the model no longer computes "
+            "numbers there; its weights are too large, or its training went too far."
+        )
     write_bytes(path, (record.model_dump_json(indent=1) + "\n").encode())
+
+
+def not_finite(value: Any, place: str = "") -> str | None:
+    """Return where a number is NaN or an infinity, as a dotted key; None where all are finite."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else place
+    if isinstance(value, dict):
+        parts: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    else:
+        return None
+    found = (not_finite(part, f"{place}.{key}" if place else str(key)) for key, part in parts)
+    return next((where for where in found if where is not None), None)
 
 
 def read_record(path: Path, kind: type[R]) -> R | None:
@@ -145,6 +172,7 @@ def assemble(run: Path, header: RunHeader) -> RunRecord:
                     attacks=_all(run, header, f"{folder}/attack", AttackCurve),
                     stability=_only(run, header, f"{folder}/stability", Stability),
                     examination=_only(run, header, f"{folder}/examine", Examination),
+                    failed=_failed(run, header, folder),
                 )
             )
     original = _only(run, header, "original", Evaluation)
@@ -186,6 +214,17 @@ def _unlearning(run: Path, header: RunHeader, folder: str) -> Unlearning | None:
     if record is None or not again(run / folder / keyed("unlearn", record.key)).exists():
         return record
     return record.model_copy(update={"notes": [*record.notes, NOT_THE_SAME]})
+
+
+def failure(folder: Path, key: str) -> Path:
+    """Return where it stands that a cell broke off; `key` is that of its first stage."""
+    return folder / keyed("failed", key)
+
+
+def _failed(run: Path, header: RunHeader, folder: str) -> Failure | None:
+    keys = (key for path, key in header.stages.items() if path.startswith(f"{folder}/"))
+    key = next(keys, None)
+    return None if key is None else read_stage(failure(run / folder, key), Failure, key)
 
 
 def _only(run: Path, header: RunHeader, start: str, kind: type[S]) -> S | None:

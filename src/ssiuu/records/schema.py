@@ -823,8 +823,17 @@ class Trial(Stage):
         return self.unlearning is not None and self.unlearning.fits
 
 
+class Failure(Stage):
+    """Why a cell broke off: its training or a score of it was not finite, in words."""
+
+    reason: str
+
+
 class Cell(Record):
-    """Everything measured for one method and one seed; parts that have not run yet are None."""
+    """Everything measured for one method and one seed; parts that have not run yet are None.
+
+    `failed`: why it broke off; what was measured before that is there.
+    """
 
     method: MethodInfo
     seed: int
@@ -834,6 +843,7 @@ class Cell(Record):
     attacks: list[AttackCurve] = []
     stability: Stability | None = None
     examination: Examination | None = None
+    failed: Failure | None = None
 
 
 class BenchmarkInfo(Record):

@@ -116,6 +116,8 @@ def attack_name(attack: AttackCurve, step: int) -> str:
 
 def _unexamined(record: RunRecord, cell: Cell) -> str:
     """Say why there is no answer."""
+    if cell.failed:
+        return f"It broke off: {cell.failed.reason}"
     if record.original is None:
         return "The model before unlearning has not been evaluated."
     if cell.evaluation is None:

@@ -100,6 +100,7 @@ def _verdict(model: Model) -> dict[str, Any]:
         "found": judged.found if judged else None,
         "calibration": constants().version,
         "facts": fact_rows(model),
+        **({"broke_off": model.cell.failed.reason} if model.cell.failed else {}),
     }
 
 

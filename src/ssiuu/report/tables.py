@@ -19,7 +19,18 @@ from ssiuu.analysis.divergence import DAMAGED, WORDS
 from ssiuu.analysis.published import COLUMNS, Published, paper_table
 from ssiuu.analysis.scores import score_of
 from ssiuu.records.schema import RunRecord
-from ssiuu.report.text import DASH, attack_units, kl, named, percent, points, ratio, span, written
+from ssiuu.report.text import (
+    DASH,
+    attack_units,
+    failures,
+    kl,
+    named,
+    percent,
+    points,
+    ratio,
+    span,
+    written,
+)
 from ssiuu.statistics import Estimate
 
 MARKS = {"lower": "↓", "higher": "↑"}
@@ -193,7 +204,8 @@ def main_note(record: RunRecord, comparisons: Sequence[Comparison]) -> str:
     )
     shares = "Shares in %, with 95 % intervals"
     attacks = f"attack columns: highest on the common pool, {attack_units(record)}"
-    return f"{shares}; {attacks}. {moved} {marking(comparisons)}".strip()
+    broken = [f"{sentence} " for sentence in failures(record)]
+    return f"{''.join(broken)}{shares}; {attacks}. {moved} {marking(comparisons)}".strip()
 
 
 def _texts(record: RunRecord) -> str:

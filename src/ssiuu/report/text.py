@@ -264,6 +264,15 @@ def attack_units(record: RunRecord) -> str:
     return "; ".join(f"{unit} ({', '.join(attacks)})" for unit, attacks in names.items())
 
 
+def failures(record: RunRecord) -> list[str]:
+    """Return which cells broke off and why, a sentence each."""
+    return [
+        plain(f"{named(Model(record, cell))} broke off: {cell.failed.reason}")
+        for cell in record.cells
+        if cell.failed
+    ]
+
+
 def _footnotes(record: RunRecord) -> list[str]:
     header = record.header
     scored = {column.key for column in shown(record)}
@@ -286,6 +295,8 @@ def _footnotes(record: RunRecord) -> list[str]:
         remarks.append(f"{damage}: {', '.join(labels)}.")
     for sentence in remarks:
         notes += textwrap.wrap(plain(sentence), WIDTH, break_on_hyphens=False)
-    if any(seconds(cell) == 0 for cell in record.cells):
+    for sentence in failures(record):
+        notes += textwrap.wrap(sentence, WIDTH, break_on_hyphens=False)
+    if any(seconds(cell) == 0 and not cell.failed for cell in record.cells):
         notes.append("Some cells have not run yet.")
     return notes

@@ -1,0 +1,134 @@
+"""What would be nonsense, or harm somebody else's files, is refused before any work."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssiuu.benchmarks.base import check_lengths
+from ssiuu.cli.misuse import whole_numbers
+from ssiuu.data.read import read_facts
+from ssiuu.errors import ConfigError, DataError, DivergedError, OutputError
+from ssiuu.experiment.folder import locked, sweep
+from ssiuu.experiment.recipe import resolve
+from ssiuu.likelihood import Prompt
+from ssiuu.models.lora import Lora, check_rank
+from ssiuu.models.weights import write_tensors
+from ssiuu.records.files import not_finite, write_record
+from ssiuu.records.schema import FactText, ProbeText, TaskScore
+
+
+@pytest.mark.parametrize("seeds", ["[0,0,0]", "[3,1,3]", f"[{1 << 63}]"])
+def test_a_seed_counts_once(seeds: str) -> None:
+    with pytest.raises(ConfigError, match="seeds: must be different numbers"):
+        resolve(None, [f"seeds={seeds}"])
+    assert resolve(None, ["seeds=[2,0,1]"])[0].seeds == [2, 0, 1]
+
+
+def test_a_seed_of_an_option_counts_once() -> None:
+    with pytest.raises(ConfigError, match="--seeds must be different numbers, got '1,1'"):
+        whole_numbers("--seeds", "1,1")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "unlearn.weight_decay=.inf",
+        "unlearn.weight_decay=1e999",
+        "unlearn.lora.alpha=.nan",
+        "attacks.harmful.learning_rates=[-.inf]",
+        "methods=[{name: npo, beta: .nan}]",
+        "tune.space={gd: {learning_rate: [1e-5, .inf]}}",
+    ],
+)
+def test_settings_are_finite(line: str) -> None:
+    with pytest.raises(ConfigError, match="must be a finite number"):
+        resolve(None, [line])
+
+
+def test_adapters_have_at_most_the_rank_of_a_map(tiny_model: Any) -> None:
+    check_rank(tiny_model, Lora(16, 32.0))  # maps are 16 x 16 to 24 x 16
+    check_rank(tiny_model, Lora(8, 32.0, ("k_proj",)))
+    for rank, targets, most in ((17, (), 16), (100000, (), 16), (9, ("k_proj",), 8)):
+        with pytest.raises(
+            ConfigError, match=rf"unlearn\.lora\.rank: must be from 1 to {most}.*{rank}"
+        ):
+            check_rank(tiny_model, Lora(rank, 32.0, targets))
+
+
+@pytest.mark.parametrize("key", ["distractors", "perturbed"])
+def test_options_that_are_all_one_are_no_choice(tmp_path: Path, key: str) -> None:
+    path, row = tmp_path / "f.jsonl", {"question": "Where?", "answer": "Rome"}
+    path.write_text(json.dumps({**row, key: ["Oslo", "oslo ", "Oslo"]}))
+    with pytest.raises(DataError, match=f"line 1: all 3 items of \"{key}\" are 'Oslo'"):
+        read_facts(path)
+    path.write_text(json.dumps({**row, key: ["Oslo", "Bern", "Oslo"]}))
+    assert len(read_facts(path)) == 1
+
+
+FIELDS: dict[str, dict[str, Any]] = {
+    "the paraphrase": {"paraphrases": [" w1" * 70]},
+    "the option": {"options": ["w1", " w2" * 70]},
+    "the probe": {"multi_hop": [ProbeText(question=" w3" * 70, answer="w1")]},
+}
+
+
+@pytest.mark.parametrize("what", FIELDS)
+def test_what_is_asked_beside_a_fact_fits_the_context(tokenizer: Any, what: str) -> None:
+    prompt = Prompt(tokenizer, "qa")
+    short = FactText(id="a", question="w1 ?", answer="w2", paraphrases=["w3 ?"], options=["w2", "w4"])
+    check_lengths(prompt, [short], 64)
+    with pytest.raises(DataError) as caught:
+        check_lengths(prompt, [short, short.model_copy(update={"id": "b", **FIELDS[what]})], 64)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"b: {what}") and "context holds 64" in problem
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_none_is_never_written(tmp_path: Path, value: float) -> None:
+    assert not_finite({"a": [1.0, {"b": (0.0, value)}]}) == "a.1.b.1"
+    assert not_finite({"a": [1.0, "nan", None, True]}) is None
+    with pytest.raises(DivergedError, match=r"r\.json is not written: accuracy is not finite"):
+        write_record(tmp_path / "r.json", TaskScore.model_construct(accuracy=value, items=1))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_lock_is_no_link_and_empties_nothing(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    (tmp_path / "run").mkdir()
+    lock = tmp_path / "run" / ".lock"
+    lock.symlink_to(precious)
+    with pytest.raises(OutputError, match="is a symbolic link"), locked(lock):
+        pass
+    lock.unlink()
+    lock.write_text("kept")
+    with locked(lock) as mine:
+        assert mine
+    assert precious.read_text() == lock.read_text() == "kept"
+
+
+def test_a_guessed_temporary_name_is_not_written_through(tmp_path: Path, tiny_model: Any) -> None:
+    import os
+
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    (tmp_path / f".w.safetensors.{os.getpid()}").symlink_to(precious)
+    write_tensors({"a": next(tiny_model.parameters()).detach()}, tmp_path / "w.safetensors")
+    assert precious.read_text() == "kept" and (tmp_path / "w.safetensors").is_file()
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == []
+
+
+def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:
+    left = tmp_path / ".unlearn-1.safetensors.abc"
+    left.mkdir()
+    (left / ".tmpXYZ").write_text("half")
+    for name in (".report.html.x", ".figures.csv.x", ".run.json.x"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / "run.json").write_text("whole")
+    sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
