@@ -32,6 +32,7 @@ from ssiuu.analysis.score import ScoreColumns
 from ssiuu.analysis.scores import score_of
 from ssiuu.analysis.utility import task_names
 from ssiuu.analysis.verdict import ranking
+from ssiuu.config import flatten
 from ssiuu.errors import ConfigError, unknown
 from ssiuu.records.files import digest
 from ssiuu.records.schema import Cell, RunHeader, RunRecord
@@ -59,11 +60,15 @@ def key_of(header: RunHeader) -> Key:
 
 
 def settings(header: RunHeader, cell: Cell) -> dict[str, Any]:
-    """Return how a cell's model came to be: the method's settings, and how it was driven."""
+    """Return how a cell's model came to be: the method's settings, and how it was driven, flat.
+
+    What is not set is left out: a version that did not have a setting left it unset as well.
+    """
     if cell.method.origin == "given":
         return {"after": header.config.get("after")}
     drive = {} if cell.method.origin == "control" else header.config.get("unlearn", {})
-    return {**drive, **cell.method.hyperparameters}  # a method's own are the ones that hold
+    told = flatten({**drive, **cell.method.hyperparameters})  # a method's own are the ones that hold
+    return {key: value for key, value in told.items() if value is not None}
 
 
 def label_of(header: RunHeader, cell: Cell) -> str:

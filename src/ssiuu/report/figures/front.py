@@ -29,6 +29,10 @@ from ssiuu.report.figures.draw import (
 from ssiuu.report.text import Z, plain
 from ssiuu.statistics import Estimate
 
+# With more methods than this only those that none beats have a look of their own.
+MOST = 16
+OTHERS = Style(FAINT, "o", "none")
+
 
 class _Point(NamedTuple):
     member: Member
@@ -47,7 +51,7 @@ def fronts(grounds: Sequence[Ground], against: str | None = None) -> Plot:
     Raises:
         ConfigError: A ground has no such column.
     """
-    styles = looks(member.name for ground in grounds for member in ground.members if not member.before)
+    styles, named = _looks(grounds, against)
     panels: list[Panel] = []
     drawn: list[Style] = []
     with matplotlib.rc_context(RC):
@@ -56,7 +60,7 @@ def fronts(grounds: Sequence[Ground], against: str | None = None) -> Plot:
             if points := _points(ground, kept, styles):
                 panels.append(_panel(ground, kept, points, f"front-{place}"))
                 drawn += [point.style for point in points]
-        legend = keys(styles, "front", drawn)
+        legend = keys(named, "front", drawn)
     return plot(
         "front",
         "What comes back against what was kept",
@@ -71,6 +75,18 @@ def fronts(grounds: Sequence[Ground], against: str | None = None) -> Plot:
         columns=2 if len(panels) > 1 else 1,
         absent="No method was both attacked and scored for what was kept.",
     )
+
+
+def _looks(grounds: Sequence[Ground], against: str | None) -> tuple[dict[str, Style], dict[str, Style]]:
+    """Return the look of every method, and of what the legend names."""
+    labels = list(dict.fromkeys(m.name for g in grounds for m in g.members if not m.before))
+    if len(labels) <= MOST:
+        return (styles := looks(labels)), styles
+    best = {member.name for ground in grounds for member in front(ground, axis(ground, against))}
+    named = looks(label for label in labels if label in best)
+    return {label: named.get(label, OTHERS) for label in labels}, named | {
+        "all others, which stand in the tables": OTHERS
+    }
 
 
 def _points(ground: Ground, kept: Column, styles: Mapping[str, Style]) -> list[_Point]:
