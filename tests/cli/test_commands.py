@@ -421,7 +421,7 @@ def test_ctrl_c_says_that_the_same_command_continues(monkeypatch: pytest.MonkeyP
     def stop(*given: object) -> None:
         raise Interrupted
 
-    monkeypatch.setattr("ssiuu.experiment.recipe.resolve", stop)
+    monkeypatch.setattr("ssiuu.experiment.matrix.resolve_all", stop)
     done = ssiuu("check")
     assert done.returncode == 130
     assert "the same command continues" in done.stderr

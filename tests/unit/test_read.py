@@ -323,7 +323,7 @@ def test_another_kind_of_file(write: Write, name: str) -> None:
     only(problems(read_facts, write(name, PERU)), "cannot be read as facts", ".jsonl", ".csv")
 
 
-@pytest.mark.parametrize("source", ["", "facts", "data/no.yaml", "a/b/c", "../x", "/no/such"])
+@pytest.mark.parametrize("source", ["", "facts", "data/no.yaml", "a/b/c", "../no-such", "/no/such"])
 def test_what_is_neither_a_file_nor_a_name_on_the_hub(source: str) -> None:
     only(problems(read_facts, source), "cannot be read as facts", '"owner/name"')
 

@@ -55,7 +55,7 @@ def axes_of(record: RunRecord, against: str | None = None) -> list[Column]:
     """
     kinds = axes(columns(record))
     first = [] if against is None else [_named(kinds, against)]
-    both = [kinds[KL], kinds[score_of(record).kept]]
+    both = [kinds[key] for key in (KL, score_of(record).kept) if key in kinds]
     return [*first, *(column for column in both if column not in first)]
 
 
