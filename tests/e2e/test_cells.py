@@ -94,7 +94,7 @@ def _save_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
     for module in (run_module, trials):  # slow beside all the objects of the tests
         monkeypatch.setattr(module, "release_memory", lambda: None)
-    monkeypatch.setattr(page, "figures", lambda _: [])
+    monkeypatch.setattr(page, "figures", lambda *_: [])
 
 
 def child(
@@ -389,6 +389,8 @@ def test_a_method_that_diverges_is_marked_and_the_others_go_on(
     assert "have not run yet" not in summary(record)
     again = ssiuu.load_run(out)
     assert again == record
+    mine = {p.stat().st_mode & 0o777 for p in out.rglob("*") if p.is_file() and p.name[0] != "."}
+    assert out.stat().st_mode & 0o777 == 0o700 and mine == {0o600}  # facts of the user's own
     # Its state says that it diverged; away with it, it is tried again.
     next((out / "cells" / "gd-s0").glob("*.state.safetensors")).unlink()
     mended = run(settings, out, *more).cells[1]

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ssiuu.benchmarks.base import check_lengths
-from ssiuu.cli.misuse import whole_numbers
+from ssiuu.cli.misuse import check_out, whole_numbers
 from ssiuu.data.read import read_facts
 from ssiuu.errors import ConfigError, DataError, DivergedError, OutputError
-from ssiuu.experiment.folder import locked, sweep
+from ssiuu.experiment.folder import locked, make_folder, sweep
 from ssiuu.experiment.recipe import resolve
 from ssiuu.likelihood import Prompt
 from ssiuu.models.lora import Lora, check_rank
-from ssiuu.models.weights import write_tensors
-from ssiuu.records.files import not_finite, write_record
+from ssiuu.models.weights import work_folder, write_tensors
+from ssiuu.records.files import not_finite, personal, write_record
 from ssiuu.records.schema import FactText, ProbeText, TaskScore
 
 
@@ -113,8 +116,6 @@ def test_a_lock_is_no_link_and_empties_nothing(tmp_path: Path) -> None:
 
 
 def test_a_guessed_temporary_name_is_not_written_through(tmp_path: Path, tiny_model: Any) -> None:
-    import os
-
     precious = tmp_path / "precious"
     precious.write_text("kept")
     (tmp_path / f".w.safetensors.{os.getpid()}").symlink_to(precious)
@@ -132,3 +133,48 @@ def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("whole")
     sweep(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_half_a_checkpoint_of_a_killed_process_is_removed(tmp_path: Path) -> None:
+    out = tmp_path / "forgotten"
+    for name in (".forgotten.part-x", ".other.part-x", "forgotten/.forgotten.part-y"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "model.safetensors").write_text("half")
+    check_out(out, [])
+    work = work_folder(out)
+    assert work.name == ".forgotten.unfinished" and not work.exists()
+    assert sorted(p.name for p in tmp_path.rglob("*.part-*")) == [".other.part-x"]
+
+
+@pytest.mark.parametrize("make", [work_folder, lambda out: make_folder(out, True)])
+def test_what_cannot_be_written_to_is_told_before_any_work(
+    tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"cannot be written to: (Not a directory|File exists)"):
+        make(tmp_path / "file" / "out")
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(OutputError, match=r"out cannot be written to: Read-only file system\."):
+        make(tmp_path / "out")
+
+
+def test_what_holds_facts_of_people_is_for_its_owner_alone(tmp_path: Path) -> None:
+    make_folder(tmp_path / "mine", private=True)
+    make_folder(tmp_path / "ours", private=False)
+    with personal():
+        write_record(tmp_path / "mine" / "cells" / "a.json", TaskScore(accuracy=0.5, items=2))
+    write_record(tmp_path / "ours" / "b.json", TaskScore(accuracy=0.5, items=2))
+    write_record(tmp_path / "ours" / "c.json", TaskScore(accuracy=0.5, items=2), private=True)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.rglob("*")}
+    usual = 0o777 & ~umask()
+    assert modes["mine"] == modes["cells"] == 0o700 and modes["a.json"] == modes["c.json"] == 0o600
+    assert modes["ours"] == usual and modes["b.json"] == usual & 0o666
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

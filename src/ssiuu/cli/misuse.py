@@ -38,7 +38,8 @@ def check_out(out: Path, models: Iterable[str | Path], empty: bool = True) -> No
     Raises:
         OutputError: It does.
     """
-    if empty and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    half = f".{out.name}.part-"  # what a killed process left of a checkpoint is removed
+    if empty and out.exists() and (not out.is_dir() or any(half not in p.name for p in out.iterdir())):
         raise OutputError(f"--out {out} is not an empty folder: choose another one.")
     for model in map(Path, models):
         if model.is_dir() and out.resolve().is_relative_to(model.resolve()):

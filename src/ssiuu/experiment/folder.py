@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -70,6 +71,21 @@ def check_folder(out: Path, recipe: Recipe, after: Path | None = None) -> None:
             f"--out {out} holds another run: {key} is {old.get(key)!r} there and "
             f"{new.get(key)!r} now. {OTHER}"
         )
+
+
+def make_folder(out: Path, private: bool) -> None:
+    """Make the folder of a run, which only the user can look into where facts in it are theirs.
+
+    Raises:
+        OutputError: It cannot be made, or not be written to.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.mkdir(mode=0o700 if private else 0o777, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written to: {error.strerror or error}.") from error
 
 
 def _fixed(key: str) -> bool:

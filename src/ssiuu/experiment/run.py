@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from ssiuu.experiment.cells import CellPlan, Keys, StagePlan
 from ssiuu.experiment.drive import check_method, info_of, unlearn_here
 from ssiuu.experiment.estimate import estimate
 from ssiuu.experiment.examine import Examiner
-from ssiuu.experiment.folder import check_folder, in_turn, locked, settle, sweep
+from ssiuu.experiment.folder import check_folder, in_turn, locked, make_folder, settle, sweep
 from ssiuu.experiment.given import IN_MEMORY
 from ssiuu.experiment.inside import Inside
 from ssiuu.experiment.planted import planted
@@ -53,6 +54,7 @@ from ssiuu.records.files import (
     assemble,
     failure,
     keyed,
+    personal,
     read_stage,
     without_times,
     write_bytes,
@@ -115,6 +117,8 @@ def run(
     out = Path(out)
     after, attacked = (Path(folder) if folder else None for folder in (after, attacked))
     check_folder(out, recipe, after)
+    make_folder(out, recipe.opens.yours)
+    closed = personal if recipe.opens.yours else nullcontext
     with interrupt.graceful():
         set_up = partial(locked, out / ".lock", lambda: progress("another process sets up the run"))
         with set_up():
@@ -139,20 +143,23 @@ def run(
             # the trials.
             cells = [] if trials else _plan(keys, methods, shared)
             if not resumed:
-                settle(out, header_of(methods, cells, notes))
-        if trials:
-            tuned, notes = _tune(session, out, trials, progress)
-            methods = _methods(session, after, tuned)
-            cells = _plan(keys, methods, shared)
-        with set_up():
-            header = settle(out, header_of(methods, cells, notes))
-            # Still under the lock: whoever comes first scores the original, for all.
-            original = _original(session, out, keys, progress)
-            examiner = Examiner(session, recipe.examine, progress)
-            if recipe.examine.plants:
-                _planted(examiner, out, keys)
-        meter = Meter(out, cells, progress)
-        in_turn(cells, _Stages(session, out, keys, shared, original, examiner, meter).attempt, meter)
+                with closed():
+                    settle(out, header_of(methods, cells, notes))
+        with closed():
+            if trials:
+                tuned, notes = _tune(session, out, trials, progress)
+                methods = _methods(session, after, tuned)
+                cells = _plan(keys, methods, shared)
+            with set_up():
+                header = settle(out, header_of(methods, cells, notes))
+                # Still under the lock: whoever comes first scores the original, for all.
+                original = _original(session, out, keys, progress)
+                examiner = Examiner(session, recipe.examine, progress)
+                if recipe.examine.plants:
+                    _planted(examiner, out, keys)
+            meter = Meter(out, cells, progress)
+            stages = _Stages(session, out, keys, shared, original, examiner, meter)
+            in_turn(cells, stages.attempt, meter)
         return assemble(out, header)
 
 

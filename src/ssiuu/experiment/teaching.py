@@ -28,6 +28,7 @@ from ssiuu.experiment.recipe import rate_of, resolve
 from ssiuu.experiment.session import Session, open_ground
 from ssiuu.likelihood import Example, encode
 from ssiuu.models.load import require_space, save
+from ssiuu.models.weights import work_folder
 from ssiuu.records.files import write_record
 from ssiuu.records.schema import FactText, Knowledge, Teaching
 from ssiuu.training import interrupt
@@ -100,7 +101,7 @@ def teach_model(
     limit = epochs or max(least, -(-STEPS * BATCH // len(read)))
     named, given = given_settings(model, read, None, None, tokenizer, base)
     recipe, _ = resolve(None, [*named, *(sets or [])])
-    work = out.with_name(f".{out.name}.unfinished")
+    work = work_folder(out)
     with interrupt.graceful():
         session = open_ground(recipe, progress, given)
         require_space(out, 5 * sum(p.numel() for p in session.model.parameters()))
@@ -110,6 +111,7 @@ def teach_model(
         examples = tokenised(session.prompt, taught_facts, session.context, end=True)
         kept_rows = _kept(session, keep, columns, notes, progress)
         reading = _Reading(session, shown, progress)
+        work.mkdir(mode=0o700, parents=True, exist_ok=True)
         epochs_run = finetune(
             session.model,
             examples,
@@ -146,7 +148,7 @@ def teach_model(
         taught = f"taught {len(shown)} facts in {epochs_run} epochs"
         note = "; ".join(part for part in (taught, session.loaded.info.note) if part)
         save(session.loaded.model, session.loaded.tokenizer, out, note, session.loaded.info.dtype)
-        write_record(out / "teach.json", record)
+        write_record(out / "teach.json", record, private=True)
     shutil.rmtree(work, ignore_errors=True)
     return record
 

@@ -25,6 +25,7 @@ from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.run import run
 from ssiuu.experiment.session import open_session
 from ssiuu.models.load import place, require_space, save
+from ssiuu.models.weights import work_folder
 from ssiuu.records.files import write_record
 from ssiuu.records.schema import RunRecord, Unlearning
 from ssiuu.report.knowledge import sentences
@@ -103,13 +104,14 @@ def unlearn_model(
     chosen = recipe.made()[0]
     if not chosen.trains:
         raise ConfigError(f"--method {method} does not unlearn anything.")
-    work = out.with_name(f".{out.name}.unfinished")
+    work = work_folder(out)
     with interrupt.graceful():
         session = open_session(recipe, None, progress, given)
         require_space(out, 4 * sum(p.numel() for p in session.model.parameters()))
         check_method(session, chosen)
         for note in session.notes:
             progress(note)
+        work.mkdir(mode=0o700, parents=True, exist_ok=True)
         lora = recipe.unlearn.lora
         adapter = work / "adapter" if lora.rank is not None and not lora.merge else None
         searches = chosen.has_gradient and sources["unlearn.learning_rate"] == "default"
@@ -119,14 +121,14 @@ def unlearn_model(
         note = f"{record.method.label} on {len(session.split.unlearned)} facts"
         assert record.outcome is not None
         if record.outcome.state != "forgotten" and not keep_anyway:
-            write_record(out.with_name(f"{out.name}.unlearn.json"), record)
+            write_record(out.with_name(f"{out.name}.unlearn.json"), record, private=True)
         elif adapter is None:
             noted = "; ".join(part for part in (note, session.loaded.info.note) if part)
             save(session.loaded.model, session.loaded.tokenizer, out, noted, session.loaded.info.dtype)
-            write_record(out / "unlearn.json", record)
+            write_record(out / "unlearn.json", record, private=True)
         else:
             place(adapter, out)
-            write_record(out / "unlearn.json", record)
+            write_record(out / "unlearn.json", record, private=True)
     shutil.rmtree(work, ignore_errors=True)
     return record
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import shutil
@@ -20,6 +21,27 @@ from ssiuu.errors import ModelError, OutputError
 from ssiuu.models.checks import check_finite
 from ssiuu.models.quiet import quiet
 from ssiuu.records.files import readable
+
+
+def work_folder(out: Path) -> Path:
+    """Return where what becomes `out` is worked on; half a checkpoint of a process that was killed is
+    removed. Nothing is made yet.
+
+    Raises:
+        OutputError: Nothing can be written beside `out`, or into it where it is there already.
+    """
+    work = out.with_name(f".{out.name}.unfinished")
+    try:
+        for place in (out.parent, out):
+            for path in place.glob(f".{glob.escape(out.name)}.part-*"):
+                shutil.rmtree(path, ignore_errors=True)
+        beside = next(folder for folder in out.absolute().parents if folder.exists())
+        for place in (beside, *([out] if out.exists() else [])):
+            with tempfile.TemporaryFile(dir=place):
+                pass
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written to: {error.strerror or error}.") from error
+    return work
 
 
 def save(
@@ -45,7 +67,7 @@ def save(
         within = folder if folder.exists() else folder.parent  # a mounted folder may be all there is
         within.mkdir(parents=True, exist_ok=True)
         require_space(within, sum(p.numel() * kind.itemsize for p in model.parameters()))
-        temporary = Path(tempfile.mkdtemp(dir=within, prefix=f".{folder.name}."))
+        temporary = Path(tempfile.mkdtemp(dir=within, prefix=f".{folder.name}.part-"))
     except OSError as error:
         raise OutputError(f"{folder} cannot be written to: {error.strerror or error}.") from error
     try:

@@ -7,7 +7,8 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,6 +68,16 @@ def write_bytes(path: Path, content: bytes, private: bool = False) -> None:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+@contextmanager
+def personal() -> Iterator[None]:
+    """Give what is made meanwhile to the user alone: files 0600, folders 0700, of the whole process."""
+    mask = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(mask)
+
+
 def readable(path: Path) -> None:
     """Give a file made under a private temporary name the mode of any new file."""
     # The mask can only be read by setting it.
@@ -75,8 +86,8 @@ def readable(path: Path) -> None:
     path.chmod(0o666 & ~mask)
 
 
-def write_record(path: Path, record: Record) -> None:
-    """Write one record as JSON, atomically.
+def write_record(path: Path, record: Record, private: bool = False) -> None:
+    """Write one record as JSON, atomically; `private`: only the user can read it.
 
     Raises:
         DivergedError: A number in it is not finite: it would be read back as one never measured.
@@ -87,7 +98,7 @@ def write_record(path: Path, record: Record) -> None:
             f"{path.name} is not written: {place} is not finite, so the model no longer computes "
             "numbers there; its weights are too large, or its training went too far."
         )
-    write_bytes(path, (record.model_dump_json(indent=1) + "\n").encode())
+    write_bytes(path, (record.model_dump_json(indent=1) + "\n").encode(), private)
 
 
 def not_finite(value: Any, place: str = "") -> str | None:
