@@ -28,6 +28,7 @@ from ssiuu.errors import InputError, OutputError
 from ssiuu.experiment import folder as folder_module
 from ssiuu.experiment import run as run_module
 from ssiuu.experiment import trials
+from ssiuu.experiment import unlearn as unlearn_module
 from ssiuu.experiment.cells import CellPlan, StagePlan
 from ssiuu.experiment.folder import check_folder
 from ssiuu.experiment.progress import Meter, duration
@@ -35,7 +36,7 @@ from ssiuu.experiment.tuning import best
 from ssiuu.methods.objectives.gd import GradientDifference
 from ssiuu.models.load import save
 from ssiuu.records.files import NOT_THE_SAME, without_times
-from ssiuu.records.schema import MethodInfo, RunHeader, RunRecord
+from ssiuu.records.schema import MethodInfo, RunHeader, RunRecord, Unlearning
 from ssiuu.report import page
 from ssiuu.report.formats import data, markdown
 from ssiuu.report.text import summary
@@ -396,6 +397,38 @@ def test_a_method_that_diverges_is_marked_and_the_others_go_on(
     mended = run(settings, out, *more).cells[1]
     assert mended.failed is None and mended.evaluation is not None
     assert not [*(out / "cells" / "gd-s0").glob("failed-*")]
+
+
+# --- a save that fails --------------------------------------------------------------------------
+
+
+def test_what_cannot_be_saved_is_kept_and_the_same_command_only_saves_it(
+    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = dict(line.split("=", 1) for line in settings[:5])
+    sets = ["force=true", "unlearn.learning_rate=1e-3", "unlearn.max_steps=2"]
+
+    def unlearn(out: Path) -> Unlearning:
+        return unlearn_module.unlearn_model(
+            *(named["model"], named["forget"], out, named["retain"], "gd", sets), keep_anyway=True
+        )
+
+    whole, out, work = tmp_path / "whole", tmp_path / "out", tmp_path / ".out.unfinished"
+    unlearn(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(unlearn_module, "save", Mock(side_effect=OutputError("no disk space.")))
+        with pytest.raises(OutputError, match=r"no disk space\. What was unlearned is kept in"):
+            unlearn(out)
+        assert not out.exists() and {p.stat().st_mode & 0o777 for p in work.iterdir()} == {0o600}
+        patch.setattr(unlearn_module, "save_weights", Mock(side_effect=OutputError("none.")))
+        with pytest.raises(OutputError, match="it is lost"):
+            unlearn(tmp_path / "other")
+    with monkeypatch.context() as patch:
+        patch.setattr(unlearn_module, "forget_facts", Mock(side_effect=AssertionError))
+        record = unlearn(out)
+    assert record.key == "" and record.steps and not work.exists()
+    saved, wanted = (folder / "model.safetensors" for folder in (out, whole))
+    assert saved.read_bytes() == wanted.read_bytes()
 
 
 # --- tuning -------------------------------------------------------------------------------------

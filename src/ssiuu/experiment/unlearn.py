@@ -23,10 +23,10 @@ from ssiuu.experiment.forgetting import forget as forget_facts
 from ssiuu.experiment.given import ModelSource, checkpoint, given_settings, in_place, setting
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.run import run
-from ssiuu.experiment.session import open_session
+from ssiuu.experiment.session import Session, open_session
 from ssiuu.models.load import place, require_space, save
-from ssiuu.models.weights import work_folder
-from ssiuu.records.files import write_record
+from ssiuu.models.weights import load_weights, save_weights, work_folder
+from ssiuu.records.files import digest, read_record, write_record
 from ssiuu.records.schema import RunRecord, Unlearning
 from ssiuu.report.knowledge import sentences
 from ssiuu.training import interrupt
@@ -34,6 +34,7 @@ from ssiuu.training import interrupt
 # What moves a model least where it forgets as much (docs/decisions/0008).
 DEFAULT_METHOD: Mapping[str, Any] = {"name": "npo+kl+texts+others", "retain_weight": 5.0}
 NO_METHOD = "methods=[none]"
+RESULT, WEIGHTS = "result.json", "result.safetensors"  # of what was unlearned and could not be saved
 
 
 def unlearn_model(
@@ -115,22 +116,63 @@ def unlearn_model(
         lora = recipe.unlearn.lora
         adapter = work / "adapter" if lora.rank is not None and not lora.merge else None
         searches = chosen.has_gradient and sources["unlearn.learning_rate"] == "default"
-        record = forget_facts(session, chosen, searches, work, progress, adapter)
+        key = _key(session)
+        kept = _kept(work, key)
+        if kept is None:
+            record = forget_facts(session, chosen, searches, work, progress, adapter)
+        else:
+            progress("unlearned already, and only to be saved")
+            load_weights(session.model, work / WEIGHTS)
+            record = kept
+        unsaved = record
         notes = [*record.notes, *sentences(session.knowledge)]
         record = record.model_copy(update={"knowledge": session.knowledge, "notes": notes})
         note = f"{record.method.label} on {len(session.split.unlearned)} facts"
         assert record.outcome is not None
         if record.outcome.state != "forgotten" and not keep_anyway:
             write_record(out.with_name(f"{out.name}.unlearn.json"), record, private=True)
-        elif adapter is None:
-            noted = "; ".join(part for part in (note, session.loaded.info.note) if part)
-            save(session.loaded.model, session.loaded.tokenizer, out, noted, session.loaded.info.dtype)
-            write_record(out / "unlearn.json", record, private=True)
         else:
-            place(adapter, out)
+            try:
+                _save(session, out, note, adapter)
+            except (OutputError, OSError) as error:
+                raise OutputError(f"{error} {_keep(session, work, unsaved, key)}") from error
             write_record(out / "unlearn.json", record, private=True)
     shutil.rmtree(work, ignore_errors=True)
     return record
+
+
+def _save(session: Session, out: Path, note: str, adapter: Path | None) -> None:
+    """Save the adapter where there is one alone, else the session's model."""
+    if adapter is not None:
+        place(adapter, out)
+        return
+    loaded = session.loaded
+    noted = "; ".join(part for part in (note, loaded.info.note) if part)
+    save(loaded.model, loaded.tokenizer, out, noted, loaded.info.dtype)
+
+
+def _key(session: Session) -> str:
+    """Return the digest of all that decides what unlearning ends in, before it has begun."""
+    split, recipe = session.split.model_dump(mode="json"), session.recipe.model_dump(mode="json")
+    return digest(session.loaded.info.fingerprint, split, recipe)
+
+
+def _keep(session: Session, work: Path, record: Unlearning, key: str) -> str:
+    """Keep what could not be saved, where there is room for that, and say whether it is kept."""
+    try:
+        save_weights(session.model, work / WEIGHTS)
+        write_record(work / RESULT, record.model_copy(update={"key": key}), private=True)
+    except OutputError:
+        return "The training could not be kept either: it is lost."
+    return f"What was unlearned is kept in {work}: the same command only saves it."
+
+
+def _kept(work: Path, key: str) -> Unlearning | None:
+    """Return the record of what the same command unlearned and could not save, if there is one."""
+    record = read_record(work / RESULT, Unlearning)
+    if record is None or record.key != key or not (work / WEIGHTS).exists():
+        return None
+    return record.model_copy(update={"key": ""})
 
 
 def audit_models(
