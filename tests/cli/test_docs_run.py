@@ -53,12 +53,15 @@ ONE = ["methods=[gd]", "diagnose=false"]
 FEW = "methods=[gd, ssiuu+projection]"
 SIZES = ["split={forget: 4, retain: 4, heldout: 4}"]
 WORLD = [*SIZES, "fictional={people: 24, steps: 12}"]
+TRIED = "tune={trials: 1, space: {gd: {learning_rate: [1e-3, 2e-3]}}}"
 FEWER = ["attacks.filler.learning_rates=[]", "attacks.seeds=[0]", "attacks.spaces=[full]"]
 # Further settings of a command that holds these words; the first that fits.
 SHORTER: dict[str, list[str]] = {
     "recipes/strong.yaml": [*RUN, *WORLD, *FEWER, FEW, "attacks.samples=[1]"],
     "benchmark=fictional": [*RUN, *WORLD, FEW],
     "tofu.model=FULL": [*RUN, TOFU, "methods=[gd]", "attacks.membership=false"],
+    "recipes/rivals-real.yaml": [*RUN, *SIZES, *ONE],
+    "recipes/rivals.yaml": [*RUN, *WORLD, *ONE, TRIED],
     "recipes/matrix.yaml": [*RUN, *WORLD, *ONE, "attacks.filler.learning_rates=[]"],
     "--out longer": [*RUN, *SIZES, *ONE],
     "recipes/tofu-small.yaml": [*RUN, TOFU, "methods=[gd]"],
