@@ -310,6 +310,21 @@ def test_a_file_that_does_not_belong_is_told(folder: Path) -> None:
         ssiuu.load_run(folder)
 
 
+@pytest.mark.parametrize("name", ["evaluate", "unlearn", "attack"])
+@pytest.mark.parametrize("content", [b"", b'{"key": "a', b"[]"], ids=["empty", "cut", "other"])
+def test_a_record_cut_short_is_told_and_made_again_where_it_is_away(
+    settings: list[str], folder: Path, name: str, content: bytes
+) -> None:
+    whole, path = ssiuu.load_run(folder), next(folder.glob(f"cells/gd-s0/{name}-*.json"))
+    path.write_bytes(content)
+    for read in (lambda: ssiuu.load_run(folder), lambda: run(settings, folder)):
+        with pytest.raises(InputError, match=f"{path.name} .*Move the file away"):
+            read()
+    if name == "evaluate":
+        path.unlink()
+        assert numbers(run(settings, folder)) == numbers(whole)
+
+
 # --- the look inside ----------------------------------------------------------------------------
 
 INSIDE = ["inside=true", "methods=[none,gd]"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from ssiuu.analysis.scale import mean
 from ssiuu.analysis.verdict import accuracy, attack_accuracy
 from ssiuu.benchmarks.base import Progress
 from ssiuu.experiment.cells import CellPlan, StagePlan
+from ssiuu.records.files import field_of
 from ssiuu.records.schema import AttackCurve, Diagnosis, Evaluation, Examination, Stability, Unlearning
 from ssiuu.report.text import DASH, kl, nats, percent, rate, short
 
@@ -42,7 +42,7 @@ class Meter:
         path = self.out / stage.path
         if stage.path not in self.known and path.exists():
             self.known.add(stage.path)
-            spent = json.loads(path.read_bytes())["seconds"]
+            spent = field_of(path, "seconds")
             self.seconds.setdefault(_kind(stage), []).append(float(spent))
         return stage.path in self.known
 

@@ -7,7 +7,6 @@ on them is run. Several processes may work in one folder: each takes a cell that
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
@@ -53,6 +52,7 @@ from ssiuu.records.files import (
     again,
     assemble,
     failure,
+    field_of,
     keyed,
     personal,
     read_stage,
@@ -403,7 +403,7 @@ class _Stages:
         if cell.stage("unlearn"):
             return False  # a model of its own
         for other in sorted((self.out / "cells").glob(f"*/{stage.path.name}")):
-            if json.loads(other.read_bytes())["key"] == stage.key:
+            if field_of(other, "key") == stage.key:
                 write_bytes(path, other.read_bytes())
                 return True
         return False

@@ -134,6 +134,20 @@ def read_record(path: Path, kind: type[R]) -> R | None:
         ) from error
 
 
+def field_of(path: Path, name: str) -> Any:
+    """Return one field of a stage's record, without reading the rest as what it is.
+
+    Raises:
+        InputError: The file is cut short, or no record.
+    """
+    try:
+        return json.loads(path.read_bytes())[name]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is cut short or no record. Move the file away to have it made again."
+        ) from error
+
+
 def keyed(name: str, key: str) -> str:
     """Return the file name of a record: readable, and another one under every key."""
     return f"{name}-{key[:8]}.json"
