@@ -9,6 +9,7 @@ import os
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -23,6 +24,7 @@ from ssiuu.models.lora import Lora, check_rank
 from ssiuu.models.weights import work_folder, write_tensors
 from ssiuu.records.files import not_finite, personal, write_record
 from ssiuu.records.schema import FactText, ProbeText, TaskScore
+from ssiuu.training.state import load_state
 
 
 @pytest.mark.parametrize("seeds", ["[0,0,0]", "[3,1,3]", f"[{1 << 63}]"])
@@ -133,6 +135,21 @@ def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("whole")
     sweep(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "no state"])
+def test_a_damaged_state_is_told_and_not_taken_up(tmp_path: Path, tiny_model: Any, damage: str) -> None:
+    path = tmp_path / "state.safetensors"
+    write_tensors({"a": next(tiny_model.parameters()).detach()}, path)
+    whole = path.read_bytes()
+    cases = {"empty": b"", "cut": whole[:-9], "garbage": b"\x07" * 99, "no state": whole}
+    path.write_bytes(cases[damage])
+    step = Mock(named={}, optimizers={}, bounds={})
+    if damage == "no state":
+        assert load_state(path, step, "key") is None
+        return
+    with pytest.warns(UserWarning, match="is cut short or damaged: that training begins again"):
+        assert load_state(path, step, "key") is None
 
 
 def test_half_a_checkpoint_of_a_killed_process_is_removed(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from ssiuu.models.load import write_tensors
 from ssiuu.training.step import Step
@@ -41,12 +42,22 @@ def save_state(
     write_tensors(tensors, path, {"progress": json.dumps(progress)})
 
 
+def _readable(path: Path) -> bool:
+    """Whether a file is a whole state; one that is not is told of, and training begins again."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return "key" in json.loads((stored.metadata() or {}).get("progress", "{}"))
+    except (SafetensorError, ValueError):
+        warnings.warn(f"{path} is cut short or damaged: that training begins again.", stacklevel=2)
+        return False
+
+
 @torch.no_grad()
 def load_state(
     path: Path, step: Step, key: str, kept: Mapping[str, torch.Tensor] = NONE
 ) -> dict[str, Any] | None:
-    """Restore a state saved under the same key; None if there is none that fits."""
-    if not path.exists():
+    """Restore a state saved under the same key; None if there is none that fits, or can be read."""
+    if not path.exists() or not _readable(path):
         return None
     with safe_open(path, framework="pt") as stored:
         progress: dict[str, Any] = json.loads(stored.metadata()["progress"])
