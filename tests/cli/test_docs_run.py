@@ -254,8 +254,9 @@ STANDS_FOR = {
     **{"M": "my-model", "M2": "after", "M3": "attacked", "MODEL": "my-model"},
     **{"F": "forget.jsonl", "RECIPE": "recipes/quick.yaml"},
 }
-# [--set key=value]: carried out above, by whole commands; calibrating takes minutes and has tests.
-IDLE = ("ssiuu run ", "ssiuu calibrate ")
+# [--set key=value], runs side by side and files for llama.cpp: carried out above, by whole commands;
+# calibrating takes minutes and has tests.
+IDLE = ("ssiuu run ", "ssiuu calibrate ", "ssiuu compare ", "ssiuu export ")
 
 
 def spelled(usage: str) -> list[str]:

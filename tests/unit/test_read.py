@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ssiuu import hub
 from ssiuu.data.columns import parse_columns
-from ssiuu.data.fact import Fact, Instruction
+from ssiuu.data.fact import Fact, Instruction, normal
 from ssiuu.data.read import borrow_distractors, check_pair, read_facts, read_instructions
 from ssiuu.data.rows import is_visible
 from ssiuu.errors import DataError
@@ -142,7 +142,7 @@ ROW = st.fixed_dictionaries(
         "relation": FULL,
         "statement": FULL,
         "paraphrases": st.lists(FULL, max_size=3),
-        "distractors": st.lists(FULL.map("wrong {}".format), max_size=3),
+        "distractors": st.lists(FULL.map("wrong {}".format), max_size=3, unique_by=normal),
     },
 )
 
