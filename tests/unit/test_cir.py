@@ -414,6 +414,8 @@ def test_what_does_not_fit_is_refused(tiny_model: Any, rows: Any) -> None:
             make(spec)
     with pytest.raises(ConfigError, match="a retain step of its own: set retain_rate"):
         make("cir+apart")
+    with pytest.raises(ConfigError, match=r"^rmu-mcu\.layer: must be below"):
+        make({"name": "rmu-mcu", "layer": 99}).objective.check(tiny_model)
     with pytest.raises(ConfigError, match="retain: states is for objectives of hidden states"):
         make({"name": "gd", "retain": "states"})
     for key, value in (("layers", [3]), ("layers", [5, 2]), ("loss_limit", 0.9), ("retain_rate", 0)):

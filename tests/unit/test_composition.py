@@ -394,6 +394,17 @@ def test_numbers_in_parentheses_are_those_of_the_mapping() -> None:
         ("gd+ssiuu(0.1)", {"name": "ssiuu", "lambda": 0.1}),
         ("gd+ssiuu(index=random)", {"name": "ssiuu-random"}),
         ("gd+projection(8)+outputs(4)", {"name": "gd", "projection": 8, "projection_outputs": 4}),
+        (
+            "cir(layers=[0, 1],input_directions=4)",
+            {"name": "cir", "layers": [0, 1], "input_directions": 4},
+        ),
+        ("rmu-mcu(layer=0,update=[mlp])", {"name": "rmu-mcu", "layer": 0, "update": ["mlp"]}),
+        (
+            "fdcu(fisher=10,fisher_blocks=[0,1])",
+            {"name": "fdcu", "fisher": 10, "fisher_blocks": [0, 1]},
+        ),
+        ("ssiuu-exact(lambda=1e-2)", {"name": "ssiuu-exact", "lambda": 1e-2}),
+        ("npo-sam(beta=0.5,rho=0.1)", {"name": "npo-sam", "beta": 0.5, "rho": 0.1}),
     ):
         assert make(typed) == make(mapping)
 
@@ -424,6 +435,9 @@ def test_a_key_of_two_parts_is_written_with_its_part() -> None:
         ("gd++sam(0.1)", r"a plus joins .*Did you mean 'gd\+sam\(0.1\)'"),
         ({"beta": 0.1}, r"a method has a name, as in gd .*got \{'beta': 0.1\}"),
         ("npo+texts(two)", r"unknown knob of texts 'two'. .*texts=VALUE"),
+        ("fdcu(strong=1)", r"unknown knob of fdcu 'strong=1'.*strength=VALUE"),
+        ("gd(x=1)", r"gd has no knobs, got 'x=1'"),
+        ("cir(layers=[1,0])", r"cir: layers: the first and the last block.*got \[1, 0\]"),
         ("gd+kl(strong)", "unknown knob of kl 'strong'. .*retain_weight=VALUE"),
         ("gd+kl(-1)", r"gd\.retain_weight: .*got -1"),
         ("ga+mask", "a retain term is needed"),

@@ -210,7 +210,11 @@ def test_every_architecture_or_one_sentence(layout: str, make_examples: Any) -> 
     assert moved and moved <= {f"{path}.weight" for path in feed_forward(model)}
 
 
-def test_what_is_out_of_range_is_refused() -> None:
+def test_what_is_out_of_range_is_refused(tiny_model: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"repselect-steps\.components: must be at most \d+,.*got 9999"
+    ):
+        make({"name": "repselect-steps", "components": 9999}).objective.check(tiny_model)
     for key, value in (("components", 0), ("beta", 0), ("collect", 0), ("elicit_rank", 0)):
         with pytest.raises(ConfigError, match=rf"methods: repselect-steps\.{key}: .*got"):
             make({"name": "repselect-steps", key: value})

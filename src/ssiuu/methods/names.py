@@ -1,9 +1,10 @@
 """From a name to a method: `loss+transform(knob,knob)+term`, names of the literature, forms of Ssiuu.
 
     method  = head { "+" part }
-    head    = an objective | an alias | "ssiuu" { "-" form }
+    head    = ( an objective | an alias | "ssiuu" { "-" form } ) [ "(" knob { "," knob } ")" ]
     part    = word [ "(" knob { "," knob } ")" ]         word: a transform, a suffix or a retain term
     knob    = a word of the part | a number | key "=" value
+    value   = a number | a word | "[" value { "," value } "]"
 
 A mapping says the rest, with flat keys: each goes to the part that declares it.
 """
@@ -285,7 +286,8 @@ def _split(name: str, where: str) -> list[tuple[str, list[str]]]:
                 f"{where}: {name!r} cannot be read: parentheses come in pairs behind a word, as in "
                 '"gd+ssiuu(logprob,growth)". In a list such a name needs quotation marks.'
             )
-        knobs = [knob.strip() for knob in (match[2] or "").split(",")] if match[2] else []
+        # At every comma that is not inside of a list.
+        knobs = [knob.strip() for knob in re.split(r",(?![^\[]*\])", match[2])] if match[2] else []
         words.append((match[1].strip(), knobs))
     return words
 
@@ -315,7 +317,30 @@ def _head(draft: Draft, word: tuple[str, list[str]], values: dict[str, Any]) -> 
         raise ConfigError(unknown("method", name, known_methods(), draft.where))
     draft.add(OBJECTIVES.get(draft.objective, draft.where))
     for knob in knobs:
-        _knob(draft, draft.parts[draft.objective], knob)
+        _head_knob(draft, name, knob)
+
+
+def _head_knob(draft: Draft, name: str, knob: str) -> None:
+    """Read one knob behind what a name begins with; of several parts the one that has it takes it."""
+    key = knob.partition("=")[0].strip()
+    kinds = list(draft.parts.values())
+    owners = [kind for kind in kinds if key in kind.written() or key in getattr(kind, "knobs", {})]
+    if len(owners) > 1:
+        names = " and ".join(kind.name for kind in owners)
+        raise ConfigError(f"{draft.where}: {name}: {names} both have {key!r}: say it in a mapping.")
+    if not owners and len(kinds) > 1:
+        raise ConfigError(_no_knob(name, knob, kinds, draft.where))
+    _knob(draft, (owners or kinds)[0], knob)
+
+
+def _no_knob(name: str, knob: str, kinds: Sequence[type[Part]], where: str) -> str:
+    """Return the sentence for a knob that none of these parts has."""
+    known = [
+        w for k in kinds for w in (*getattr(k, "knobs", {}), *(f"{key}=VALUE" for key in k.written()))
+    ]
+    if not known:
+        return f"{where}: {name} has no knobs, got {knob!r}."
+    return unknown(f"knob of {name}", knob, known, where)
 
 
 def _family(draft: Draft, forms: list[str], values: dict[str, Any]) -> None:
@@ -411,7 +436,7 @@ def _knob(draft: Draft, kind: type[Part], knob: str, key: str | None = None) -> 
     number = _number(text if equals else knob)
     key = key or getattr(kind, "number", None)
     if equals and name.strip() in kind.written():
-        draft.set(kind.name, name.strip(), text.strip() if number is None else number, knob)
+        draft.set(kind.name, name.strip(), _value(text.strip()), knob)
     elif knob in words:
         for field_, value in words[knob].items():
             draft.set(kind.name, field_, value, knob)
@@ -420,8 +445,7 @@ def _knob(draft: Draft, kind: type[Part], knob: str, key: str | None = None) -> 
     elif (rho := _number(knob.removeprefix("rho"))) is not None and "rho" in kind.written():
         draft.set(kind.name, "rho", rho, knob)
     else:
-        known = [*words, *(f"{key}=VALUE" for key in kind.written())]
-        raise ConfigError(unknown(f"knob of {kind.name}", knob, known, draft.where))
+        raise ConfigError(_no_knob(kind.name, knob, [kind], draft.where))
 
 
 def _weight(draft: Draft, term: str, knob: str) -> None:
@@ -430,6 +454,14 @@ def _weight(draft: Draft, term: str, knob: str) -> None:
     if number is None:
         raise ConfigError(unknown(f"knob of {term}", knob, ["retain_weight=VALUE"], draft.where))
     draft.set("", "retain_weight", number, knob)
+
+
+def _value(text: str) -> Any:
+    """Read what stands behind a key: a number, a word, or a list of these."""
+    if text.startswith("[") and text.endswith("]"):
+        return [_value(entry.strip()) for entry in text[1:-1].split(",") if entry.strip()]
+    number = _number(text)
+    return text if number is None else number
 
 
 def _number(text: str) -> float | int | None:

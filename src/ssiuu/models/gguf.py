@@ -102,7 +102,10 @@ def read_gguf(path: Path) -> PreTrainedModel:
                 quantization_config=GgufConfig(dequantize=True),
             )
     except Exception as error:  # whatever the reader makes of a broken file
-        raise ModelError(f"{path} cannot be read as GGUF: {first_line(error)}.") from error
+        raise ModelError(
+            f"{path} cannot be read as GGUF: {first_line(error)}. It is cut short or damaged, no GGUF, "
+            "or of an architecture that transformers does not read."
+        ) from error
     if getattr(model, "hf_quantizer", None) is not None:
         model = _without_quantizer(model)
     read: PreTrainedModel = model.eval()

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from ssiuu.causal import CausalLM
+from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Batch
 from ssiuu.methods.base import (
     Ask,
@@ -149,8 +150,13 @@ class RepSelectSteps(Objective):
         refuse_second_gradients(among, self.name)
 
     def check(self, model: CausalLM) -> None:
-        """Refuse a model without feed-forward maps."""
-        feed_forward_maps(model, self.name)
+        """Refuse a model without feed-forward maps, or with fewer directions."""
+        most = max(max(m.weight.shape) for m in feed_forward_maps(model, self.name).values()) - 1
+        if self.components is not None and self.components > most:
+            raise ConfigError(
+                f"{self.name}.components: must be at most {most}, one less than the widest side of the "
+                f"maps here, got {self.components}."
+            )
 
     def trained(self, names: Sequence[str], model: CausalLM) -> set[str]:
         """Return the feed-forward maps."""

@@ -75,7 +75,7 @@ class Misdirection(Objective):
 
     def check(self, model: CausalLM) -> None:
         """Refuse a model without that block."""
-        block(model, self.layer, "rmu.layer")
+        block(model, self.layer, f"{self.name}.layer")
 
     def updates(self, names: Sequence[str]) -> set[str]:
         """Return which parameters are trained.
@@ -85,7 +85,9 @@ class Misdirection(Objective):
         """
         trained = {n for n in names if any(re.search(pattern, n) for pattern in self.update)}
         if not trained:
-            raise ConfigError(f"rmu.update: {self.update} fits no parameter, such as {names[-1]!r}.")
+            raise ConfigError(
+                f"{self.name}.update: {self.update} fits no parameter, such as {names[-1]!r}."
+            )
         return trained
 
     def forget_loss(self, view: View) -> Float[Tensor, " B"]:
