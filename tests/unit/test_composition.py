@@ -436,6 +436,7 @@ def test_a_key_of_two_parts_is_written_with_its_part() -> None:
         ({"beta": 0.1}, r"a method has a name, as in gd .*got \{'beta': 0.1\}"),
         ("npo+texts(two)", r"unknown knob of texts 'two'. .*texts=VALUE"),
         ("fdcu(strong=1)", r"unknown knob of fdcu 'strong=1'.*strength=VALUE"),
+        ("fdcu(fisher=-1)", r"fdcu\.fisher: .*got -1"),
         ("gd(x=1)", r"gd has no knobs, got 'x=1'"),
         ("cir(layers=[1,0])", r"cir: layers: the first and the last block.*got \[1, 0\]"),
         ("gd+kl(strong)", "unknown knob of kl 'strong'. .*retain_weight=VALUE"),

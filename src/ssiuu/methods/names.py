@@ -537,7 +537,7 @@ def _given(draft: Draft, part: str, key: str, value: Any) -> None:
 def _assembled(draft: Draft, values: dict[str, Any]) -> Method:
     objective: Any = draft.parts[draft.objective]
     head = objective.has_gradient and any(name in (FAMILY, "gate") for name in draft.parts)
-    label = FAMILY if head else draft.alias.name if draft.alias else draft.objective
+    label = draft.alias.name if draft.alias else FAMILY if head else draft.objective
     common, problems = _routed(draft, values, label)
     parts: list[Part] = []
     for name, kind in draft.parts.items():
