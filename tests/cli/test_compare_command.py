@@ -97,6 +97,7 @@ def test_the_command_appends_and_checks() -> None:
         (["--check", "missing.jsonl"], "--check missing.jsonl cannot be read"),
         (["all", "--append", "b.jsonl", "--format", "md"], "--format and --append do not go together"),
         (["all", "--append", "all"], "--append all is a folder"),
+        (["all", "--out", "page.pdf"], "--out page.pdf: no format goes by .pdf: end it in .html, .md"),
         (["nothing"], "nothing holds no run: there is no run.json in it."),
         (["all/one", "all/one"], "all/one is named twice"),
         (["all/one", "--format", "pdf"], "--format: unknown format 'pdf'"),

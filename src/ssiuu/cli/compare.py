@@ -26,7 +26,10 @@ class Format(StrEnum):
     html = "html"
 
 
-SUFFIXES = {".html": Format.html, ".md": Format.md, ".csv": Format.csv, ".tex": Format.latex}
+SUFFIXES = {
+    **{".html": Format.html, ".md": Format.md, ".csv": Format.csv, ".tex": Format.latex},
+    **{".txt": Format.text, "": Format.text},
+}
 
 
 def command(
@@ -142,10 +145,16 @@ def _format(given: str | None, out: Path | None) -> str:
     """Return what is to be made: what was said, else what the file ends in, else text.
 
     Raises:
-        ConfigError: There is no such format.
+        ConfigError: There is no such format, or none goes by the ending of the file.
     """
     if given is None:
-        return Format.text if out is None else SUFFIXES.get(out.suffix.lower(), Format.text)
+        ending = "" if out is None else out.suffix.lower()
+        if ending not in SUFFIXES:
+            known = ", ".join(filter(None, SUFFIXES))
+            raise ConfigError(
+                f"--out {out}: no format goes by {ending}: end it in {known}, or say --format."
+            )
+        return SUFFIXES[ending]
     if given not in [*Format]:
         raise ConfigError(unknown("format", given, [form.value for form in Format], "--format"))
     return given
