@@ -114,6 +114,7 @@ def having(left_out: dict[str, str]) -> dict[Path, list[Line]]:
     return {page: typed for page, typed in found.items() if typed}
 
 
+LONG = {"tofu.md", "gguf.md", "compare.md"}
 TYPED, ITSELF = having(NEVER), having(NEVER | ONLY_SHORT)
 
 
@@ -215,7 +216,13 @@ def hastened(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("hastened", "folder")
-@pytest.mark.parametrize("page", TYPED, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if page.name in LONG else [], id=page.name)
+        for page in TYPED
+    ],
+)
 def test_every_command_of_a_page_is_carried_out(
     page: Path,
     stand_in: Path,

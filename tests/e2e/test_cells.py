@@ -451,6 +451,7 @@ def test_what_cannot_be_saved_is_kept_and_the_same_command_only_saves_it(
 TUNE = ["tune.trials=2", "tune.space={'*': {learning_rate: [1e-4, 1e-2]}}"]
 
 
+@pytest.mark.slow
 def test_every_method_is_tuned_and_its_best_setting_is_run(settings: list[str], tmp_path: Path) -> None:
     out, lines = tmp_path / "run", list[str]()
     process = child([*settings, *TUNE], out, "2/4 trials")

@@ -16,6 +16,7 @@ from ssiuu.models.load import load_checkpoint_weights, snapshot
 from ssiuu.models.sites import find_sites
 
 
+@pytest.mark.slow
 def test_evidence_on_models_of_known_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSIUU_CACHE", str(tmp_path))
     recipe, _ = resolve(

@@ -68,6 +68,7 @@ def fictional() -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_fictional_run_interrupted_and_continued(
     tmp_path: Path, fictional: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,12 +98,17 @@ def run(model: Any, given: Any, rows: Rows, stop_after: int = 0, **change: Any) 
 NEEDS_RETAIN = ("mask", "apart", "gu", "rosu", "layered")
 REFUSED = [(o, t) for o in ("cir", "mcu") for t in ("projection", "apart", "ssiuu", "gate")]
 REFUSED += [("repselect-steps", t) for t in ("ssiuu", "gate")]
-PAIRS = [
-    pytest.param(o, t, id=f"{o}+{t}")
+ALL = [
+    (o, t)
     for o in GRADIENT
     for t in TRANSFORMS.built_in
     if o != "ga" or t not in NEEDS_RETAIN  # it has no retain term
     if (o, t) not in REFUSED and (o, t) not in (("cir", "rosu"), ("mcu", "rosu"))
+]
+# Every fourth by default, so that each objective and each transform is among them; the rest is slow.
+PAIRS = [
+    pytest.param(o, t, id=f"{o}+{t}", marks=[pytest.mark.slow] if n % 4 else [])
+    for n, (o, t) in enumerate(ALL)
 ]
 STRONG = {"ssiuu": {"lambda": 1e4}, "pull": {"pull": 30.0}} | {
     name: {"retain_weight": 1.0} for name in NEEDS_RETAIN
