@@ -105,9 +105,9 @@ ALL = [
     if o != "ga" or t not in NEEDS_RETAIN  # it has no retain term
     if (o, t) not in REFUSED and (o, t) not in (("cir", "rosu"), ("mcu", "rosu"))
 ]
-# Every fourth by default, so that each objective and each transform is among them; the rest is slow.
+# Every third by default, so that each objective and each transform is among them; the rest is slow.
 PAIRS = [
-    pytest.param(o, t, id=f"{o}+{t}", marks=[pytest.mark.slow] if n % 4 else [])
+    pytest.param(o, t, id=f"{o}+{t}", marks=[pytest.mark.slow] if n % 3 else [])
     for n, (o, t) in enumerate(ALL)
 ]
 STRONG = {"ssiuu": {"lambda": 1e4}, "pull": {"pull": 30.0}} | {
