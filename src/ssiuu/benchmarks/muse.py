@@ -23,13 +23,12 @@ from ssiuu.benchmarks.base import Basis, Benchmark, Cost, Given, Ground, Progres
 from ssiuu.benchmarks.passages import FORM, begun, passages
 from ssiuu.benchmarks.prompting import check_tokens, choose_prompt
 from ssiuu.benchmarks.rows import some
-from ssiuu.benchmarks.tuned import Tuning, noted, tuned
+from ssiuu.benchmarks.tuned import Tuning, noted, refer, tuned
 from ssiuu.config import Section
 from ssiuu.evaluation.scores.texts import EXCERPT, Texts
 from ssiuu.likelihood import Prompt
-from ssiuu.models.load import Loaded, load, load_checkpoint_weights
+from ssiuu.models.load import Loaded, load
 from ssiuu.models.original import Original
-from ssiuu.models.sources import find
 from ssiuu.records.schema import BenchmarkInfo, FactText, Split
 
 QUESTION = "Question: {question}\nAnswer:"
@@ -218,11 +217,7 @@ class Muse(Benchmark[MuseConfig]):
                     "PrivLeak, which compares with it, is not scored."
                 )
             return
-        progress(f"loading {reference}")
-        folder, tokenizer = find(reference).folder, ground.loaded.tokenizer
-        ground.notes += load_checkpoint_weights(ground.model, folder, basis.base, tokenizer)
-        ground.original.restore()
-        ground.never_learned = folder
+        refer(ground, basis, reference, progress)
 
 
 def split_of(

@@ -18,15 +18,14 @@ from ssiuu.benchmarks import tofu_rows
 from ssiuu.benchmarks.base import PLAIN, Basis, Benchmark, Cost, Given, Ground, Progress
 from ssiuu.benchmarks.prompting import choose_prompt
 from ssiuu.benchmarks.rows import count, some
-from ssiuu.benchmarks.tuned import Tuning, noted, tuned
+from ssiuu.benchmarks.tuned import Tuning, noted, refer, tuned
 from ssiuu.config import Section
 from ssiuu.errors import ConfigError
 from ssiuu.evaluation.scores.open_unlearning import OpenUnlearning
 from ssiuu.evaluation.scores.sentences import Sentences
 from ssiuu.likelihood import Prompt, PromptStyle
-from ssiuu.models.load import Loaded, load, load_checkpoint_weights
+from ssiuu.models.load import Loaded, load
 from ssiuu.models.original import Original
-from ssiuu.models.sources import find
 from ssiuu.records.schema import BenchmarkInfo, FactText, Split
 
 TOKENS = 56  # of a question with its answer
@@ -173,11 +172,7 @@ class Tofu(Benchmark[TofuConfig]):
                 "quality and PrivLeak, which compare with it, are not scored."
             )
             return
-        progress(f"loading {reference}")
-        folder, tokenizer = find(reference).folder, ground.loaded.tokenizer
-        ground.notes += load_checkpoint_weights(ground.model, folder, basis.base, tokenizer)
-        ground.original.restore()
-        ground.never_learned = folder
+        refer(ground, basis, reference, progress)
 
     def _prompt(self, basis: Basis, loaded: Loaded, progress: Progress) -> Prompt:
         """Return the form of the questions: of a model fine-tuned elsewhere the form usual there."""

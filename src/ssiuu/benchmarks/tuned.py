@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 import transformers
 
-from ssiuu.benchmarks.base import Basis, Progress, tokenised
+from ssiuu.benchmarks.base import Basis, Ground, Progress, tokenised
 from ssiuu.errors import OutputError
 from ssiuu.likelihood import Prompt
-from ssiuu.models.load import Loaded, cache_folder, save
+from ssiuu.models.load import Loaded, cache_folder, load_checkpoint_weights, save
 from ssiuu.models.original import Original
 from ssiuu.models.precision import resolve_precision
-from ssiuu.models.sources import require_cache
+from ssiuu.models.sources import find, require_cache
 from ssiuu.records.schema import FactText, ModelInfo
 from ssiuu.training.finetune import finetune
 
@@ -97,6 +97,19 @@ def tuned(
         if not (folder / "config.json").exists():  # otherwise another process was faster
             raise
     return folder
+
+
+def refer(ground: Ground, basis: Basis, reference: str, progress: Progress) -> None:
+    """Take a given model as the never-learned one, once its weights have been seen to fit.
+
+    Raises:
+        ModelError: It cannot be loaded or is of another architecture.
+    """
+    progress(f"loading {reference}")
+    folder, tokenizer = find(reference).folder, ground.loaded.tokenizer
+    ground.notes += load_checkpoint_weights(ground.model, folder, basis.base, tokenizer)
+    ground.original.restore()
+    ground.never_learned = folder
 
 
 def noted(loaded: Loaded, start: ModelInfo, note: str) -> Loaded:

@@ -33,6 +33,7 @@ from ssiuu.analysis.evidence import FEWEST
 from ssiuu.benchmarks import texts, worldfacts
 from ssiuu.benchmarks.base import Progress
 from ssiuu.benchmarks.screening import as_text
+from ssiuu.data.fact import normal
 from ssiuu.diagnosis.readout import TOKENS, Readout, Target, readable
 from ssiuu.errors import DataError, DivergedError
 from ssiuu.evaluation.lineup import Lineup, lineups
@@ -87,12 +88,11 @@ def halves(facts: Sequence[FactText]) -> tuple[list[int], list[int]]:
     """
     entities = [fact.entity or fact.id for fact in facts]
     if len(set(entities)) == 1:
-        answers = [fact.answer.strip().casefold() for fact in facts]
-        named = {
-            answer: min(f.id for f, a in zip(facts, answers, strict=True) if a == answer)
-            for answer in answers
-        }
-        entities = [named[answer] for answer in answers]
+        answers = [normal(fact.answer) for fact in facts]
+        first_id: dict[str, str] = {}
+        for id, answer in sorted(zip((fact.id for fact in facts), answers, strict=True)):
+            first_id.setdefault(answer, id)
+        entities = [first_id[answer] for answer in answers]
     order = sorted(set(entities))
     random.Random("examine").shuffle(order)
     first = set(order[::2])

@@ -127,13 +127,9 @@ class JensenShannonTerm(RetainTerm):
         return js_loss(view.logits, view.reference_logits, view.logprobs.mask)
 
 
-class ActivationTerm(RetainTerm):
-    """RMU's: hidden states of the retain rows stay where they were, in the block that is steered."""
+class HiddenTerm(RetainTerm):
+    """Hidden states of the retain rows stay where they were, in the block the objective looks at."""
 
-    name: ClassVar[str] = "activations"
-    origin: ClassVar[Origin] = "literature"
-    source: ClassVar[str] = "Li et al. 2024 (ICML)."
-    summary: ClassVar[str] = "the distance of the retain rows' hidden states from those before"
     suffix: ClassVar[bool] = False
     normaliser: ClassVar[Normaliser] = "positions"
     needs: ClassVar[frozenset[Need]] = frozenset({"hidden"})
@@ -141,6 +137,15 @@ class ActivationTerm(RetainTerm):
     def looks(self, objective: Objective | None) -> int | None:
         """Return the objective's block."""
         return None if objective is None else objective.looks
+
+
+class ActivationTerm(HiddenTerm):
+    """RMU's: hidden states of the retain rows stay where they were, in the block that is steered."""
+
+    name: ClassVar[str] = "activations"
+    origin: ClassVar[Origin] = "literature"
+    source: ClassVar[str] = "Li et al. 2024 (ICML)."
+    summary: ClassVar[str] = "the distance of the retain rows' hidden states from those before"
 
     def fits(self, among: Parts) -> None:
         """Refuse an objective that steers no block."""
@@ -171,20 +176,13 @@ def shift_loss(
     return moved.masked_fill(~mask, 0.0).sum(1)
 
 
-class StatesTerm(RetainTerm):
+class StatesTerm(HiddenTerm):
     """CIR's: hidden states of the retain rows stay where they were, behind the last block it breaks."""
 
     name: ClassVar[str] = "states"
     origin: ClassVar[Origin] = "literature"
     source: ClassVar[str] = "Sondej and Yang 2025 (CIR)."
     summary: ClassVar[str] = "the distance of the retain rows' hidden states, over their length"
-    suffix: ClassVar[bool] = False
-    normaliser: ClassVar[Normaliser] = "positions"
-    needs: ClassVar[frozenset[Need]] = frozenset({"hidden"})
-
-    def looks(self, objective: Objective | None) -> int | None:
-        """Return the objective's block."""
-        return None if objective is None else objective.looks
 
     def fits(self, among: Parts) -> None:
         """Refuse an objective that looks at no block."""
