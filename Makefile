@@ -1,6 +1,7 @@
 # make run    set up and run the embedded default; the report is run/report.html
 # make test   set up, then lint, types, import contract and tests
 # make typed  all tests with every annotation checked
+# make fuzz   everything that is read, fuzzed for FUZZ_MINUTES; the counts stand at the end
 # They need Python 3.11 or newer and PyPI, and may be called from any folder (make -C path run).
 
 ROOT := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
@@ -19,9 +20,10 @@ TYPED := tests/oracles tests/invariants tests/unit/test_likelihood.py tests/unit
 	tests/unit/test_split_gradients.py tests/unit/test_second_gradient.py tests/unit/test_probe.py \
 	tests/unit/test_projection.py tests/unit/test_influence.py tests/unit/test_lora.py \
 	tests/unit/test_composition.py tests/unit/test_pdu.py tests/unit/test_satimp.py
+FUZZ_MINUTES ?= 30
 PYTEST = cd $(ROOT) && $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: run test typed clean
+.PHONY: run test typed fuzz clean
 .DELETE_ON_ERROR:
 
 run: $(READY)
@@ -37,6 +39,9 @@ test: $(READY)
 
 typed: $(READY)
 	$(PYTEST) --typed
+
+fuzz: $(READY)
+	cd $(ROOT) && FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/python -m pytest -p no:cacheprovider tests/fuzz
 
 # torch comes first and pinned, so that nothing else pulls a larger build of it.
 $(READY): $(ROOT)pyproject.toml $(ROOT)constraints.txt $(ROOT)requirements-dev.txt

@@ -150,6 +150,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--typed", action="store_true", help="check every annotation, shapes among them")
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what was fuzzed, where it was for its minutes (`make fuzz`)."""
+    if (frame := sys.modules.get("fuzzed")) is not None and frame.MINUTES:
+        terminalreporter.section("fuzzed")
+        terminalreporter.write_line("\n".join(frame.counts()))
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """Words with their leading space: " w0" to " w63", the prompt's words and the newline."""
