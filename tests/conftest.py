@@ -20,6 +20,8 @@ if "--typed" in sys.argv:
     os.environ["SSIUU_TYPED"] = "1"
 if os.environ.get("SSIUU_TYPED"):
     install_import_hook("ssiuu", "typed.typed")
+# Where device: auto is; numbers are held to those of a processor (docs/gpu.md has the tests on a GPU).
+os.environ.setdefault("SSIUU_DEVICE", "cpu")
 
 from ssiuu.likelihood import Example
 from ssiuu.models.load import cache_folder

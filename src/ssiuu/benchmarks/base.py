@@ -33,6 +33,7 @@ from ssiuu.evaluation.scores.ranking import Ranking
 from ssiuu.likelihood import Example, Prompt, encode
 from ssiuu.models.load import Loaded
 from ssiuu.models.original import Original
+from ssiuu.models.place import Attention, Dtype, Placement
 from ssiuu.plugins import SENTENCES, held_to
 from ssiuu.records.schema import BenchmarkInfo, FactText, Knowledge, Split
 
@@ -77,6 +78,20 @@ class Basis(Section):
     split: SplitConfig = SplitConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    device: str = Field(
+        default="auto",
+        description="where all of it runs, as torch names it: cpu, cuda, cuda:1; auto: the first "
+        "accelerator, else the processor",
+    )
+    dtype: Dtype = Field(
+        default="auto",
+        description="of the weights in memory; auto: fp32, in which they are trained and scored. Files "
+        "that are saved have the type of the checkpoint that came in",
+    )
+    attention: Attention = Field(default="auto", description="how it is computed; auto: the library's")
+    gradient_checkpointing: bool = Field(
+        default=False, description="compute activations again in the backward pass: less memory, slower"
+    )
     prompt: Literal["plain", "qa", "chat"] | None = Field(
         default=None,
         description="form of the questions; null: the benchmark's, and for facts of your own the "
@@ -90,6 +105,15 @@ class Basis(Section):
     prompt_system: str | None = Field(
         default=None, description="text of the system's turn in a chat, else a paragraph in front"
     )
+
+    @property
+    def placement(self) -> Placement:
+        """Where the model is put, and in which type.
+
+        Raises:
+            ConfigError: This machine has no such device.
+        """
+        return Placement.of(self.device, self.dtype, self.attention, self.gradient_checkpointing)
 
     @field_validator("prompt_form", "prompt_system")
     @classmethod

@@ -43,7 +43,7 @@ class Faithun(Benchmark[FaithunConfig]):
         data = faithun_rows.load(self.config.path, self.config.splits)
         split = self._split(basis, data)
         progress(f"loading {basis.model}")
-        loaded = load(str(basis.model), basis.base)
+        loaded = load(str(basis.model), basis.base, basis.placement)
         return Ground(
             loaded=loaded,
             original=Original(loaded),

@@ -50,7 +50,7 @@ class Fictional(Benchmark[FictionalConfig]):
         pools = made.designate(world.facts, seed)
         cache = cache_folder() / "fictional"
         twins = made.train_twins(world, pools["forget"], cache, seed, self.config.steps, progress)
-        loaded = load(str(twins.full))
+        loaded = load(str(twins.full), placement=basis.placement)
         loaded = replace(loaded, info=loaded.info.model_copy(update={"name": "fictional"}))
         prompt = choose_prompt(basis, loaded.tokenizer, progress)
         return Ground(

@@ -170,8 +170,9 @@ class Muse(Benchmark[MuseConfig]):
         """Return the model that has read the texts, or is to read them."""
         if basis.model is not None:
             progress(f"loading {basis.model}")
-            return load(basis.model, basis.base)
-        loaded = load(str(madeup.twins(seed, progress).never_learned))
+            return load(basis.model, basis.base, basis.placement)
+        made = madeup.twins(seed, progress).never_learned
+        loaded = load(str(made), placement=basis.placement)
         return replace(loaded, info=loaded.info.model_copy(update={"name": "fictional"}))
 
     def _read(
@@ -201,7 +202,7 @@ class Muse(Benchmark[MuseConfig]):
             start.info,
             f"has read here {len(forget)} pieces to forget and {len(retain)} to keep",
         )
-        return noted(load(str(full)), info, note), never
+        return noted(load(str(full), placement=basis.placement), info, note), never
 
     def _refer(self, ground: Ground, basis: Basis, progress: Progress) -> None:
         """Take the given control, where there is one and it fits the model.

@@ -63,7 +63,7 @@ class Rwku(Benchmark[RwkuConfig]):
         config, options, seed = self.config, basis.evaluate.options, basis.split.seed
         data = rwku_rows.load(config.path, config.subjects, options, seed)
         progress(f"loading {basis.model}")
-        loaded = load(str(basis.model), basis.base)
+        loaded = load(str(basis.model), basis.base, basis.placement)
         ground = Ground(
             loaded=loaded,
             original=Original(loaded),

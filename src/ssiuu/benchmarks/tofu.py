@@ -145,18 +145,19 @@ class Tofu(Benchmark[TofuConfig]):
         config = self.config
         if config.model is not None:
             progress(f"loading {config.model}")
-            loaded = load(config.model, basis.base)
+            loaded = load(config.model, basis.base, basis.placement)
             note = "given as fine-tuned on TOFU: nothing was trained here"
             return noted(loaded, loaded.info, note), None
         learned = data.retain[: config.retain]
         progress(f"loading {basis.model}")
-        start = load(str(basis.model), basis.base)
+        start = load(str(basis.model), basis.base, basis.placement)
         original = Original(start)
         full = self._tuned(basis, start, original, [*data.forget, *learned], progress)
         never = self._tuned(basis, start, original, learned, progress)
         info, note = start.info, f"{config.split} and {len(learned)} retain questions of TOFU"
         del start, original  # the next one needs the memory
-        return noted(load(str(full)), info, f"fine-tuned here on {note}"), never
+        tuned = load(str(full), placement=basis.placement)
+        return noted(tuned, info, f"fine-tuned here on {note}"), never
 
     def _refer(self, ground: Ground, basis: Basis, progress: Progress) -> None:
         """Take the given control, where there is one and it fits the model.

@@ -133,9 +133,9 @@ class Wmdp(Benchmark[WmdpConfig]):
         """Return the model, and its twin where both are made here."""
         if basis.model is not None:
             progress(f"loading {basis.model}")
-            return load(basis.model, basis.base), None
+            return load(basis.model, basis.base, basis.placement), None
         twins = madeup.twins(seed, progress)
-        loaded = load(str(twins.full))
+        loaded = load(str(twins.full), placement=basis.placement)
         return replace(
             loaded, info=loaded.info.model_copy(update={"name": "fictional"})
         ), twins.never_learned

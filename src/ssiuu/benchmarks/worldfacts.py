@@ -47,7 +47,7 @@ class WorldFacts(Benchmark[Section]):
         """Load the model and ask it until the sets are full of what it knows."""
         facts, version, digest = load()
         progress(f"loading {basis.model}")
-        loaded = load_model(str(basis.model), basis.base)
+        loaded = load_model(str(basis.model), basis.base, basis.placement)
         prompt = choose_prompt(basis, loaded.tokenizer, progress)
         return Ground(
             loaded=loaded,

@@ -312,7 +312,7 @@ class MadeUp(Bench):
         return made.train_twins(self.world, absent, cache, seed, progress=self.progress, recipe=recipe)
 
     def _open(self, recipe: Recipe, full: Path) -> Session:
-        loaded = load(str(full))
+        loaded = load(str(full), placement=recipe.placement)
         prompt = Prompt(loaded.tokenizer, "plain")
         facts = self.world.facts
         knows = known(loaded.model, prompt, facts)

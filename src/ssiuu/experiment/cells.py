@@ -86,6 +86,7 @@ class Keys:
             session.benchmark.fingerprint,
             _told(session.split),
             *session.plugins.values(),
+            *session.recipe.placement.key,
         )
         # Where there is nothing to retain, a projection takes its directions from these.
         self.shared = [] if session.split.retain else self.unrelated

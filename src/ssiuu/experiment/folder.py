@@ -35,6 +35,10 @@ CHANGEABLE = {
     "attacks",
     "tune",
     "precision",
+    "device",
+    "dtype",
+    "attention",
+    "gradient_checkpointing",
     "keep_checkpoints",
 }
 FACTS = {"evaluate.options"}  # decides them all the same

@@ -483,6 +483,7 @@ def _check(recipe: Recipe) -> None:
     problems += recipe.attacks.problems()
     problems += [p for attack in attacks_of(recipe.attacks) for p in attack.problems()]
     problems += recipe.opens.problems(recipe)
+    problems += _placed(recipe)
     try:
         check_columns(recipe.columns or {})
     except ConfigError as error:
@@ -495,6 +496,15 @@ def _check(recipe: Recipe) -> None:
     if problems:
         raise ConfigError(problems)
     _check_sizes(recipe)
+
+
+def _placed(recipe: Recipe) -> list[str]:
+    """Return why what is asked for cannot be had on this machine, a sentence each."""
+    try:
+        recipe.placement  # noqa: B018  it is made to be checked
+    except ConfigError as error:
+        return error.problems
+    return []
 
 
 def _check_sizes(recipe: Recipe) -> None:

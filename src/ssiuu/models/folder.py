@@ -10,7 +10,6 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from safetensors import safe_open
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -29,6 +28,7 @@ from ssiuu.models.files import (
     weight_files,
 )
 from ssiuu.models.gguf import file_digest, is_gguf, read_gguf
+from ssiuu.models.place import PROCESSOR, Placement
 from ssiuu.models.quiet import quiet
 from ssiuu.models.sources import find
 
@@ -75,7 +75,13 @@ def _under(folder: Path, base: str | None, above: tuple[Path, ...] = ()) -> Path
     return find(base).folder if base is not None and not has_tokenizer(folder) else None
 
 
-def read(folder: Path, base: str | None, above: tuple[Path, ...] = (), tokenizer: bool = True) -> Whole:
+def read(
+    folder: Path,
+    base: str | None,
+    above: tuple[Path, ...] = (),
+    tokenizer: bool = True,
+    placement: Placement = PROCESSOR,
+) -> Whole:
     """Read a folder, safetensors only, and what it is incomplete without.
 
     Args:
@@ -83,6 +89,7 @@ def read(folder: Path, base: str | None, above: tuple[Path, ...] = (), tokenizer
         base: The model that an adapter belongs to, or that has the tokenizer of a folder without.
         above: The adapters that this folder is the base of.
         tokenizer: Whether one is wanted; without, a folder that has none will do.
+        placement: Where the model is put.
 
     Raises:
         ModelError: It is not one of which anything can be said: its sentence says why.
@@ -92,21 +99,22 @@ def read(folder: Path, base: str | None, above: tuple[Path, ...] = (), tokenizer
             raise ModelError(
                 f"{folder} is a GGUF file, of which weights alone are read: give a folder here."
             )
-        return Whole(read_gguf(folder), None, "float32", "dequantised from GGUF")
+        dequantised = placement.put(read_gguf(folder))
+        return Whole(dequantised, None, "float32", "dequantised from GGUF")
     under = _under(folder, base, above)
     if not is_adapter(folder):
-        model, dtype, note = _read_model(folder)
+        model, dtype, note = _read_model(folder, placement)
         return Whole(model, read_tokenizer(under or folder) if tokenizer else None, dtype, note)
     assert under is not None
     own = has_tokenizer(folder)
-    below = read(under, None, (*above, folder), tokenizer and not own)
+    below = read(under, None, (*above, folder), tokenizer and not own, placement)
     merged = merge(below.model, folder)
     note = f"the adapter {folder} merged into {under}"
     reader = read_tokenizer(folder) if own and tokenizer else below.tokenizer
     return Whole(merged, reader, below.dtype, "; ".join(n for n in (below.note, note) if n))
 
 
-def _read_model(folder: Path) -> tuple[PreTrainedModel, str, str]:
+def _read_model(folder: Path, placement: Placement) -> tuple[PreTrainedModel, str, str]:
     """Read the model of a folder, the type that most of its weights are stored in, and a note."""
     config = read_config(folder)
     files = weight_files(folder)
@@ -125,7 +133,7 @@ def _read_model(folder: Path) -> tuple[PreTrainedModel, str, str]:
                 None,
                 config=config,
                 state_dict=state,
-                dtype=torch.float32,
+                **placement.options,
                 ignore_mismatched_sizes=True,  # refused below, by name
                 output_loading_info=True,
             )
@@ -134,7 +142,7 @@ def _read_model(folder: Path) -> tuple[PreTrainedModel, str, str]:
     except Exception as error:  # whatever an architecture makes of values that it does not expect
         raise ModelError(f"{folder} cannot be loaded: {first_line(error)}.") from error
     check_fit(folder, stored, info, model.base_model_prefix)
-    return model.eval(), _dtype(stored), _loosened(model)
+    return placement.finished(model).eval(), _dtype(stored), _loosened(model)
 
 
 def _loosened(model: PreTrainedModel) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from ssiuu.models.checks import (
 )
 from ssiuu.models.files import has_tokenizer, is_adapter, tokenizer_files
 from ssiuu.models.folder import model_fingerprint, read, read_tokenizer
+from ssiuu.models.place import PROCESSOR, Placement
 from ssiuu.models.quiet import quiet
 from ssiuu.models.sources import MODELS, cache_folder, find
 from ssiuu.models.tied import untie
@@ -59,6 +60,7 @@ __all__ = [
     "load_weights",
     "model_fingerprint",
     "place",
+    "placed",
     "require_space",
     "restore",
     "round_to",
@@ -71,7 +73,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in evaluation mode (fp32), its tokenizer, and where both came from.
+    """A model in evaluation mode, its tokenizer, and where both came from.
 
     `folder`: holds exactly these weights; None where they were merged or are an object's.
     """
@@ -82,19 +84,20 @@ class Loaded:
     folder: Path | None
 
 
-def load(name: str, base: str | None = None) -> Loaded:
-    """Load a model by short name, folder or hub name, in fp32 on the CPU.
+def load(name: str, base: str | None = None, placement: Placement = PROCESSOR) -> Loaded:
+    """Load a model by short name, folder or hub name.
 
     Args:
         name: Of a model, or of a PEFT adapter, which is merged into its base in memory.
         base: The model that an adapter belongs to, or that has the tokenizer of a folder without
             one; an adapter's own statement is taken where none is given.
+        placement: Where it is put, and in which type.
 
     Raises:
         ModelError: No such model, or not one of which anything can be said: its sentence says why.
     """
     place = find(name)
-    whole = read(place.folder, base)
+    whole = read(place.folder, base, placement=placement)
     off = _check(name, whole.model, whole.tokenizer)
     adapter = is_adapter(place.folder)
     where = MODELS[name][0] if name in MODELS else name
@@ -104,6 +107,11 @@ def load(name: str, base: str | None = None) -> Loaded:
     digest = model_fingerprint(place.folder, base)
     info = _info(whole.model, name, place.kind, digest, whole.dtype, note)
     return Loaded(whole.model, whole.tokenizer, info, None if adapter else place.folder)
+
+
+def placed(loaded: Loaded, placement: Placement) -> Loaded:
+    """Return a model that was taken from an object, put where one that is loaded would be."""
+    return replace(loaded, model=placement.put(loaded.model))
 
 
 def from_object(model: Any, tokenizer: Any, name: str = "object") -> Loaded:
@@ -194,6 +202,7 @@ def load_checkpoint_weights(
         # No token is there; the mean's logit is the mean logit, at most an equal share of P.
         parameter[common:] = their_weight.mean(0)
     if tokenizer is not None:
+        _lend(model, other)
         check_same(folder, model, other)
     ours, others = embedding_rows(model), embedding_rows(other)
     if ours != others:
@@ -202,6 +211,24 @@ def load_checkpoint_weights(
             "the rows that both have are compared."
         )
     return notes
+
+
+def _lend(model: CausalLM, other: PreTrainedModel) -> None:
+    """Let another model compute with this one's weights, where it lies elsewhere; no copy is made.
+
+    Its embedding keeps its own rows, which may be more.
+    """
+    if (device := next(model.parameters()).device) == other.device:
+        return
+    ours = dict(model.named_parameters(remove_duplicate=False))
+    for path, module in other.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                mine = ours[f"{path}.{name}" if path else name]
+                same = mine.shape == parameter.shape
+                module._parameters[name] = mine if same else torch.nn.Parameter(parameter.to(mine))
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else buffer.to(device)
 
 
 def _fits(ours: Tensor, theirs: Tensor, rows: bool) -> bool:

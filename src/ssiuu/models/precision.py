@@ -25,16 +25,22 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["bf
     Raises:
         ConfigError: bf16 was asked for on a processor that only emulates it.
     """
-    if device.type == "cpu":
-        native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    else:
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    native = _has_bf16(device)
     if precision == "bf16" and not native:
         raise ConfigError(
             f"precision: 'bf16' is not supported by this {device.type} and would be emulated at "
             "a fraction of the speed. Use 'auto' or 'fp32'."
         )
     return "bf16" if native and precision != "fp32" else "fp32"
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies in bf16 itself."""
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(getattr(torch.get_device_module(device), "is_bf16_supported", bool)())
 
 
 def autocast(precision: Literal["bf16", "fp32"], device: str) -> AbstractContextManager[object]:

@@ -110,7 +110,9 @@ class Step:
         self.method, self.precision, self.max_grad_norm = method, precision, max_grad_norm
         self.objective: Objective | None = method.objective if method else None
         self.term: RetainTerm | None = method.retain if method else LikelihoodTerm()
-        self.accelerator = Accelerator(mixed_precision="no")
+        self.accelerator = Accelerator(
+            mixed_precision="no", device_placement=False
+        )  # where it lies is decided
         self._frozen = self._freeze(model)
         self.named: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         parameters = list(self.named.values())

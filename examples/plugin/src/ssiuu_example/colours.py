@@ -40,7 +40,7 @@ class Colours(Benchmark[ColoursConfig]):
         sets = {"forget": facts[:first], "retain": facts[first:last], "heldout": facts[last:]}
         split = Split(seed=basis.split.seed, asked=len(facts), known=len(facts), **sets)
         digest = hashlib.sha256(split.model_dump_json().encode()).hexdigest()
-        loaded = load(str(basis.model), basis.base)
+        loaded = load(str(basis.model), basis.base, basis.placement)
         info = BenchmarkInfo(name=self.name, version="1", fingerprint=digest, facts=len(facts))
         prompt = choose_prompt(basis, loaded.tokenizer, progress)
         original = Original(loaded)
