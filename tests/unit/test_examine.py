@@ -143,7 +143,7 @@ def test_rows_of_one_person_with_one_answer_stay_together(session: Session) -> N
 
 def test_a_single_fact_has_no_related_attacker(session: Session) -> None:
     found = Examiner(of(session, session.split.forget[:1]), session.recipe.examine).examine()
-    assert {place.attacker for place in found.places} == {"nobody", "read-out", "unrelated"}
+    assert {place.attacker for place in found.places} == {"nobody", "read-out"}
     (trace,) = found.facts.values()
     assert all(level is not None for level in trace.contrast)
 
@@ -181,7 +181,7 @@ def test_the_attacker_never_trains_on_what_is_read(
     monkeypatch.setattr(examine, "micro_batches", batches)
     monkeypatch.setattr(Examiner, "_read", reading)
     monkeypatch.setattr(examine, "restore", put_back)
-    found = Examiner(asked, session.recipe.examine).examine()
+    found = Examiner(asked, session.recipe.examine.model_copy(update={"unrelated": True})).examine()
     assert told == 4 and seen == 6  # two steps of two related attackers and of an unrelated one
     assert {place.attacker for place in found.places} > {"related", "unrelated"}
     for trace in found.facts.values():
@@ -315,7 +315,8 @@ def test_what_does_not_fit_the_context_is_left_out_and_noted(
     rows = session.examples([*session.split.forget, *session.split.retain])
     longest = max(len(row.prompt) + len(row.answer) for row in rows)
     monkeypatch.setattr(session.model.config, "max_position_embeddings", longest + 2)
-    found = Examiner(of(session, facts), session.recipe.examine).examine()
+    config = session.recipe.examine.model_copy(update={"unrelated": True})
+    found = Examiner(of(session, facts), config).examine()
     assert {place.attacker for place in found.places} == {"nobody", "read-out", "related"}
     instructions, phrasings = found.notes
     assert "No instruction fits" in instructions and "too long for the model" in phrasings
@@ -361,7 +362,7 @@ def test_an_attack_that_diverges_names_no_fact(
 
     monkeypatch.setattr(Loop, "run", run)
     found = Examiner(session, session.recipe.examine).examine()
-    assert len(found.notes) == 3 and all("diverged" in note for note in found.notes)
+    assert len(found.notes) == 2 and all("diverged" in note for note in found.notes)
     assert not any(fact.id in note for fact in session.split.forget for note in found.notes)
 
 
@@ -412,7 +413,12 @@ def test_thorough_is_more_of_everything_that_nobody_has_set() -> None:
     assert sources["examine.steps"] == "examine.thorough"
     fixed, _ = resolve(None, ["examine={thorough: true, learning_rates: [1e-3]}"])
     assert fixed.examine.rates(1) == [1e-3]
-    assert usual.decides == usual.model_dump(mode="json", exclude={"reuse", "thorough"})
+    assert thorough.unrelated and not usual.unrelated
+    as_before = usual.model_copy(update={"unrelated": True})
+    assert as_before.decides == usual.model_dump(
+        mode="json", exclude={"reuse", "thorough", "unrelated"}
+    )
+    assert usual.decides == {**as_before.decides, "unrelated": False}
 
 
 # --- records ------------------------------------------------------------------------------------
@@ -433,6 +439,7 @@ def test_keys_change_with_what_decides_an_examination(session: Session) -> None:
         {"planted": 5},
         {"seeds": [1]},
         {"thorough": True},
+        {"unrelated": True},
     ]
     examinations, evaluations = zip(*(keys(**change) for change in changes), strict=True)
     assert len(set(examinations)) == len(changes) and len(set(evaluations)) == 1

@@ -26,7 +26,8 @@ from ssiuu.records.schema import Attacker, Examination, Record, Verdict
 from ssiuu.statistics import wilson
 
 Truth = Literal["erased", "hidden", "not removed"]
-ATTACKERS: tuple[Attacker, ...] = ("nobody", "unrelated", "related", "read-out")
+# Whose places have a vote: one that trains on instructions told nothing (weight .05 of a fit of four).
+ATTACKERS: tuple[Attacker, ...] = ("nobody", "related", "read-out")
 # Ways of hiding, and the mixed model, where hidden facts leave least; the others are only tried.
 FITTED = ("last-map", "middle-map", "refusal", "mixed-30%")
 PLANTED, ORIGINAL = "planted", "original"

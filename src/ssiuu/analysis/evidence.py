@@ -181,7 +181,7 @@ def judge(
         fitted: None: the constants that ship with the package.
     """
     fitted = fitted or constants()
-    looks = comparable(examination, planted)
+    looks = comparable(examination, planted) & fitted.weights.keys()
     facts = shown(examination, fitted.weights, looks)
     null = _decoys(facts.values())
     controls = shown(planted, fitted.weights, looks) if planted else {}

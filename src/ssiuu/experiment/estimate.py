@@ -71,7 +71,7 @@ def _tokens(recipe: Recipe, cost: Cost, audited: bool = False) -> float:
 
 
 def _examination(recipe: Recipe, tokens: float, facts: int) -> float:
-    """Return the tokens of examining a model: readings, the read-out, three attackers' training.
+    """Return the tokens of examining a model: readings, the read-out, attackers' training.
 
     The related attacker is two, each of which is read on what the other one holds.
     """
@@ -81,8 +81,9 @@ def _examination(recipe: Recipe, tokens: float, facts: int) -> float:
     curves = len(config.rates(SMOLLM2)) * len(config.seeds)
     answers, controls, phrasings = lineup_size(facts)
     reading = facts * (controls + phrasings) * (tokens + ANSWER * answers)
-    trained = 3 * 3.0 * tokens * config.batch_size * config.steps[-1]
-    return 2 * reading + TOKENS + curves * (2 * len(config.steps) * reading + trained)
+    trained = (2 + config.unrelated) * 3.0 * tokens * config.batch_size * config.steps[-1]
+    along = (1 + config.unrelated) * len(config.steps) * reading
+    return 2 * reading + TOKENS + curves * (along + trained)
 
 
 def _planted(recipe: Recipe, tokens: float) -> float:
@@ -113,7 +114,8 @@ def _steps(recipe: Recipe, cost: Cost, audited: bool = False) -> float:
     runs = trained * (len(recipe.seeds) + (recipe.tune.trials or 0))
     curves = [curve.steps for curve in plan(recipe)]
     judged, attacked = _models(recipe, cost, audited)
-    examined = 3 * max(recipe.examine.steps, default=0) * (judged + bool(recipe.examine.planted))
+    attackers = 2 + recipe.examine.unrelated
+    examined = attackers * max(recipe.examine.steps, default=0) * (judged + recipe.examine.plants)
     return runs * REACHED * recipe.unlearn.max_steps + attacked * sum(curves) + examined
 
 

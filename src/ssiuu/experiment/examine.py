@@ -5,11 +5,11 @@
     found = examiner.examine()     # of the model as it is now, whose weights are put back
 
 A fact is asked among alternatives of its type (`ssiuu.evaluation.lineup`): before, after, by a linear
-read-out of the inner states (`ssiuu.diagnosis.readout`), and along two attackers. *unrelated* trains on
-instructions; *related* on the other facts of the request, their answers with them, beside facts to
-keep, so that what the model still knows is not lost on the way. The facts are parted in two by entity
-(by fact within one entity); the attacker holds one part and the other is read, then the other way
-round. A single fact has no related attacker.
+read-out of the inner states (`ssiuu.diagnosis.readout`), and along attackers. *related* trains on the
+other facts of the request, their answers with them, beside facts to keep, so that what the model still
+knows is not lost on the way; *unrelated*, where it is wanted, on instructions. The facts are parted in
+two by entity (by fact within one entity); the attacker holds one part and the other is read, then the
+other way round. A single fact has no related attacker.
 
 The same is done with planted controls: on a copy of the model as it was, facts to keep that it knows
 are hidden on purpose. What of them the examination finds is its power here.
@@ -242,15 +242,21 @@ class Examiner:
             )
         for rate in self.rates:
             for seed in self.config.seeds:
-                attacks: list[tuple[Attacker, list[int], list[int]]] = [("unrelated", [], every)]
-                attacks += [("related", held, left) for held, left in judged.parts]
-                for attacker, held, left in attacks:
+                for attacker, held, left in self._attackers(judged):
                     if not (rows := self._rows(attacker, judged, held, notes)):
                         continue
                     for place, found in self._attack(attacker, rate, seed, rows, judged, left, notes):
                         readings.append((place, left, found))
                     restore(session.model, here)
         return _record(judged, readings, notes)
+
+    def _attackers(self, judged: Judged) -> list[tuple[Attacker, list[int], list[int]]]:
+        """Return who attacks, and the places of the facts that each holds and that are read then."""
+        every: list[int] = list(range(len(judged.facts)))
+        found: list[tuple[Attacker, list[int], list[int]]] = []
+        if self.config.unrelated:
+            found.append(("unrelated", [], every))
+        return found + [("related", held, left) for held, left in judged.parts]
 
     @cached_property
     def rows(self) -> list[list[int]]:

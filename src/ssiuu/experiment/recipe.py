@@ -61,6 +61,11 @@ class ExamineConfig(Section):
     seeds: list[int] = Field(
         default=[0], min_length=1, description="a curve for each, in another order"
     )
+    unrelated: bool = Field(
+        default=False,
+        description="an attacker that trains on instructions as well: its places are shown and have no "
+        "vote, as on models of known truth they tell nothing",
+    )
     thorough: bool = Field(
         default=False,
         description="as long as it takes: more steps, learning rates, seeds and facts hidden on "
@@ -88,8 +93,13 @@ class ExamineConfig(Section):
 
     @property
     def decides(self) -> dict[str, Any]:
-        """What decides an examination; `thorough`, which older ones did not have, only where it is."""
-        idle = {"reuse"} if self.thorough else {"reuse", "thorough"}
+        """What decides an examination.
+
+        Older ones always had an unrelated attacker, and none was thorough: those two stand in it only
+        where it is otherwise.
+        """
+        as_ever = {"unrelated": self.unrelated, "thorough": not self.thorough}
+        idle = {"reuse", *(name for name, so in as_ever.items() if so)}
         return self.model_dump(mode="json", exclude=idle)
 
     @property
@@ -102,6 +112,7 @@ THOROUGH: Final[dict[str, Any]] = {
     "examine.steps": [24, 96],
     "examine.seeds": [0, 1, 2],
     "examine.planted": 24,
+    "examine.unrelated": True,
 }
 
 

@@ -44,6 +44,9 @@ UNEQUAL = (
 )
 
 
+VOTELESS = "It has no vote: on models of known truth it told nothing."
+
+
 class FactLine(NamedTuple):
     """A fact of the request: what was said of it, the word on it, and what could not be tried."""
 
@@ -137,14 +140,14 @@ def _looks(model: Model, found: Examination) -> list[Look]:
     """Return the ways that were taken, and a sentence for each that was not, or does not count."""
     looks = [(name, Look(words, _settings(found, name))) for name, words in ATTACKERS.items()]
     taken = {place.attacker for place in found.places}
-    judged = model.judgement.judged
+    judged, votes = model.judgement.judged, constants().weights
     counted = judged.looks if judged and judged.read else taken
     return [
         Look(f"Not tried: {_missing(name, model)}", "")
         if name not in taken
         else look
         if name in counted
-        else Look(f"{look.what} {UNEQUAL}", look.settings)
+        else Look(f"{look.what} {UNEQUAL if name in votes else VOTELESS}", look.settings)
         for name, look in looks
     ]
 
@@ -156,7 +159,8 @@ def _missing(attacker: Attacker, model: Model) -> str:
         return "a related attacker needs a second fact of the request to train on."
     reasons: Mapping[Attacker, str] = {
         "read-out": "a linear read-out does not fit this model.",
-        "unrelated": "an attacker that trains on unrelated rows.",
+        "unrelated": "an attacker that trains on unrelated rows, which has no vote "
+        "(examine.unrelated).",
     }
     return reasons.get(attacker, "asking the model as it is.")
 
