@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ssiuu.cli.options import Base, ColumnNames, PromptForm, Sets
-from ssiuu.cli.terminal import forcing, set_up
+from ssiuu.cli.options import Base, ColumnNames, PromptForm, Redact, Sets
+from ssiuu.cli.terminal import forcing, redacted, set_up
 
 
 def command(
@@ -22,6 +22,7 @@ def command(
     prompt: PromptForm = None,
     columns: ColumnNames = None,
     set_: Sets = None,
+    redact: Redact = False,
 ) -> None:
     """Say of every fact whether the model knows it, and why; exits with 0 whatever it knows."""
     from ssiuu.cli.misuse import check_facts, check_models
@@ -30,6 +31,8 @@ def command(
     single = question is not None and answer is not None
     if (facts is not None) == single or (question is None) != (answer is None):
         raise ConfigError("give either --facts FILE, or one --question with its --answer.")
+    if redact and out is None:
+        raise ConfigError("--redact is about the record that is written: give --out FILE.")
     check_models(model)
     check_facts({"--facts": facts}, columns, set_ or [])
     from ssiuu.experiment.asking import ask_model
@@ -41,3 +44,5 @@ def command(
     record = ask_model(model, rows, out, sets, progress, columns=columns, base=base)
     progress.done()
     print(dump_json(knowledge_rows(record)) if json else table(record))
+    if redact and out is not None:
+        redacted(out)

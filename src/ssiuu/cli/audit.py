@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ssiuu.cli.exits import HIDDEN, NOT_FORGOTTEN
-from ssiuu.cli.options import Base, ColumnNames, PromptForm, Sets, Thorough
+from ssiuu.cli.options import Base, ColumnNames, PromptForm, Redact, Sets, Thorough
 from ssiuu.cli.terminal import finish, forcing, set_up
 
 
@@ -27,6 +27,7 @@ def command(
     prompt: PromptForm = None,
     set_: Sets = None,
     thorough: Thorough = False,
+    redact: Redact = False,
     force: Annotated[
         bool, typer.Option("--force", help="even if the model before knows none of the facts")
     ] = False,
@@ -52,7 +53,7 @@ def command(
     record = audit_models(
         before, after, forget, out, retain, sets, typed, progress, columns=columns, base=base
     )
-    finish(record, out, progress)
+    finish(record, out, progress, redact)
     judged = next(cell for cell in record.cells if cell.method.label == "after")
     codes = {"not removed": NOT_FORGOTTEN, "hidden": HIDDEN}
     if code := codes.get(verdict(record, judged)):

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ssiuu.cli.options import Base, ColumnNames, PromptForm, Sets
+from ssiuu.cli.options import Base, ColumnNames, PromptForm, Redact, Sets
 from ssiuu.cli.terminal import finish, forcing, set_up
 
 
@@ -28,6 +28,7 @@ def command(
     base: Base = None,
     prompt: PromptForm = None,
     set_: Sets = None,
+    redact: Redact = False,
     force: Annotated[
         bool, typer.Option("--force", help="even if the model before knows none of the facts")
     ] = False,
@@ -49,4 +50,4 @@ def command(
     record = diagnose_models(
         before, after, forget, out, retain, attacked, sets, typed, progress, columns=columns, base=base
     )
-    finish(record, out, progress)
+    finish(record, out, progress, redact)

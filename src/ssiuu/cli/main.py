@@ -21,6 +21,7 @@ from ssiuu.cli import (
     diagnose,
     export,
     listing,
+    redact,
     report,
     run,
     teach,
@@ -48,10 +49,11 @@ app.command("calibrate")(calibrate.command)
 app.command("report")(report.command)
 app.command("compare")(compare.command)
 app.command("export")(export.command)
+app.command("redact")(redact.command)
 app.command("list")(listing.command)
 app.command("check")(check.command)
 
-READERS = {"report", "compare", "list", "check"}  # no model is loaded, nothing is trained
+READERS = {"report", "redact", "compare", "list", "check"}  # no model is loaded, nothing is trained
 
 
 def _version(wanted: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,16 @@ ColumnNames = Annotated[
 PromptForm = Annotated[
     str | None,
     typer.Option(help="chat, qa or plain; by default chat where the model has a template"),
+]
+DigestKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="key of the digests, made where it is not there; default: beside it, NAME.digest-key",
+    ),
+]
+Redact = Annotated[
+    bool, typer.Option("--redact", help="when it is done, digests take the place of every text")
 ]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")]
 Thorough = Annotated[

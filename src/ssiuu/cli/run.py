@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssiuu.cli.exits import BROKE_OFF
-from ssiuu.cli.options import Sets, Thorough
-from ssiuu.cli.terminal import finish, forcing, set_up
+from ssiuu.cli.options import Redact, Sets, Thorough
+from ssiuu.cli.terminal import finish, forcing, redacted, set_up
 
 if TYPE_CHECKING:
     from ssiuu.experiment.matrix import Resolved
@@ -25,6 +25,7 @@ def command(
     set_: Sets = None,
     out: Annotated[Path, typer.Option(help="folder of the run")] = Path("ssiuu-run"),
     thorough: Thorough = False,
+    redact: Redact = False,
 ) -> None:
     """Unlearn, evaluate, look inside, attack and report, for every method and seed.
 
@@ -36,24 +37,24 @@ def command(
 
     recipes = resolve_all(recipe, forcing(set_, force=False, thorough=thorough))
     if "" not in recipes:
-        _matrix(recipes, out)
+        _matrix(recipes, out, redact)
         return
     resolved, sources = recipes[""]
     progress = set_up()
     record = run(resolved, sources, out, _typed(), progress=progress)
-    finish(record, out, progress)
+    finish(record, out, progress, redact)
 
 
 def _typed() -> str:
     return shlex.join(["ssiuu", *sys.argv[1:]])
 
 
-def _matrix(recipes: Mapping[str, Resolved], out: Path) -> None:
+def _matrix(recipes: Mapping[str, Resolved], out: Path, redact: bool) -> None:
     """Run every recipe into a folder of its own, then write their comparison and print its table."""
     from ssiuu.analysis.across import grounds
     from ssiuu.experiment.matrix import COMPARISON, check_matrix
     from ssiuu.experiment.run import run
-    from ssiuu.records.files import write_bytes
+    from ssiuu.records.files import load_run, write_bytes
     from ssiuu.report import write_report
     from ssiuu.report.compare import text
     from ssiuu.report.compare_page import render_comparison
@@ -63,6 +64,9 @@ def _matrix(recipes: Mapping[str, Resolved], out: Path) -> None:
     for name, (resolved, sources) in recipes.items():
         progress(f"{name}:")
         records[name] = run(resolved, sources, out / name, _typed(), progress=progress)
+        if redact:
+            redacted(out / name)
+            records[name] = load_run(out / name)
         pages.append(write_report(records[name], out / name))
     found = grounds(records)
     write_bytes(out / COMPARISON, render_comparison(found).encode())

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from ssiuu.cli.exits import NOT_LEARNED
-from ssiuu.cli.options import Base, ColumnNames, PromptForm, Sets
-from ssiuu.cli.terminal import forcing, set_up
+from ssiuu.cli.options import Base, ColumnNames, PromptForm, Redact, Sets
+from ssiuu.cli.terminal import forcing, redacted, set_up
 
 
 def command(
@@ -34,6 +34,7 @@ def command(
     base: Base = None,
     prompt: PromptForm = None,
     set_: Sets = None,
+    redact: Redact = False,
 ) -> None:
     """Teach a model facts until it knows them; exits with 3 where it does not know all of them."""
     from ssiuu.cli.misuse import check_facts, check_models, check_number, check_out, nothing
@@ -66,6 +67,8 @@ def command(
     if record.absent:
         print(f"{len(record.absent)} facts were left out")
     print(f"checkpoint: {out}")
+    if redact:
+        redacted(out)
     if not record.learned:
         unknown = [fact for fact, known in record.knowledge.items() if known.state != "known"]
         for fact in unknown:

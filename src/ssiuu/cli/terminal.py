@@ -41,17 +41,36 @@ class Printer:
             print(file=sys.stderr)
 
 
-def finish(record: RunRecord, out: Path, progress: Printer) -> None:
-    """Write the report of a record and print its summary; exit where a cell of it broke off."""
+def finish(record: RunRecord, out: Path, progress: Printer, redact: bool = False) -> None:
+    """Write the report of a record and print its summary; exit where a cell of it broke off.
+
+    With `redact` the folder is redacted, and its report is of that.
+    """
     from ssiuu.report import write_report
     from ssiuu.report.text import summary
 
-    page = write_report(record, out)
+    page = out / "report.html" if redact else write_report(record, out)
     progress.done()
     print(summary(record))
     print(f"\nreport: {page}")
+    if redact:
+        redacted(out)
     if any(cell.failed for cell in record.cells):
         sys.exit(BROKE_OFF)
+
+
+def redacted(path: Path, key: Path | None = None) -> None:
+    """Redact a folder or file in its place and say what was done."""
+    from ssiuu.redaction.folder import redact
+
+    done = redact(path, key)
+    print(f"redacted: {path}{' (it was already)' if done.already else ''}")
+    if not done.already:
+        print(f"key of the digests, to be kept or destroyed: {done.key}")
+    for left in done.left:
+        print(f"not of ssiuu, and left as it is: {left}")
+    for weights in done.weights:
+        print(f"a model, left as it is, with what it knows: {weights}")
 
 
 def forcing(

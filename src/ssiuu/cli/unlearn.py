@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssiuu.cli.exits import AT_A_COST, NOT_FORGOTTEN
-from ssiuu.cli.options import Base, ColumnNames, PromptForm, Sets
-from ssiuu.cli.terminal import forcing, set_up
+from ssiuu.cli.options import Base, ColumnNames, PromptForm, Redact, Sets
+from ssiuu.cli.terminal import forcing, redacted, set_up
 
 if TYPE_CHECKING:
     from ssiuu.records.schema import Unlearning
@@ -39,6 +39,7 @@ def command(
     keep_anyway: Annotated[
         bool, typer.Option("--keep-anyway", help="write the checkpoint whatever the outcome")
     ] = False,
+    redact: Redact = False,
 ) -> None:
     """Make a model forget facts and save it in the Hugging Face layout.
 
@@ -81,6 +82,9 @@ def command(
         print("An answer that is gone may only be hidden: ssiuu audit --before ... --after ... tells.")
     else:
         print(f"no checkpoint was written (--keep-anyway writes it); the record: {out}.unlearn.json")
+    if redact:
+        kept = code == 0 or keep_anyway
+        redacted(out if kept else out.with_name(f"{out.name}.unlearn.json"))
     raise typer.Exit(code)
 
 

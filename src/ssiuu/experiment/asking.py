@@ -60,5 +60,5 @@ def ask_model(
         notes=list(given.notes),
     )
     if out is not None:
-        write_record(Path(out), record)
+        write_record(Path(out), record, private=True)
     return record

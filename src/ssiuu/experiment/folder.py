@@ -20,6 +20,7 @@ from ssiuu.experiment.cells import CellPlan
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.records.files import read_header, read_record, write_bytes, write_record
 from ssiuu.records.schema import RunHeader
+from ssiuu.redaction.folder import STAGED
 from ssiuu.training import interrupt
 
 # What may change within a folder; all else decides the model and the facts.
@@ -58,12 +59,19 @@ def check_folder(out: Path, recipe: Recipe, after: Path | None = None) -> None:
         return
     if not out.is_dir():
         raise OutputError(f"--out {out} is a file; name a folder.")
+    if (out / STAGED).exists():
+        raise OutputError(f"--out {out} is redacted in part: ssiuu redact {out} goes on.")
     if not (out / "run.json").exists():
         entries = [p.name for p in out.iterdir() if not p.name.startswith(".")]
         if entries:
             raise OutputError(f"--out {out} is not empty and holds no run ({entries[0]}, ...).")
         return
     header = read_header(out)
+    if header.redacted:
+        raise OutputError(
+            f"--out {out} is redacted: its facts are gone, so nothing can be run on in it. Choose "
+            "another folder; ssiuu report still makes its page."
+        )
     kind = "run" if after is None else "audit"
     if header.kind != kind:
         raise OutputError(f"--out {out} holds {_a(header.kind)}, this is {_a(kind)}. {OTHER}")

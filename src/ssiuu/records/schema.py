@@ -162,6 +162,7 @@ class ModelKnowledge(Record):
     knowledge: dict[str, Knowledge]
     seconds: float
     notes: list[str] = []
+    redacted: str = ""
 
 
 class Teaching(Record):
@@ -183,6 +184,7 @@ class Teaching(Record):
     seed: int
     seconds: float
     notes: list[str] = []
+    redacted: str = ""
 
 
 class MethodInfo(Record):
@@ -410,6 +412,7 @@ class Unlearning(Stage):
     attempts: list[Attempt] = []
     outcome: Outcome | None = None
     notes: list[str] = []
+    redacted: str = ""
 
     @property
     def last_score(self) -> float | None:
@@ -864,7 +867,8 @@ class RunHeader(Record):
     keys; by path from the run's folder. `knowledge`: what the model knew before, by set and fact id;
     empty where facts are not asked first (the named benchmarks are screened or taught). `score`: name
     of the score that models are judged by (`ssiuu list scores`). `plugins`: what in this run comes from
-    other packages, and their versions; by kind and name ("attack noise": "my-package 1.0").
+    other packages, and their versions; by kind and name ("attack noise": "my-package 1.0"). `redacted`:
+    the name of the key whose digests stand in texts' places (`ssiuu.redaction`); empty: texts stand.
     """
 
     schema_version: Literal["ssiuu.record/2"] = SCHEMA
@@ -889,6 +893,7 @@ class RunHeader(Record):
     seeds: list[int]
     stages: dict[str, str] = {}
     notes: list[str] = []
+    redacted: str = ""
 
     @model_validator(mode="before")
     @classmethod

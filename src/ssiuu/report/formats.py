@@ -30,6 +30,7 @@ from ssiuu.report.answer import answer
 from ssiuu.report.beside import beside_table
 from ssiuu.report.equal import at_equal_retention
 from ssiuu.report.inside import inside_tables
+from ssiuu.report.redacted import redaction
 from ssiuu.report.tables import Table, column_tables, differences, paper, published
 from ssiuu.report.text import plain
 from ssiuu.report.tuned import tuning
@@ -73,12 +74,14 @@ def data(
         for column in columns(record)
     }
     words = [_verdict(Model(record, cell)) for cell in record.cells]
-    more = {
+    more: dict[str, Any] = {
         "verdicts": words,
         "comparisons": comparisons,
         "prediction": predictions,
         "columns": described,
     }
+    if record.header.redacted:
+        more["redacted"] = record.header.redacted
     if beside:
         shared(record, beside)
         more["beside"] = [asdict(other) for other in beside]
@@ -123,7 +126,8 @@ def tables(record: RunRecord, against: str | None = None, beside: Sequence[Besid
 
 def markdown(record: RunRecord, against: str | None = None, beside: Sequence[Beside] = ()) -> str:
     """Return all tables as Markdown."""
-    return "\n".join(map(markdown_table, tables(record, against, beside)))
+    said = [f"{escape_markdown(text)}\n"] if (text := redaction(record.header)) else []
+    return "\n".join([*said, *map(markdown_table, tables(record, against, beside))])
 
 
 def markdown_table(table: Table) -> str:
@@ -152,7 +156,8 @@ def escape_markdown(text: str) -> str:
 
 def latex(record: RunRecord, against: str | None = None, beside: Sequence[Beside] = ()) -> str:
     """Return all tables as LaTeX for booktabs."""
-    return BOOKTABS + "\n".join(map(latex_table, tables(record, against, beside)))
+    said = f"% {plain(text)}\n" if (text := redaction(record.header)) else ""
+    return BOOKTABS + said + "\n".join(map(latex_table, tables(record, against, beside)))
 
 
 BOOKTABS = "% \\usepackage{booktabs}\n"

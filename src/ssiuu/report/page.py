@@ -36,6 +36,7 @@ from ssiuu.report.figures import Plot, figures
 from ssiuu.report.findings import Finding, findings
 from ssiuu.report.inside import inside_tables
 from ssiuu.report.knowledge import sentences, trains
+from ssiuu.report.redacted import redaction
 from ssiuu.report.tables import ORIGINS, column_tables, differences, paper, published
 from ssiuu.report.text import nats, percent, points, rate, short
 from ssiuu.report.tuned import tuning
@@ -81,6 +82,7 @@ def render(
             style=Markup(style),
             script=Markup(script),
             header=record.header,
+            redaction=redaction(record.header),
             trials=record.trials,
             tuning=tuning(record),
             audit=record.header.kind == "audit" and cell is not None,

@@ -21,6 +21,7 @@ from ssiuu.analysis.standard import seconds
 from ssiuu.records.schema import RunRecord
 from ssiuu.report.answer import NOT_PROOF, answer
 from ssiuu.report.knowledge import sentences, trains
+from ssiuu.report.redacted import redaction
 
 DASH = "–"
 WIDTH = 110
@@ -280,6 +281,7 @@ def _footnotes(record: RunRecord) -> list[str]:
     forms += [f"Other form: {header.other_prompt}"] if "forget_other" in scored else []
     notes = [*(plain(form)[:WIDTH] for form in forms)]
     remarks = [
+        *filter(None, [redaction(header)]),
         "Shares in %; a dash is 'not scored'. log p: mean log-probability of an answer, nats. D+, D−: "
         "target log-probability. KL: from the original's predictions, nats a token. Peak: memory while "
         "unlearning.",
