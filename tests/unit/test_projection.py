@@ -12,14 +12,8 @@ from torch import Tensor
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Batch, Example, collate
 from ssiuu.methods import make
-from ssiuu.methods.directions import (
-    Subspace,
-    leading_directions,
-    project_out,
-    random_bases,
-    retain_bases,
-    softened,
-)
+from ssiuu.methods.directions import Subspace, project_out, random_bases, retain_bases, softened
+from ssiuu.methods.spectrum import Tokens, leading_directions
 from ssiuu.models.sites import find_sites
 from ssiuu.training.prepare import Prepared
 from ssiuu.training.step import Step
@@ -217,14 +211,14 @@ def diagonal(*values: float) -> Tensor:
 def test_a_soft_cut_by_hand() -> None:
     """Inputs with second moments 16, 4, 1: singular values 4, 2, 1, so 1/4, 1/2 and 1 is left."""
     for cut, wanted in (("soft", [1.0, 0.5, 0.25]), ("quadratic", [1.0, 0.25, 0.0625])):
-        v, left = softened(diagonal(16, 4, 1, 0.01), 3, cut)
+        v, left = softened(Tokens(diagonal(16, 4, 1, 0.01)), 3, cut)
         assert left is not None and left.tolist() == pytest.approx(wanted)
         cut_row = project_out(torch.ones(1, 4, dtype=torch.float64), Subspace(v, inputs_left=left))
         assert cut_row[0].tolist() == pytest.approx([*wanted[::-1], 1.0])
 
 
 def test_equal_singular_values_are_left_alone_by_a_soft_cut() -> None:
-    v, left = softened(diagonal(3, 3, 3, 1), 3, "soft")
+    v, left = softened(Tokens(diagonal(3, 3, 3, 1)), 3, "soft")
     gradient = torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     basis = Subspace(v, v, inputs_left=left, outputs_left=left)
     torch.testing.assert_close(project_out(gradient.clone(), basis), gradient)
@@ -243,7 +237,7 @@ def test_a_soft_cut_with_nothing_left_is_the_hard_one() -> None:
 
 def test_directions_along_which_there_is_nothing_do_not_count() -> None:
     """A moment of rank 2: the third value, which rounding decides, would leave nothing of the others."""
-    v, left = softened(diagonal(9, 4, 0, 0), 3, "soft")
+    v, left = softened(Tokens(diagonal(9, 4, 0, 0)), 3, "soft")
     assert v.shape == (4, 2) and left is not None
     assert left.tolist() == pytest.approx([1.0, 2 / 3])
 

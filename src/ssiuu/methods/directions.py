@@ -25,15 +25,13 @@ least of those taken. Hundreds of directions can be cut so where a hard cut woul
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.sparse.linalg import eigsh
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
@@ -41,13 +39,12 @@ from ssiuu.attribution.neuron import by_path, capture, frozen
 from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Batch, answer_logprobs
+from ssiuu.methods.spectrum import NOTHING, Tokens, room_for_tokens, stored
 from ssiuu.models.maps import block_maps, block_matrices, passed_by
 from ssiuu.models.sites import known_sites
 
 Cut = Literal["hard", "soft", "quadratic"]
 POWERS: dict[Cut, int] = {"soft": 1, "quadratic": 2}
-# Of the largest eigenvalue: below it a moment taken in fp32 holds rounding alone.
-NOTHING = 1e-7
 
 
 @dataclass(frozen=True)
@@ -92,41 +89,22 @@ def _cut(along: Float[Tensor, "n k"], left: Float[Tensor, " k"] | None) -> Float
     return along if left is None else along * (1 - left.to(along.dtype))
 
 
-def leading_directions(moment: Float[Tensor, "d d"], k: int) -> Float[Tensor, "d k"]:
-    """Return the k leading eigenvectors of a second moment, orthonormal columns.
-
-    Raises:
-        ValueError: k is not below the dimension.
-    """
-    d = moment.shape[0]
-    if not 1 <= k < d:
-        raise ValueError(f"projection needs 1 <= k < {d} (the width of the input), got {k}")
-    matrix = moment.cpu().numpy()
-    # Lanczos, because k is small; the start vector is fixed so that runs repeat exactly.
-    _, vectors = eigsh(matrix, k=k, which="LA", v0=np.ones(d, matrix.dtype))
-    return torch.from_numpy(vectors.copy()).to(moment.dtype).to(moment.device)
-
-
 def softened(
-    moment: Float[Tensor, "d d"], k: int, cut: Cut
+    tokens: Tokens, k: int, cut: Cut
 ) -> tuple[Float[Tensor, "d m"], Float[Tensor, " m"] | None]:
-    """Return the leading directions of a second moment and the share that a cut leaves of each.
+    """Return the leading directions of what a map was given and the share that a cut leaves of each.
 
-    Directions along which there is nothing are left out: m is k, or the moment's rank.
+    Directions along which there is nothing are left out: m is k, or the rows' rank.
 
     Raises:
-        ValueError: k is not below the dimension.
+        ValueError: k is not below the width.
     """
     if cut == "hard":
-        return leading_directions(moment, k), None
-    if not 1 <= k < moment.shape[0]:
-        raise ValueError(f"projection needs 1 <= k < {moment.shape[0]}, got {k}")
-    # All of them, in float64: the least of hundreds is decided by the last digits.
-    values, vectors = torch.linalg.eigh(moment.double())
-    values, vectors = values[-k:], vectors[:, -k:]
+        return tokens.leading(k), None
+    values, vectors = tokens.spectrum(k)
     there = values > NOTHING * values[-1]
     left = (values[there][0] / values[there]) ** (POWERS[cut] / 2)
-    return vectors[:, there].to(moment.dtype), left.to(moment.dtype)
+    return vectors[:, there].to(tokens.dtype), left.to(tokens.dtype)
 
 
 def retain_bases(
@@ -153,28 +131,26 @@ def retain_bases(
     maps = _Maps(model)
     maps.check(inputs, outputs)
     wide = maps.wide(inputs, outputs)
-    with _moments(model, wide, inputs is not None, outputs is not None) as moments:
-        for batch in batches:
-            moments.mask = batch.attention_mask.bool()
-            with frozen(model):
-                total = answer_logprobs(model, batch).sum.sum()
-                if outputs is not None:
-                    total.backward()
-    if not moments.inputs and not moments.outputs:
+    of_inputs: dict[str, _Directions] = {}
+    of_outputs: dict[str, _Directions] = {}
+    for found in _tokens(model, [*batches], maps, wide, inputs is not None, outputs is not None):
+        # A group's rows are gone before those of the next one are there.
+        of_inputs |= {path: softened(t, inputs, cut) for path, t in found.inputs.items() if inputs}
+        of_outputs |= {path: softened(t, outputs, cut) for path, t in found.outputs.items() if outputs}
+        found.clear()
+    if not of_inputs and not of_outputs:
         raise ConfigError(
             "projection: the shared directions are read off the retain set, and it has no rows. "
             "Give retain rows or leave projection out."
         )
-    of_inputs = {path: softened(m, inputs, cut) for path, m in moments.inputs.items() if inputs}
-    of_outputs = {path: softened(m, outputs, cut) for path, m in moments.outputs.items() if outputs}
 
-    def found(path: str, owner: str) -> Subspace:
+    def both(path: str, owner: str) -> Subspace:
         v, v_left = of_inputs.get(owner, (None, None))
         u, u_left = of_outputs.get(path, (None, None))
         return Subspace(v, u, path in maps.transposed, v_left, u_left)
 
     return {
-        f"{path}.weight": found(path, owner)
+        f"{path}.weight": both(path, owner)
         for path, owner in wide.items()
         if (inputs is None or owner in of_inputs) and (outputs is None or path in of_outputs)
     }
@@ -194,31 +170,20 @@ def energy_bases(model: CausalLM, batches: Iterable[Batch], share: float) -> dic
         ConfigError: There are no batches.
     """
     maps = _Maps(model)
-    with _moments(model, maps.owner, True, False) as moments:
-        for batch in batches:
-            moments.mask = batch.attention_mask.bool()
-            with frozen(model):
-                answer_logprobs(model, batch)
-    if not moments.inputs:
+    found: dict[str, Tensor] = {}
+    for seen in _tokens(model, [*batches], maps, maps.owner, True, False):
+        found |= {path: tokens.holding(share) for path, tokens in seen.inputs.items()}
+        seen.clear()
+    if not found:
         raise ConfigError(
             "nullspace: it is read off the retain set, and that has no rows. Give retain rows or leave "
             "nullspace out."
         )
-    found = {path: _holding(moment, share) for path, moment in moments.inputs.items()}
     return {
         f"{path}.weight": Subspace(found[owner], transposed=path in maps.transposed)
         for path, owner in maps.owner.items()
         if owner in found
     }
-
-
-def _holding(moment: Float[Tensor, "d d"], share: float) -> Float[Tensor, "d k"]:
-    """Return the fewest leading eigenvectors that hold a share of the trace, below the dimension."""
-    values, vectors = torch.linalg.eigh(moment.double())
-    held = values.flip(0).cumsum(0) / values.sum()
-    k = min(int((held < share).sum()) + 1, len(values) - 1)
-    held_by: Tensor = vectors[:, -k:].to(moment.dtype)
-    return held_by
 
 
 def random_bases(model: CausalLM, inputs: int | None, outputs: int | None) -> dict[str, Subspace]:
@@ -264,6 +229,9 @@ def check_directions(model: CausalLM, inputs: int | None, outputs: int | None) -
     """
     _Maps(model).check(inputs, outputs)
 
+
+# What is found of one side of a map: the directions, and the share of each that stays.
+_Directions = tuple[Tensor, Tensor | None]
 
 # The first map that reads an input keeps the moment for the others.
 _SHARED = {"k": "q", "v": "q", "up": "gate"}
@@ -319,41 +287,91 @@ class _Maps:
 
 
 class _Found:
-    """Second moments by path, over the tokens that `mask` says are real."""
+    """Inputs of maps and gradients at their outputs, at the tokens that `mask` says are real."""
 
     def __init__(self) -> None:
-        self.inputs: dict[str, Tensor] = {}
-        self.outputs: dict[str, Tensor] = {}
+        self.inputs: dict[str, Tokens] = {}
+        self.outputs: dict[str, Tokens] = {}
         self.mask = torch.empty(0)
 
-    def add(self, moments: dict[str, Tensor], path: str, rows: Tensor) -> None:
+    def add(self, tokens: dict[str, Tokens], path: str, rows: Tensor) -> None:
         if rows.numel() != self.mask.numel() * rows.shape[-1]:
             return  # it is given some tokens only, and nothing says which
-        x = rows.reshape(*self.mask.shape, -1)[self.mask].float()
-        moment = x.T @ x
-        moments[path] = moments[path] + moment if path in moments else moment
+        x = rows.reshape(*self.mask.shape, -1)[self.mask]
+        tokens.setdefault(path, Tokens()).add(x)
+
+    def clear(self) -> None:
+        self.inputs.clear()
+        self.outputs.clear()
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Maps whose tokens are in memory at once: paths whose inputs, and whose output gradients."""
+
+    inputs: list[str]
+    outputs: list[str]
+
+
+def _groups(model: CausalLM, batches: Sequence[Batch], maps: _Maps, sides: _Group) -> list[_Group]:
+    """Return the maps in groups, in their order, none of which takes more memory than there is for it.
+
+    All tokens of a large model's maps are more than the model itself: they are read in several passes.
+    """
+    weight = next(model.parameters())
+    rows = sum(int(batch.attention_mask.sum()) for batch in batches)
+    room, used, groups = room_for_tokens(weight.device), 0, [_Group([], [])]
+    wanted = [(0, path) for path in sides.inputs] + [(1, path) for path in sides.outputs]
+    if sides.outputs:  # both sides of a map in one pass, which runs backward anyway
+        order = {path: n for n, path in enumerate(maps.owner)}
+        wanted.sort(key=lambda item: order[item[1]])
+    for side, path in wanted:
+        need = stored(rows, maps.widths[path][side], weight)
+        if used and used + need > room:
+            groups, used = [*groups, _Group([], [])], 0
+        used += need
+        (groups[-1].inputs, groups[-1].outputs)[side].append(path)
+    return groups
+
+
+def _tokens(
+    model: CausalLM,
+    batches: Sequence[Batch],
+    maps: _Maps,
+    owners: Mapping[str, str],
+    inputs: bool,
+    outputs: bool,
+) -> Iterator[_Found]:
+    """Yield the tokens of a group of maps after the other."""
+    sides = _Group([*dict.fromkeys(owners.values())] * inputs, [*owners] * outputs)
+    for group in _groups(model, batches, maps, sides):
+        with _listening(model, group) as found:
+            for batch in batches:
+                found.mask = batch.attention_mask.bool()
+                with frozen(model):
+                    total = answer_logprobs(model, batch).sum.sum()
+                    if group.outputs:
+                        total.backward()
+        yield found
 
 
 @contextmanager
-def _moments(
-    model: CausalLM, owners: Mapping[str, str], inputs: bool, outputs: bool
-) -> Iterator[_Found]:
-    """Collect second moments while the context is open; no hook outlives it."""
-    moments = _Found()
+def _listening(model: CausalLM, group: _Group) -> Iterator[_Found]:
+    """Collect the tokens of these maps while the context is open; no hook outlives it."""
+    found = _Found()
     handles = [
         model.get_submodule(path).register_forward_pre_hook(
-            lambda _, given, path=path: moments.add(moments.inputs, path, given[0].detach())
+            lambda _, given, path=path: found.add(found.inputs, path, given[0].detach())
         )
-        for path in dict.fromkeys(owners.values())
-        if inputs
+        for path in group.inputs
     ]
     try:
-        if outputs:
-            with capture(model, owners, lambda path, _, d: moments.add(moments.outputs, path, d)):
-                yield moments
+        if group.outputs:
+            with capture(model, group.outputs, lambda path, _, d: found.add(found.outputs, path, d)):
+                yield found
         else:
             with torch.no_grad():
-                yield moments
+                yield found
     finally:
         for handle in handles:
             handle.remove()

@@ -17,8 +17,9 @@ from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Example
 from ssiuu.methods.base import Edit, Origin, Rows, Spent, Work
 from ssiuu.methods.budget import PlainText
-from ssiuu.methods.directions import NOTHING, Subspace, project_out
+from ssiuu.methods.directions import Subspace, project_out
 from ssiuu.methods.elicit import Elicitation, nll_gradients
+from ssiuu.methods.spectrum import NOTHING
 from ssiuu.methods.tokens import experts_left, feed_forward_maps
 from ssiuu.models.maps import stream_width
 

@@ -392,7 +392,8 @@ class Collapsing(Bound):
         """Return the epoch's sums, the directions of the one before, and the counts."""
         tensors = {"counts": torch.tensor([self.seen, self.epoch])}
         for key, sums in self.sums.items():
-            tensors |= {f"{name}:{key}": value for name, value in vars(sums).items()}
+            there = {name: value for name, value in vars(sums).items() if value is not None}
+            tensors |= {f"{name}:{key}": value for name, value in there.items()}
         return tensors | {f"directions:{key}": value for key, value in self.directions.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -401,9 +402,10 @@ class Collapsing(Bound):
             return
         self.seen, self.epoch = (int(n) for n in state["counts"])
         parts = by_kind(state)
+        squares, rows = parts.get("square", {}), parts.get("rows", {})
         self.directions = parts.get("directions", {})
         self.sums = {
-            key: Moments(count, parts["total"][key], parts["square"][key])
+            key: Moments(count, parts["total"][key], squares.get(key), rows.get(key))
             for key, count in parts.get("count", {}).items()
         }
 
