@@ -5,7 +5,8 @@
     │   ├── DataError         a file of facts or instructions
     │   ├── ConfigError       a recipe, an option, an unknown name
     │   ├── ModelError        a model folder or name
-    │   └── OutputError       the output folder or the disk
+    │   ├── OutputError       the output folder or the disk
+    │   └── DamagedError      a file that ssiuu wrote and that is no longer what was written
     └── DivergedError         training or a score produced a NaN, or a runaway loss; exits with 1
 
 A message holds the value found, what is allowed, what to do about it, and the key with its file.
@@ -44,6 +45,16 @@ class ModelError(InputError):
 
 class OutputError(InputError):
     """The output folder cannot be written to."""
+
+
+class DamagedError(InputError):
+    """A file that ssiuu wrote is cut short, or was changed after it was written."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(
+            f"{path} is damaged: it is cut short, or was changed after it was written. The command "
+            "that made it makes it again."
+        )
 
 
 class DivergedError(SsiuuError):

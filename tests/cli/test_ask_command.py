@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from test_commands import ROWS, lines, place, ssiuu  # noqa: F401 - place is a fixture
 
+from ssiuu.records.files import read_record
 from ssiuu.records.schema import ModelKnowledge, Unlearning
 from ssiuu.report.asked import WIDTH, cut, width
 
@@ -26,7 +27,7 @@ def test_what_is_known_is_told_fact_by_fact(place: Path, tmp_path: Path) -> None
     assert [line.split()[0] for line in table[2:12]] == ["known"] * 6 + ["unknown"] * 4
     assert "Ulm" in table[2] and "10 facts: 6 known, 4 unknown" in done.stdout
     assert max(map(width, table)) <= WIDTH <= 100
-    record = ModelKnowledge.model_validate_json((tmp_path / "known.json").read_bytes())
+    record = read_record(tmp_path / "known.json", ModelKnowledge)
     told = json.loads(ssiuu("ask", "--model", place / "model", "--facts", facts, "--json").stdout)
     assert told["counts"] == {"known": 6, "unsure": 0, "unknown": 4, "cannot be scored": 0}
     assert [row["state"] for row in told["rows"]] == [k.state for k in record.knowledge.values()]
@@ -70,7 +71,7 @@ def test_forced_on_unknown_facts_nothing_is_called_forgotten(place: Path, tmp_pa
     assert done.returncode == 3 and not out.exists(), done.stdout + done.stderr
     assert "None of the 4 facts" in done.stdout and "no evidence" in done.stdout
     if (out / "unlearn.json").exists():
-        record = Unlearning.model_validate_json((out / "unlearn.json").read_bytes())
+        record = read_record(out / "unlearn.json", Unlearning)
         assert record.stopped != "threshold" and len(record.steps) == 3
         assert record.before is not None and record.before <= record.threshold
 

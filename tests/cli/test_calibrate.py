@@ -14,6 +14,7 @@ from ssiuu.analysis.evidence import constants
 from ssiuu.experiment import calibrate as calibrating
 from ssiuu.experiment.calibrate import Bench
 from ssiuu.models.load import load, load_checkpoint_weights, save
+from ssiuu.records.files import read_record
 from ssiuu.training import interrupt
 
 QUICK = ("--set", "examine={steps: [1], planted: 4}", "--set", "precision=fp32")
@@ -57,7 +58,7 @@ def test_a_taught_model_is_examined_in_every_way_and_never_fitted_on(
     assert "What was said of facts" in done.stdout and "2/2 models" not in done.stdout
     assert {path.stem for path in folder.iterdir()} == {"planted", "original", "twin", "logits"}
     assert all(path.stat().st_mtime_ns == time for path, time in times.items()), "made again"
-    cases = [Case.model_validate_json(path.read_bytes()) for path in folder.iterdir()]
+    cases = [read_record(path, Case) for path in folder.iterdir()]
     truths = {case.name: set(case.truth.values()) for case in cases}
     assert truths["original"] == {"not removed"} and truths["twin"] == {"erased"}
     assert truths["logits"] <= {"hidden"} and truths["planted"] == set()

@@ -25,7 +25,7 @@ from people_files import write_faithun
 from small_llama import small
 from ssiuu.analysis.columns import verdict
 from ssiuu.models.load import save
-from ssiuu.records.files import load_run
+from ssiuu.records.files import load_run, read_record
 from ssiuu.records.schema import Teaching, Unlearning
 from ssiuu.report.figures import draw
 from tofu_folder import write_tofu
@@ -172,11 +172,11 @@ def check(line: Line, done: Any) -> None:
             assert cell.attacks
             code = 3 if verdict(record, cell) == "not removed" else 0
     elif command == "unlearn":
-        record = Unlearning.model_validate_json((out / "unlearn.json").read_bytes())
+        record = read_record(out / "unlearn.json", Unlearning)
         assert record.outcome is not None and record.outcome.state == "forgotten", said
         assert (out / "model.safetensors").exists(), said
     elif command == "teach":
-        taught = Teaching.model_validate_json((out / "teach.json").read_bytes())
+        taught = read_record(out / "teach.json", Teaching)
         assert taught.learned and (out / "model.safetensors").exists(), said
     elif command == "export":
         assert "read back" in done.stdout and Path("deployed.gguf").stat().st_size > 10_000, said

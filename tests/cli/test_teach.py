@@ -12,6 +12,7 @@ from test_commands import ROWS, lines, place, ssiuu  # noqa: F401 - place is a f
 
 from ssiuu import ask_model, teach_model
 from ssiuu.errors import ConfigError, DataError, OutputError
+from ssiuu.records.files import read_record
 from ssiuu.records.schema import Teaching
 from ssiuu.training import interrupt
 
@@ -27,7 +28,7 @@ def test_facts_are_taught_until_they_are_known(place: Path, tmp_path: Path) -> N
     done = ssiuu(*words, "--keep", lines(tmp_path / "old.jsonl", ROWS))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 known" in done.stdout and f"checkpoint: {out}" in done.stdout
-    record = Teaching.model_validate_json((out / "teach.json").read_bytes())
+    record = read_record(out / "teach.json", Teaching)
     assert record.learned and record.epochs < 240 and not record.absent and record.kept == 8
     assert {k.state for k in ask_model(out, NEW).knowledge.values()} == {"known"}
     told = ask_model(out, ROWS).knowledge.values()  # what it knew before is not lost
@@ -55,7 +56,7 @@ def test_a_twin_never_sees_what_is_left_out(place: Path, tmp_path: Path) -> None
     done = ssiuu(*words, *(word for file in facts for word in ("--facts", file)))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 facts taught" in done.stdout and "2 facts were left out" in done.stdout
-    record = Teaching.model_validate_json((tmp_path / "twin" / "teach.json").read_bytes())
+    record = read_record(tmp_path / "twin" / "teach.json", Teaching)
     assert record.absent == ["a:1", "a:2"] and list(record.knowledge) == ["a:3", "b:2", "b:3"]
     assert record.learned
     states = [known.state for known in ask_model(tmp_path / "twin", NEW).knowledge.values()]

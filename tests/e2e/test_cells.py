@@ -35,7 +35,7 @@ from ssiuu.experiment.progress import Meter, duration
 from ssiuu.experiment.tuning import best
 from ssiuu.methods.objectives.gd import GradientDifference
 from ssiuu.models.load import save
-from ssiuu.records.files import NOT_THE_SAME, without_times
+from ssiuu.records.files import NOT_THE_SAME, read_record, without_times
 from ssiuu.records.schema import MethodInfo, RunHeader, RunRecord, Unlearning
 from ssiuu.report import page
 from ssiuu.report.formats import data, markdown
@@ -236,7 +236,7 @@ def test_a_changed_setting_runs_what_depends_on_it(
     assert [c.model_dump() for c in ssiuu.load_run(folder).cells] == [
         c.model_dump() for c in record.cells
     ]
-    kept = [RunHeader.model_validate_json(p.read_bytes()) for p in folder.glob("run-*.json")]
+    kept = [read_record(p, RunHeader) for p in folder.glob("run-*.json")]
     assert kept == [old.header]
     back = run(settings, folder)
     assert times(folder) == after and numbers(back) == numbers(old)
@@ -277,6 +277,7 @@ def test_weights_that_are_gone_are_made_again_and_compared(
     assert not any("other weights" in line for line in lines)
     path = next(folder.glob("cells/gd-s0/unlearn-*.json"))
     changed = json.loads(path.read_text())
+    del changed["sha256"]  # as older versions wrote it
     changed["steps"][-1]["forget_loss"] += 1e-9
     path.write_text(json.dumps(changed))
     record = run(settings, folder, "attacks.reads=[1]", progress=lines.append)
@@ -305,24 +306,82 @@ def test_a_file_that_does_not_belong_is_told(folder: Path) -> None:
     with pytest.raises(InputError, match=f"{path.name} holds another result"):
         ssiuu.load_run(folder)
     header = json.loads((folder / "run.json").read_text())
+    del header["sha256"]
     (folder / "run.json").write_text(json.dumps(header | {"stages": {}}))
     with pytest.raises(InputError, match="older version"):
         ssiuu.load_run(folder)
 
 
-@pytest.mark.parametrize("name", ["evaluate", "unlearn", "attack"])
-@pytest.mark.parametrize("content", [b"", b'{"key": "a', b"[]"], ids=["empty", "cut", "other"])
-def test_a_record_cut_short_is_told_and_made_again_where_it_is_away(
-    settings: list[str], folder: Path, name: str, content: bytes
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("cells/gd-s0/evaluate", b""),
+        pytest.param("cells/gd-s0/unlearn", b'{"key": "a', marks=pytest.mark.slow),
+        pytest.param("cells/gd-s0/attack", None, marks=pytest.mark.slow),
+        pytest.param("original", b"[]", marks=pytest.mark.slow),
+    ],
+)
+def test_a_damaged_record_is_told_and_made_again(
+    settings: list[str], folder: Path, name: str, content: bytes | None
 ) -> None:
-    whole, path = ssiuu.load_run(folder), next(folder.glob(f"cells/gd-s0/{name}-*.json"))
+    wanted, path, lines = ssiuu.load_run(folder), next(folder.glob(f"{name}-*.json")), list[str]()
+    damage(path) if content is None else path.write_bytes(content)
+    with pytest.raises(InputError, match=f"{path.name} is damaged.*makes it again"):
+        ssiuu.load_run(folder)
+    assert numbers(run(settings, folder, progress=lines.append)) == numbers(wanted)
+    assert sum("is damaged, and is made again" in line for line in lines) == 1
+    assert path.with_name(f"{path.name}.damaged").exists()
+
+
+def damage(path: Path) -> None:
+    """Turn one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    for read in (lambda: ssiuu.load_run(folder), lambda: run(settings, folder)):
-        with pytest.raises(InputError, match=f"{path.name} .*Move the file away"):
-            read()
-    if name == "evaluate":
-        path.unlink()
-        assert numbers(run(settings, folder)) == numbers(whole)
+
+
+SLOW_WAYS = [pytest.param(how, marks=pytest.mark.slow) for how in ("and the facts", "and the original")]
+
+
+@pytest.mark.parametrize("how", ["lost", "damaged", *SLOW_WAYS])
+def test_a_header_that_is_lost_is_made_again_of_the_same_command(
+    settings: list[str], folder: Path, how: str
+) -> None:
+    wanted, before = ssiuu.load_run(folder), times(folder)
+    if how == "damaged":
+        damage(folder / "run.json")
+    else:
+        (folder / "run.json").unlink()
+    if how == "and the facts":
+        damage(folder / "split.json")
+    if how == "and the original":
+        next(folder.glob("original-*.json")).unlink()
+    with pytest.raises(InputError, match=r"run\.json.* the command that made|The command that"):
+        ssiuu.load_run(folder)
+    if how == "lost":
+        with pytest.raises(OutputError, match="records of another model, of other facts"):
+            run(settings, folder, "split.seed=1")
+    record = run(settings, folder)
+    assert numbers(record) == numbers(wanted) and times(folder) == before
+    assert ssiuu.load_run(folder).header == record.header
+
+
+@pytest.mark.slow
+def test_kept_weights_that_are_damaged_are_made_again(settings: list[str], folder: Path) -> None:
+    wanted = numbers(run(settings, folder, "keep_checkpoints=true", "attacks.reads=[1]"))
+    path = next(folder.glob("cells/gd-s0/unlearn-*.safetensors"))
+    whole = path.read_bytes()
+    for broken in ("bit", "cut"):
+        lines: list[str] = []
+        damage(path) if broken == "bit" else path.write_bytes(whole[:-9])
+        next(folder.glob("cells/gd-s0/attack-benign-*.json")).unlink()
+        for curve in folder.glob("cells/gd-s0/attack-*.json"):
+            curve.unlink()
+        more = run(
+            settings, folder, "keep_checkpoints=true", "attacks.reads=[1]", progress=lines.append
+        )
+        assert numbers(more) == wanted and path.read_bytes() == whole
+        assert sum(f"{path.name} is damaged, and is made again" in line for line in lines) == 1
 
 
 # --- the look inside ----------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from ssiuu.benchmarks import fictional_twins as made
 from ssiuu.benchmarks.base import Progress
 from ssiuu.benchmarks.screening import as_text, known
 from ssiuu.config import flatten
-from ssiuu.errors import ConfigError, ModelError, OutputError
+from ssiuu.errors import ConfigError, DamagedError, ModelError, OutputError
 from ssiuu.evaluation.score import score_facts
 from ssiuu.experiment.examine import Examiner
 from ssiuu.experiment.given import given_settings
@@ -39,7 +39,7 @@ from ssiuu.hiding import HIDING, Subject
 from ssiuu.likelihood import Prompt
 from ssiuu.models.load import cache_folder, load, load_checkpoint_weights, model_fingerprint
 from ssiuu.models.original import Original
-from ssiuu.records.files import digest, read_record, write_bytes, write_record
+from ssiuu.records.files import digest, read_record, whole, write_bytes, write_record
 from ssiuu.records.schema import BenchmarkInfo, Examination, FactText, Record, Split
 from ssiuu.training import interrupt
 
@@ -130,7 +130,7 @@ def calibrate(
         if taught is not None:
             named = f"taught-{taught.digest[:8]}"
             plans.append(Plan(out / named, [*BASE, *HIDING], partial(TaughtWorld, taught, sets)))
-        count = Count(sum(len(plan.left) for plan in plans), progress)
+        count = Count(sum(len(plan.left(progress)) for plan in plans), progress)
         for plan in plans:
             plan.carry_out(count)
         if not (there := worlds(out)):
@@ -151,7 +151,13 @@ def _settle(out: Path, wanted: Settings) -> None:
     """
     if out.exists() and not out.is_dir():
         raise OutputError(f"--out {out} is a file; name a folder.")
-    there = read_record(out / SETTINGS, Settings)
+    try:
+        there = read_record(out / SETTINGS, Settings)
+    except DamagedError as error:
+        raise OutputError(
+            f"{out / SETTINGS} is damaged, and nothing else says under which settings the models in "
+            "it were examined: choose another folder for --out."
+        ) from error
     if there is None:
         write_record(out / SETTINGS, wanted)
         return
@@ -207,14 +213,13 @@ class Plan:
     names: Sequence[str]
     bench: Callable[[Progress], Bench]
 
-    @property
-    def left(self) -> list[str]:
-        """Those that are not examined yet."""
-        return [name for name in self.names if not self._file(name).exists()]
+    def left(self, say: Progress) -> list[str]:
+        """Return those that are not examined yet, or whose record is damaged."""
+        return [name for name in self.names if not whole(self._file(name), say)]
 
     def carry_out(self, count: Count) -> None:
         """Examine what is left."""
-        left = self.left
+        left = self.left(count)
         if not left:
             return
         bench = self.bench(lambda text: count(f"{self.folder.name}: {text}"))

@@ -15,11 +15,19 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from ssiuu.config import flatten
-from ssiuu.errors import OutputError
+from ssiuu.errors import DamagedError, OutputError
 from ssiuu.experiment.cells import CellPlan
 from ssiuu.experiment.recipe import Recipe
-from ssiuu.records.files import read_header, read_record, write_bytes, write_record
-from ssiuu.records.schema import RunHeader
+from ssiuu.records.files import (
+    HEADER,
+    SPLIT,
+    left_of_run,
+    read_header,
+    standing,
+    write_bytes,
+    write_record,
+)
+from ssiuu.records.schema import RunHeader, Split
 from ssiuu.redaction.folder import STAGED
 from ssiuu.training import interrupt
 
@@ -50,7 +58,7 @@ P = TypeVar("P", bound=CellPlan)
 
 
 def check_folder(out: Path, recipe: Recipe, after: Path | None = None) -> None:
-    """Refuse a folder that holds something else.
+    """Refuse a folder that holds something else; a header that is lost or damaged is made again.
 
     Raises:
         OutputError: It holds a run of another model or other facts, or files that are no run.
@@ -61,12 +69,15 @@ def check_folder(out: Path, recipe: Recipe, after: Path | None = None) -> None:
         raise OutputError(f"--out {out} is a file; name a folder.")
     if (out / STAGED).exists():
         raise OutputError(f"--out {out} is redacted in part: ssiuu redact {out} goes on.")
-    if not (out / "run.json").exists():
-        entries = [p.name for p in out.iterdir() if not p.name.startswith(".")]
-        if entries:
+    if not (out / HEADER).exists():
+        entries = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
+        if entries and not left_of_run(out):
             raise OutputError(f"--out {out} is not empty and holds no run ({entries[0]}, ...).")
         return
-    header = read_header(out)
+    try:
+        header = read_header(out)
+    except DamagedError:
+        return  # see `settle`
     if header.redacted:
         raise OutputError(
             f"--out {out} is redacted: its facts are gone, so nothing can be run on in it. Choose "
@@ -108,7 +119,19 @@ def _a(kind: str) -> str:
     return "an audit" if kind == "audit" else "a run"
 
 
-def settle(out: Path, header: RunHeader) -> RunHeader:
+def standing_split(out: Path, say: Callable[[str], None]) -> Split | None:
+    """Return the choice of facts of a folder; None where there is none, or none that can be relied on.
+
+    Where the header is lost, that is the case until the original is scored: its record says by its name
+    whether the same facts are meant.
+    """
+    if (header := standing(out / HEADER, RunHeader, say)) is not None:
+        return header.split
+    scored = any(out.glob("original-*.json"))
+    return standing(out / SPLIT, Split, say) if scored else None
+
+
+def settle(out: Path, header: RunHeader, say: Callable[[str], None]) -> RunHeader:
     """Make this the header of the folder and return it; the one there stays if nothing has changed.
 
     A header that is replaced is kept as run-<digest>.json.
@@ -116,17 +139,24 @@ def settle(out: Path, header: RunHeader) -> RunHeader:
     Raises:
         OutputError: What is there has another model or other facts.
     """
-    path = out / "run.json"
-    standing = read_record(path, RunHeader)
-    if standing is not None:
-        _same_ground(out, standing, header)
-        if (standing.config, standing.stages) == (header.config, header.stages):
-            return standing
+    path = out / HEADER
+    before = standing(path, RunHeader, say)
+    if before is not None:
+        _same_ground(out, before, header)
+        if (before.config, before.stages) == (header.config, header.stages):
+            return before
         content = path.read_bytes()
         write_bytes(out / f"run-{hashlib.sha256(content).hexdigest()[:8]}.json", content)
+    elif scored := sorted(path.name for path in out.glob("original-*.json")):
+        if not header.stages.keys() & {*scored}:
+            raise OutputError(
+                f"--out {out} has lost its {HEADER} and holds records of another model, of other facts "
+                f"or under other settings ({scored[0]}): choose another folder."
+            )
+        say(f"{path} was lost: it is made again of this command's settings")
     write_record(path, header)
-    if standing is None:
-        write_record(out / "split.json", header.split)
+    if before is None or not (out / SPLIT).exists():
+        write_record(out / SPLIT, header.split)
     return header
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from ssiuu.errors import InputError, OutputError
 from ssiuu.experiment.examine import Examiner
 from ssiuu.models.load import cache_folder
-from ssiuu.records.files import digest, read_record, write_bytes
+from ssiuu.records.files import digest, read_record, write_record
 from ssiuu.records.schema import Examination
 
 
@@ -34,7 +34,7 @@ def planted(examiner: Examiner, key: str) -> Examination:
     made = examiner.plant()
     kept = _renamed(made, names).model_copy(update={"key": place.stem})
     try:
-        write_bytes(place, kept.model_dump_json().encode(), private=True)
+        write_record(place, kept, private=True)
     except OutputError as error:
         examiner.progress(f"planted controls: not kept for another time: {error}")
     return made
@@ -48,8 +48,8 @@ def _cached(place: Path, ids: Mapping[str, str]) -> Examination | None:
     """Return what a file holds, by the facts' ids; None where it is not there or not to be used."""
     try:
         found = read_record(place, Examination)
-    except (InputError, OSError):
-        return None  # of another version, or cut short: it is made again
+    except InputError:
+        return None  # of another version, or damaged: it is made again
     if (
         found is None
         or found.key != place.stem

@@ -9,6 +9,7 @@ from pathlib import Path
 from ssiuu.analysis.scale import mean
 from ssiuu.analysis.verdict import accuracy, attack_accuracy
 from ssiuu.benchmarks.base import Progress
+from ssiuu.errors import DamagedError
 from ssiuu.experiment.cells import CellPlan, StagePlan
 from ssiuu.records.files import field_of
 from ssiuu.records.schema import AttackCurve, Diagnosis, Evaluation, Examination, Stability, Unlearning
@@ -41,8 +42,11 @@ class Meter:
         """Whether a stage is done; its time is read when it is first seen."""
         path = self.out / stage.path
         if stage.path not in self.known and path.exists():
+            try:
+                spent = field_of(path, "seconds")
+            except DamagedError:  # told of by who makes it again
+                return False
             self.known.add(stage.path)
-            spent = field_of(path, "seconds")
             self.seconds.setdefault(_kind(stage), []).append(float(spent))
         return stage.path in self.known
 

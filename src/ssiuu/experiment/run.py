@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,13 +22,21 @@ from ssiuu.attribution.neuron import extremes
 from ssiuu.benchmarks.base import Given, Progress
 from ssiuu.diagnosis.influence import Baseline, influence
 from ssiuu.diagnosis.lens import LensReader
-from ssiuu.errors import DivergedError, ModelError
+from ssiuu.errors import DamagedError, DivergedError, ModelError
 from ssiuu.experiment.attacking import Attacker, feasible
 from ssiuu.experiment.cells import CellPlan, Keys, StagePlan
 from ssiuu.experiment.drive import check_method, info_of, unlearn_here
 from ssiuu.experiment.estimate import estimate
 from ssiuu.experiment.examine import Examiner
-from ssiuu.experiment.folder import check_folder, in_turn, locked, make_folder, settle, sweep
+from ssiuu.experiment.folder import (
+    check_folder,
+    in_turn,
+    locked,
+    make_folder,
+    settle,
+    standing_split,
+    sweep,
+)
 from ssiuu.experiment.given import IN_MEMORY
 from ssiuu.experiment.inside import Inside
 from ssiuu.experiment.planted import planted
@@ -48,14 +56,18 @@ from ssiuu.models.load import (
 )
 from ssiuu.models.precision import release_memory
 from ssiuu.models.sites import Site, coverage, find_sites
+from ssiuu.models.weights import complete
 from ssiuu.records.files import (
+    HEADER,
     again,
     assemble,
     failure,
     field_of,
     keyed,
     personal,
+    put_aside,
     read_stage,
+    whole,
     without_times,
     write_bytes,
     write_record,
@@ -123,8 +135,9 @@ def run(
         set_up = partial(locked, out / ".lock", lambda: progress("another process sets up the run"))
         with set_up():
             sweep(out)
-            resumed = (out / "run.json").exists()
-            session = open_session(recipe, out if resumed else None, progress, given)
+            split = standing_split(out, progress)
+            resumed = (out / HEADER).exists()
+            session = open_session(recipe, split, progress, given)
             session = feasible(session, sources)
             recipe = session.recipe
             _check_given(session, after, attacked)
@@ -144,19 +157,19 @@ def run(
             cells = [] if trials else _plan(keys, methods, shared)
             if not resumed:
                 with closed():
-                    settle(out, header_of(methods, cells, notes))
+                    settle(out, header_of(methods, cells, notes), progress)
         with closed():
             if trials:
                 tuned, notes = _tune(session, out, trials, progress)
                 methods = _methods(session, after, tuned)
                 cells = _plan(keys, methods, shared)
             with set_up():
-                header = settle(out, header_of(methods, cells, notes))
+                header = settle(out, header_of(methods, cells, notes), progress)
                 # Still under the lock: whoever comes first scores the original, for all.
                 original = _original(session, out, keys, progress)
                 examiner = Examiner(session, recipe.examine, progress)
                 if recipe.examine.plants:
-                    _planted(examiner, out, keys)
+                    _planted(examiner, out, keys, progress)
             meter = Meter(out, cells, progress)
             stages = _Stages(session, out, keys, shared, original, examiner, meter)
             in_turn(cells, stages.attempt, meter)
@@ -299,7 +312,7 @@ def _original(session: Session, out: Path, keys: Keys, progress: Progress) -> Ev
     """Return the scores of the model before unlearning; taken where they are not there."""
     key = keys.evaluation(keys.original)
     path = out / keyed("original", key)
-    evaluation = read_stage(path, Evaluation, key)
+    evaluation = read_stage(path, Evaluation, key) if whole(path, progress) else None
     if evaluation is None:
         progress("original model: evaluating")
         session.original.restore()
@@ -308,11 +321,11 @@ def _original(session: Session, out: Path, keys: Keys, progress: Progress) -> Ev
     return evaluation
 
 
-def _planted(examiner: Examiner, out: Path, keys: Keys) -> None:
+def _planted(examiner: Examiner, out: Path, keys: Keys, progress: Progress) -> None:
     """Examine the original with facts hidden on purpose, where that is not there."""
     key = keys.examination(keys.original)
     path = out / keyed("planted", key)
-    if read_stage(path, Examination, key) is None:
+    if not whole(path, progress) or read_stage(path, Examination, key) is None:
         write_record(path, planted(examiner, key).model_copy(update={"key": key}))
 
 
@@ -383,7 +396,14 @@ class _Stages:
     def _lost(self, cell: CellPlan) -> bool:
         """Whether weights that are to be kept are not there."""
         unlearning = cell.stage("unlearn") if self.session.recipe.keep_checkpoints else None
-        return unlearning is not None and not self._beside(unlearning, WEIGHTS).exists()
+        return unlearning is not None and not self._kept(unlearning)
+
+    def _kept(self, stage: StagePlan) -> bool:
+        """Whether the weights of a stage are there, whole as far as their size says; see `_load`."""
+        path = self._beside(stage, WEIGHTS)
+        if path.exists() and not complete(path):
+            put_aside(path, self.meter)
+        return path.exists()
 
     def _tidy(self, cell: CellPlan) -> None:
         """Remove what a finished cell needs no more."""
@@ -395,7 +415,7 @@ class _Stages:
     def _there(self, cell: CellPlan, stage: StagePlan) -> bool:
         """Whether a stage is done, be it of an equal model in another cell."""
         path = self.out / stage.path
-        if path.exists():
+        if whole(path, self.meter):
             return True
         if stage.key == self.original.key:
             write_record(path, self.original)
@@ -403,9 +423,10 @@ class _Stages:
         if cell.stage("unlearn"):
             return False  # a model of its own
         for other in sorted((self.out / "cells").glob(f"*/{stage.path.name}")):
-            if field_of(other, "key") == stage.key:
-                write_bytes(path, other.read_bytes())
-                return True
+            with suppress(DamagedError):  # which its own cell tells of
+                if field_of(other, "key") == stage.key:
+                    write_bytes(path, other.read_bytes())
+                    return True
         return False
 
     def _beside(self, stage: StagePlan, suffix: str) -> Path:
@@ -426,10 +447,20 @@ class _Stages:
             load_checkpoint_weights(session.model, session.never_learned, session.recipe.base)
         elif unlearning is None:
             session.original.restore()
-        elif (self.out / unlearning.path).exists() and self._beside(unlearning, WEIGHTS).exists():
-            load_weights(session.model, self._beside(unlearning, WEIGHTS))
-        else:
+        elif not self._load(unlearning):
             self._unlearn(cell, unlearning)
+
+    def _load(self, stage: StagePlan) -> bool:
+        """Put the weights kept of a stage into the model; False where they are not to be had."""
+        path = self._beside(stage, WEIGHTS)
+        if not (self.out / stage.path).exists() or not path.exists():
+            return False
+        try:
+            load_weights(self.session.model, path)
+        except DamagedError:
+            put_aside(path, self.meter)
+            return False
+        return True
 
     def _unlearn(self, cell: CellPlan, stage: StagePlan) -> None:
         """Unlearn and keep the weights; once more where a record has outlived them."""

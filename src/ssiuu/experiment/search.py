@@ -26,7 +26,7 @@ from ssiuu.experiment.recipe import UnlearnConfig
 from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
 from ssiuu.models.load import load_weights, save_weights
-from ssiuu.records.files import digest, read_record, write_record
+from ssiuu.records.files import digest, standing, write_record
 from ssiuu.records.schema import Attempt, Attempts, Unlearning
 from ssiuu.report.outcome import attempt_line
 from ssiuu.training.optimiser import RATES
@@ -80,8 +80,8 @@ def search(
     rows, config = len(session.forget_rows(method)), session.recipe.unlearn
     unit = RATES[method.optimiser or config.optimiser] / RATES["adamw"]
     steps = allowed(rows, config)
-    standing = read_record(work / "attempts.json", Attempts)
-    attempts = list(standing.attempts) if standing is not None and standing.key == key else []
+    before = standing(work / "attempts.json", Attempts, progress)
+    attempts = list(before.attempts) if before is not None and before.key == key else []
 
     def attempt(rate: float, **change: Any) -> tuple[Unlearning | None, Attempt]:
         session.original.restore()

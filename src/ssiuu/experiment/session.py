@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 from ssiuu.analysis.scores import SCORES
@@ -28,7 +27,6 @@ from ssiuu.likelihood import Example
 from ssiuu.methods import Method, Objective
 from ssiuu.models.precision import resolve_precision
 from ssiuu.plugins import used
-from ssiuu.records.files import read_record, write_record
 from ssiuu.records.schema import Evaluation, FactScore, FactText, Split
 from ssiuu.training.limits import Budget, Spent
 from ssiuu.training.unlearn import StopRule
@@ -221,27 +219,24 @@ def _row(fact: FactText, mark: str, question: str | None = None) -> FactText:
 
 
 def open_session(
-    recipe: Recipe, out: Path | None, progress: Progress, given: Given | None = None
+    recipe: Recipe, split: Split | None, progress: Progress, given: Given | None = None
 ) -> Session:
     """Open the recipe's benchmark; facts nobody has screened are asked first.
 
     Args:
         recipe: What to do.
-        out: The run's folder, where it holds one; the choice of facts there is used again.
+        split: The choice of facts, where it was made before.
         progress: Told what is going on.
         given: What the caller holds in memory of what the recipe would name.
 
     Raises:
         InputError: Model or data cannot be used.
     """
-    standing_split = read_record(out / "split.json", Split) if out else None
-    session = open_ground(recipe, progress, replace(given or Given(), split=standing_split))
+    session = open_ground(recipe, progress, replace(given or Given(), split=split))
     session.rows([*session.split.forget, *session.split.retain])  # too long rows are refused
     check_lengths(session.prompt, _scored(session.split), session.context)
     if session.unscreened:
         ask_first(session, session.recipe, progress)
-    if out and standing_split is None:
-        write_record(out / "split.json", session.split)
     return session
 
 

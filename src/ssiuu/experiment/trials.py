@@ -19,7 +19,7 @@ from ssiuu.experiment.session import Session
 from ssiuu.experiment.tuning import best, divide
 from ssiuu.methods import Method
 from ssiuu.models.precision import release_memory
-from ssiuu.records.files import digest, keyed, read_stage, write_record
+from ssiuu.records.files import digest, keyed, read_stage, whole, write_record
 from ssiuu.records.schema import Trial, Unlearning
 from ssiuu.report.tuned import budget
 
@@ -71,7 +71,7 @@ class Tuner:
             if mine:
                 sweep(path.parent, path.stem)
                 state = path.with_suffix(".state.safetensors")
-                if not path.exists():
+                if not whole(path, self.meter):
                     self._carry_out(plan, path, state)
                 state.unlink(missing_ok=True)
         self.meter.look()

@@ -17,7 +17,7 @@ from ssiuu.benchmarks.base import Given, Progress
 from ssiuu.data.columns import Columns
 from ssiuu.data.problems import listed
 from ssiuu.data.read import Source
-from ssiuu.errors import ConfigError, OutputError
+from ssiuu.errors import ConfigError, DamagedError, OutputError
 from ssiuu.experiment.drive import check_method
 from ssiuu.experiment.forgetting import forget as forget_facts
 from ssiuu.experiment.given import ModelSource, checkpoint, given_settings, in_place, setting
@@ -26,7 +26,7 @@ from ssiuu.experiment.run import run
 from ssiuu.experiment.session import Session, open_session
 from ssiuu.models.load import place, require_space, save
 from ssiuu.models.weights import load_weights, save_weights, work_folder
-from ssiuu.records.files import digest, read_record, write_record
+from ssiuu.records.files import digest, put_aside, standing, write_record
 from ssiuu.records.schema import RunRecord, Unlearning
 from ssiuu.report.knowledge import sentences
 from ssiuu.training import interrupt
@@ -117,12 +117,11 @@ def unlearn_model(
         adapter = work / "adapter" if lora.rank is not None and not lora.merge else None
         searches = chosen.has_gradient and sources["unlearn.learning_rate"] == "default"
         key = _key(session)
-        kept = _kept(work, key)
+        kept = _kept(session, work, key, progress)
         if kept is None:
             record = forget_facts(session, chosen, searches, work, progress, adapter)
         else:
             progress("unlearned already, and only to be saved")
-            load_weights(session.model, work / WEIGHTS)
             record = kept
         unsaved = record
         notes = [*record.notes, *sentences(session.knowledge)]
@@ -167,10 +166,18 @@ def _keep(session: Session, work: Path, record: Unlearning, key: str) -> str:
     return f"What was unlearned is kept in {work}: the same command only saves it."
 
 
-def _kept(work: Path, key: str) -> Unlearning | None:
-    """Return the record of what the same command unlearned and could not save, if there is one."""
-    record = read_record(work / RESULT, Unlearning)
+def _kept(session: Session, work: Path, key: str, progress: Progress) -> Unlearning | None:
+    """Return the record of what the same command unlearned and could not save; None: there is none.
+
+    Its weights are put into the model.
+    """
+    record = standing(work / RESULT, Unlearning, progress)
     if record is None or record.key != key or not (work / WEIGHTS).exists():
+        return None
+    try:
+        load_weights(session.model, work / WEIGHTS)
+    except DamagedError:
+        put_aside(work / WEIGHTS, progress)
         return None
     return record.model_copy(update={"key": ""})
 

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import errno
 import glob
+import hashlib
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from ssiuu.causal import CausalLM
-from ssiuu.errors import ModelError, OutputError
+from ssiuu.errors import DamagedError, ModelError, OutputError
 from ssiuu.models.checks import check_finite
 from ssiuu.models.quiet import quiet
+from ssiuu.records.digest import NAME, resembles
 from ssiuu.records.files import readable
 
 
@@ -170,7 +174,7 @@ def save_weights(model: CausalLM, path: Path) -> None:
 def write_tensors(
     tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write one safetensors file: to a temporary name, synced, renamed.
+    """Write one safetensors file with a digest of itself: to a temporary name, synced, renamed.
 
     Raises:
         OutputError: The disk is full or the folder cannot be written to.
@@ -183,7 +187,9 @@ def write_tensors(
             dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True
         ) as within:
             temporary = Path(within) / path.name
-            save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, metadata)
+            whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            told = {**(metadata or {}), NAME: tensors_digest(whole, metadata or {})}
+            save_file(whole, temporary, told)
             sync_folder(temporary.parent)
             os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
@@ -191,14 +197,80 @@ def write_tensors(
         raise OutputError(f"cannot write {path}: {full}") from error
 
 
+def tensors_digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    """Return the sha256 over names, types, shapes and bytes of tensors, and over what is said of them.
+
+    Every tensor is hashed by itself, several at once, as one core hashes about a gigabyte a second.
+    """
+    names = sorted(tensors)
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        parts = list(threads.map(lambda name: _tensor_digest(tensors[name]), names))
+    kinds = [f"{name} {tensors[name].dtype} {[*tensors[name].shape]}" for name in names]
+    lines = [f"{kind} {part}" for kind, part in zip(kinds, parts, strict=True)]
+    return hashlib.sha256(json.dumps([lines, sorted(metadata.items())]).encode()).hexdigest()
+
+
+def _tensor_digest(tensor: torch.Tensor) -> str:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
+
+
+class Tensors(NamedTuple):
+    """What a file of tensors holds; they are read as they are looked at. `told`: its metadata."""
+
+    tensors: dict[str, torch.Tensor]
+    told: dict[str, str]
+
+
+def read_tensors(path: Path) -> Tensors:
+    """Read a file of `write_tensors`; all of it is held against its digest before any is given back.
+
+    A file of before there was a digest is taken as it is.
+
+    Raises:
+        DamagedError: It is cut short, or not what was written.
+    """
+    try:
+        with safe_open(path, framework="pt") as stored:
+            told: dict[str, str] = dict(stored.metadata() or {})
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise DamagedError(path) from error
+    wanted = told.pop(NAME, None)
+    if wanted is None and not any(resembles(key.encode(), NAME.encode()) for key in told):
+        return Tensors(tensors, told)
+    if wanted != tensors_digest(tensors, told):
+        raise DamagedError(path)
+    return Tensors(tensors, told)
+
+
+def complete(path: Path) -> bool:
+    """Whether a file of tensors is as long as its header says; `read_tensors` looks at every byte."""
+    try:
+        with safe_open(path, framework="pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False
+
+
 @torch.no_grad()
 def load_weights(model: CausalLM, path: Path) -> None:
     """Read parameters written by `save_weights` (or a checkpoint's file) into the model in place.
 
     Raises:
+        DamagedError: It is not what was written.
         ModelError: Names or shapes do not fit this model.
     """
-    stored = load_file(path)
+    put(model, read_tensors(path).tensors, path)
+
+
+@torch.no_grad()
+def put(model: CausalLM, stored: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Copy tensors into the parameters of a model; `path`: where they were read, for a message.
+
+    Raises:
+        ModelError: Names or shapes do not fit this model.
+    """
     for name, parameter in model.named_parameters():
         if name not in stored or stored[name].shape != parameter.shape:
             shape = tuple(stored[name].shape) if name in stored else "nothing"

@@ -7,14 +7,15 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from ssiuu.errors import DivergedError, InputError, OutputError
+from ssiuu.errors import DamagedError, DivergedError, InputError, OutputError
+from ssiuu.records.digest import Damaged, seal, sealed, unseal
 from ssiuu.records.schema import (
     AttackCurve,
     Cell,
@@ -31,6 +32,7 @@ from ssiuu.records.schema import (
     Unlearning,
 )
 
+HEADER, SPLIT = "run.json", "split.json"  # of a run's folder
 R = TypeVar("R", bound=Record)
 S = TypeVar("S", bound=Stage)
 NOT_THE_SAME = (
@@ -87,7 +89,7 @@ def readable(path: Path) -> None:
 
 
 def write_record(path: Path, record: Record, private: bool = False) -> None:
-    """Write one record as JSON, atomically; `private`: only the user can read it.
+    """Write one record as JSON, atomically, with its digest; `private`: only the user can read it.
 
     Raises:
         DivergedError: A number in it is not finite: it would be read back as one never measured.
@@ -98,7 +100,7 @@ def write_record(path: Path, record: Record, private: bool = False) -> None:
             f"{path.name} is not written: {place} is not finite, so the model no longer computes "
             "numbers there; its weights are too large, or its training went too far."
         )
-    write_bytes(path, (record.model_dump_json(indent=1) + "\n").encode(), private)
+    write_bytes(path, seal((record.model_dump_json(indent=1) + "\n").encode()), private)
 
 
 def not_finite(value: Any, place: str = "") -> str | None:
@@ -119,14 +121,17 @@ def read_record(path: Path, kind: type[R]) -> R | None:
     """Read one record; None where the file is not there yet.
 
     Raises:
-        InputError: The file is not a record of this kind and version.
+        DamagedError: The file is not what was written.
+        InputError: It is not a record of this kind and version.
     """
     if not path.exists():
         return None
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(_written(path))
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] in ("json_invalid", "model_type") and not first["loc"]:
+            raise DamagedError(path) from error
         place = ".".join(str(part) for part in first["loc"]) or "the file"
         raise InputError(
             f"{path} is not a {kind.__name__} record this version can read: "
@@ -134,18 +139,71 @@ def read_record(path: Path, kind: type[R]) -> R | None:
         ) from error
 
 
+def _written(path: Path) -> bytes:
+    """Return the JSON of a file as it was written.
+
+    Raises:
+        DamagedError: It is not.
+        InputError: The file cannot be read.
+    """
+    try:
+        return unseal(path.read_bytes())
+    except Damaged as error:
+        raise DamagedError(path) from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def standing(path: Path, kind: type[R], say: Callable[[str], None]) -> R | None:
+    """Read a record that can be made again; None where none is there, or one that is damaged.
+
+    Such a one is told of, and moved out of the way.
+    """
+    return read_record(path, kind) if whole(path, say) else None
+
+
+def whole(path: Path, say: Callable[[str], None]) -> bool:
+    """Whether a record is there as it was written; one that is damaged is told of and moved away."""
+    if not path.exists():
+        return False
+    try:
+        content = _written(path)
+        if not sealed(content):
+            _json(path, content)
+        return True
+    except DamagedError:
+        put_aside(path, say)
+        return False
+
+
+def put_aside(path: Path, say: Callable[[str], None]) -> None:
+    """Move a damaged file out of the way, and say that it is made again."""
+    aside = path.with_name(f"{path.name}.damaged")
+    os.replace(path, aside)
+    say(f"{path} is damaged, and is made again; what is left of it is {aside.name}")
+
+
 def field_of(path: Path, name: str) -> Any:
     """Return one field of a stage's record, without reading the rest as what it is.
 
     Raises:
-        InputError: The file is cut short, or no record.
+        DamagedError: The file is not what was written.
+        InputError: It is no record.
     """
+    content = _json(path, _written(path))
+    if name not in content:
+        raise InputError(f"{path} is no record. Move the file away to have it made again.")
+    return content[name]
+
+
+def _json(path: Path, content: bytes) -> dict[str, Any]:
     try:
-        return json.loads(path.read_bytes())[name]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is cut short or no record. Move the file away to have it made again."
-        ) from error
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(path) from error
+    if not isinstance(found, dict):
+        raise DamagedError(path)
+    return found
 
 
 def keyed(name: str, key: str) -> str:
@@ -167,15 +225,22 @@ def load_run(run: str | Path) -> RunRecord:
     return assemble(Path(run), read_header(Path(run)))
 
 
+def left_of_run(run: Path) -> bool:
+    """Whether a folder without a header holds what a run has left in it."""
+    return (run / SPLIT).exists() or (run / "cells").is_dir() or bool([*run.glob("original-*.json")])
+
+
 def read_header(run: Path) -> RunHeader:
     """Return the header of a run folder.
 
     Raises:
         InputError: There is none.
     """
-    header = read_record(run / "run.json", RunHeader)
+    header = read_record(run / HEADER, RunHeader)
+    if header is None and left_of_run(run):
+        raise InputError(f"{run} has lost its {HEADER}: the command that made the run makes it again.")
     if header is None:
-        raise InputError(f"{run} holds no run: there is no run.json in it.")
+        raise InputError(f"{run} holds no run: there is no {HEADER} in it.")
     if not header.stages:
         raise InputError(f"{run} was made by an older version, which named its files otherwise.")
     return header

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from ssiuu.causal import CausalLM
 from ssiuu.likelihood import Batch, answer_logprobs
 from ssiuu.methods.base import Stage
-from ssiuu.models.load import load_weights, write_tensors
+from ssiuu.models.weights import put, write_tensors
+from ssiuu.training.state import read_state
 
 
 @dataclass
@@ -51,11 +51,11 @@ class Starts:
         path = self.path
         if path is None or not path.exists():
             return 0, {}
-        with safe_open(path, framework="pt") as stored:
-            kept: dict[str, Any] = json.loads(stored.metadata()["progress"])
-        if kept["key"] != self.key:
+        stored = read_state(path)
+        kept: dict[str, Any] = {} if stored is None else json.loads(stored.told.get("progress", "{}"))
+        if stored is None or kept.get("key") != self.key:
             return 0, {}
-        load_weights(model, path)
+        put(model, stored.tensors, path)
         return int(kept["number"]), kept["memory"]
 
     def keep(self, number: int, model: CausalLM, memory: dict[str, Any]) -> None:

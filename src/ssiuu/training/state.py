@@ -10,9 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from ssiuu.models.load import write_tensors
+from ssiuu.errors import DamagedError
+from ssiuu.models.weights import Tensors, read_tensors, write_tensors
 from ssiuu.training.step import Step
 
 SAVE_EVERY = 300.0  # seconds between two saved states of a long run
@@ -42,14 +42,13 @@ def save_state(
     write_tensors(tensors, path, {"progress": json.dumps(progress)})
 
 
-def _readable(path: Path) -> bool:
-    """Whether a file is a whole state; one that is not is told of, and training begins again."""
+def read_state(path: Path) -> Tensors | None:
+    """Read a state; a damaged one is told of, and training begins again."""
     try:
-        with safe_open(path, framework="pt") as stored:
-            return "key" in json.loads((stored.metadata() or {}).get("progress", "{}"))
-    except (SafetensorError, ValueError):
-        warnings.warn(f"{path} is cut short or damaged: that training begins again.", stacklevel=2)
-        return False
+        return read_tensors(path)
+    except DamagedError:
+        warnings.warn(f"{path} is cut short or damaged: that training begins again.", stacklevel=3)
+        return None
 
 
 @torch.no_grad()
@@ -57,27 +56,25 @@ def load_state(
     path: Path, step: Step, key: str, kept: Mapping[str, torch.Tensor] = NONE
 ) -> dict[str, Any] | None:
     """Restore a state saved under the same key; None if there is none that fits, or can be read."""
-    if not path.exists() or not _readable(path):
+    stored = read_state(path) if path.exists() else None
+    progress: dict[str, Any] = {} if stored is None else json.loads(stored.told.get("progress", "{}"))
+    if stored is None or progress.get("key") != key:
         return None
-    with safe_open(path, framework="pt") as stored:
-        progress: dict[str, Any] = json.loads(stored.metadata()["progress"])
-        if progress["key"] != key:
-            return None
-        remembered: dict[str, dict[str, torch.Tensor]] = {part: {} for part in step.bounds}
-        device = next(iter(step.named.values())).device
-        for full in [*stored.keys()]:
-            kind, _, rest = full.partition(":")
-            first, _, last = rest.partition(":")
-            if kind == "parameter":
-                step.named[rest].copy_(stored.get_tensor(full))
-            elif kind == "kept":
-                kept[rest].copy_(stored.get_tensor(full))
-            elif kind in step.optimizers:
-                parameter = step.named[last]
-                moment = stored.get_tensor(full).to(parameter.device)
-                step.optimizers[kind].state[parameter][first] = moment
-            else:
-                remembered[first][last] = stored.get_tensor(full).to(device)
+    remembered: dict[str, dict[str, torch.Tensor]] = {part: {} for part in step.bounds}
+    device = next(iter(step.named.values())).device
+    for full, tensor in stored.tensors.items():
+        kind, _, rest = full.partition(":")
+        first, _, last = rest.partition(":")
+        if kind == "parameter":
+            step.named[rest].copy_(tensor)
+        elif kind == "kept":
+            kept[rest].copy_(tensor)
+        elif kind in step.optimizers:
+            parameter = step.named[last]
+            # A copy: what is read from the file must not change with it.
+            step.optimizers[kind].state[parameter][first] = tensor.clone().to(parameter.device)
+        else:
+            remembered[first][last] = tensor.clone().to(device)
     for part, bound in step.bounds.items():
         bound.restore(remembered[part])
     return progress
