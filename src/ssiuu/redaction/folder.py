@@ -63,7 +63,7 @@ ALONE: Final[Mapping[str, type[Any]]] = {"unlearn.json": Unlearning, "teach.json
 CERTIFICATES: Final = ("certificate.json", "certificate.html")
 PAGES: Final = ("report.html", "figures.csv", "verdicts.csv")
 _OURS = re.compile(
-    r"(run(-[0-9a-f]{8})?|split|(original|planted)-[0-9a-f]{8})\.json|\.lock|"
+    r"(run(-[0-9a-f]{8})?|split|(original|planted)-[0-9a-f]{8})\.json(\.damaged)?|\.lock|"
     r"\.(run|split|original|planted|report|figures|verdicts)[^/]*"
 )
 _STATE = ".state.safetensors"
@@ -213,7 +213,7 @@ def plain(folder: Path) -> Iterator[Path]:
         if path.name in PAGES or _OURS.fullmatch(path.name):
             yield path
     for path in sorted((*folder.glob("cells/*/*"), *folder.glob("tune/*/*"))):
-        if path.name.endswith((".json", _STATE)) or path.name.startswith("."):
+        if path.name.endswith((".json", ".damaged", _STATE)) or path.name.startswith("."):
             yield path
 
 
