@@ -3,7 +3,8 @@
 They are written in YAML 1.2, of which a recipe needs mappings, lists, texts and numbers.
 
 `no` and `on` are texts, 1e-5 is a number and "1e-5" is not. Aliases and tags are refused: a recipe has
-no use for them, and a few lines of aliases are billions of settings.
+no use for them, and a few lines of aliases are billions of settings. So are texts of a size, a depth or
+a number of values that no recipe has, before anything is built of them.
 
 Source: YAML 1.2.2, core schema; package ruamel.yaml. Departures: 1_000 is a number, as people mean it;
 a date is a text.
@@ -19,6 +20,8 @@ from pydantic import BaseModel, ConfigDict
 from ssiuu.errors import ConfigError
 
 DEPTH = 20  # no recipe is deeper, and a reader that calls itself has an end
+LONGEST = 1 << 16  # bytes; the longest recipe of ours has a quarter
+VALUES = 4_000  # keys and values; read in a quarter of a second
 TEXT = "tag:yaml.org,2002:str"
 
 
@@ -71,10 +74,13 @@ def read_yaml(text: str, where: str) -> Any:
     """Return what a text says, its keys as texts.
 
     Raises:
-        ConfigError: It is not YAML, has two values for one key, an alias or a tag, or too many levels.
+        ConfigError: It is not YAML, has two values for one key, an alias or a tag, too many levels or
+            values, or is longer than `LONGEST`.
     """
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    if len(text) > LONGEST:
+        raise ConfigError(f"{where} is longer than {LONGEST >> 10} KiB, which no settings are.")
     try:
         _look_through(text)
         return _with_text_keys(_reader().load(text))
@@ -92,13 +98,14 @@ def _look_through(text: str) -> None:
     """Look for what a recipe must not hold, without building anything.
 
     Raises:
-        MarkedYAMLError: There is an alias, a tag or too many levels, or it is not YAML.
+        MarkedYAMLError: There is an alias, a tag or too much, or it is not YAML.
     """
     from ruamel.yaml.composer import ComposerError
     from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
-    depth = 0
+    depth, values = 0, 0
     for event in _reader().parse(text):
+        values += not isinstance(event, CollectionEndEvent)
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         problem = ""
         if isinstance(event, AliasEvent):
@@ -107,6 +114,8 @@ def _look_through(text: str) -> None:
             problem = f"{event.tag} is a tag, and types follow from the settings"
         elif depth > DEPTH:
             problem = f"more than {DEPTH} levels in one another"
+        elif values > VALUES:
+            problem = f"more than {VALUES} keys and values"
         if problem:
             raise ComposerError(None, None, problem, event.start_mark)
 

@@ -16,7 +16,12 @@ Several problems of one input are shown together.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+P = TypeVar("P")
+LENGTH = 80  # characters of a value that are shown
+SHOWN = 10  # problems of one input that are said
 
 
 class SsiuuError(Exception):
@@ -71,8 +76,23 @@ def unknown(kind: str, got: str, allowed: Iterable[str], where: str = "") -> str
         where: Key, flag or file it stood in; left out when empty.
     """
     names = sorted(allowed)
+    shown = show(got)
+    got = got[:LENGTH]
     folded = {name.casefold(): name for name in names}
     near = difflib.get_close_matches(got.casefold(), folded, n=1, cutoff=0.4)
     hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
     place = f"{where}: " if where else ""
-    return f"{place}unknown {kind} {got!r}.{hint} Known: {', '.join(names)}."
+    return f"{place}unknown {kind} {shown}.{hint} Known: {', '.join(names)}."
+
+
+def show(value: Any) -> str:
+    """Return a value as it is shown in a message: short, and without control characters."""
+    # repr() also escapes what would move the cursor of a terminal.
+    text = repr(value)
+    return text if len(text) <= LENGTH else f"{text[: LENGTH - 3]}..."
+
+
+def first_ten(problems: Sequence[P], say: Callable[[P], str] = str) -> list[str]:
+    """Return what is said of the problems of one input, and how many there are besides."""
+    more = len(problems) - SHOWN
+    return [*map(say, problems[:SHOWN]), *([f"... and {more} more"] if more > 0 else [])]

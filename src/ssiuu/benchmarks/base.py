@@ -26,8 +26,7 @@ from pydantic import Field, field_validator
 from ssiuu.causal import CausalLM
 from ssiuu.config import Section
 from ssiuu.data.fact import Fact
-from ssiuu.data.problems import show
-from ssiuu.errors import DataError
+from ssiuu.errors import DataError, show
 from ssiuu.evaluation.scores.base import Score, chance
 from ssiuu.evaluation.scores.ranking import Ranking
 from ssiuu.likelihood import Example, Prompt, encode

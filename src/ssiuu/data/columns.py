@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ssiuu.data.problems import Problems, kind, listed, show
+from ssiuu.data.problems import Problems, kind, listed
 from ssiuu.data.rows import FACT, Raw
-from ssiuu.errors import ConfigError, unknown
+from ssiuu.errors import ConfigError, show, unknown
 
 Columns = Mapping[str, str]
 Tell = Callable[[str], None]

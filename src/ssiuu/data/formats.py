@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ssiuu.data.files import UNPACKED
-from ssiuu.data.problems import Problems, listed, show
+from ssiuu.data.problems import Problems, listed
 from ssiuu.data.rows import NO_ROWS, Raw
+from ssiuu.errors import show
 
 LINES = "each line must be one JSON object"
 LIST = "the file must be one JSON list of objects"

@@ -1,4 +1,4 @@
-"""The problems of a source, collected to be said at once, and how a value is shown in them."""
+"""The problems of a source, collected to be said at once."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ssiuu.errors import DataError
-
-SHOWN = 10
+from ssiuu.errors import DataError, first_ten, show
 
 
 class Problems:
@@ -47,10 +45,8 @@ class Problems:
 def raise_all(problems: Iterable[str]) -> None:
     """Raise what was found, up to ten; nothing where nothing was."""
     sentences = list(problems)
-    if len(sentences) > SHOWN:
-        sentences = [*sentences[:SHOWN], f"... and {len(sentences) - SHOWN} more"]
     if sentences:
-        raise DataError(sentences)
+        raise DataError(first_ten(sentences))
 
 
 def kind(value: Any) -> str:
@@ -58,13 +54,6 @@ def kind(value: Any) -> str:
     names = {bool: "true or false", int: "a number", float: "a number", str: "a text"}
     names |= {list: "a list", dict: "an object", type(None): "null"}
     return names.get(type(value), type(value).__name__)
-
-
-def show(value: Any) -> str:
-    """Return a value as it is shown in a message: short, and without control characters."""
-    # repr() also escapes what would move the cursor of a terminal.
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def listed(names: Iterable[str]) -> str:

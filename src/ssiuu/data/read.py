@@ -22,8 +22,9 @@ from ssiuu.data.formats import csv_rows, is_json, json_rows, parquet_rows
 from ssiuu.data.hub import SET_NAME, hub_rows
 from ssiuu.data.memory import memory_rows
 from ssiuu.data.options import borrow_distractors
-from ssiuu.data.problems import Problems, raise_all, show
+from ssiuu.data.problems import Problems, raise_all
 from ssiuu.data.rows import FACT, INSTRUCTION, Raw, valid_rows
+from ssiuu.errors import show
 
 __all__ = ["borrow_distractors", "check_pair", "read_facts", "read_instructions"]
 

@@ -7,8 +7,8 @@ import unicodedata
 from typing import Any, NamedTuple
 
 from ssiuu.data.fact import normal
-from ssiuu.data.problems import Problems, kind, show
-from ssiuu.errors import unknown
+from ssiuu.data.problems import Problems, kind
+from ssiuu.errors import show, unknown
 
 UNSEEN = {"Cc", "Cf", "Cn", "Zl", "Zp", "Zs"}
 # Letters and marks that are blank by definition: joiner, Hangul, Khmer, Mongolian, Braille.

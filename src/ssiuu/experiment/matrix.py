@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ssiuu.config import flatten
-from ssiuu.errors import ConfigError, OutputError
+from ssiuu.errors import ConfigError, OutputError, show
 from ssiuu.experiment.recipe import Part, Recipe, read_parts, resolve_parts
 
 COMPARISON = "compare.html"
+MOST = 100  # benchmarks of one recipe
 
 Resolved = tuple[Recipe, dict[str, str]]
 
@@ -41,8 +42,10 @@ def resolve_all(path: str | Path | None, sets: list[str]) -> dict[str, Resolved]
     entries = None if place is None else parts[place][1]["benchmark"]
     if place is None or not isinstance(entries, list):
         return {"": resolve_parts(parts)}
-    if not entries:
-        raise ConfigError(f"{parts[place][0]}: benchmark: names none.")
+    if not 0 < len(entries) <= MOST:
+        raise ConfigError(
+            f"{parts[place][0]}: benchmark: names {len(entries) or 'none'}; at most {MOST}."
+        )
     found: dict[str, Resolved] = {}
     for entry in entries:
         name, own = _entry(entry, parts[place][0])
@@ -60,7 +63,7 @@ def _entry(entry: Any, source: str) -> tuple[str, dict[str, Any]]:
     if isinstance(entry, Mapping) and isinstance(entry.get("name"), str):
         return entry["name"], flatten({key: value for key, value in entry.items() if key != "name"})
     raise ConfigError(
-        f"{source}: benchmark: must be a name, or a mapping with name and settings, got {entry!r}."
+        f"{source}: benchmark: must be a name, or a mapping with name and settings, got {show(entry)}."
     )
 
 

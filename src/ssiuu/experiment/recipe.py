@@ -15,9 +15,9 @@ from ssiuu.attacks import attack_section, attacks_of, known_settings, strong_def
 from ssiuu.attacks.base import AttackConfig
 from ssiuu.benchmarks import BENCHMARKS
 from ssiuu.benchmarks.base import Basis, Benchmark
-from ssiuu.config import Section, flatten, nest, read_yaml
+from ssiuu.config import LONGEST, Section, flatten, nest, read_yaml
 from ssiuu.data.columns import check_columns
-from ssiuu.errors import ConfigError, unknown
+from ssiuu.errors import ConfigError, first_ten, show, unknown
 from ssiuu.evaluation import utility
 from ssiuu.experiment.tuning import tried
 from ssiuu.methods import Method, make
@@ -79,11 +79,11 @@ class ExamineConfig(Section):
         """Return what is wrong with the values, a sentence each."""
         found = []
         if sorted(set(self.steps)) != self.steps or min(self.steps, default=1) < 1:
-            found.append(f"examine.steps: must be ascending steps from 1 on, got {self.steps}.")
+            found.append(f"examine.steps: must be ascending steps from 1 on, got {show(self.steps)}.")
         if wrong := [rate for rate in self.learning_rates if not 0 < rate <= 1]:
             found.append(f"examine.learning_rates: must lie in (0, 1], got {wrong[0]}.")
         if min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            found.append(f"examine.seeds: must be different and at least 0, got {self.seeds}.")
+            found.append(f"examine.seeds: must be different and at least 0, got {show(self.seeds)}.")
         return found
 
     def rates(self, parameters: int) -> list[float]:
@@ -207,7 +207,9 @@ class UnlearnConfig(Section):
 class TuneConfig(Section):
     """Settings tried of every method before the experiment; the best of each is then run."""
 
-    trials: int | None = Field(default=None, ge=1, description="settings a method; null: no tuning")
+    trials: int | None = Field(
+        default=None, ge=1, le=1000, description="settings a method; null: no tuning"
+    )
     seed: int = Field(default=0, ge=0, description="decides what is tried")
     space: dict[str, dict[str, list[Any]]] = Field(
         default={},
@@ -282,7 +284,7 @@ class Recipe(Basis):
         twice = sorted({label for label in labels if labels.count(label) > 1})
         problems += [f"methods: {label!r} stands twice." for label in twice]
         if problems:
-            raise ConfigError(problems)
+            raise ConfigError(first_ten(problems))
         return methods
 
     def tried(self) -> dict[str, list[tuple[dict[str, Any], Method]]]:
@@ -407,7 +409,8 @@ def resolve_parts(parts: list[Part]) -> tuple[Recipe, dict[str, str]]:
     try:
         recipe = kind.model_validate(nested)
     except ValidationError as error:
-        raise ConfigError([_sentence(p, sources, kind) for p in error.errors()]) from error
+        said = first_ten(error.errors(), lambda problem: _sentence(problem, sources, kind))
+        raise ConfigError(said) from error
     _check_idle(benchmark, sources)
     for key in flatten(recipe.model_dump()):
         sources.setdefault(key, "default")
@@ -440,7 +443,7 @@ def _require_finite(values: dict[str, Any], sources: dict[str, str]) -> None:
         if not math.isfinite(number)
     ]
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(first_ten(problems))
 
 
 def _numbers(value: Any) -> Iterator[float]:
@@ -484,12 +487,14 @@ def _check(recipe: Recipe) -> None:
     form = recipe.prompt_form
     if form is not None and form.count("{question}") != 1:
         problems.append(
-            f"prompt_form: must hold {{question}} once, where the question goes, got {form!r}."
+            f"prompt_form: must hold {{question}} once, where the question goes, got {show(form)}."
         )
     if form is not None and recipe.prompt is not None:
         problems.append(f"prompt_form stands in place of prompt, and prompt is {recipe.prompt}.")
     if len(set(recipe.seeds)) < len(recipe.seeds) or any(abs(seed) >> 63 for seed in recipe.seeds):
-        problems.append(f"seeds: must be different numbers of 63 bits at most, got {recipe.seeds}.")
+        problems.append(
+            f"seeds: must be different numbers of 63 bits at most, got {show(recipe.seeds)}."
+        )
     problems += recipe.examine.problems()
     problems += recipe.attacks.problems()
     problems += [p for attack in attacks_of(recipe.attacks) for p in attack.problems()]
@@ -537,9 +542,13 @@ def _check_sizes(recipe: Recipe) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as stream:  # no more of it than is taken, whatever it is
+            data = stream.read(LONGEST + 1)
+        text = "" if len(data) > LONGEST else data.decode()
+    except (OSError, ValueError) as error:
         raise ConfigError(f"recipe {path} cannot be read: {error}") from error
+    if len(data) > LONGEST:
+        raise ConfigError(f"recipe {path} is longer than {LONGEST >> 10} KiB, which no recipe is.")
     values = read_yaml(text, str(path))
     if values is None:
         return {}
@@ -572,7 +581,7 @@ def _sentence(problem: Any, sources: dict[str, str], recipe: type[Recipe]) -> st
         return unknown("key", str(problem["loc"][-1]), known, f"{where}: {key}")
     value = problem["input"]
     if wanted := _SHAPES.get(problem["type"]):
-        return f"{where}: {key}: must be {wanted}, got {value!r}."
+        return f"{where}: {key}: must be {wanted}, got {show(value)}."
     quoted = problem["type"] == "string_type" and isinstance(value, int | float)
     hint = f" Text is written in quotes: '{value}'." if quoted else ""
-    return f"{where}: {key}: {problem['msg']}, got {value!r}.{hint}"
+    return f"{where}: {key}: {problem['msg']}, got {show(value)}.{hint}"

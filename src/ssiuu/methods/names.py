@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ssiuu.errors import ConfigError, unknown
+from ssiuu.errors import ConfigError, show, unknown
 from ssiuu.methods.base import Objective, Optimiser, Part, RetainTerm, Transform
 from ssiuu.methods.edits.none import NoUnlearning
 from ssiuu.methods.edits.repselect import RepSelect
@@ -117,6 +117,7 @@ RETAIN_TERMS: Registry[RetainTerm] = Registry(
     ),
 )
 
+LONGEST = 400  # characters of a name; the longest of ours has fifty
 ALIASES = {
     alias.name: alias
     for alias in (
@@ -248,8 +249,10 @@ def make(spec: str | Mapping[str, Any], where: str = "methods") -> Method:
         values["optimiser"] = values.pop("optimizer")
     if not (name := str(values.pop("name", "")).strip()):
         raise ConfigError(
-            f"{where}: a method has a name, as in gd or {{name: npo, beta: 0.1}}, got {spec!r}."
+            f"{where}: a method has a name, as in gd or {{name: npo, beta: 0.1}}, got {show(spec)}."
         )
+    if len(name) > LONGEST:
+        raise ConfigError(f"{where}: {show(name)} has {len(name)} characters; at most {LONGEST}.")
     draft = Draft(where)
     head, *words = _split(_joined(name, where), where)
     _head(draft, head, values)
@@ -645,5 +648,5 @@ def _sentence(label: str, problem: Any, where: str) -> str:
         at = f"{label}.{key}" if key else label
         return f"{where}: {at}: {problem['msg'].removeprefix('Value error, ')}."
     if problem["type"] == "extra_forbidden":
-        return f"{where}: {label}.{key}: no such hyper-parameter, got {problem['input']!r}."
-    return f"{where}: {label}.{key}: {problem['msg']}, got {problem['input']!r}."
+        return f"{where}: {label}.{key}: no such hyper-parameter, got {show(problem['input'])}."
+    return f"{where}: {label}.{key}: {problem['msg']}, got {show(problem['input'])}."
