@@ -15,6 +15,7 @@ from ssiuu.config import read_yaml
 from ssiuu.errors import ConfigError
 from ssiuu.experiment.drive import settings_of
 from ssiuu.experiment.given import setting
+from ssiuu.experiment.matrix import resolve_all
 from ssiuu.experiment.recipe import resolve
 from ssiuu.methods import make
 from ssiuu.training.optimiser import RATES
@@ -66,6 +67,9 @@ LEVELS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("9" * 5000, "digits"),
         ("a: \x07", "character"),
         ("--- a\n--- b", "another document"),
+        ("# " + "x" * (1 << 16), "longer than 64 KiB"),
+        ("seeds: [" + "1," * 4100 + "]", "more than 4000 keys and values"),
+        ("".join(f"k{n}: 1\n" for n in range(4100)), "line 1999, .*more than 4000 keys and values"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence_at_once(text: str, said: str) -> None:
@@ -73,6 +77,25 @@ def test_what_cannot_be_read_is_one_sentence_at_once(text: str, said: str) -> No
     with pytest.raises(ConfigError, match=said) as caught:
         read_yaml(text, "r.yaml")
     assert time.process_time() - start < 1 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("".join(f"k{n}: 1\n" for n in range(1900)), r"key 'k0'.*\n(.*\n){9}\.\.\. and 1890 more$"),
+        ("benchmark: [" + "fictional, " * 101 + "]", "benchmark: names 101; at most 100"),
+        ("tune: {trials: 99999999}", "less than or equal to 1000"),
+        ("methods: [gd" + "+gd" * 10_000 + "]", r"'gd\+.*\.\.\. has 30002 characters; at most 400"),
+        (f"benchmark: {'x' * 60_000}", r"unknown benchmark 'x{76}\.\.\."),
+        ("#" * 50_000_000, "longer than 64 KiB"),
+    ],
+)
+def test_a_recipe_of_a_senseless_size_is_refused_at_once(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    start = time.process_time()
+    with pytest.raises(ConfigError, match=said) as caught:
+        resolve_all(tmp_path / "r.yaml", [])
+    assert time.process_time() - start < 1 and len(str(caught.value)) < 10_000
 
 
 @settings(max_examples=60, deadline=None)

@@ -11,7 +11,6 @@ whose records every number is computed again.
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +27,7 @@ from ssiuu.analysis.columns import columns
 from ssiuu.analysis.evidence import constants
 from ssiuu.errors import DataError, OutputError
 from ssiuu.records.files import digest
+from ssiuu.records.lock import take
 from ssiuu.records.schema import Record, RunRecord
 
 LEADERBOARD: Final = "ssiuu.leaderboard/1"
@@ -134,7 +134,7 @@ def append(path: Path, lines: Iterable[Standing]) -> int:
     """
     try:
         with path.open("a+b") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+            take(stream, wait=True)
             stream.seek(0)
             content = stream.read()
             there = _read(path, content)

@@ -19,7 +19,7 @@ from typing import Any
 
 from ssiuu.data.problems import Problems, kind, listed
 from ssiuu.data.rows import FACT, Raw
-from ssiuu.errors import ConfigError, show, unknown
+from ssiuu.errors import SHOWN, ConfigError, show, unknown
 
 Columns = Mapping[str, str]
 Tell = Callable[[str], None]
@@ -33,6 +33,9 @@ KNOWN = {*FACT.keys, *QUESTIONS, *ANSWERS, *CONVERSATIONS, *TOFU}
 INDEX = re.compile(r"|unnamed: \d+(\.\d+)?|index|__index_level_\d+__", re.IGNORECASE)
 SPEAKERS = {"user": "user", "human": "user", "prompter": "user", "system": "system"}
 SPEAKERS |= dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt"), "assistant")
+
+
+NAMED = 1000  # columns among which one of a similar name is looked for
 
 
 def parse_columns(text: str, key: str = "--columns") -> dict[str, str]:
@@ -126,8 +129,10 @@ def arranged(
             odd.setdefault(name, []).append(line)
         rows += _arranged(line, row, plan, columns, problems, cells)
     if not foreign:
-        for name, lines in odd.items():
-            problems.at(lines[0], _unknown(name, len(lines) - 1, plans.values()))
+        for place, (name, lines) in enumerate(odd.items()):
+            # What comes behind the first ones is counted, not said.
+            said = _unknown(name, len(lines) - 1, plans.values()) if place < SHOWN else ""
+            problems.at(lines[0], said)
     _tell(list(plans.values()), problems, tell)
     return rows
 
@@ -137,7 +142,7 @@ def _named(columns: Columns, names: Sequence[str], problems: Problems) -> _Plan:
     wanted = {**{key: key for key in FACT.required}, **columns}
     for ours, theirs in wanted.items():
         if names and theirs not in names:
-            near = difflib.get_close_matches(theirs, names, n=1)
+            near = difflib.get_close_matches(theirs, names[:NAMED], n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             problems.stop(
                 f"has no column {theirs!r}, which {ours} is to be read from "
@@ -159,7 +164,7 @@ def _plan(names: tuple[str, ...]) -> _Plan:
             sources[ours] = name
 
     def spare(kinds: Iterable[str]) -> list[str]:
-        used = (*index, *sources.values())
+        used = {*index, *sources.values()}
         return [name for name in names if name not in used and folded[name] in kinds]
 
     for ours, kinds in (("question", QUESTIONS), ("answer", ANSWERS)):
@@ -186,7 +191,7 @@ def _without_facts(names: Sequence[str]) -> str:
     several = any(name.casefold() in (*QUESTIONS, *ANSWERS) for name in read.unknown)
     if not (names and missing) or several or read.twice:
         return ""
-    near = [n for key in missing for n in difflib.get_close_matches(key, read.unknown, n=1)]
+    near = [n for key in missing for n in difflib.get_close_matches(key, read.unknown[:NAMED], n=1)]
     hint = f" (is it {near[0]!r}?)" if near else ""
     return (
         f"has the columns {listed(names)}, and none that is "

@@ -10,6 +10,7 @@ import importlib
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -241,7 +242,7 @@ def csv_rows(text: str, problems: Problems, known: set[str]) -> list[Raw]:
         problems.stop(NO_ROWS)
     header = [name.strip() for name in rows[0].row]
     # Two columns without a name are told apart by nothing, and left out if they hold nothing.
-    twice = sorted({name for name in header if name and header.count(name) > 1})
+    twice = sorted(name for name, times in Counter(header).items() if name and times > 1)
     for name in twice:
         problems.at(rows[0].line, f"the column {name!r} stands twice; keep one of them.")
     if twice:
@@ -250,13 +251,15 @@ def csv_rows(text: str, problems: Problems, known: set[str]) -> list[Raw]:
 
 
 # The line below the header of a Markdown table: |---|:-:|
-_RULE = re.compile(r"\s*\|?(\s*:?-+:?\s*\|)+(\s*:?-+:?\s*)?")
+_RULE = re.compile(r"\|?(\s*:?-+:?\s*\|)+(\s*:?-+:?)?")
 
 
 def _markdown(text: str, problems: Problems) -> list[Raw]:
     """Return header and rows of the Markdown table in a text, with their lines; none where none is."""
     lines = re.split(r"\r\n|\r|\n", text)
-    rules = [n for n, line in enumerate(lines) if n and _RULE.fullmatch(line) and "|" in lines[n - 1]]
+    rules = [
+        n for n, line in enumerate(lines) if n and _RULE.fullmatch(line.strip()) and "|" in lines[n - 1]
+    ]
     if not rules or "".join(lines[: rules[0]]).count('"') % 2:  # the second: in a cell of CSV
         return []
     if len(rules) > 1:

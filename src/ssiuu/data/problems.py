@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 
 from ssiuu.errors import DataError, first_ten, show
 
+MOST = 40  # columns that are named
+
 
 class Problems:
     """The problems of one source, each with the flag, the source and the line.
@@ -58,4 +60,7 @@ def kind(value: Any) -> str:
 
 def listed(names: Iterable[str]) -> str:
     """Return names of columns one after another: those that do not show as they are in quotes."""
-    return ", ".join(name if name and name.isprintable() else show(name) for name in names)
+    every = [*names]
+    said = [name if name and name.isprintable() else show(name) for name in every[:MOST]]
+    more = [f"and {len(every) - MOST} more"] if len(every) > MOST else []
+    return ", ".join([*said, *more])

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import TypeVar
 
 from ssiuu.config import flatten
 from ssiuu.errors import DamagedError, OutputError
@@ -27,6 +24,7 @@ from ssiuu.records.files import (
     write_bytes,
     write_record,
 )
+from ssiuu.records.lock import open_lock, take
 from ssiuu.records.schema import RunHeader, Split
 from ssiuu.redaction.folder import STAGED
 from ssiuu.training import interrupt
@@ -181,33 +179,16 @@ def locked(path: Path, wait: Callable[[], None] | None = None) -> Iterator[bool]
             it the block runs at once and is told False.
 
     Raises:
-        OutputError: The folder cannot be written to.
+        OutputError: The folder cannot be written to, or its file system has no locks.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Never truncated, and no link is followed: the file behind it is somebody's.
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        stream = os.fdopen(os.open(path, flags, 0o666), "r+")
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise OutputError(f"{path} is a symbolic link, and a lock is none: remove it.") from error
-        raise OutputError(f"{path.parent} cannot be written to: {error.strerror}") from error
-    with stream:
-        mine = _take(stream)
+    with open_lock(path) as stream:
+        mine = take(stream)
         if not mine and wait is not None:
             wait()
-            while not (mine := _take(stream)):
+            while not (mine := take(stream)):
                 interrupt.check()
                 time.sleep(PAUSE)
         yield mine
-
-
-def _take(stream: IO[Any]) -> bool:
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def in_turn(jobs: Sequence[P], attempt: Callable[[P], bool], progress: Callable[[str], None]) -> None:

@@ -18,6 +18,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Final, Literal
 
+from platformdirs import user_cache_path
 from transformers import AutoTokenizer
 
 from ssiuu.errors import ModelError, OutputError, unknown
@@ -55,10 +56,14 @@ class LocalFolder:
 
 
 def cache_folder() -> Path:
-    """Return the user's cache: $SSIUU_CACHE, or ssiuu in the platform's cache folder."""
+    """Return the user's cache: $SSIUU_CACHE, or ssiuu in the platform's cache folder.
+
+    Where an older version made one ($XDG_CACHE_HOME or ~/.cache on every platform), that one.
+    """
     if chosen := os.environ.get("SSIUU_CACHE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssiuu"
+    older = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssiuu"
+    return older if older.is_dir() else user_cache_path("ssiuu", appauthor=False)
 
 
 def find(name: str) -> LocalFolder:

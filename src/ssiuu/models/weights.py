@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -154,8 +155,9 @@ def require_space(folder: Path, need: int) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Force every file of a folder to the disk."""
+    kind = os.O_RDWR if sys.platform == "win32" else os.O_RDONLY  # what fsync takes there
     for path in folder.iterdir():
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, kind)
         try:
             os.fsync(handle)
         finally:
