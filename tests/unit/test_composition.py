@@ -248,6 +248,9 @@ def test_sgd_is_the_gradient_and_each_optimiser_another_step(exact_model: Any, r
     torch.testing.assert_close(ends["sign"], -1e-3 * grads.sign(), rtol=1e-9, atol=1e-15)
     torch.testing.assert_close(ends["normsgd"], -1e-3 * grads / grads.norm(), rtol=1e-9, atol=1e-15)
     assert torch.equal(ends["momentum"], ends["sgd"])  # a first step has no past
+    torch.testing.assert_close(
+        ends["adamw8bit"], ends["adamw"], rtol=1e-4, atol=1e-9
+    )  # nor any moments
     assert len({round(float(end.norm()), 9) for end in ends.values()}) == len(RATES) - 1
 
 
@@ -338,7 +341,7 @@ STATES = [
     [
         *((s, "adamw") for s in STATES),
         *((s, "adafactor") for s in STATES[:1]),
-        *((STATES[0], name) for name in ("sgd", "momentum", "sign", "normsgd")),
+        *((STATES[0], name) for name in ("sgd", "momentum", "sign", "normsgd", "adamw8bit")),
     ],
     ids=str,
 )

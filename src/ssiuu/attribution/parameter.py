@@ -242,7 +242,8 @@ class SplitGradients:
                 self.whole(name, self.first[name])
                 for add in self.later.pop(name):
                     add()
-                self.named[name].grad = self.first.pop(name)
+                # Shaped and summed in fp32; of weights in bf16 it is kept as they are.
+                self.named[name].grad = self.first.pop(name).to(self.named[name].dtype)
 
     def _add(
         self, module: Any, local: str, name: str, store: dict[str, Tensor], rows: Tensor, inputs: Tensor

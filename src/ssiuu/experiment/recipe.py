@@ -157,7 +157,8 @@ class UnlearnConfig(Section):
     )
     optimiser: Optimiser = Field(
         default="adamw",
-        description="torch's own AdamW, SGD, SGD with momentum 0.9 and Adafactor, or steps along the "
+        description="torch's own AdamW, AdamW with moments in 8 bits (adamw8bit), SGD, SGD with "
+        "momentum 0.9 and Adafactor, or steps along the "
         "gradient's signs (sign) or along its direction, as long as the rate (normsgd); where no "
         "learning_rate is given, each has its own",
     )

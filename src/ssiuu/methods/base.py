@@ -30,7 +30,7 @@ Need = Literal["logprob", "distribution", "refusal", "instead", "hidden"]
 Normaliser = Literal["tokens", "examples", "positions", "later"]
 Through = Literal["constant", "answer", "other"]
 Rows = Literal["forget", "retain", "texts"]
-Optimiser = Literal["adamw", "sgd", "momentum", "sign", "normsgd", "adafactor"]
+Optimiser = Literal["adamw", "adamw8bit", "sgd", "momentum", "sign", "normsgd", "adafactor"]
 
 
 class Alternates(NamedTuple):

@@ -14,7 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ssiuu.errors import ConfigError
 from ssiuu.methods.base import Optimiser
+from ssiuu.training.blockwise import BlockAdamW
 
 Schedule = Literal["constant", "linear", "cosine"]
 
@@ -26,6 +28,7 @@ Schedule = Literal["constant", "linear", "cosine"]
 # want 100 times as much.
 RATES: dict[Optimiser, float] = {
     "adamw": 1.5e-4,
+    "adamw8bit": 1.5e-4,
     "sgd": 5e-4,
     "momentum": 5e-5,
     "sign": 1e-4,
@@ -37,7 +40,20 @@ RATES: dict[Optimiser, float] = {
 def build(
     name: Optimiser, parameters: Sequence[Tensor], learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """Return an optimiser with torch's own defaults for all else; momentum's is 0.9."""
+    """Return an optimiser with torch's own defaults for all else; momentum's is 0.9.
+
+    Raises:
+        ConfigError: Weights in bf16 would be trained by one that rounds each step to nothing.
+    """
+    bf16 = any(p.dtype == torch.bfloat16 for p in parameters)
+    if name == "adamw8bit" or (name == "adamw" and bf16):
+        return BlockAdamW(parameters, learning_rate, weight_decay, eight_bit=name == "adamw8bit")
+    if bf16:
+        raise ConfigError(
+            "unlearn.optimiser: weights in bf16 are trained by adamw or adamw8bit, which round by "
+            f"chance; most steps of {name} would round to nothing. Use one of these, dtype: fp32, or "
+            "adapters (unlearn.lora.rank)."
+        )
     settings: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
     if name == "adafactor":
         return torch.optim.Adafactor(parameters, **settings)

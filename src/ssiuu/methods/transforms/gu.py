@@ -108,6 +108,11 @@ class Disentangling(Bound):
             ConfigError: The metric of this one is not known.
         """
         self.named, self.optimizer = training.named, training.optimizer
+        if getattr(self.optimizer, "eight_bit", False):
+            raise ConfigError(
+                "gu: adamw8bit's metric is known in 8 bits only; set unlearn.optimiser: adamw, or one "
+                "of sgd, momentum, sign and normsgd, whose metric is that of the weights."
+            )
         if isinstance(self.optimizer, torch.optim.Adafactor):
             raise ConfigError(
                 "gu: adafactor's metric is not known here; set unlearn.optimiser: adamw, or one of "
