@@ -77,12 +77,15 @@ def unknown(kind: str, got: str, allowed: Iterable[str], where: str = "") -> str
     """
     names = sorted(allowed)
     shown = show(got)
-    got = got[:LENGTH]
-    folded = {name.casefold(): name for name in names}
-    near = difflib.get_close_matches(got.casefold(), folded, n=1, cutoff=0.4)
-    hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
     place = f"{where}: " if where else ""
-    return f"{place}unknown {kind} {shown}.{hint} Known: {', '.join(names)}."
+    return f"{place}unknown {kind} {shown}.{nearest(got, names)} Known: {', '.join(names)}."
+
+
+def nearest(got: str, names: Iterable[str]) -> str:
+    """Return ' Did you mean ...?' of the name that is nearest to what was typed; nothing if none is."""
+    folded = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(got[:LENGTH].casefold(), folded, n=1, cutoff=0.4)
+    return f" Did you mean {folded[near[0]]!r}?" if near else ""
 
 
 def show(value: Any) -> str:

@@ -76,7 +76,10 @@ class Basis(Section):
     )
     split: SplitConfig = SplitConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        default="auto",
+        description="of products while training; auto: bf16 where the device has instructions for it",
+    )
     device: str = Field(
         default="auto",
         description="where all of it runs, as torch names it: cpu, cuda, cuda:1; auto: the first "

@@ -9,7 +9,10 @@ import typer
 
 
 def command(
-    recipe: Annotated[Path | None, typer.Argument(help="a YAML recipe; default without")] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(help="a YAML file, or a name of ssiuu list recipes; the default without one"),
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, as in the recipe; repeatable")
     ] = None,

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-FAILED = 1  # something broke off: a loss that is not finite, say
-MISUSE = 2  # what was given cannot be used; nothing was written
-NOT_FORGOTTEN = 3  # facts that should be gone are still known
-NOT_LEARNED = 3  # the model was saved, and does not know all of the facts that it was taught
-AT_A_COST = 4  # they are gone, and so is more than --max-kl and --min-retain allow
-HIDDEN = 5  # they are not said any more, and still in the model
-DISAGREES = 6  # a line of a leaderboard was changed, or does not agree with its run
-BROKE_OFF = 7  # a method's training or scores were not finite; the rest of the run is there
-INTERRUPTED = 130  # the same command continues
+FAILED = 1
+MISUSE = 2
+NOT_FORGOTTEN = NOT_LEARNED = 3
+AT_A_COST = 4
+HIDDEN = 5
+DISAGREES = 6
+BROKE_OFF = 7
+INTERRUPTED = 130
 
-HELP = (
-    "Exit codes: 0 done, and what should be forgotten is; 1 failed; 2 misuse; 3 not forgotten; "
-    "4 forgotten at the cost of what should stay; 5 hidden (audit); 6 a line does not agree with "
-    "its run (compare --check); 7 a method of a run broke off, the others are there; "
-    "130 interrupted, the same command continues."
-)
+CODES = {
+    0: "done, and what should be forgotten is",
+    FAILED: "failed: something broke off, as a loss that is not finite",
+    MISUSE: "misuse: what was given cannot be used; nothing was written",
+    NOT_FORGOTTEN: "not forgotten; of teach: saved, and not all facts are known",
+    AT_A_COST: "forgotten at the cost of what should stay (--max-kl, --min-retain)",
+    HIDDEN: "hidden (audit): not said any more, and still in the model",
+    DISAGREES: "a line does not agree with its run (compare --check)",
+    BROKE_OFF: "a method of a run broke off, the others are there",
+    INTERRUPTED: "interrupted, the same command continues",
+}
+HELP = f"Exit codes: {'; '.join(f'{code} {meaning}' for code, meaning in CODES.items())}."

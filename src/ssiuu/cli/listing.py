@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,27 +26,31 @@ class What(StrEnum):
     scores = "scores"
     models = "models"
     sites = "sites"
+    settings = "settings"
+    recipes = "recipes"
 
 
 def command(
     what: Annotated[str, typer.Argument(help="what to list", metavar="|".join(What))],
-    model: Annotated[str, typer.Argument(help="of which model (sites only)")] = "",
+    of: Annotated[
+        str, typer.Argument(help="sites: of which model; settings: of which key or section")
+    ] = "",
 ) -> None:
-    """List methods, attacks, benchmarks, scores or models, or the sites of a model's neurons."""
+    """List what there is of a kind, every setting, or the sites of a model's neurons."""
     if what not in [*What]:
         raise ConfigError(unknown("kind", what, [kind.value for kind in What], "list"))
-    if bool(model) != (what == What.sites):
-        raise ConfigError(
-            "list sites: which model? For example: ssiuu list sites smollm2-135m."
-            if what == What.sites
-            else f"list {what}: takes nothing more, got {model!r}."
-        )
+    if what == What.sites and not of:
+        raise ConfigError("list sites: which model? For example: ssiuu list sites smollm2-135m.")
+    if of and what not in (What.sites, What.settings):
+        raise ConfigError(f"list {what}: takes nothing more, got {of!r}.")
     if what == What.methods:
         _methods()
     elif what == What.attacks:
         _attacks()
     elif what == What.sites:
-        _sites(model)
+        _sites(of)
+    elif what == What.settings:
+        _every(of)
     else:
         for name, text in _plain(what).items():
             print(f"{name:14s} {text}")
@@ -60,6 +65,10 @@ def _plain(what: str) -> dict[str, str]:
         from ssiuu.analysis.scores import SCORES
 
         return {name: _said(SCORES, name) for name in SCORES}
+    if what == What.recipes:
+        from ssiuu.shipped import recipes, said
+
+        return {name: said(path) for name, path in recipes().items()}
     from ssiuu.models.load import MODELS
 
     others = {"FOLDER": "any causal LM in the Hugging Face layout with safetensors weights"}
@@ -83,6 +92,14 @@ def _attacks() -> None:
         _settings(f"attacks.{kind.setting()}", kind.Config)
     print("\nOf all that they concern:")
     _settings("attacks", AttackConfig)
+
+
+def _every(below: str) -> None:
+    from ssiuu.experiment.settings import settings
+
+    for setting in settings(below):
+        print(f"{setting.key} = {setting.default}")
+        print(f"    {setting.allowed}: {setting.description}")
 
 
 def _settings(section: str, config: type[BaseModel]) -> None:
@@ -132,10 +149,19 @@ def _methods() -> None:
 
 
 def _knobs(part: Any) -> None:
+    for name, value, text in knobs(part):
+        print(f"              {name} = {value}: {text}")
+
+
+def knobs(part: Any) -> Iterator[tuple[str, Any, str | None]]:
+    """Yield what can be set of a part of a method, or of its class: name, value or default, meaning."""
     kind = part if isinstance(part, type) else type(part)
     for name, knob in kind.model_fields.items():  # type: ignore[attr-defined]
-        value = knob.default if part is kind else getattr(part, name)
-        print(f"              {knob.alias or name} = {value}: {knob.description}")
+        yield (
+            knob.alias or name,
+            knob.default if part is kind else getattr(part, name),
+            knob.description,
+        )
 
 
 def _from(plugin: object) -> str:

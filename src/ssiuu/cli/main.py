@@ -20,6 +20,7 @@ from ssiuu.cli import (
     compare,
     diagnose,
     export,
+    init,
     listing,
     redact,
     report,
@@ -34,7 +35,7 @@ from ssiuu.errors import ConfigError, InputError, SsiuuError
 app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     help="Make a language model forget facts, then find out: were they erased, or only hidden?",
     epilog=HELP,
@@ -51,9 +52,11 @@ app.command("compare")(compare.command)
 app.command("export")(export.command)
 app.command("redact")(redact.command)
 app.command("list")(listing.command)
+app.command("init")(init.command)
 app.command("check")(check.command)
 
-READERS = {"report", "redact", "compare", "list", "check"}  # no model is loaded, nothing is trained
+# No model is loaded, nothing is trained.
+READERS = {"report", "redact", "compare", "list", "init", "check"}
 
 
 def _version(wanted: bool) -> bool:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def command(
     recipe: Annotated[
-        Path | None, typer.Argument(help="a YAML recipe; the embedded default without one")
+        Path | None,
+        typer.Argument(help="a YAML file, or a name of ssiuu list recipes; the default without one"),
     ] = None,
     set_: Sets = None,
     out: Annotated[Path, typer.Option(help="folder of the run")] = Path("ssiuu-run"),

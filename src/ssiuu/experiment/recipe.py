@@ -22,6 +22,7 @@ from ssiuu.evaluation import utility
 from ssiuu.experiment.tuning import tried
 from ssiuu.methods import Method, make
 from ssiuu.methods.base import Optimiser
+from ssiuu.shipped import recipe_file
 from ssiuu.training.optimiser import RATES, Schedule
 
 
@@ -231,7 +232,9 @@ Spec = Annotated[str | dict[str, Any], BeforeValidator(_is_spec)]
 class Recipe(Basis):
     """A whole experiment. A null is filled in by the benchmark, which has a section under its name."""
 
-    benchmark: str = "worldfacts"
+    benchmark: str = Field(
+        default="worldfacts", description="which facts, and the model that knows them"
+    )
     methods: list[Spec] = Field(
         default=[
             "none",
@@ -306,7 +309,7 @@ SPELLED = {  # both spellings are read
 INSTEAD = {"prompt": "prompt_form", "prompt_form": "prompt"}  # one stands in the other's place
 
 
-def _recipe(wanted: Container[str], attacks: Container[str]) -> type[Recipe]:
+def recipe_with(wanted: Container[str], attacks: Container[str]) -> type[Recipe]:
     """Return the recipe with the sections of all benchmarks and attacks of this package, and of those
     wanted.
     """
@@ -330,8 +333,9 @@ def resolve(path: str | Path | None, sets: list[str]) -> tuple[Recipe, dict[str,
     """Return the recipe and, by dotted key, where each value came from.
 
     Args:
-        path: A YAML file, or None for the defaults. Under `scales` it may hold further settings by
-            name, that scale=NAME among `sets` puts in place of its own.
+        path: A YAML file, the name of a recipe that comes with the package, or None for the defaults.
+            Under `scales` it may hold further settings by name, that scale=NAME among `sets` puts in
+            place of its own.
         sets: "dotted.key=value" strings; the value is YAML.
 
     Raises:
@@ -349,7 +353,6 @@ def read_parts(path: str | Path | None, sets: list[str]) -> list[Part]:
     Raises:
         ConfigError: One of them cannot be read.
     """
-    path = None if path is None else Path(path)
     set_values: dict[str, Any] = {}
     for text in sets:
         key, equals, value = text.partition("=")
@@ -361,11 +364,12 @@ def read_parts(path: str | Path | None, sets: list[str]) -> list[Part]:
     scale = set_values.pop("scale", None)
     parts = [("--set", set_values)]
     if path is not None:
-        written = _read(path)
+        file, called = recipe_file(path)
+        written = _read(file, called)
         scales = written.pop("scales", {})
         if scale is not None:
-            parts.insert(0, (f"{path}, scale {scale}", flatten(_scaled(scales, scale, path))))
-        parts.insert(0, (str(path), flatten(written)))
+            parts.insert(0, (f"{called}, scale {scale}", flatten(_scaled(scales, scale, called))))
+        parts.insert(0, (called, flatten(written)))
     elif scale is not None:
         raise ConfigError(f"--set scale={scale}: scales stand in a recipe, and none is given.")
     return [(source, _spelled(part, source)) for source, part in parts]
@@ -406,7 +410,7 @@ def resolve_parts(parts: list[Part]) -> tuple[Recipe, dict[str, str]]:
                 values[key], sources[key] = value, what
     nested = nest(values)
     attacks = nested.get("attacks", {})
-    kind = _recipe([name, *nested], attacks if isinstance(attacks, dict) else ())
+    kind = recipe_with([name, *nested], attacks if isinstance(attacks, dict) else ())
     try:
         recipe = kind.model_validate(nested)
     except ValidationError as error:
@@ -456,11 +460,11 @@ def _numbers(value: Any) -> Iterator[float]:
             yield from _numbers(part)
 
 
-def _scaled(scales: Any, scale: Any, path: Path) -> dict[str, Any]:
+def _scaled(scales: Any, scale: Any, called: str) -> dict[str, Any]:
     """Return what one of a recipe's scales sets."""
     if not isinstance(scales, dict) or not isinstance(scales.get(scale), dict):
         names = list(scales) if isinstance(scales, dict) else []
-        raise ConfigError(unknown("scale", str(scale), names, f"{path}: scales"))
+        raise ConfigError(unknown("scale", str(scale), names, f"{called}: scales"))
     return dict(scales[scale])
 
 
@@ -541,20 +545,20 @@ def _check_sizes(recipe: Recipe) -> None:
         raise ConfigError(problems)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(file: Path, called: str) -> dict[str, Any]:
     try:
-        with path.open("rb") as stream:  # no more of it than is taken, whatever it is
+        with file.open("rb") as stream:  # no more of it than is taken, whatever it is
             data = stream.read(LONGEST + 1)
         text = "" if len(data) > LONGEST else data.decode()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"recipe {path} cannot be read: {error}") from error
+        raise ConfigError(f"recipe {file} cannot be read: {error}") from error
     if len(data) > LONGEST:
-        raise ConfigError(f"recipe {path} is longer than {LONGEST >> 10} KiB, which no recipe is.")
-    values = read_yaml(text, str(path))
+        raise ConfigError(f"recipe {file} is longer than {LONGEST >> 10} KiB, which no recipe is.")
+    values = read_yaml(text, called)
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"recipe {path} must be a mapping of settings.")
+        raise ConfigError(f"recipe {file} must be a mapping of settings.")
     return values
 
 

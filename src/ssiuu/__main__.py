@@ -1,0 +1,6 @@
+"""`python -m ssiuu` is the same as `ssiuu`."""
+
+from ssiuu.cli.main import main
+
+if __name__ == "__main__":
+    main()
