@@ -31,7 +31,7 @@ from ssiuu.models.lora import Lora, adapted
 from ssiuu.models.maps import Chosen, adaptable, query_value
 from ssiuu.records import schema
 from ssiuu.records.schema import AttackRead, Evaluation, Reading, Space
-from ssiuu.training.batches import draw_rows, micro_batches
+from ssiuu.training.batches import draw_rows, step_batches
 from ssiuu.training.loop import Loop, rows_of
 from ssiuu.training.step import Step, StepOutcome
 
@@ -212,7 +212,7 @@ def retrain(
         loop = Loop(
             step,
             last,
-            lambda number: [[], micro_batches(drawn(number), None, pad, device)],
+            lambda number: [[], step_batches(drawn(number), None, pad, device)],
             after,
             decided,
             state,

@@ -59,6 +59,7 @@ class SecondGradient:
         self.owners += [(module, {"weight": name}) for name, module in (maps or {}).items()]
         self.scale: Float[Tensor, " B"] | None = None
         self.gradients: dict[str, Tensor] = {}
+        self.reduced: dict[str, Tensor] = {}  # of all processes, what lies here, from other passes
         self._called: set[str] = set()  # parameters whose module was called, in the last pass
         self._rows: set[int] = set()  # how many rows its modules put out
 

@@ -46,7 +46,7 @@ from ssiuu.hiding.base import Subject
 from ssiuu.likelihood import Example, encode
 from ssiuu.models.load import restore, snapshot
 from ssiuu.records.schema import Attacker, Examination, FactText, Place, Trace
-from ssiuu.training.batches import draw_rows, micro_batches
+from ssiuu.training.batches import draw_rows, step_batches
 from ssiuu.training.loop import Loop, rows_of
 from ssiuu.training.step import Step, StepOutcome
 
@@ -337,7 +337,7 @@ class Examiner:
 
         def batches(number: int) -> list[Any]:
             drawn = [rows[i] for i in draw_rows(len(rows), self.config.batch_size, number, seed)]
-            return [[], micro_batches(drawn, None, session.pad, device)]
+            return [[], step_batches(drawn, None, session.pad, device)]
 
         def after(number: int, outcome: StepOutcome | None) -> bool:
             if number in points:

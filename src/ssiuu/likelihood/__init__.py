@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -53,7 +54,8 @@ class Batch:
     """Rows padded on the left. The last column is never fed: it is only predicted.
 
     Shapes: `input_ids`, `attention_mask`, `position_ids` [B, T]; `targets`, `answer_mask` [B, A],
-    where column a is predicted by the logits at position T - A + a.
+    where column a is predicted by the logits at position T - A + a. `counts`: whether its losses do; a
+    batch that does not only keeps a process in step with others that have one more.
     """
 
     ids: tuple[str, ...]
@@ -62,11 +64,16 @@ class Batch:
     position_ids: Int[Tensor, "B T"]
     targets: Int[Tensor, "B A"]
     answer_mask: Bool[Tensor, "B A"]
+    counts: bool = True
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on another device."""
         tensors = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return Batch(ids=self.ids, **tensors)
+        return Batch(ids=self.ids, counts=self.counts, **tensors)
+
+    def total(self, losses: Float[Tensor, " B"]) -> Float[Tensor, ""]:
+        """Return the sum of a loss over the rows; 0 where the batch does not count."""
+        return losses.sum() if self.counts else 0.0 * losses.sum()
 
 
 def encode(
@@ -134,7 +141,7 @@ def collate(examples: Sequence[Example], pad: int) -> Batch:
 
 def join(first: Batch, second: Batch) -> Batch:
     """Return two batches as one, the rows of `first` on top."""
-    joined = {}
+    joined: dict[str, Any] = {}
     for name in ("input_ids", "attention_mask", "position_ids", "targets", "answer_mask"):
         pair = getattr(first, name), getattr(second, name)
         width = max(t.shape[1] for t in pair)

@@ -310,6 +310,11 @@ class Part(BaseModel):
             ConfigError: A layer, parameters or neurons are not there.
         """
 
+    @property
+    def alone(self) -> str:
+        """Why it works in a single process only, in words behind its name; "" where it does not."""
+        return ""
+
     def prepare(self, ask: Ask) -> Any:
         """Ask the model before the first step for all that `bind` needs.
 

@@ -41,6 +41,7 @@ from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Batch, answer_logprobs
 from ssiuu.methods.spectrum import NOTHING, Tokens, room_for_tokens, stored
 from ssiuu.models.maps import block_maps, block_matrices, passed_by
+from ssiuu.models.shards import shard_total
 from ssiuu.models.sites import known_sites
 
 Cut = Literal["hard", "soft", "quadratic"]
@@ -82,6 +83,24 @@ def project_out(gradient: Float[Tensor, "out in"], basis: Subspace) -> Float[Ten
         shared = basis.outputs.to(gradient.dtype)
         gradient.sub_(shared @ _cut((shared.T @ gradient).T, basis.outputs_left).T)
     return gradient
+
+
+@torch.no_grad()
+def project_piece(gradient: Float[Tensor, "rows d"], basis: Subspace, rows: slice) -> None:
+    """Do the same, in place, to these rows of a gradient whose others lie on other processes.
+
+    Along a row nobody is asked; across them the components, [k, d], are summed over all.
+    """
+    if basis.transposed:
+        along, across, left = basis.of("outputs"), basis.inputs, basis.inputs_left
+        project_out(gradient.T, along)
+    else:
+        along, across, left = basis.of("inputs"), basis.outputs, basis.outputs_left
+        project_out(gradient, along)
+    if across is not None:
+        here = across[rows].to(gradient.dtype)
+        shared = shard_total(here.T @ gradient)
+        gradient.sub_(here @ _cut(shared.T, left).T)
 
 
 def _cut(along: Float[Tensor, "n k"], left: Float[Tensor, " k"] | None) -> Float[Tensor, "n k"]:

@@ -18,13 +18,15 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from ssiuu.models.shards import Place, shard_sum
 
 # A parameter counts as moved when the penalty changes its forget gradient by more than this share.
 MOVED = 0.01
@@ -77,6 +79,12 @@ class Moved:
     parameters: float | Tensor = 0.0
     total: int = 0
 
+    def everywhere(self) -> Moved:
+        """Return the same over all processes that each have a piece of the parameters."""
+        each = (self.penalty_squared, self.forget_squared, self.parameters, self.total)
+        penalty, forget, parameters, total = shard_sum(*(float(n) for n in each))
+        return Moved(penalty, forget, parameters, int(total))
+
     @property
     def share(self) -> float:
         """Norm of the penalty over the norm of the forget gradient without it."""
@@ -121,6 +129,7 @@ class Regulariser:
     form: PenaltyForm
     neurons: frozenset[str] = frozenset()  # names of the weights whose rows are neurons
     reference: dict[str, Tensor] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict)  # of parameters that are here in part
 
     def covers(self, name: str) -> bool:
         """Whether this parameter has features: at the neuron level only linear maps do."""
@@ -228,8 +237,8 @@ class Regulariser:
         neurons = self.form.level == "neuron"
         shape = parameter.shape if neurons else (-1,)
         phis, gs, fs = (t.view(shape) for t in (parameter, gradient, forget))
-        width = parameter[0].numel() if neurons else 1
-        size = max(1, CHUNK // width) if parameter.device.type == "cpu" else phis.shape[0]
+        width = parameter.shape[1:].numel() if neurons else 1
+        size = max(1, CHUNK // width if parameter.device.type == "cpu" else phis.shape[0])
         stored = self.reference.get(name)
         for start in range(0, phis.shape[0], size):
             rows = slice(start, start + size)
@@ -262,18 +271,37 @@ class Regulariser:
         if self.form.penalty == "absolute":
             change.sign_()
         if self.form.index == "random":
-            change.mul_(self._half(name, influence, rows))
+            change.mul_(self._half(name, influence, rows, g[0].numel() if g.dim() > 1 else 1))
         elif self.form.index == "negative":
             keep_between(change, influence, -math.inf, 0.0, grad_input=change)
         else:
             keep_above(change, influence, 0.0, grad_input=change)
         return change * g
 
-    def _half(self, name: str, influence: Tensor, rows: slice) -> Float[Tensor, "*n"]:
-        """Return 1 on a random half, the same at every step: about as many as I- holds."""
-        seed = zlib.crc32(f"{name}:{rows.start}".encode())
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randint(0, 2, influence.shape, generator=generator).to(influence)
+    def _half(self, name: str, influence: Tensor, rows: slice, width: int) -> Float[Tensor, "*n"]:
+        """Return 1 on a random half, the same at every step: about as many as I- holds.
+
+        It is drawn chunk by chunk of the whole parameter, whatever part of it is here.
+        """
+        place = self.places.get(name)
+        if place is None:
+            return _drawn(name, rows.start, influence.shape).to(influence)
+        neurons = self.form.level == "neuron"
+        start, total = (place.start, place.rows) if neurons else (place.first, place.entries)
+        size = max(1, CHUNK // width) if influence.device.type == "cpu" else total
+        begin, end = start + rows.start, start + rows.start + len(influence)
+        found = [
+            _drawn(name, at, (min(size, total - at), *influence.shape[1:]))[
+                max(begin - at, 0) : end - at
+            ]
+            for at in range(begin // size * size, end, size)
+        ]
+        return torch.cat(found).to(influence) if found else influence.clone()
+
+
+def _drawn(name: str, start: int, shape: Sequence[int]) -> Tensor:
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{name}:{start}".encode()))
+    return torch.randint(0, 2, tuple(shape), generator=generator)
 
 
 def gate(

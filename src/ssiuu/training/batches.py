@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ssiuu.likelihood import Batch, Example, collate
+from ssiuu.models import shards
 
 
 def draw_rows(rows: int, size: int, step: int, seed: int) -> list[int]:
@@ -51,3 +53,28 @@ def micro_batches(
     size = size or len(examples) or 1
     chunks = [examples[i : i + size] for i in range(0, len(examples), size)]
     return [collate(chunk, pad).to(str(device)) for chunk in chunks]
+
+
+def step_batches(
+    examples: Sequence[Example], size: int | None, pad: int, device: object
+) -> list[Batch]:
+    """Return what of the rows of one step this process passes through; all of it where it is alone.
+
+    The rows are dealt out one at a time, and each process takes as many passes as the one with most:
+    blocks are put together by all of them at once. A pass without a row of its own does not count.
+
+    Args:
+        examples: Of the whole step, the same on every process.
+        size: Rows in memory at once, on one process; None: all that it has.
+        pad: See `collate`.
+        device: Where to.
+    """
+    world = shards.world()
+    if world == 1:
+        return micro_batches(examples, size, pad, device)
+    if not examples:
+        return []
+    found = micro_batches(examples[shards.rank() :: world], size, pad, device)
+    most = -(-len(examples) // world)
+    idle = replace(collate(examples[-1:], pad), counts=False).to(str(device))
+    return found + [idle] * (-(-most // (size or most)) - len(found))

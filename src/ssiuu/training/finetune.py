@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ssiuu.causal import CausalLM
 from ssiuu.likelihood import Batch, Example
-from ssiuu.training.batches import draw_rows, micro_batches
+from ssiuu.training.batches import draw_rows, step_batches
 from ssiuu.training.loop import Loop
 from ssiuu.training.step import Step, StepOutcome
 
@@ -73,7 +73,7 @@ def finetune(
             drawn += [keep[i] for i in draw_rows(len(keep), mixed, number, seed + KEEP_SEED)]
         # By length, so that little is padded: within a step the order of rows does not matter.
         drawn.sort(key=lambda e: len(e.prompt) + len(e.answer))
-        return [[], micro_batches(drawn, MICRO_BATCH, pad, device)]
+        return [[], step_batches(drawn, MICRO_BATCH, pad, device)]
 
     def after(number: int, outcome: StepOutcome | None) -> bool:
         nonlocal loss

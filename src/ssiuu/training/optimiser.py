@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ssiuu.errors import ConfigError
 from ssiuu.methods.base import Optimiser
+from ssiuu.models.shards import local, norm_of_pieces, world
 from ssiuu.training.blockwise import BlockAdamW
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -64,7 +65,9 @@ def build(
         "sign": SignDescent,
         "normsgd": NormalisedDescent,
     }
-    made: torch.optim.Optimizer = kinds.get(name, torch.optim.SGD)(parameters, fused=True, **settings)
+    # Of the fused ones torch's DTensor knows AdamW alone.
+    fused = name == "adamw" or world() == 1
+    made: torch.optim.Optimizer = kinds.get(name, torch.optim.SGD)(parameters, fused=fused, **settings)
     return made
 
 
@@ -92,7 +95,7 @@ class NormalisedDescent(torch.optim.SGD):
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Take a step; leaves the scaled gradient in `.grad`."""
         gradients = _gradients(self)
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = norm_of_pieces(gradients)
         if norm > 0:
             for gradient in gradients:
                 gradient.div_(norm)
@@ -101,7 +104,7 @@ class NormalisedDescent(torch.optim.SGD):
 
 def _gradients(optimiser: torch.optim.Optimizer) -> list[Tensor]:
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    return [p.grad for p in parameters if p.grad is not None]
+    return [local(p.grad) for p in parameters if p.grad is not None]
 
 
 def rate_share(schedule: Schedule, number: int, steps: int, warmup: int) -> float:

@@ -15,6 +15,7 @@ from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import AnswerLogprobs, Batch, answer_logprobs
 from ssiuu.methods.base import Bound, Objective, Slope, View
+from ssiuu.models.shards import all_sum, local, reduce_like, world
 from ssiuu.records.schema import Target
 from ssiuu.training.views import Views
 
@@ -76,7 +77,7 @@ class Shaping:
         second = self.second
         handles = [
             parameter.register_post_accumulate_grad_hook(
-                lambda p, name=name: self.shape(name, p.grad, 1.0, second.gradients)
+                lambda p, name=name: self.shape(name, p.grad, 1.0, self._reduced(name, second))
             )
             for name, parameter in self.named.items()
         ]
@@ -86,10 +87,32 @@ class Shaping:
             for handle in handles:
                 handle.remove()
 
+    def _reduced(self, name: str, second: SecondGradient) -> dict[str, Tensor]:
+        """Return the store of second gradients with what lies here of one of all rows."""
+        if world() > 1:
+            second.gradients[name] = self._whole_rows(name, second)
+        return second.gradients
+
+    def _whole_rows(self, name: str, second: SecondGradient) -> Tensor:
+        found, parameter = second.gradients.get(name), self.named[name]
+        there = second.reduced.pop(name, None)
+        if found is None:  # every process has heard the same modules
+            return local(torch.zeros_like(parameter)) if there is None else there
+        mine = reduce_like(parameter, found)
+        return mine if there is None else mine + there
+
+    def reduce(self) -> dict[str, Tensor]:
+        """Return what lies here of the second gradients of all rows; uses up those of these rows."""
+        assert self.second is not None
+        if world() == 1:
+            return self.second.gradients
+        names = [*self.named] if not self.second.maps else []
+        return {name: self._whole_rows(name, self.second) for name in names}
+
     def _slope(
         self, name: str, forget: Tensor, divisor: float, second: Mapping[str, Tensor] | None
     ) -> Slope:
-        parameter = self.named[name]
+        parameter, forget = local(self.named[name]), local(forget)
         if not any(b.shapes for b in self.wanting):
             return Slope(name, parameter, forget)
         if second is None:  # the loss is the sum of log P over the divisor
@@ -153,6 +176,8 @@ class Shaping:
         """Tell the collector what each example counts, or add the target's gradient by hand."""
         assert self.objective is not None
         logprobs, maps = view.logprobs, bool(second.maps)
+        if self.objective.looks is not None and world() > 1:
+            return self._passed(second, batch)
         if self.objective.looks is not None:  # it never reached the answers: a pass of its own
             with self.views.casting(batch), second.listening():
                 logprobs = answer_logprobs(self.model, batch)
@@ -163,9 +188,18 @@ class Shaping:
                 "put out rows and tokens as one. Set unlearn.lora.attribution: adapter."
             )
         joint = heard and self.objective.looks is None
-        second.scale = self.scale(logprobs, loss) if joint else None
-        if second.scale is not None:
+        second.scale = self._idle(batch) if joint and not batch.counts else None
+        if joint and batch.counts:
+            second.scale = self.scale(logprobs, loss)
+        # All processes take the same passes.
+        if world() == 1:
+            if second.scale is not None:
+                return
+        elif not all_sum(float(second.scale is None))[0]:
             return
+        else:
+            second.scale = None
+            return self._passed(second, batch)
         # A second backward through the same graph.
         wanted = self._wanted(logprobs)
         value = (wanted * logprobs.sum).sum()
@@ -176,3 +210,20 @@ class Shaping:
         second.scale = None
         if not maps:  # there the collector has heard this pass
             second.add(gradients)
+
+    def _idle(self, batch: Batch) -> Tensor:
+        return batch.input_ids.new_zeros(len(batch.ids), dtype=torch.float32)
+
+    def _passed(self, second: SecondGradient, batch: Batch) -> None:
+        """Add the target's gradient by a pass of its own, whose shards come where gradients do."""
+        aside = {name: p.grad for name, p in self.named.items()}
+        for parameter in self.named.values():
+            parameter.grad = None
+        with self.views.casting(batch):
+            total = answer_logprobs(self.model, batch).sum
+        batch.total(total.exp() if self.wanting[0].wants == "probability" else total).backward()
+        for name, parameter in self.named.items():
+            if parameter.grad is not None:
+                found, there = local(parameter.grad), second.reduced.get(name)
+                second.reduced[name] = found if there is None else there.add_(found)
+            parameter.grad = aside[name]

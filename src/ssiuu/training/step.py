@@ -17,6 +17,7 @@ corrected after it (`Bound.correct`).
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -24,13 +25,13 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from ssiuu.attribution.curvature import hessian_vector
+from ssiuu.attribution.hidden import blocks
 from ssiuu.attribution.parameter import SplitGradients
 from ssiuu.causal import CausalLM
-from ssiuu.errors import ConfigError, DivergedError
+from ssiuu.errors import ConfigError, DivergedError, SsiuuError
 from ssiuu.likelihood import Batch, answer_logits, answer_logprobs, join
 from ssiuu.methods.base import (
     Bound,
@@ -46,7 +47,9 @@ from ssiuu.methods.method import Method
 from ssiuu.methods.retain import LikelihoodTerm
 from ssiuu.models.lora import adapters, weight_of
 from ssiuu.models.precision import attention
+from ssiuu.models.shards import Shards, all_sum, any_of, every, local, norm, world
 from ssiuu.records.schema import Target
+from ssiuu.training.interrupt import Interrupted
 from ssiuu.training.optimiser import build
 from ssiuu.training.prepare import Prepared
 from ssiuu.training.shaping import Shaping
@@ -110,14 +113,14 @@ class Step:
         self.method, self.precision, self.max_grad_norm = method, precision, max_grad_norm
         self.objective: Objective | None = method.objective if method else None
         self.term: RetainTerm | None = method.retain if method else LikelihoodTerm()
-        self.accelerator = Accelerator(
-            mixed_precision="no", device_placement=False
-        )  # where it lies is decided
         self._frozen = self._freeze(model)
+        # In shards before names are taken: a parameter is another object then.
+        self.shards = Shards(model, blocks(model) if world() > 1 else ())
         self.named: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
         parameters = list(self.named.values())
         optimizer = build(optimiser, parameters, learning_rate, weight_decay)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.model, self.optimizer = model, optimizer
+        self._reached = world() == 1
         self.views = Views(self.model, prepared or Prepared(), precision, pad)
         # Checkpointed activations are computed again in training mode only.
         self.recomputes = any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
@@ -138,12 +141,12 @@ class Step:
         if (own := self.retain_step) is not None:
             # Weights decay in the forget step alone, not twice.
             second = build(own.optimiser or optimiser, parameters, learning_rate, 0.0)
-            self.optimizers["retain optimiser"] = self.accelerator.prepare(second)
+            self.optimizers["retain optimiser"] = second
         self.shaping = Shaping(self.model, self.named, bounds, self.objective, self.views)
         weight = method.retain_weight if method else retain_weight
         self.terms = Terms(
             *(self.views, self.objective, self.term, weight, method.others if method else (), bounds),
-            self.accelerator.backward,
+            torch.Tensor.backward,
         )
         self.together = together and self._may_join()
         split = SplitGradients(model, self.named) if self.together and self.shaping.acts else None
@@ -164,18 +167,22 @@ class Step:
             for batch in batches:
                 with self.views.casting(batch):
                     total = answer_logprobs(self.model, batch).sum
-                self.accelerator.backward((total.exp() if target == "probability" else total).sum())
+                batch.total(total.exp() if target == "probability" else total).backward()
             # A is held against sums over the rows of a step: the sum over all rows comes down to that.
-            share = size / sum(len(batch.ids) for batch in batches)
+            share = size / all_sum(sum(len(batch.ids) for batch in batches if batch.counts))[0]
             for name, parameter in self.named.items():
                 for bound in self.bounds.values():
                     if parameter.grad is not None and bound.starts == target:
-                        bound.start(name, parameter, parameter.grad, share)
+                        bound.start(name, local(parameter), local(parameter.grad), share)
             self.optimizer.zero_grad(set_to_none=True)
 
     def close(self) -> None:
-        """Drop the gradients and let every parameter be trained again."""
+        """Drop the gradients, make the model whole and let every parameter be trained again."""
         self.optimizer.zero_grad(set_to_none=True)
+        met = sys.exc_info()[1]
+        # An error of one process alone: the others are not coming to put anything together.
+        if met is None or isinstance(met, (SsiuuError, Interrupted)):
+            self.shards.whole()
         for parameter in self._frozen:
             parameter.requires_grad_(True)
 
@@ -257,7 +264,7 @@ class Step:
             DivergedError: Something is not finite; the parameters are as they were before both.
         """
         assert self.retain_step is not None
-        before = {name: p.detach().clone() for name, p in self.named.items()}
+        before = {name: local(p).clone() for name, p in self.named.items()}
         forget, retain = batches["forget"], batches["retain"]
         keeps = bool(retain) and self.term is not None
         if keeps and any(b.retain_first for b in self.bounds.values()):
@@ -277,7 +284,7 @@ class Step:
         except DivergedError:
             with torch.no_grad():
                 for name, parameter in self.named.items():
-                    parameter.copy_(before[name])
+                    local(parameter).copy_(before[name])
             raise
 
     def _advance(
@@ -292,6 +299,7 @@ class Step:
         Raises:
             DivergedError: A loss or the gradient is not finite; the optimiser took no step.
         """
+        self._require_reached()
         for bound in self.bounds.values():
             # Before the norm, so that what is checked and clipped is what the optimiser takes.
             bound.finish(self.named)
@@ -301,11 +309,9 @@ class Step:
             [i for each in batches.values() for b in each for i in b.ids], losses, norm
         )
         if self.max_grad_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(
-                self.named.values(), self.max_grad_norm, torch.tensor(norm)
-            )
+            self._clip(norm, self.max_grad_norm)
         correcting = [b for b in self.bounds.values() if b.corrects and corrects]
-        before = {n: p.detach().clone() for n, p in self.named.items()} if correcting else {}
+        before = {n: local(p).clone() for n, p in self.named.items()} if correcting else {}
         optimizer.step()
         if correcting:
             self._correct(correcting, before)
@@ -314,10 +320,20 @@ class Step:
     @torch.no_grad()
     def _correct(self, bounds: Sequence[Bound], before: Mapping[str, Tensor]) -> None:
         """Let parts change how the parameters have moved."""
-        moves = {name: p.detach() - before[name] for name, p in self.named.items()}
+        moves = {name: local(p) - before[name] for name, p in self.named.items()}
         changed = {name for bound in bounds for name in bound.correct(moves)}
         for name in changed:
-            torch.add(before[name], moves[name], out=self.named[name].data)
+            torch.add(before[name], moves[name], out=local(self.named[name]))
+
+    def _clip(self, norm: float, most: float) -> None:
+        """Scale the gradient down to an L2 norm."""
+        if world() == 1:
+            torch.nn.utils.clip_grads_with_norm_(self.named.values(), most, torch.tensor(norm))
+            return
+        share = float((most / (torch.tensor(norm) + 1e-6)).clamp(max=1.0))  # as torch has it
+        for parameter in self.named.values():
+            if parameter.grad is not None:
+                local(parameter.grad).mul_(share)
 
     # --- forget and retain as one batch ----------------------------------------------------------
 
@@ -330,7 +346,7 @@ class Step:
         # Scaling each row of this pass gives the target's gradient only where the loss is log P's.
         plain = self.shaping.second is None or self.objective.through != "other"
         # Several processes reduce gradients in hooks of their own; checkpointed modules run twice.
-        alone = self.accelerator.num_processes == 1 and not self.recomputes
+        alone = world() == 1 and not self.recomputes
         return plain and alone and not any(b.alone for b in self.bounds.values())
 
     def _as_one(
@@ -365,7 +381,7 @@ class Step:
                 if split.scale is None:
                     return None
             retain_loss = self.term.loss(rest).sum() / divisor_of(retain, self.term.normaliser)
-            self.accelerator.backward(loss + self.terms.weight() * retain_loss)
+            (loss + self.terms.weight() * retain_loss).backward()
         return float(loss.detach()), float(retain_loss.detach())
 
     # --- forget ---------------------------------------------------------------------------------
@@ -390,10 +406,9 @@ class Step:
         second = self.shaping.second if shape else None
         if second is not None:
             second.gradients.clear()  # what an aborted step has left
-        # A part that surveys all gradients acts only once all are there; with several processes they
-        # are only reduced then.
-        alone = self.accelerator.num_processes == 1
-        streams = second is not None and alone and not self.shaping.waits
+            second.reduced.clear()
+        # A part that surveys all gradients acts only once all are there.
+        streams = second is not None and not self.shaping.waits
         total = 0.0
         with ExitStack() as around:
             for bound in self.bounds.values():
@@ -401,29 +416,23 @@ class Step:
                     around.enter_context(bound.surround(batches))
             for number, batch in enumerate(batches):
                 view = self.views.of(self.objective, "forget", batch, self.objective.looks, second)
-                loss = self.objective.forget_loss(view).sum() / divisor
+                loss = batch.total(self.objective.forget_loss(view)) / divisor
                 if second is not None:
                     self.shaping.weigh(second, batch, view, loss)
                 last = number == len(batches) - 1
                 with self.shaping.streaming() if streams and last else nullcontext():
-                    self.accelerator.backward(loss)
+                    loss.backward()
                 total += float(loss.detach())
-        if second is not None and not streams:
-            second.gradients = {
-                n: self.accelerator.reduce(g, "sum") for n, g in second.gradients.items()
-            }
         if shape and not streams:
-            found = second.gradients if second is not None else None
+            found = self.shaping.reduce() if second is not None else None
             self.shaping.shape_all(divisor, found, partial(self._curvature, batches))
-        return total
+        return all_sum(total)[0]
 
     def _curvature(
         self, batches: Sequence[Batch], along: Mapping[str, Tensor], target: Target
     ) -> dict[str, Tensor]:
         """Return the derivative of the target's gradient over these rows, along a direction."""
-        inner = self.accelerator.unwrap_model(self.model)
-        products = hessian_vector(inner, batches, self.named, along, target)
-        return {name: self.accelerator.reduce(p, "sum") for name, p in products.items()}
+        return hessian_vector(self.model, batches, self.named, along, target)
 
     def _set_aside(self) -> dict[str, Tensor]:
         """Take the retain gradient out of `.grad`, and show it to the parts that asked for it."""
@@ -433,7 +442,7 @@ class Step:
                 continue
             aside[name], parameter.grad = parameter.grad, None
             for bound in self.bounds.values():
-                bound.retained(name, aside[name])
+                bound.retained(name, local(aside[name]))
         return aside
 
     # --- all ------------------------------------------------------------------------------------
@@ -450,8 +459,24 @@ class Step:
         return frozen
 
     def _norm(self) -> float:
-        grads = [p.grad for p in self.named.values() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
+        return norm(p.grad for p in self.named.values() if p.grad is not None)
+
+    def _require_reached(self) -> None:
+        """Refuse, in the first step of several processes, parameters that no gradient has come to.
+
+        Raises:
+            ConfigError: There are some: they may have been parted from what the passes went through.
+        """
+        if self._reached:
+            return
+        self._reached = True
+        missing = [name for name, p in self.named.items() if p.grad is None]
+        if any_of(bool(missing)):
+            names = ", ".join(missing[:3])
+            raise ConfigError(
+                f"{len(missing)} trained parameters have no gradient after the first step on {world()} "
+                f"processes ({names}): train it in a single one."
+            )
 
     def _require_finite(self, ids: Sequence[str], losses: Losses, norm: float) -> None:
         values = {"forget loss": losses.forget, "gradient norm": norm}
@@ -463,9 +488,10 @@ class Step:
         for name, value in values.items():
             runaway = name in nats and abs(value) > RUNAWAY
             if not math.isfinite(value) or runaway:
+                rows = dict.fromkeys(every(ids))
                 raise DivergedError(
                     f"the {name} is {value} in this step; the parameters were left as they were "
-                    f"before it. The batch: {', '.join(ids)}. A lower learning_rate may help."
+                    f"before it. The batch: {', '.join(rows)}. A lower learning_rate may help."
                 )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssiuu.likelihood import Batch, answer_logits, join
 from ssiuu.methods.base import Bound, Normaliser, Objective, RetainTerm, Rows, View
+from ssiuu.models import shards
 from ssiuu.training.views import Views, part
 
 
@@ -39,10 +40,10 @@ class Terms:
         for batch in batches:
             with self.views.casting(batch):
                 view = self.views.of(self.retain, "retain", batch, self.retain.looks(self.objective))
-                loss = self.retain.loss(view).sum() / divisor
+                loss = batch.total(self.retain.loss(view)) / divisor
             self.backward(weight * loss)
             total += float(loss.detach())
-        return total
+        return shards.all_sum(total)[0]
 
     def others_backward(self, batches: Mapping[Rows, Sequence[Batch]]) -> float | None:
         """Add the gradients of the other terms; return the loss on texts, if any.
@@ -60,12 +61,12 @@ class Terms:
         total = 0.0
         for chunk in chunks:
             weighted: Any = 0.0
-            for term, view in self._chunk(chunk):
-                loss = term.loss(view).sum() / divisors[term.name]
+            for (term, view), (_, batch) in zip(self._chunk(chunk), chunk, strict=True):
+                loss = batch.total(term.loss(view)) / divisors[term.name]
                 weighted = weighted + term.weight * loss
                 total += float(loss.detach()) if term.rows == "texts" else 0.0
             self.backward(weighted)
-        return total if any(term.rows == "texts" for term, _ in terms) else None
+        return shards.all_sum(total)[0] if any(term.rows == "texts" for term, _ in terms) else None
 
     def _chunk(self, chunk: list[tuple[RetainTerm, Batch]]) -> Iterator[tuple[RetainTerm, View]]:
         """Yield each term with its view; two batches run forward as one."""
@@ -82,11 +83,15 @@ class Terms:
 
 
 def divisor_of(batches: Sequence[Batch], normaliser: Normaliser) -> float:
-    """Return what the losses of a whole step are divided by, over all its micro-batches."""
+    """Return what the losses of a whole step are divided by, over the batches of all processes."""
+    return shards.all_sum(float(sum(_units(b, normaliser) for b in batches if b.counts)))[0]
+
+
+def _units(batch: Batch, normaliser: Normaliser) -> int:
     if normaliser == "examples":
-        return float(sum(len(batch.ids) for batch in batches))
+        return len(batch.ids)
     if normaliser == "positions":
-        return float(sum(int(batch.attention_mask.sum()) for batch in batches))
+        return int(batch.attention_mask.sum())
     if normaliser == "later":
-        return float(sum(int(batch.attention_mask.sum()) - len(batch.ids) for batch in batches))
-    return float(sum(int(batch.answer_mask.sum()) for batch in batches))
+        return int(batch.attention_mask.sum()) - len(batch.ids)
+    return int(batch.answer_mask.sum())

@@ -23,7 +23,7 @@ from ssiuu.models.maps import adaptable
 from ssiuu.models.precision import autocast
 from ssiuu.records.schema import MethodInfo, StepLog, Unlearning
 from ssiuu.training import interrupt
-from ssiuu.training.batches import draw_rows, micro_batches
+from ssiuu.training.batches import draw_rows, micro_batches, step_batches
 from ssiuu.training.limits import Budget, Kept
 from ssiuu.training.loop import Loop, rows_of
 from ssiuu.training.memory import peak_mb, reset_peak
@@ -31,6 +31,7 @@ from ssiuu.training.optimiser import Schedule, rate_share
 from ssiuu.training.prepare import Prepared, prepare_parts
 from ssiuu.training.stages import Starts, mean_loss, planned
 from ssiuu.training.step import Step, StepOutcome
+from ssiuu.training.together import check_together
 
 Stopped = Literal["threshold", "max_steps", "no steps", "budget", "kl", "retain_ratio"]
 TEXT_SEED = 2_000_003
@@ -177,6 +178,7 @@ def unlearn_examples(
     """
     reset_peak()
     check_adapters(method, settings.lora)
+    check_together(model, method, settings.lora, settings.optimiser)
     work = _Run(model, info, settings, stop, pad, progress, forget, retain, texts)
     if not method.has_gradient:
         return work.edited(method.objective)
@@ -379,7 +381,7 @@ class _Run:
             self.before = self.stop.look(self.settings.threshold)
         if forget := self.stage.forget:
             rows = self.settings.at_once or ANCHOR_ROWS
-            whole = micro_batches(forget, rows, self.pad, self.device)
+            whole = step_batches(forget, rows, self.pad, self.device)
             step.start(whole, min(self.settings.rows, len(forget)))
 
     def _rate(self, number: int) -> float:
@@ -456,7 +458,7 @@ class _Run:
 
         def batches(number: int) -> list[list[Batch]]:
             drawn = _drawn(examples, settings.rows, number, settings.seed)
-            return [[], micro_batches(drawn, settings.at_once, self.pad, self.device)]
+            return [[], step_batches(drawn, settings.at_once, self.pad, self.device)]
 
         def after(number: int, outcome: StepOutcome | None) -> bool:
             assert outcome is not None
@@ -494,7 +496,7 @@ class _Run:
             _drawn(self.stage.retain, size, number, settings.seed + RETAIN_SEED),
             _drawn(self.stage.texts, TEXTS * size, number, settings.seed + TEXT_SEED),
         ]
-        return [micro_batches(rows, settings.at_once, self.pad, self.device) for rows in drawn]
+        return [step_batches(rows, settings.at_once, self.pad, self.device) for rows in drawn]
 
     def _after(self, number: int, outcome: StepOutcome | None) -> bool:
         """Read the stop score where it is due; whether it ends the run."""

@@ -158,6 +158,11 @@ class Breaking(Objective):
         """How many directions of the outputs are left out of the loss."""
         return 0
 
+    @property
+    def alone(self) -> str:
+        """Its tokens are collected where they pass, and those of all rows are needed at once."""
+        return "it collects the tokens of all rows"
+
     def fits(self, among: Parts) -> None:
         """Refuse a projection beside its own, a retain step beside its own, and second gradients."""
         refuse_second_gradients(among, self.name)

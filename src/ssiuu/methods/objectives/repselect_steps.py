@@ -145,6 +145,11 @@ class RepSelectSteps(Objective):
         """The low-rank maps take a pass of their own, and tokens are collected."""
         return 2.5
 
+    @property
+    def alone(self) -> str:
+        """Its tokens are collected where they pass, and those of all rows are needed at once."""
+        return "it collects the tokens of all rows"
+
     def fits(self, among: Parts) -> None:
         """Refuse second gradients."""
         refuse_second_gradients(among, self.name)

@@ -15,6 +15,7 @@ from ssiuu.errors import ConfigError
 from ssiuu.likelihood import answer_logprobs
 from ssiuu.methods.base import Ask, Bound, Origin, Slope, Training, Transform
 from ssiuu.models.lora import weight_of
+from ssiuu.models.shards import own
 
 
 class Fisher(Transform):
@@ -101,6 +102,9 @@ class Damping(Bound):
                 "fisher: it weighs the entries of weights, and adapters have others: leave "
                 "unlearn.lora out."
             )
+        if self.shares is not None:
+            named = training.named
+            self.shares = {n: own(named[n], s) for n, s in self.shares.items() if n in named}
 
     def shape(self, slope: Slope) -> None:
         """Damp one parameter's forget gradient; 0 where its block is not chosen."""

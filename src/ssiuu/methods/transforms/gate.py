@@ -100,4 +100,4 @@ class Gating(Bound):
 
     def told(self) -> dict[str, float]:
         """Return what was zeroed, of the norm and of the parameters."""
-        return self.moved.told()
+        return self.moved.everywhere().told()

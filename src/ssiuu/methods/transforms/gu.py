@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ssiuu.errors import ConfigError
 from ssiuu.methods.base import Ask, Bound, Origin, Parts, RetainStep, Training, Transform
+from ssiuu.models.shards import local, norm_of_pieces, shard_sum
 
 # Of the largest eigenvalue of U^T M^-1 U: gradients of two steps may be all but one.
 NOTHING = 1e-10
@@ -162,6 +163,8 @@ class Disentangling(Bound):
                 seen = torch.stack([(p[at] if p.dim() else p).double() * (moved != 0) for p in parts])
                 gram += (seen @ (seen * inverse[at].double()).T).cpu().numpy()
                 along += (seen @ moved).cpu().numpy()
+        sums = np.array(shard_sum(*gram.ravel().tolist(), *along.tolist()))
+        gram, along = sums[: k * k].reshape(k, k), sums[k * k :]
         values, vectors = np.linalg.eigh((gram + gram.T) / 2)
         there = values > NOTHING * max(float(values[-1]), 0.0)
         if not there.any():
@@ -184,7 +187,7 @@ class Disentangling(Bound):
         assert self.optimizer is not None
         group = self.optimizer.param_groups[0]
         correction = 1.0 - group["betas"][1] ** float(state["step"])
-        inverse: Tensor = 1.0 / ((square / correction).sqrt() + group["eps"])
+        inverse: Tensor = 1.0 / ((local(square) / correction).sqrt() + group["eps"])
         return inverse
 
     def _square(self, moves: Gradients) -> float:
@@ -193,12 +196,12 @@ class Disentangling(Bound):
         for name, move in moves.items():
             # |x|^2 in M is the sum of x^2 over M^-1's entries.
             total += float((move.square() / self._inverse(name)).sum(dtype=torch.float64))
-        return total
+        return shard_sum(total)[0]
 
     def _unit(self, gradients: Gradients) -> dict[str, Tensor]:
         """Return gradients divided by their length over all parameters; none where there is nothing."""
-        norm = torch.nn.utils.get_total_norm(list(gradients.values())) if gradients else torch.zeros(())
-        return {name: g / norm for name, g in gradients.items()} if float(norm) > 0 else {}
+        norm = norm_of_pieces(gradients.values())
+        return {name: g / norm for name, g in gradients.items()} if norm > 0 else {}
 
     def told(self) -> dict[str, float]:
         """Return by how much the forget step was shortened, as a share of its length in M."""

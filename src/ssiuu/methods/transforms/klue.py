@@ -18,6 +18,7 @@ from ssiuu.likelihood import Example
 from ssiuu.methods.base import Ask, Bound, Origin, Training, Transform
 from ssiuu.models.lora import weight_of
 from ssiuu.models.maps import stacked_weights, summed
+from ssiuu.models.shards import local, own
 from ssiuu.models.sites import Site, known_sites
 
 FEED_FORWARD = ("gate", "up", "down")
@@ -112,7 +113,7 @@ class Localising(Bound):
             if rows is None or side == "inputs":
                 parameter.grad = None
             else:
-                parameter.grad[~rows] = 0.0
+                local(parameter.grad)[~own(parameter, rows)] = 0.0
 
 
 def knowledge_neurons(

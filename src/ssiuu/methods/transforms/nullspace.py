@@ -13,6 +13,7 @@ from ssiuu.errors import ConfigError
 from ssiuu.methods.base import Ask, Bound, Losses, Origin, Training, Transform
 from ssiuu.methods.directions import Subspace, energy_bases, project_out
 from ssiuu.models.lora import weight_of
+from ssiuu.models.shards import local
 
 
 class NullSpace(Transform):
@@ -74,11 +75,12 @@ class Confining(Bound):
                 "nullspace: it confines adapters, and there are none: set unlearn.lora.rank."
             )
         self.inner = {name: p for name, p in training.named.items() if sides[name] == "inputs"}
-        self._confine({name: p.data for name, p in self.inner.items()})
+        self._confine({name: local(p) for name, p in self.inner.items()})
 
     def finish(self, named: Mapping[str, Tensor]) -> None:
         """Project the gradients of A, so that moments and norm are of what can move."""
-        self._confine({name: p.grad for name, p in self.inner.items() if p.grad is not None})
+        found = {name: local(p.grad) for name, p in self.inner.items() if p.grad is not None}
+        self._confine(found)
 
     def correct(self, moves: Mapping[str, Tensor]) -> Iterable[str]:
         """Project what the optimiser has made of them."""
@@ -87,7 +89,7 @@ class Confining(Bound):
 
     def after(self, losses: Losses, learning_rate: float) -> None:
         """Project A itself, which a retain step of its own may have moved."""
-        self._confine({name: p.data for name, p in self.inner.items()})
+        self._confine({name: local(p) for name, p in self.inner.items()})
 
     @torch.no_grad()
     def _confine(self, parts: Mapping[str, Tensor]) -> None:

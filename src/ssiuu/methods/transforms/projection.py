@@ -31,12 +31,14 @@ from ssiuu.methods.directions import (
     Subspace,
     check_directions,
     project_out,
+    project_piece,
     random_bases,
     retain_bases,
     untouched,
 )
 from ssiuu.models.lora import weight_of
 from ssiuu.models.maps import summed
+from ssiuu.models.shards import rows_of, world
 
 # Directions taken out where only "+projection" or "+outputs" is said: 32 of 576 is the first lead
 # measured on the default model; 8 of the outputs has not been tuned.
@@ -191,6 +193,11 @@ class Projecting(Bound):
     def __init__(self, bases: Mapping[str, Subspace] | None) -> None:
         self.bases = bases
         self.shapes = bases is not None
+        self.named: Mapping[str, Tensor] = {}
+
+    def attach(self, training: Training) -> None:
+        """Know which part of each parameter is here."""
+        self.named = training.named
 
     def shape(self, slope: Slope) -> None:
         """See `project_out`."""
@@ -204,7 +211,11 @@ class Projecting(Bound):
         if basis is None:
             moved.zero_()  # only linear maps have shared directions
         else:
-            project_out(moved, basis if side == "weight" else basis.of(side))
+            kept = basis if side == "weight" else basis.of(side)
+            if world() == 1:
+                project_out(moved, kept)
+            else:
+                project_piece(moved, kept, rows_of(self.named[name]))
 
 
 class ProjectingSteps(Projecting):
@@ -218,6 +229,7 @@ class ProjectingSteps(Projecting):
 
     def attach(self, training: Training) -> None:
         """Refuse weight decay, whose part along the directions would be taken out too."""
+        super().attach(training)
         if training.weight_decay:
             raise ConfigError(
                 "projection_metric: optimiser: weight_decay must be 0, or only a part of each weight "

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ssiuu.methods.base import Bound, Losses, Origin, Training, Transform
+from ssiuu.models.shards import local
 
 
 class Pull(Transform):
@@ -54,10 +55,10 @@ class Pulling(Bound):
     def attach(self, training: Training) -> None:
         """Take the weights as they are for the start."""
         self.named = training.named
-        self.origin = {name: p.detach().clone() for name, p in training.named.items()}
+        self.origin = {name: local(p).clone() for name, p in training.named.items()}
 
     @torch.no_grad()
     def after(self, losses: Losses, learning_rate: float) -> None:
         """Go a part of the way back."""
         for name, parameter in self.named.items():
-            parameter.lerp_(self.origin[name], learning_rate * self.pull)
+            local(parameter).lerp_(self.origin[name], learning_rate * self.pull)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ssiuu.errors import ConfigError
 from ssiuu.methods.base import Ask, Bound, Origin, Parts, Transform
+from ssiuu.models.shards import local, norm_of_pieces, shard_sum
 
 
 class RetainOrthogonal(Transform):
@@ -102,21 +103,21 @@ class Surrogate(Bound):
     @contextmanager
     def elsewhere(self, named: Mapping[str, Tensor]) -> Iterator[None]:
         """Move by rho along the forget gradient in `.grad` without its part along retain's."""
-        before = {name: p.detach().clone() for name, p in named.items()}
+        before = {name: local(p).clone() for name, p in named.items()}
         try:
             with torch.no_grad():
                 for name, part in self._orthogonal(named).items():
-                    named[name].add_(part, alpha=self.sign * self.rho)
+                    local(named[name]).add_(part, alpha=self.sign * self.rho)
             yield
         finally:
             with torch.no_grad():
                 for name, parameter in named.items():
-                    parameter.copy_(before[name])
+                    local(parameter).copy_(before[name])
             self.now = {}
 
     def _orthogonal(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return d'/|d'|; nothing where forget is all along retain."""
-        forget = {name: p.grad for name, p in named.items() if p.grad is not None}
+        forget = {name: local(p.grad) for name, p in named.items() if p.grad is not None}
         along, own, whole = 0.0, 0.0, 0.0
         for name, gradient in forget.items():
             whole += float(gradient.double().square().sum())
@@ -124,13 +125,14 @@ class Surrogate(Bound):
                 along += float((gradient.double() * self.now[name].double()).sum())
         for retain in self.now.values():
             own += float(retain.double().square().sum())
+        along, own, whole = shard_sum(along, own, whole)
         self.cosine = along / (own * whole) ** 0.5 if own * whole > 0 else 0.0
         share = along / own if own else 0.0
         left = {name: gradient.clone() for name, gradient in forget.items()}
         for name, retain in self.now.items():
             left[name] = left[name] - share * retain if name in left else -share * retain
-        norm = float(torch.nn.utils.get_total_norm(list(left.values()))) if left else 0.0
-        return {name: part / norm for name, part in left.items()} if norm > 0 else {}
+        length = norm_of_pieces(left.values())
+        return {name: part / length for name, part in left.items()} if length > 0 else {}
 
     def told(self) -> dict[str, float]:
         """Return how aligned the two gradients are."""

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ssiuu.methods.base import Bound, Origin, Transform
+from ssiuu.models.shards import local, norm
 
 
 class SharpnessAware(Transform):
@@ -48,17 +49,16 @@ class Perturbation(Bound):
     @contextmanager
     def elsewhere(self, named: Mapping[str, Tensor]) -> Iterator[None]:
         """Move by rho along the gradient."""
-        before = {name: p.detach().clone() for name, p in named.items()}
-        grads = [p.grad for p in named.values() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
+        before = {name: local(p).clone() for name, p in named.items()}
+        length = norm(p.grad for p in named.values() if p.grad is not None)
         try:
             with torch.no_grad():
                 for parameter in named.values():
-                    if parameter.grad is not None and norm > 0:
-                        parameter.add_(parameter.grad, alpha=self.rho / norm)
+                    if parameter.grad is not None and length > 0:
+                        local(parameter).add_(local(parameter.grad), alpha=self.rho / length)
             yield
         finally:
             with torch.no_grad():
                 for name, parameter in named.items():
                     # Copied back: to add and to take away again does not give the same number.
-                    parameter.copy_(before[name])
+                    local(parameter).copy_(before[name])

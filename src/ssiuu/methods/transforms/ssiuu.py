@@ -34,6 +34,7 @@ from ssiuu.errors import ConfigError
 from ssiuu.methods.base import Bound, Origin, Slope, Training, Transform
 from ssiuu.methods.regulariser import Moved, Regulariser
 from ssiuu.models.lora import Adapter, weight_of
+from ssiuu.models.shards import places
 from ssiuu.models.sites import find_sites
 from ssiuu.records.schema import Target
 
@@ -155,6 +156,11 @@ class Ssiuu(Transform):
             return 4.4
         return 1.6 if self.target == "probability" else 1.0
 
+    @property
+    def alone(self) -> str:
+        """The exact derivative takes a second one, which has to pass through whole weights."""
+        return "derivative: exact differentiates twice" if self.derivative == "exact" else ""
+
     def bind(self, prepared: Any) -> Penalty:
         """Begin without a memory."""
         return Penalty(self)
@@ -190,6 +196,7 @@ class Penalty(Bound):
             )
         if self.regulariser is not None:
             self.regulariser.neurons = _neuron_weights(training.model, self.form)
+            self.regulariser.places = places(training.named)
             self.maps = {name: adapter.layer for name, adapter in self.adapters.items()}
             # Of adapters it is the weight they make that is penalised, in `reshape`, once all
             # gradients are there.
@@ -221,6 +228,7 @@ class Penalty(Bound):
         for slope in slopes:
             self.regulariser.measure(*_measured(slope), unit)
         # The penalty's gradient goes with its strength, so one measurement at 1 is enough.
+        unit = unit.everywhere()
         self.strength = self.form.rho / unit.share if unit.penalty_squared > 0 else 0.0
 
     def direction(self) -> Mapping[str, Tensor]:
@@ -259,10 +267,10 @@ class Penalty(Bound):
 
     def told(self) -> dict[str, float]:
         """Return what the penalty moved, of the norm and of the parameters."""
-        return {} if self.fresh else self.moved.told()
+        return {} if self.fresh else self.moved.everywhere().told()
 
     def state(self) -> dict[str, Tensor]:
-        """Return A_ref."""
+        """Return A_ref, of what is here of each parameter."""
         return self.regulariser.reference if self.regulariser is not None else {}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,380 @@
+"""A model in shards over several processes, and the few questions that are asked of all of them.
+
+Training on several processes is torch's fully sharded data parallelism (FSDP2): every parameter is cut
+along its first dimension, a process keeps a piece of it, of its gradient and of the optimiser's state,
+and each block is whole only while it is passed through. What trains asks only
+
+    local(t)                     what of a tensor lies here
+    full(t)                      all of it, on every process
+    all_sum(*numbers)            sums over the rows of all processes
+    shard_sum(*numbers)          sums over the pieces of one tensor
+    reduce_like(p, partial)      a gradient of these rows -> the piece of the gradient of all rows
+
+and with one process all of them give back what they were given. Gradients are sums over the rows of all
+processes, never means of means: who divides by how many rows or tokens there are counts all of them.
+
+A model is in shards while a step of it stands (`Shards`), and whole on every process before and after.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed._composable_state import _module_state_mapping
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, Partial
+
+from ssiuu.errors import ConfigError, SsiuuError
+
+T = TypeVar("T")
+SHARD, REPLICATE = "shard", "replicate"
+PATIENCE = timedelta(minutes=30)  # until a process that waits for another one gives up
+
+_meshes: list[DeviceMesh] = []  # the one of this process, once it has begun
+
+
+def begin(device: str = "cpu", replicate: int = 1) -> None:
+    """Join the processes that a launcher started, over which models are cut from here on.
+
+    Args:
+        device: The kind of device that models lie on: "cpu" or "cuda".
+        replicate: Copies of a model, each cut over an equal part of the processes (over nodes).
+
+    Raises:
+        ConfigError: The processes cannot be parted so.
+    """
+    if _meshes:
+        return
+    if not dist.is_initialized():
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+    size = dist.get_world_size()
+    if replicate < 1 or size % replicate:
+        raise ConfigError(
+            f"mesh.replicate: must divide the number of processes, {size}, got {replicate}."
+        )
+    if replicate > 1:
+        shape, names = (replicate, size // replicate), (REPLICATE, SHARD)
+        _meshes.append(init_device_mesh(device, shape, mesh_dim_names=names))
+    else:
+        _meshes.append(init_device_mesh(device, (size,), mesh_dim_names=(SHARD,)))
+
+
+def end() -> None:
+    """Leave the other processes."""
+    if _meshes:
+        _meshes.clear()
+        dist.destroy_process_group()
+
+
+def world() -> int:
+    """Return how many processes work together."""
+    return dist.get_world_size() if _meshes else 1
+
+
+def rank() -> int:
+    """Return which of them this is, from 0."""
+    return dist.get_rank() if _meshes else 0
+
+
+# --- tensors ---------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def local(t: Tensor) -> Tensor:
+    """Return what of a tensor lies here, in the same storage; all of it with one process."""
+    return t.to_local() if isinstance(t, DTensor) else t.detach()
+
+
+@torch.no_grad()
+def full(t: Tensor) -> Tensor:
+    """Return all of a tensor; every process must ask."""
+    return t.full_tensor() if isinstance(t, DTensor) else t.detach()
+
+
+def rows_of(parameter: Tensor) -> slice:
+    """Return which rows of a parameter lie here."""
+    if not isinstance(parameter, DTensor):
+        return slice(0, len(parameter))
+    mesh, rows = parameter.device_mesh, parameter.shape[0]
+    size = -(-rows // mesh.size(mesh.ndim - 1))
+    start = min(mesh.get_local_rank(mesh.ndim - 1) * size, rows)
+    return slice(start, min(start + size, rows))
+
+
+class Place(NamedTuple):
+    """Where in a parameter a piece of it lies: its first row, and what there is in all."""
+
+    start: int
+    rows: int
+    entries: int
+
+    @property
+    def first(self) -> int:
+        """The first entry, counted row by row."""
+        return self.start * (self.entries // self.rows)
+
+
+def places(named: Mapping[str, Tensor]) -> dict[str, Place]:
+    """Return where the pieces lie that are here; none where parameters are whole."""
+    return {
+        name: Place(rows_of(p).start, p.shape[0], p.numel())
+        for name, p in named.items()
+        if isinstance(p, DTensor)
+    }
+
+
+def own(parameter: Tensor, whole: Tensor) -> Tensor:
+    """Return the rows of a whole tensor that belong to what of a parameter lies here."""
+    return whole[rows_of(parameter)] if isinstance(parameter, DTensor) else whole
+
+
+@torch.no_grad()
+def reduce_like(parameter: Tensor, partial: Tensor) -> Tensor:
+    """Return what of a parameter's gradient lies here, given that of the rows of every process.
+
+    Args:
+        parameter: As it is trained.
+        partial: Of the parameter's whole shape, summed over the rows of this process.
+    """
+    if not isinstance(parameter, DTensor):
+        return partial
+    mesh = parameter.device_mesh
+    summed = DTensor.from_local(partial, mesh, [Partial()] * mesh.ndim, run_check=False)
+    return summed.redistribute(mesh, parameter.placements).to_local()
+
+
+@torch.no_grad()
+def joined(parameter: Tensor, piece: Tensor) -> Tensor:
+    """Return the whole of what each process has a piece of, as it has one of this parameter.
+
+    Args:
+        parameter: What says where pieces lie.
+        piece: Of its rows, or of its entries in a row, or a number for each of its rows.
+    """
+    if not isinstance(parameter, DTensor):
+        return piece
+    group, rows = parameter.device_mesh.get_group(parameter.device_mesh.ndim - 1), parameter.shape[0]
+    width = int(shard_sum(float(len(piece)))[0]) // rows
+    size = dist.get_world_size(group)
+    most = -(-rows // size)
+    padded = piece.new_zeros((most * width, *piece.shape[1:]))
+    padded[: len(piece)] = piece
+    found = [torch.empty_like(padded) for _ in range(size)]
+    dist.all_gather(found, padded, group)
+    sizes = [max(0, min(most, rows - n * most)) * width for n in range(size)]
+    return torch.cat([part[:n] for part, n in zip(found, sizes, strict=True)])
+
+
+def piece_of(parameter: Tensor, whole: Tensor) -> Tensor:
+    """Return the piece of this process of what `joined` has put together."""
+    if not isinstance(parameter, DTensor):
+        return whole
+    rows = rows_of(parameter)
+    width = len(whole) // parameter.shape[0]
+    return whole[rows.start * width : rows.stop * width].clone()
+
+
+# --- numbers ---------------------------------------------------------------------------------------
+
+
+def all_sum(*numbers: float) -> list[float]:
+    """Return sums over all processes, each of which has rows of its own."""
+    if not _meshes:
+        return list(numbers)
+    return _summed(numbers, None)
+
+
+def shard_sum(*numbers: float) -> list[float]:
+    """Return sums over the processes that each have a piece of a tensor."""
+    if not _meshes:
+        return list(numbers)
+    return _summed(numbers, _meshes[0].get_group(SHARD))
+
+
+def _summed(numbers: Sequence[float], group: Any) -> list[float]:
+    total = torch.tensor([float(n) for n in numbers], dtype=torch.float64, device=_device())
+    dist.all_reduce(total, group=group)
+    found: list[float] = total.tolist()
+    return found
+
+
+@torch.no_grad()
+def shard_total(partial: Tensor) -> Tensor:
+    """Return the sum of a tensor over the processes that each have a piece, in place."""
+    if _meshes:
+        dist.all_reduce(partial, group=_meshes[0].get_group(SHARD))
+    return partial
+
+
+@torch.no_grad()
+def rows_total(partial: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes, each of which has rows of its own, in place."""
+    if _meshes:
+        dist.all_reduce(partial)
+    return partial
+
+
+@torch.no_grad()
+def norm(tensors: Iterable[Tensor]) -> float:
+    """Return the L2 norm over all entries of tensors, wherever they lie; 0 of none."""
+    return norm_of_pieces(local(t) for t in tensors)
+
+
+@torch.no_grad()
+def norm_of_pieces(pieces: Iterable[Tensor]) -> float:
+    """Return the L2 norm over all entries of tensors of which each process has a piece; 0 of none."""
+    found = list(pieces)
+    if not _meshes:
+        return float(torch.nn.utils.get_total_norm(found)) if found else 0.0
+    square = sum(float(torch.linalg.vector_norm(t, dtype=torch.float64).square()) for t in found)
+    return float(shard_sum(square)[0] ** 0.5)
+
+
+def _device() -> torch.device:
+    kind = _meshes[0].device_type
+    return torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
+
+
+# --- what is done once -----------------------------------------------------------------------------
+
+
+def agreed(value: T) -> T:
+    """Return what the first process says, on all: what decides how a run goes on must be one."""
+    if not _meshes:
+        return value
+    said = [value]
+    dist.broadcast_object_list(said, src=0, device=_device())
+    return said[0]
+
+
+def any_of(flag: bool) -> bool:
+    """Whether it is so on some process."""
+    return all_sum(float(flag))[0] > 0
+
+
+def every(values: Sequence[T]) -> list[T]:
+    """Return the values of all processes, in their order."""
+    if not _meshes:
+        return list(values)
+    found: list[Any] = [None] * world()
+    dist.all_gather_object(found, list(values))
+    return [value for each in found for value in each]
+
+
+def by_first(action: Callable[[], T]) -> T | None:
+    """Let the first process alone do something, and all others wait for it.
+
+    Returns:
+        What it gave, on the first process; None elsewhere.
+
+    Raises:
+        SsiuuError: What the first process met, on all of them.
+    """
+    if not _meshes:
+        return action()
+    done: T | None = None
+    met: Exception | None = None
+    if rank() == 0:
+        try:
+            done = action()
+        except (SsiuuError, OSError) as error:
+            met = error
+    told = agreed(None if met is None else (type(met).__name__, str(met)))
+    if met is not None:
+        raise met
+    if told is not None:
+        raise SsiuuError(told[1])
+    return done
+
+
+# --- a model ---------------------------------------------------------------------------------------
+
+
+class Shards:
+    """Has a model in shards from here until it is made `whole`; with one process nothing is done.
+
+    The parameters of before stay the same objects: they are empty in between, and hold what training
+    has led to afterwards.
+    """
+
+    def __init__(self, model: Any, blocks: Iterable[nn.Module]) -> None:
+        """Cut a model.
+
+        Args:
+            model: Whole, and the same on every process.
+            blocks: Its decoder's blocks, which are made whole one at a time.
+        """
+        self.root: Any = model.get_submodule("") if world() > 1 else None
+        if self.root is None:
+            return
+        modules = list(self.root.modules())
+        self._before = [(m, type(m), _tables(m), dict(m._parameters)) for m in modules]
+        # Explicitly, as else the root would stay whole between passes and miss what is changed there.
+        settings: dict[str, Any] = {"mesh": _meshes[0], "reshard_after_forward": True}
+        for block in blocks:
+            fully_shard(block, **settings)
+        fully_shard(self.root, **settings)
+        for module in modules:
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(1.0)
+                if _meshes[0].device_type == "cpu":
+                    module.set_force_sum_reduction_for_comms(True)
+        self._added = [
+            (m, {key: set(table) - known.get(key, set()) for key, table in _dicts(m).items()})
+            for m, _, known, _ in self._before
+        ]
+        for parameter in self._originals():
+            parameter.data = parameter.data.new_empty(0)
+
+    def _originals(self) -> list[Tensor]:
+        found = [p for _, _, _, each in self._before for p in each.values() if p is not None]
+        return list({id(p): p for p in found}.values())
+
+    @torch.no_grad()
+    def whole(self) -> None:
+        """Put the model together again on every process."""
+        if self.root is None:
+            return
+        self.settle()
+        known: dict[int, Tensor] = {}
+        for module, _, _, parameters in self._before:
+            for name, parameter in parameters.items():
+                if parameter is not None and id(parameter) not in known:
+                    known[id(parameter)] = parameter
+                    parameter.data = full(module._parameters[name]).contiguous()
+                    parameter.grad = None
+        for module, kind, _, parameters in self._before:
+            module.__class__ = kind
+            module._parameters.update(parameters)
+        for module, added in self._added:
+            for key, names in added.items():
+                table = vars(module) if key == "" else vars(module).get(key, {})
+                for name in names:
+                    table.pop(name, None)
+            _module_state_mapping.pop(module, None)  # or it could not be cut a second time
+        self.root = None
+
+    def settle(self) -> None:
+        """Take back what a pass that ended early has left whole."""
+        if self.root is not None:
+            self.root.reset_iter_state()
+
+
+def _dicts(module: nn.Module) -> dict[str, Any]:
+    return {key: value for key, value in vars(module).items() if isinstance(value, dict)} | {
+        "": vars(module)
+    }
+
+
+def _tables(module: nn.Module) -> dict[str, set[Any]]:
+    """Return the keys of all that a module holds by key, its attributes included."""
+    return {key: set(table) for key, table in _dicts(module).items()}
