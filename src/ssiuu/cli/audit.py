@@ -10,7 +10,18 @@ from typing import Annotated
 import typer
 
 from ssiuu.cli.exits import HIDDEN, NOT_FORGOTTEN
-from ssiuu.cli.options import Base, ColumnNames, PromptForm, Redact, Sets, Thorough
+from ssiuu.cli.options import (
+    Base,
+    ColumnNames,
+    DigestKeyFile,
+    FactDigestForm,
+    PromptForm,
+    Redact,
+    Sets,
+    Sign,
+    Thorough,
+)
+from ssiuu.cli.sealing import seal_of
 from ssiuu.cli.terminal import finish, forcing, set_up
 
 
@@ -28,6 +39,9 @@ def command(
     set_: Sets = None,
     thorough: Thorough = False,
     redact: Redact = False,
+    sign: Sign = None,
+    fact_digests: FactDigestForm = "keyed",
+    digest_key: DigestKeyFile = None,
     force: Annotated[
         bool, typer.Option("--force", help="even if the model before knows none of the facts")
     ] = False,
@@ -45,7 +59,9 @@ def command(
         raise ConfigError(f"--after {after} is not a folder, nor a GGUF file.")
     check_out(out, [before, after], empty=False)
     check_facts({"--forget": forget, "--retain": retain}, columns, set_ or [])
+    seal = seal_of(sign, fact_digests, digest_key, out)
     from ssiuu.analysis.columns import verdict
+    from ssiuu.experiment.certify import certify_audit
     from ssiuu.experiment.unlearn import audit_models
 
     progress, sets = set_up(), forcing(set_, force, prompt, thorough)
@@ -53,7 +69,9 @@ def command(
     record = audit_models(
         before, after, forget, out, retain, sets, typed, progress, columns=columns, base=base
     )
-    finish(record, out, progress, redact)
+    certificate = certify_audit(record, before, after, out, base, seal, progress)
+    finish(record, out, progress, redact, digest_key)
+    print(f"certificate: {certificate}")
     judged = next(cell for cell in record.cells if cell.method.label == "after")
     codes = {"not removed": NOT_FORGOTTEN, "hidden": HIDDEN}
     if code := codes.get(verdict(record, judged)):

@@ -9,6 +9,9 @@ AT_A_COST = 4
 HIDDEN = 5
 DISAGREES = 6
 BROKE_OFF = 7
+DIFFERS = 8
+UNREADABLE = 9
+UNSIGNED = 10
 INTERRUPTED = 130
 
 CODES = {
@@ -20,6 +23,9 @@ CODES = {
     HIDDEN: "hidden (audit): not said any more, and still in the model",
     DISAGREES: "a line does not agree with its run (compare --check)",
     BROKE_OFF: "a method of a run broke off, the others are there",
+    DIFFERS: "not the model or the facts that a certificate is of (verify)",
+    UNREADABLE: "no certificate, or changed after it was written (verify)",
+    UNSIGNED: "not signed, or not by the key that was given (verify)",
     INTERRUPTED: "interrupted, the same command continues",
 }
 HELP = f"Exit codes: {'; '.join(f'{code} {meaning}' for code, meaning in CODES.items())}."

@@ -27,6 +27,7 @@ from ssiuu.cli import (
     run,
     teach,
     unlearn,
+    verify,
 )
 from ssiuu.cli.exits import FAILED, HELP, INTERRUPTED, MISUSE
 from ssiuu.cli.terminal import check_alone
@@ -51,12 +52,13 @@ app.command("report")(report.command)
 app.command("compare")(compare.command)
 app.command("export")(export.command)
 app.command("redact")(redact.command)
+app.command("verify")(verify.command)
 app.command("list")(listing.command)
 app.command("init")(init.command)
 app.command("check")(check.command)
 
 # No model is loaded, nothing is trained.
-READERS = {"report", "redact", "compare", "list", "init", "check"}
+READERS = {"report", "redact", "verify", "compare", "list", "init", "check"}
 
 
 def _version(wanted: bool) -> bool:

@@ -25,6 +25,21 @@ DigestKeyFile = Annotated[
         help="key of the digests, made where it is not there; default: beside it, NAME.digest-key",
     ),
 ]
+Sign = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="KEY",
+        help="sign the certificate: an Ed25519 key, OpenSSH's or PEM; its passphrase is asked for, or "
+        "read from SSIUU_SIGN_PASSPHRASE",
+    ),
+]
+FactDigestForm = Annotated[
+    str,
+    typer.Option(
+        metavar="keyed|salted",
+        help="facts in the certificate: by digests under a key, or salted, for anybody to check",
+    ),
+]
 Redact = Annotated[
     bool, typer.Option("--redact", help="when it is done, digests take the place of every text")
 ]

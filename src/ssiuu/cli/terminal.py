@@ -41,7 +41,9 @@ class Printer:
             print(file=sys.stderr)
 
 
-def finish(record: RunRecord, out: Path, progress: Printer, redact: bool = False) -> None:
+def finish(
+    record: RunRecord, out: Path, progress: Printer, redact: bool = False, key: Path | None = None
+) -> None:
     """Write the report of a record and print its summary; exit where a cell of it broke off.
 
     With `redact` the folder is redacted, and its report is of that.
@@ -54,7 +56,7 @@ def finish(record: RunRecord, out: Path, progress: Printer, redact: bool = False
     print(summary(record))
     print(f"\nreport: {page}")
     if redact:
-        redacted(out)
+        redacted(out, key)
     if any(cell.failed for cell in record.cells):
         sys.exit(BROKE_OFF)
 

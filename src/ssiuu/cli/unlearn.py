@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssiuu.cli.exits import AT_A_COST, NOT_FORGOTTEN
-from ssiuu.cli.options import Base, ColumnNames, PromptForm, Redact, Sets
+from ssiuu.cli.options import (
+    Base,
+    ColumnNames,
+    DigestKeyFile,
+    FactDigestForm,
+    PromptForm,
+    Redact,
+    Sets,
+    Sign,
+)
+from ssiuu.cli.sealing import seal_of
 from ssiuu.cli.terminal import forcing, redacted, set_up
 
 if TYPE_CHECKING:
@@ -40,6 +50,9 @@ def command(
         bool, typer.Option("--keep-anyway", help="write the checkpoint whatever the outcome")
     ] = False,
     redact: Redact = False,
+    sign: Sign = None,
+    fact_digests: FactDigestForm = "keyed",
+    digest_key: DigestKeyFile = None,
 ) -> None:
     """Make a model forget facts and save it in the Hugging Face layout.
 
@@ -56,6 +69,8 @@ def command(
     check_models(model)
     check_out(Path(out), [model])
     check_facts({"--forget": forget, "--retain": retain}, columns, set_ or [])
+    seal = seal_of(sign, fact_digests, digest_key, out)
+    from ssiuu.experiment.certify import certify_unlearning
     from ssiuu.experiment.unlearn import DEFAULT_METHOD, unlearn_model
 
     progress, sets = set_up(), forcing(set_, force, prompt)
@@ -79,12 +94,19 @@ def command(
     code = {"forgotten": 0, "not forgotten": NOT_FORGOTTEN}.get(record.outcome.state, AT_A_COST)
     if code == 0 or keep_anyway:
         print(f"checkpoint: {out}")
+        certificate = certify_unlearning(
+            record, model, forget, retain, out, columns, base, seal, progress
+        )
+        print(f"certificate: {certificate}")
         print("An answer that is gone may only be hidden: ssiuu audit --before ... --after ... tells.")
     else:
         print(f"no checkpoint was written (--keep-anyway writes it); the record: {out}.unlearn.json")
     if redact:
+        from ssiuu.redaction.keys import default_place
+
         kept = code == 0 or keep_anyway
-        redacted(out if kept else out.with_name(f"{out.name}.unlearn.json"))
+        place = out if kept else out.with_name(f"{out.name}.unlearn.json")
+        redacted(place, digest_key or default_place(out))
     raise typer.Exit(code)
 
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from ssiuu.errors import ModelError
 from ssiuu.hub import first_line
+from ssiuu.records import hashes
 
 SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
@@ -144,9 +145,12 @@ def content_digest(folder: Path, base: str = "") -> str:
                 continue
             # With name and size, so that no byte can pass from one file to the next unseen.
             digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
+            own = hashlib.sha256()  # a certificate names every file by it, and none is read twice
             with path.open("rb") as stream:
                 while block := stream.read(1 << 22):
                     digest.update(block)
+                    own.update(block)
+            hashes.note(path, own.hexdigest())
     except OSError as error:
         raise ModelError(f"{folder} cannot be read: {error.strerror or error}.") from error
     return digest.hexdigest()

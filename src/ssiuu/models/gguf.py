@@ -38,6 +38,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ssiuu.errors import ModelError, OutputError
 from ssiuu.hub import first_line
 from ssiuu.models.quiet import quiet
+from ssiuu.records import hashes
 from ssiuu.records.files import readable
 
 Kind = Literal["f16", "q8_0", "q4_0"]
@@ -77,7 +78,9 @@ def file_digest(path: Path) -> str:
     """
     try:
         with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        hashes.note(path, digest)
+        return digest
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
 

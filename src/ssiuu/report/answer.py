@@ -88,11 +88,11 @@ def sight(judged: Judged) -> str:
         )
     return (
         f"Of {of} facts hidden on purpose in the model as it was, this examination finds {found}; of "
-        f"those hidden in the ways that are hardest to see it would find {_sure(judged.power)}\u00a0%."
+        f"those hidden in the ways that are hardest to see it would find {sure(judged.power)}\u00a0%."
     )
 
 
-def _sure(share: float) -> str:
+def sure(share: float) -> str:
     """Return a share in per cent; never a whole that it is not."""
     return "over 99" if share > 0.99 else f"{100 * share:.0f}"
 
