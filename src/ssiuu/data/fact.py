@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from functools import lru_cache
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -60,6 +61,7 @@ class Instruction(DataRow):
     output: str = Field(min_length=1)
 
 
+@lru_cache(maxsize=1 << 16)  # lineups ask it of every fact for every other one
 def normal(text: str) -> str:
     """Return the text without differences of case, of spaces and of composed accents."""
     return " ".join(unicodedata.normalize("NFC", text).casefold().split())

@@ -222,7 +222,7 @@ def _ways(draft: Draft, shelf: _Shelf, seed: int) -> Iterator[tuple[Origin, list
     fact, rng = draft.fact, _stream(draft.fact, seed, "answers")
     yield "options", [*fact.options, *fact.perturbed]
     related = [o for o in draft.lenders if fact.relation and o.relation == fact.relation]
-    others = [o for o in draft.lenders if o not in related]
+    others = [o for o in draft.lenders if not fact.relation or o.relation != fact.relation]
     yield "same relation", [_ours(o, draft) for o in related]
     yield "same question", [_ours(o, draft) for o in others if _name(o, draft)]
     topic = invented.topic(fact.question, fact.answer, draft.written)
