@@ -111,7 +111,7 @@ def test_a_row_as_long_as_the_context_fits_and_one_longer_is_refused(tokenizer: 
 
 def test_an_answer_without_tokens_is_refused(tokenizer: Any) -> None:
     class Silent:
-        def __call__(self, texts: list[str], add_special_tokens: bool = True) -> Any:
+        def __call__(self, texts: list[str], add_special_tokens: bool = True, **given: Any) -> Any:
             return {"input_ids": [[3] * len(text.split()) for text in texts]}
 
     with pytest.raises(DataError, match="row 7: the answer '' has no tokens"):

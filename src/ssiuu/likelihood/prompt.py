@@ -282,7 +282,9 @@ class Prompt:
         return [[*start, *ids] for ids in self._bare(texts)]
 
     def _bare(self, texts: list[str]) -> list[list[int]]:
-        return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        # Not verbose: a text that is longer than the context is cut by whoever asks.
+        found = self.tokenizer(texts, add_special_tokens=False, verbose=False)
+        return [list(ids) for ids in found["input_ids"]]
 
     @cached_property
     def _breaks(self) -> dict[int, bool]:
