@@ -13,9 +13,10 @@ a date is a text.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, RootModel, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from ssiuu.errors import ConfigError
 
@@ -25,7 +26,35 @@ VALUES = 4_000  # keys and values; read in a quarter of a second
 TEXT = "tag:yaml.org,2002:str"
 
 
-class Section(BaseModel):
+class Exact(BaseModel):
+    """Base of what is set: true and false are no numbers, where pydantic would read 1 and 0."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[info.field_name or ""]
+        if _has_boolean(value) and not _takes_boolean(field.annotation):
+            raise PydanticCustomError("boolean", "must not be true or false")
+        return value
+
+
+def _has_boolean(value: Any) -> bool:
+    """Whether a value is true or false, or a list that holds one."""
+    if isinstance(value, list | tuple):
+        return any(map(_has_boolean, value))
+    return isinstance(value, bool)
+
+
+def _takes_boolean(annotation: Any) -> bool:
+    """Whether true and false may stand anywhere in what an annotation allows; a section says itself."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return not issubclass(annotation, RootModel) or _takes_boolean(
+            annotation.model_fields["root"].annotation
+        )
+    return annotation in (bool, Any) or any(map(_takes_boolean, get_args(annotation)))
+
+
+class Section(Exact):
     """Base of every part of a recipe: immutable, unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

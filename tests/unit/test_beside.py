@@ -106,3 +106,12 @@ def test_what_cannot_stand_beside(
 def test_a_run_of_another_score_says_so(file: Path) -> None:
     with pytest.raises(DataError, match="none is one of a run with the score 'ranking'"):
         shared(sample_record(), read_beside([str(file)]))
+
+
+def test_a_path_stands_once_in_a_sentence(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.json"
+    for given in (str(missing), f"theirs={missing}"):
+        with pytest.raises(DataError) as told:
+            read_beside([given])
+        assert str(told.value).count(str(missing)) == 1
+        assert "cannot be read: No such file" in str(told.value)

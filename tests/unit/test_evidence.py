@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import math
 import random
+import subprocess
+import sys
 from itertools import product
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from ssiuu.analysis import calibration
 from ssiuu.analysis.calibration import Case, Truth, World, calibrated
-from ssiuu.analysis.evidence import LEVEL, Constants, bounds, conformal, constants, judge, shown
+from ssiuu.analysis.evidence import (
+    DIRECT,
+    LEVEL,
+    Constants,
+    _binomial,
+    bounds,
+    conformal,
+    constants,
+    judge,
+    shown,
+)
 from ssiuu.analysis.verdict import fact_word, model_word
 from ssiuu.records.schema import Examination, Place, Trace
 
@@ -288,3 +301,19 @@ def test_a_look_that_the_facts_or_the_controls_lack_counts_for_neither() -> None
         assert judged.looks == {"nobody", "read-out"}, what
         gone = [f for f in judged.facts.values() if f.hidden is not None and f.hidden <= LEVEL]
         assert len(gone) <= 0.1 * len(judged.facts), what
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 48, DIRECT, DIRECT + 1])
+def test_binomial_chances_are_scipys(n: int) -> None:
+    for p in (0.05, 0.5, 1.0):
+        assert np.allclose(_binomial(n, p), binom.pmf(np.arange(n + 1), n, p), rtol=1e-10, atol=1e-15)
+
+
+def test_a_tie_with_the_level_is_none_above_it() -> None:
+    """One fact that was seen, of one: the chance of that by mistake is 5 %, which is not above 5 %."""
+    assert bounds(1, 1, None) == (1, 1) and bounds(0, 1, None) == (0, 1)
+
+
+def test_comparing_runs_imports_no_scipy_stats() -> None:
+    code = "import sys, ssiuu.report.compare; sys.exit('scipy.stats' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from small_llama import small
 from ssiuu.cli import export
 from ssiuu.errors import ModelError, OutputError
+from ssiuu.experiment.given import checkpoint
 from ssiuu.models.folder import model_fingerprint, read
 from ssiuu.models.gguf import BLOCK, KINDS, Kind, interleaved, read_gguf, rounding, write
+from ssiuu.models.gguf_header import read_header
 from ssiuu.models.load import load_checkpoint_weights
 
 TEXTS = ["Where does Arvo live? Torvik.", "Who wrote it? Nobody knows, in 1987."] * 20
@@ -119,6 +122,47 @@ def test_a_broken_file_is_one_sentence(tmp_path: Path, files: dict[str, Path]) -
     broken.write_bytes(files["q8_0"].read_bytes()[:3000])
     with pytest.raises(ModelError, match=r"cannot be read as GGUF: .*It is cut short or damaged"):
         read_gguf(broken)
+
+
+def test_a_header_is_read_alone_and_says_how_long_the_file_is(files: dict[str, Path]) -> None:
+    for path in files.values():
+        header = read_header(path)
+        assert header.size == path.stat().st_size
+        tokens = header.values["tokenizer.ggml.tokens"]
+        assert GGUFReader(path).fields["tokenizer.ggml.tokens"].contents() == tokens
+        assert {tokens[at] for at in header.vocabulary.values()} == header.vocabulary.keys()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda whole: whole[:-64], "it is cut short"),
+        (lambda whole: whole[:3000], "it ends before its weights begin"),
+        (lambda whole: b"GGUX" + whole[4:], "does not begin with GGUF"),
+        (lambda whole: whole[:4] + b"\x09" + whole[5:], "its version is 9"),
+        (lambda whole: whole[:8] + b"\xff" * 16 + whole[24:], "more parts than there can be"),
+        (lambda whole: whole[:24] + b"\xff" * 8 + whole[32:], "a part of it has"),
+        (lambda whole: b"", "it ends before"),
+    ],
+)
+def test_a_broken_file_is_told_before_a_model_is_loaded(
+    tmp_path: Path, files: dict[str, Path], damage: Any, said: str
+) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(damage(files["f16"].read_bytes()))
+    with pytest.raises(ModelError, match=said), checkpoint(broken, None, "after"):
+        pass
+
+
+def test_a_file_with_another_vocabulary_is_refused(files: dict[str, Path]) -> None:
+    other = AutoTokenizer.from_pretrained(files["f16"].parent, gguf_file="f16.gguf")
+    whole = json.loads(other.backend_tokenizer.to_str())
+    vocabulary = whole["model"]["vocab"]
+    one, two = sorted(vocabulary, key=vocabulary.__getitem__)[-2:]
+    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
+    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(whole)))
+    with pytest.raises(ModelError, match=r"f16\.gguf has another tokenizer .*: 2 of"):
+        load_checkpoint_weights(LlamaForCausalLM(MODEL.config).eval(), files["f16"], None, other)
 
 
 # --- what is refused ----------------------------------------

@@ -110,7 +110,7 @@ def test_a_cut_line_is_named_and_nothing_is_appended_after_it(board: Path) -> No
     board.write_text(content[:-40])
     (problem,) = check(board, {}).problems
     assert "line 4 is no line of a leaderboard" in problem
-    with pytest.raises(DataError, match="line 4 is no line"):
+    with pytest.raises(DataError, match=r"line 4 was changed or cut.* nothing was appended"):
         append(board, standings(SAMPLE))
     assert board.read_text() == content[:-40]
 
@@ -119,3 +119,18 @@ def test_a_file_without_a_last_line_break_is_appended_to(board: Path) -> None:
     board.write_text(board.read_text().rstrip())
     assert append(board, standings(on_another(only(SAMPLE, "gd")))) == 1
     assert check(board, {}).lines == 5 and not check(board, {}).problems
+
+
+def test_nothing_is_appended_behind_a_line_that_was_changed(board: Path) -> None:
+    edit(board, 1, results={"strongest_level": 0.1})
+    content = board.read_text()
+    with pytest.raises(DataError, match=r"line 2 was changed or cut.*`ssiuu compare --check"):
+        append(board, standings(on_another(SAMPLE)))
+    assert board.read_text() == content
+
+
+def test_of_an_empty_file_nothing_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "empty.jsonl"
+    path.write_text("\n")
+    with pytest.raises(DataError, match="holds no line"):
+        check(path, {})

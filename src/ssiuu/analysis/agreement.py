@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from scipy.stats import kendalltau
-
 from ssiuu.records.schema import BothAttributions, Influence, RunRecord
 
 HALF = 0.5  # a hide ratio above it: more was added against the answers than was taken away
@@ -37,6 +35,8 @@ def rank_agreement(first: Mapping[str, Influence], second: Mapping[str, Influenc
 
 
 def _tau(pairs: list[tuple[float, float]]) -> float | None:
+    from scipy.stats import kendalltau
+
     if len({a for a, _ in pairs}) < 2 or len({b for _, b in pairs}) < 2:
         return None
     return float(kendalltau(*zip(*pairs, strict=True)).statistic)

@@ -97,18 +97,28 @@ def _read(text: str) -> Beside:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"--beside {text}: {file} cannot be read: {error}. Give a TOFU_EVAL.json of "
-            "OpenUnlearning, or the folder it is in."
+            f"--beside {_place(text, file)}: cannot be read: {_reason(error)}. Give a TOFU_EVAL.json "
+            "of OpenUnlearning, or the folder it is in."
         ) from error
     values = {key: _value(value) for key, value in found.items()} if isinstance(found, dict) else {}
     numbers = {key: value for key, value in values.items() if not isinstance(value, str)}
     if not numbers:
         raise DataError(
-            f"--beside {text}: {file} holds no metrics; they are numbers by name, or objects with "
-            '"agg_value".'
+            f"--beside {_place(text, file)}: holds no metrics; they are numbers by name, or objects "
+            'with "agg_value".'
         )
     named = name if equals and path != Path(text) else file.resolve().parent.name
     return Beside(named, str(file), numbers)
+
+
+def _place(text: str, file: Path) -> str:
+    """Return what was given, with the file that it led to where that does not stand in it."""
+    return text if text.endswith(str(file)) else f"{text}, {file}"
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """Return why a file cannot be read, without its name."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _value(value: Any) -> float | str | None:

@@ -38,7 +38,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom, norm
+from scipy.special import comb, ndtr
 
 from ssiuu.records.schema import Attacker, Examination, Record
 
@@ -47,6 +47,7 @@ Floats = NDArray[np.float64]
 LEVEL = 0.05  # both promised error rates
 PARTS = 0.8, 0.2  # of the level, for the evidence and for the contrast without attack
 FEWEST = 4  # planted controls
+DIRECT = 1000  # of so many the ways to choose some are still a number
 POWER, FEW = 0.8, 0.1  # "erased" of a model: power at least, and at most this share hidden
 
 
@@ -214,11 +215,11 @@ class _Controls(NamedTuple):
 
     def below(self, s: float) -> float:
         """Return the chance of evidence of at most s."""
-        return float(norm.cdf((s - self.mean) / self.sd))
+        return float(ndtr((s - self.mean) / self.sd))
 
     def above(self, s: float) -> float:
         """Return the chance of evidence of at least s."""
-        return float(norm.sf((s - self.mean) / self.sd))
+        return float(ndtr(-(s - self.mean) / self.sd))
 
 
 def _decoys(facts: Iterable[Shown]) -> _Null:
@@ -284,6 +285,14 @@ def bounds(seen: int, facts: int, power: float | None) -> tuple[int | None, int 
 @cache
 def _counts(facts: int, hidden: int, power: float) -> Floats:
     """Return the chance of every count of facts with p_erased <= 5 %, where so many are hidden."""
-    found = binom.pmf(np.arange(hidden + 1), hidden, power)
-    wrong = binom.pmf(np.arange(facts - hidden + 1), facts - hidden, LEVEL)
-    return np.convolve(found, wrong)
+    return np.convolve(_binomial(hidden, power), _binomial(facts - hidden, LEVEL))
+
+
+def _binomial(n: int, p: float) -> Floats:
+    """Return the binomial chances of 0 to n."""
+    k = np.arange(n + 1)
+    if n > DIRECT:
+        from scipy.stats import binom  # takes most of a second to import
+
+        return np.asarray(binom.pmf(k, n, p))
+    return np.asarray(comb(n, k) * p**k * (1 - p) ** (n - k))

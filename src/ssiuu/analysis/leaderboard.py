@@ -129,7 +129,7 @@ def append(path: Path, lines: Iterable[Standing]) -> int:
     """Append the lines that are not there yet; return their number. Several processes may do so.
 
     Raises:
-        DataError: The file holds something that is no leaderboard.
+        DataError: The file holds something that is no leaderboard, or a line that was changed.
         OutputError: It cannot be written to.
     """
     try:
@@ -138,9 +138,11 @@ def append(path: Path, lines: Iterable[Standing]) -> int:
             stream.seek(0)
             content = stream.read()
             there = _read(path, content)
-            if broken := [place for place, line in there.items() if line is None]:
+            broken = [place for place, line in there.items() if line is None or not line.whole]
+            if broken:
                 raise DataError(
-                    f"{path}, line {broken[0]} is no line of a leaderboard: nothing was appended."
+                    f"--append {path}: {_damage(broken)}: nothing was appended. Mend it first: `ssiuu "
+                    f"compare --check {path}` says of each line what is wrong."
                 )
             known = {line.digest for line in there.values() if line}
             new = [line for line in lines if line.digest not in known]
@@ -152,6 +154,14 @@ def append(path: Path, lines: Iterable[Standing]) -> int:
     except OSError as error:
         raise OutputError(f"{path} cannot be written to: {error.strerror}.") from error
     return len(new)
+
+
+def _damage(places: Sequence[int]) -> str:
+    """Say which lines of a leaderboard are no lines of one, or not what was written."""
+    if len(places) == 1:
+        return f"line {places[0]} was changed or cut, or is none of a leaderboard"
+    named = ", ".join(map(str, places[:NAMED])) + (", ..." if len(places) > NAMED else "")
+    return f"{len(places)} lines ({named}) were changed or cut, or are none of a leaderboard"
 
 
 def _read(path: Path, content: bytes) -> dict[int, Standing | None]:
@@ -190,7 +200,7 @@ def check(path: Path, runs: Mapping[str, RunRecord]) -> Checked:
         runs: By name; none: the digests alone are checked.
 
     Raises:
-        DataError: There is no such file.
+        DataError: There is no such file, or nothing in it.
     """
     try:
         lines = _read(path, path.read_bytes())
@@ -200,6 +210,8 @@ def check(path: Path, runs: Mapping[str, RunRecord]) -> Checked:
     for name, record in runs.items():
         for made in standings(record):
             found.setdefault(made.of, []).append((name, made))
+    if not lines:
+        raise DataError(f"--check {path} holds no line: there is nothing to check.")
     checked = Checked(len(lines))
     for place, line in lines.items():
         where = f"{path}, line {place}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,15 +42,24 @@ def blocks(model: CausalLM) -> torch.nn.ModuleList:
     return max(lists, key=len)
 
 
-def block(model: CausalLM, layer: int, key: str = "layer") -> torch.nn.Module:
+def block(
+    model: CausalLM, layer: int, key: str = "layer", instead: Callable[[int], str] | None = None
+) -> torch.nn.Module:
     """Return one of the decoder's blocks.
+
+    Args:
+        model: A decoder.
+        layer: Its number, from 0.
+        key: What it was set by, for messages.
+        instead: What may be set in a model of so many blocks, for messages.
 
     Raises:
         ConfigError: There is no such block.
     """
     layers = blocks(model)
     if layer >= len(layers):
-        raise ConfigError(f"{key}: must be below {len(layers)}, the model's blocks, got {layer}.")
+        hint = f" At the published share of the depth here: {instead(len(layers))}." if instead else ""
+        raise ConfigError(f"{key}: must be below {len(layers)}, the model's blocks, got {layer}.{hint}")
     return layers[layer]
 
 

@@ -325,6 +325,13 @@ class Benchmark(ABC, Generic[C]):
         """Return how many entities are forgotten, with the key that says so; None: not known before."""
         return None
 
+    def outline(self, basis: Basis) -> CausalLM | None:
+        """Return the architecture of a model that `open` trains first, its parameters without values.
+
+        What does not fit it is refused before. None: nothing is trained, or it is not known.
+        """
+        return None
+
     @abstractmethod
     def open(self, basis: Basis, given: Given, progress: Progress) -> Ground:
         """Read the facts and load the model.

@@ -10,6 +10,7 @@ from pydantic import Field
 from ssiuu.benchmarks.base import PLAIN, Basis, Benchmark, Cost, Given, Ground, Progress
 from ssiuu.benchmarks.prompting import choose_prompt
 from ssiuu.benchmarks.screening import screened
+from ssiuu.causal import CausalLM
 from ssiuu.config import Section
 from ssiuu.models.load import cache_folder, load
 from ssiuu.models.original import Original
@@ -40,6 +41,12 @@ class Fictional(Benchmark[FictionalConfig]):
         "attacks.benign.learning_rates": [1e-3],
     }
     sized = True
+
+    def outline(self, basis: Basis) -> CausalLM | None:
+        """Return the model of the world."""
+        from ssiuu.benchmarks.fictional_twins import outline
+
+        return outline()
 
     def open(self, basis: Basis, given: Given, progress: Progress) -> Ground:
         """Train the twins where the cache has none, and ask the one what it knows."""

@@ -247,28 +247,41 @@ def _encode(world: World, tokenizer: PreTrainedTokenizerFast) -> list[TrainingTe
     return texts
 
 
+def outline(recipe: TwinConfig = TwinConfig()) -> PreTrainedModel:
+    """Return a twin's architecture, its parameters without values; its vocabulary may be smaller."""
+    with torch.device("meta"):
+        model = _made(recipe, {"vocab_size": recipe.vocabulary})
+    model.eval()
+    return model
+
+
 def _start(tokenizer: PreTrainedTokenizerFast, seed: int, recipe: TwinConfig) -> PreTrainedModel:
     """Return the untrained model; the caller's random state is left as it was."""
-    shared: dict[str, Any] = {
+    tokens: dict[str, Any] = {
         "vocab_size": len(tokenizer),
-        "hidden_size": recipe.hidden,
-        "intermediate_size": recipe.intermediate,
-        "num_hidden_layers": recipe.layers,
-        "num_attention_heads": recipe.heads,
-        "max_position_embeddings": recipe.context,
-        "initializer_range": recipe.spread,
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if recipe.family == "gpt-neox":
-            return GPTNeoXForCausalLM(GPTNeoXConfig(**shared, tie_word_embeddings=False))
-        heads = recipe.heads
-        return LlamaForCausalLM(
-            LlamaConfig(**shared, num_key_value_heads=heads, tie_word_embeddings=True)
-        )
+        return _made(recipe, tokens)
+
+
+def _made(recipe: TwinConfig, tokens: dict[str, Any]) -> PreTrainedModel:
+    shared: dict[str, Any] = {
+        "hidden_size": recipe.hidden,
+        "intermediate_size": recipe.intermediate,
+        "num_hidden_layers": recipe.layers,
+        "num_attention_heads": recipe.heads,
+        "max_position_embeddings": recipe.context,
+        "initializer_range": recipe.spread,
+        **tokens,
+    }
+    if recipe.family == "gpt-neox":
+        return GPTNeoXForCausalLM(GPTNeoXConfig(**shared, tie_word_embeddings=False))
+    heads = recipe.heads
+    return LlamaForCausalLM(LlamaConfig(**shared, num_key_value_heads=heads, tie_word_embeddings=True))
 
 
 def _batches(

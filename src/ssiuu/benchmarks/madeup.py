@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ssiuu.benchmarks.fictional_world import World, build_world, designate
 from ssiuu.benchmarks.muse_rows import MuseSets
 from ssiuu.benchmarks.wmdp_rows import BESIDE, ItemRow
+from ssiuu.causal import CausalLM
 from ssiuu.data.fact import Fact
 from ssiuu.models.load import cache_folder
 
@@ -86,6 +87,13 @@ def wmdp(seed: int) -> dict[str, list[ItemRow]]:
         "made-up": [_item(fact, rng) for fact in forget],
         BESIDE: [_item(fact, rng) for fact in others],
     }
+
+
+def outline() -> CausalLM:
+    """Return the architecture of a twin, its parameters without values."""
+    from ssiuu.benchmarks import fictional_twins
+
+    return fictional_twins.outline()
 
 
 def twins(seed: int, progress: Progress) -> Twins:

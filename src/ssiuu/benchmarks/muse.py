@@ -24,11 +24,13 @@ from ssiuu.benchmarks.passages import FORM, begun, passages
 from ssiuu.benchmarks.prompting import check_tokens, choose_prompt
 from ssiuu.benchmarks.rows import some
 from ssiuu.benchmarks.tuned import Tuning, noted, refer, tuned
+from ssiuu.causal import CausalLM
 from ssiuu.config import Section
 from ssiuu.evaluation.scores.texts import EXCERPT, Texts
 from ssiuu.likelihood import Prompt
 from ssiuu.models.load import Loaded, load
 from ssiuu.models.original import Original
+from ssiuu.models.skeleton import skeleton
 from ssiuu.records.schema import BenchmarkInfo, FactText, Split
 
 QUESTION = "Question: {question}\nAnswer:"
@@ -99,6 +101,12 @@ class Muse(Benchmark[MuseConfig]):
                 "muse.epochs: no model has read made-up texts; set how often it reads them here."
             )
         return found
+
+    def outline(self, basis: Basis) -> CausalLM | None:
+        """Return the model that reads the texts first, or the one of the made-up world."""
+        if basis.model is None:
+            return madeup.outline()
+        return skeleton(basis.model) if self.config.epochs else None
 
     def open(self, basis: Basis, given: Given, progress: Progress) -> Ground:
         """Read the texts and load the model; where they are to be read here, it and its twin are made.

@@ -51,10 +51,13 @@ def read_file(path: Path, kind: type[R], key: str, needs: str) -> list[R]:
         try:
             items = json.loads(text)
         except ValueError as error:
-            raise DataError(f"{path}: begins as a JSON list and is none: {error}.") from error
-        return [_row(json.dumps(row), kind, f"{path}, row {n}") for n, row in enumerate(items, start=1)]
+            raise DataError(
+                f"{key}.path: {path}: begins as a JSON list and is none: {error}."
+            ) from error
+        rows = enumerate(items, start=1)
+        return [_row(json.dumps(row), kind, f"{key}.path: {path}, row {n}") for n, row in rows]
     lines = enumerate(text.split("\n"), start=1)
-    return [_row(line, kind, f"{path}:{n}") for n, line in lines if line.strip()]
+    return [_row(line, kind, f"{key}.path: {path}:{n}") for n, line in lines if line.strip()]
 
 
 def read_hub(hub: str, name: str, split: str, kind: type[R], key: str) -> list[R]:
@@ -75,7 +78,7 @@ def read_hub(hub: str, name: str, split: str, kind: type[R], key: str) -> list[R
             "'datasets'."
         ) from error
     rows = enumerate(dataset, start=1)
-    return [_row(json.dumps(row), kind, f"{hub}:{name}, row {n}") for n, row in rows]
+    return [_row(json.dumps(row), kind, f"{key}: {hub}:{name}, row {n}") for n, row in rows]
 
 
 def count(path: Path) -> int | None:

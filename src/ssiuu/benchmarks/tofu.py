@@ -19,6 +19,7 @@ from ssiuu.benchmarks.base import PLAIN, Basis, Benchmark, Cost, Given, Ground, 
 from ssiuu.benchmarks.prompting import choose_prompt
 from ssiuu.benchmarks.rows import count, some
 from ssiuu.benchmarks.tuned import Tuning, noted, refer, tuned
+from ssiuu.causal import CausalLM
 from ssiuu.config import Section
 from ssiuu.errors import ConfigError
 from ssiuu.evaluation.scores.open_unlearning import OpenUnlearning
@@ -26,6 +27,7 @@ from ssiuu.evaluation.scores.sentences import Sentences
 from ssiuu.likelihood import Prompt, PromptStyle
 from ssiuu.models.load import Loaded, load
 from ssiuu.models.original import Original
+from ssiuu.models.skeleton import skeleton
 from ssiuu.records.schema import BenchmarkInfo, FactText, Split
 
 TOKENS = 56  # of a question with its answer
@@ -84,6 +86,10 @@ class Tofu(Benchmark[TofuConfig]):
             f"tofu.reference: {self.config.reference!r} is the control of a given tofu.model, and none "
             "is given. The control of a model that is fine-tuned here is made here."
         ]
+
+    def outline(self, basis: Basis) -> CausalLM | None:
+        """Return the model that is fine-tuned, where one is."""
+        return skeleton(str(basis.model)) if self.config.model is None else None
 
     def open(self, basis: Basis, given: Given, progress: Progress) -> Ground:
         """Read the data and load the fine-tuned model; both models are made where the cache has none.

@@ -23,6 +23,7 @@ from ssiuu.benchmarks.passages import FORM, passages
 from ssiuu.benchmarks.prompting import check_tokens, choose_prompt
 from ssiuu.benchmarks.rows import some
 from ssiuu.benchmarks.wmdp_rows import BESIDE, NAMES, ItemRow, by_letter, by_text
+from ssiuu.causal import CausalLM
 from ssiuu.config import Section
 from ssiuu.evaluation.scores.choices import Choices
 from ssiuu.models.load import Loaded, load
@@ -84,6 +85,10 @@ class Wmdp(Benchmark[WmdpConfig]):
         if basis.evaluate.options != len(wmdp_rows.LETTERS):
             found.append(f"evaluate.options: WMDP's questions have 4, got {basis.evaluate.options}.")
         return found
+
+    def outline(self, basis: Basis) -> CausalLM | None:
+        """Return the model of the made-up world, where it is that."""
+        return madeup.outline() if basis.model is None else None
 
     def open(self, basis: Basis, given: Given, progress: Progress) -> Ground:
         """Read questions and texts, and load the model."""

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ssiuu.benchmarks.rows import TextRow, read_file, read_hub
+from ssiuu.config import Exact
 from ssiuu.errors import DataError
 from ssiuu.records.schema import FactText
 
@@ -31,7 +32,7 @@ LETTERED: Final = "{question}\n{choices}\nAnswer:"
 ASKED: Final = "Question: {question}\nAnswer:"
 
 
-class ItemRow(BaseModel):
+class ItemRow(Exact):
     """A question with its choices, of which number `answer` is right."""
 
     question: str = Field(min_length=1)

@@ -60,14 +60,26 @@ def parse_columns(text: str, key: str = "--columns") -> dict[str, str]:
 
 
 def check_columns(columns: Columns, key: str = "columns") -> None:
-    """Refuse what is no key of a fact.
+    """Refuse what is no key of a fact, and a column that two keys are read from.
+
+    Question and answer may be one column, of conversations: what is in it tells (`_arranged`).
 
     Raises:
         ConfigError: With every such key.
     """
     wrong = [ours for ours in columns if ours not in FACT.keys]
-    if wrong:
-        raise ConfigError([unknown("key of a fact", ours, FACT.keys, key) for ours in wrong])
+    problems = [unknown("key of a fact", ours, FACT.keys, key) for ours in wrong]
+    readers: dict[str, list[str]] = {}
+    for ours, theirs in columns.items():
+        readers.setdefault(theirs, []).append(ours)
+    problems += [
+        f"{key}: {' and '.join(ours)} are both to be read from {listed([theirs])}: give each a column "
+        "of its own."
+        for theirs, ours in readers.items()
+        if len(ours) > 1 and {*ours} != {*FACT.required}
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def given_columns(columns: Columns | str | None) -> Columns | None:
@@ -228,8 +240,8 @@ def _arranged(
         problems.at(line, f"has {plan.twice}, which are the same key; keep one of them.")
         return []
     values: dict[str, Any] = {}
-    wrong: list[str] = []
-    for ours, theirs in plan.sources.items():
+    wrong = [] if columns is None else _one_for_two(row, plan.sources)
+    for ours, theirs in () if wrong else plan.sources.items():
         if theirs in row:
             try:
                 values[ours] = _value(ours, theirs, row[theirs], cells)
@@ -243,6 +255,18 @@ def _arranged(
     for problem in dict.fromkeys(wrong):
         problems.at(line, problem)
     return [] if wrong else [Raw(line, values)]
+
+
+def _one_for_two(row: dict[str, Any], sources: Columns) -> list[str]:
+    """Return the problem of a column that is to be both question and answer and is no conversation."""
+    name = sources["question"]
+    talk = name.strip().casefold() in CONVERSATIONS or _is_conversation(row.get(name))
+    if name != sources["answer"] or name not in row or talk:
+        return []
+    return [
+        f"question and answer are both read from {name!r}, which is {kind(row[name])} and no "
+        "conversation: give each a column of its own, --columns question=COLUMN,answer=COLUMN."
+    ]
 
 
 def _value(ours: str, theirs: str, value: Any, cells: bool) -> Any:

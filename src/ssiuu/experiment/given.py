@@ -22,6 +22,7 @@ from ssiuu.data.columns import Columns, given_columns
 from ssiuu.data.read import Source, read_facts
 from ssiuu.errors import ConfigError
 from ssiuu.models.gguf import is_gguf
+from ssiuu.models.gguf_header import read_header
 from ssiuu.models.load import Loaded, from_object, load_checkpoint_weights, save
 
 IN_MEMORY = "given in memory"
@@ -87,6 +88,8 @@ def checkpoint(model: ModelSource, tokenizer: Any, option: str) -> Iterator[Path
     if _is_name(model):
         if not Path(model).is_dir() and not is_gguf(Path(model)):
             raise ConfigError(f"--{option} {model} is not a folder.")
+        if is_gguf(Path(model)):
+            read_header(Path(model))  # a broken one is told before anything is loaded
         yield Path(model)
         return
     loaded = _held(model, tokenizer, option)

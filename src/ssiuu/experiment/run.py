@@ -25,7 +25,7 @@ from ssiuu.diagnosis.lens import LensReader
 from ssiuu.errors import DamagedError, DivergedError, ModelError
 from ssiuu.experiment.attacking import Attacker, feasible
 from ssiuu.experiment.cells import CellPlan, Keys, StagePlan
-from ssiuu.experiment.drive import check_method, info_of, unlearn_here
+from ssiuu.experiment.drive import check_method, info_of, settings_of, unlearn_here
 from ssiuu.experiment.estimate import estimate
 from ssiuu.experiment.examine import Examiner
 from ssiuu.experiment.folder import (
@@ -86,6 +86,7 @@ from ssiuu.records.schema import (
     Unlearning,
 )
 from ssiuu.training import interrupt
+from ssiuu.training.unlearn import check_steps
 
 R = TypeVar("R", Unlearning, Evaluation, Diagnosis, Examination, AttackCurve, Stability)
 
@@ -146,6 +147,7 @@ def run(
                 progress(estimate(recipe, after is not None, parameters=size, forget=len(facts)))
             for method in recipe.made() if after is None else ():
                 check_method(session, method)
+                check_steps(method, len(session.trained), settings_of(session, method, 0, 0.0))
             shared = _Shared(_sites(session, look), Attacker(session))
             keys = Keys(session, shared.attacker, after, attacked)
             trials = plan_trials(keys)

@@ -12,6 +12,7 @@ from ssiuu.analysis.scores import SCORES
 from ssiuu.attacks.benign import Benign, instruction_rows
 from ssiuu.benchmarks import BENCHMARKS, instructions, texts
 from ssiuu.benchmarks.base import Given, Ground, Progress, check_lengths
+from ssiuu.errors import ConfigError
 from ssiuu.evaluation import utility
 from ssiuu.evaluation.divergence import Divergences
 from ssiuu.evaluation.reach import behind_lead, lead, within_reach
@@ -232,12 +233,33 @@ def open_session(
     Raises:
         InputError: Model or data cannot be used.
     """
+    check_outline(recipe)
     session = open_ground(recipe, progress, replace(given or Given(), split=split))
     session.rows([*session.split.forget, *session.split.retain])  # too long rows are refused
     check_lengths(session.prompt, _scored(session.split), session.context)
     if session.unscreened:
         ask_first(session, session.recipe, progress)
     return session
+
+
+def check_outline(recipe: Recipe) -> None:
+    """Refuse methods that do not fit a model which the benchmark trains first, before it does.
+
+    Raises:
+        ConfigError: With every method that does not.
+    """
+    model, problems = recipe.opens.outline(recipe), list[str]()
+    if model is None:
+        return
+    for part in (part for method in recipe.made() for part in method.all):
+        try:
+            part.check(model)
+        except ConfigError as error:
+            problems += error.problems
+        except (NotImplementedError, RuntimeError):
+            continue  # it looks at values, of which there are none yet: it is asked again later
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
 
 
 def _scored(split: Split) -> list[FactText]:

@@ -16,11 +16,12 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from torch import Tensor
 
 from ssiuu.attribution.neuron import batches
 from ssiuu.causal import CausalLM
+from ssiuu.config import Exact
 from ssiuu.likelihood import AnswerLogprobs, Batch, Example
 from ssiuu.models.lora import Adapter
 from ssiuu.records.schema import Target
@@ -253,7 +254,7 @@ class Bound:
         """Take up a saved state."""
 
 
-class Part(BaseModel):
+class Part(Exact):
     """Base of all that a method is made of; the fields are hyper-parameters and their help.
 
     `brought_by` names the keys that add the part to a method unnamed. `order` sorts the parts: where
@@ -314,6 +315,13 @@ class Part(BaseModel):
     def alone(self) -> str:
         """Why it works in a single process only, in words behind its name; "" where it does not."""
         return ""
+
+    def first_step(self, rows: int, size: int) -> int:
+        """Return the first step that changes a weight, of a run on so many rows, `size` a step.
+
+        Those before it only collect.
+        """
+        return 1
 
     def prepare(self, ask: Ask) -> Any:
         """Ask the model before the first step for all that `bind` needs.
@@ -417,6 +425,11 @@ class Objective(Loss):
     def refusal(self, id: str) -> str:
         """Return what is preferred to the answer of one fact, where refusals are needed."""
         raise NotImplementedError
+
+
+def behind_epochs(epochs: int, rows: int, size: int) -> int:
+    """Return the step behind so many epochs, of which a step ends one at most."""
+    return max(epochs, -(-epochs * rows // size)) + 1
 
 
 class Work(NamedTuple):

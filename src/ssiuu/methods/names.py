@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
+from ssiuu.config import Exact
 from ssiuu.errors import ConfigError, show, unknown
 from ssiuu.methods.base import Objective, Optimiser, Part, RetainTerm, Transform
 from ssiuu.methods.edits.none import NoUnlearning
@@ -164,7 +165,7 @@ FORM_WORDS = ("gate", *Ssiuu.knobs)
 _PART = re.compile(r"([^()+]*)(?:\(([^()]*)\))?")
 
 
-class Common(BaseModel):
+class Common(Exact):
     """What every method has, whatever it is made of."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -221,6 +222,15 @@ class Draft:
             self.free.add((part, key))
         else:
             self.free.discard((part, key))
+
+    def loosen(self) -> None:
+        """Let every number that is set by now give way to another one."""
+        self.free |= {
+            (part, key)
+            for part, keys in self.keys.items()
+            for key, value in keys.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
 
 
 def suffixes() -> list[str]:
@@ -314,6 +324,7 @@ def _head(draft: Draft, word: tuple[str, list[str]], values: dict[str, Any]) -> 
         draft.objective = inner
         for part in words:
             _suffix(draft, part)
+        draft.loosen()
     elif name in OBJECTIVES:
         draft.objective = name
     else:

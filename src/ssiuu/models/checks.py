@@ -330,16 +330,21 @@ def check_same(folder: Path, model: CausalLM, other: CausalLM) -> None:
     )
 
 
-def check_same_tokens(folder: Path, tokenizer: Any, other: Any) -> None:
+def check_same_tokens(folder: Path, tokenizer: Any, theirs: Mapping[str, int]) -> None:
     """Refuse a checkpoint whose tokenizer gives tokens other numbers than that of the model before.
 
     Both are read with the one before, so such a model would seem to have lost all that it knows. What
     only one of the two has, such as a token to pad with, is let pass.
 
+    Args:
+        folder: Of the checkpoint, or its file, for messages.
+        tokenizer: That of the model before.
+        theirs: The number of every token of the checkpoint.
+
     Raises:
         ModelError: Named with how many tokens have other numbers, and one of them.
     """
-    ours, theirs = tokenizer.get_vocab(), other.get_vocab()
+    ours = tokenizer.get_vocab()
     names = {at: token for token, at in theirs.items()}
     moved = [t for t, at in ours.items() if theirs.get(t, at) != at or names.get(at, t) != t]
     if moved:

@@ -33,6 +33,8 @@ from ssiuu.models.checks import (
 )
 from ssiuu.models.files import has_tokenizer, is_adapter, tokenizer_files
 from ssiuu.models.folder import model_fingerprint, read, read_tokenizer
+from ssiuu.models.gguf import is_gguf
+from ssiuu.models.gguf_header import read_header
 from ssiuu.models.place import PROCESSOR, Placement
 from ssiuu.models.quiet import quiet
 from ssiuu.models.sources import MODELS, cache_folder, find
@@ -176,8 +178,10 @@ def load_checkpoint_weights(
     notes = [f"{folder.name}: {note}." for note in odd if note]
     if tokenizer is not None:
         check_tokenizer(f"{folder} with the tokenizer of the model before", other, tokenizer)
-        if has_tokenizer(folder):
-            check_same_tokens(folder, tokenizer, read_tokenizer(folder))
+        if is_gguf(folder):
+            check_same_tokens(folder, tokenizer, read_header(folder).vocabulary)
+        elif has_tokenizer(folder):
+            check_same_tokens(folder, tokenizer, read_tokenizer(folder).get_vocab())
     theirs = dict(other.named_parameters(remove_duplicate=False))
     notes += _untie(model, theirs, folder)
     every = dict(model.named_parameters(remove_duplicate=False))

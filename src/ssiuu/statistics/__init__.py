@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit  # scipy.stats takes most of a second to import
 
 from ssiuu.statistics.bootstrap import (
     Estimate,
@@ -61,7 +61,7 @@ def wilson(successes: int, trials: int, confidence: float = 0.95, looks: int = 1
         raise ValueError(
             f"need 0 < confidence < 1 and looks >= 1, got confidence {confidence}, looks {looks}"
         )
-    z = float(norm.isf((1 - confidence) / (2 * looks)))
+    z = -float(ndtri((1 - confidence) / (2 * looks)))
     p = successes / trials
     centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
@@ -80,5 +80,5 @@ def next_draw(values: Sequence[float]) -> Estimate:
     if count < 2:
         raise ValueError(f"need at least 2 draws, got {count}")
     centre, spread = float(np.mean(values)), float(np.std(values, ddof=1))
-    half = float(t.isf(0.025, count - 1)) * spread * math.sqrt(1 + 1 / count)
+    half = -float(stdtrit(count - 1, 0.025)) * spread * math.sqrt(1 + 1 / count)
     return Estimate(centre, centre - half, centre + half)

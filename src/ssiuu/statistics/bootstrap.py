@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, t
+from scipy.special import ndtr, stdtrit
 
 Floats = NDArray[np.float64]
 
@@ -171,8 +171,8 @@ def _ratio(
 def _tail(entities: int, confidence: float) -> float:
     """Return the percentile to cut at: a little further out than nominal, for few entities."""
     # Hesterberg's expanded percentiles: the quantile of t for the normal one, the unbiased spread.
-    spread = math.sqrt(entities / (entities - 1)) * t.isf((1 - confidence) / 2, entities - 1)
-    return float(norm.sf(spread))
+    spread = math.sqrt(entities / (entities - 1)) * -stdtrit(entities - 1, (1 - confidence) / 2)
+    return float(ndtr(-spread))
 
 
 def draw_indices(size: int, seed: int, resamples: int = RESAMPLES) -> NDArray[np.int64]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import rankdata
 
 from ssiuu.statistics.bootstrap import ENOUGH, Estimate, Floats, draw_counts
 
@@ -17,6 +16,8 @@ def auc(higher: Sequence[float], lower: Sequence[float]) -> float | None:
 
     None where a side is empty. Source: Mann and Whitney 1947.
     """
+    from scipy.stats import rankdata
+
     n, m = len(higher), len(lower)
     if not n or not m:
         return None

@@ -14,8 +14,6 @@ import math
 import warnings
 from collections.abc import Sequence
 
-from scipy.stats import hmean, ks_2samp
-
 LARGEST = 700.0  # exp of more than about 709 is no double
 
 
@@ -85,6 +83,8 @@ def model_utility(scores: Sequence[float]) -> float:
     """Return the harmonic mean; TOFU takes that of {probability, ROUGE, truth ratio} x {retain,
     real authors, world facts}. It is 0 where one score is.
     """
+    from scipy.stats import hmean
+
     return float(hmean(scores))
 
 
@@ -97,6 +97,8 @@ def forget_quality(ratios: Sequence[float], never_learned: Sequence[float]) -> f
         ratios: `truth_ratio_geometric` of the forget set under the unlearned model.
         never_learned: Of the same questions under the never-learned control.
     """
+    from scipy.stats import ks_2samp
+
     with warnings.catch_warnings():
         # With many ties there is no exact p-value; the asymptotic one it then takes will do.
         warnings.filterwarnings("ignore", "ks_2samp: Exact calculation", RuntimeWarning)

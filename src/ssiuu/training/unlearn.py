@@ -179,6 +179,8 @@ def unlearn_examples(
     reset_peak()
     check_adapters(method, settings.lora)
     check_together(model, method, settings.lora, settings.optimiser)
+    if settings.growth == 1:  # a range test may end before
+        check_steps(method, len(forget), settings)
     work = _Run(model, info, settings, stop, pad, progress, forget, retain, texts)
     if not method.has_gradient:
         return work.edited(method.objective)
@@ -267,6 +269,27 @@ def check_adapters(method: Method, lora: Lora | None) -> None:
     if lora is not None and not getattr(method.objective, "adapts", True):
         raise ConfigError(
             f"{method.label}: it changes the weights themselves: leave unlearn.lora.rank out."
+        )
+
+
+def check_steps(method: Method, rows: int, settings: Settings) -> None:
+    """Refuse a run that would end before its first step that changes anything.
+
+    Args:
+        method: What collects in the steps before.
+        rows: To forget, in an epoch.
+        settings: Say how many steps there are, and how many rows each has.
+
+    Raises:
+        ConfigError: It would.
+    """
+    first = max(part.first_step(rows, settings.rows) for part in method.all)
+    if method.has_gradient and first > settings.max_steps:
+        raise ConfigError(
+            f"{method.label}: on {rows} rows to forget, {settings.rows} a step, the steps before step "
+            f"{first} only collect, and unlearn.max_steps is {settings.max_steps}: nothing would be "
+            "changed. Raise unlearn.max_steps or unlearn.batch_size, or let fewer epochs collect "
+            "(repselect-steps.collect)."
         )
 
 

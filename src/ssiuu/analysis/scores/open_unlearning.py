@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from scipy.stats import hmean
-
 from ssiuu.analysis.column import Column, Direction, Form, Model, never_learned
 from ssiuu.analysis.scale import mean
 from ssiuu.analysis.scores.rouge import recalls
@@ -75,6 +73,8 @@ class OpenUnlearningColumns(SentenceColumns):
 
 def utility(model: Model) -> float | None:
     """Return the harmonic mean of {probability, ROUGE-L, truth ratio} x {retain, authors, world}."""
+    from scipy.stats import hmean
+
     parts = [_of(name, read)(model) for name in SETS for read in (_probability, _rouge, _kept)]
     known = [part for part in parts if part is not None]
     return float(hmean(known)) if len(known) == len(parts) else None

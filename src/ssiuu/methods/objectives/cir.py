@@ -31,6 +31,7 @@ from ssiuu.methods.base import (
     Slope,
     Training,
     View,
+    behind_epochs,
 )
 from ssiuu.methods.budget import PlainText
 from ssiuu.methods.components import SKIPPED, Moments, as_one, later, mean_and_components, outside
@@ -176,7 +177,12 @@ class Breaking(Objective):
 
     def check(self, model: CausalLM) -> None:
         """Refuse a model without these blocks, their maps, or so many directions."""
-        block(model, self.looks, f"{self.name}.layers")
+        block(
+            model,
+            self.looks,
+            f"{self.name}.layers",
+            lambda count: f"layers: [{6 * count // 16}, {11 * count // 16}]",
+        )
         self.taps(model)
         maps = [m for p, m in feed_forward_maps(model, self.name).items() if _layer(p) <= self.looks]
         outputs = [output_width(module) for module in maps]
@@ -190,6 +196,10 @@ class Breaking(Objective):
                 raise ConfigError(
                     f"{self.name}.{key}: must be below {least}, the narrowest {what} here, got {k}."
                 )
+
+    def first_step(self, rows: int, size: int) -> int:
+        """Return the step behind the epoch that only collects."""
+        return behind_epochs(1, rows, size)
 
     def taps(self, model: CausalLM) -> tuple[str, ...]:
         """Return the last feed-forward map of every block that is broken."""

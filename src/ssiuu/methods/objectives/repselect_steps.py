@@ -31,6 +31,7 @@ from ssiuu.methods.base import (
     Through,
     Training,
     View,
+    behind_epochs,
 )
 from ssiuu.methods.directions import Subspace, project_out
 from ssiuu.methods.elicit import Elicitation, nll_gradients
@@ -172,6 +173,10 @@ class RepSelectSteps(Objective):
         if view.reference is None:
             raise ValueError(f"{self.name} needs the reference log-probabilities")
         return npo_loss(view.logprobs, view.reference, self.beta) / 2
+
+    def first_step(self, rows: int, size: int) -> int:
+        """Return the step behind the epochs that only collect."""
+        return behind_epochs(self.collect, rows, size)
 
     def prepare(self, ask: Ask) -> int:
         """Count the rows of an epoch."""

@@ -46,6 +46,13 @@ def direction(width: int, seed: int) -> Float[Tensor, " d"]:
     return drawn.div(torch.linalg.vector_norm(drawn))
 
 
+def _at_depth(count: int) -> str:
+    """Return the settings for so many blocks: block 7 of 32, as published, and what is trained."""
+    layer = 7 * count // 32
+    trained = "|".join(str(n) for n in range(max(0, layer - 2), layer + 1))
+    return rf"layer: {layer}, update: ['\.({trained})\.mlp\.down_proj\.weight$']"
+
+
 class Misdirection(Objective):
     """RMU: steer a layer's hidden states of forget texts to noise, keep those of retain texts."""
 
@@ -75,7 +82,7 @@ class Misdirection(Objective):
 
     def check(self, model: CausalLM) -> None:
         """Refuse a model without that block."""
-        block(model, self.layer, f"{self.name}.layer")
+        block(model, self.layer, f"{self.name}.layer", _at_depth)
 
     def updates(self, names: Sequence[str]) -> set[str]:
         """Return which parameters are trained.

@@ -45,7 +45,7 @@ class RetainOrthogonal(Transform):
         at: {"rosu_at": at} for at in ("retain", "forget")
     }
 
-    rho: float = Field(default=0.01, ge=0, description="radius of the perturbation, L2 norm")
+    rho: float = Field(default=0.01, ge=0, le=10, description="radius of the perturbation, L2 norm")
     rosu_at: Literal["retain", "forget"] = Field(
         default="retain",
         description="whose gradient is taken there: retain's, where forgetting leads, or forget's, as "

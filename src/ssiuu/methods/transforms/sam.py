@@ -31,7 +31,7 @@ class SharpnessAware(Transform):
     published_on: ClassVar[frozenset[str]] = frozenset({"npo"})
     number: ClassVar[str] = "rho"
 
-    rho: float = Field(default=0.01, gt=0, description="radius of the perturbation, L2 norm")
+    rho: float = Field(default=0.01, gt=0, le=10, description="radius of the perturbation, L2 norm")
 
     def bind(self, prepared: Any) -> Perturbation:
         """Nothing is remembered."""
