@@ -97,6 +97,11 @@ class Ssiuu(Transform):
         description="where the penalty acts: I- (the paper); I+ and a random half are controls",
     )
 
+    memory: Literal["bf16", "int8"] = Field(
+        default="bf16",
+        description="what A_t is held in until the next step: 2 bytes a parameter, or 1, with its sign "
+        "exact and at most 4.4 % off, which is more of the difference that is penalised",
+    )
     derivative: Literal["constant", "exact"] = Field(
         default="constant",
         description="of the penalty: with g held constant (Algorithm 1), or through g as well, which "
@@ -115,6 +120,12 @@ class Ssiuu(Transform):
     def heads(self) -> bool:
         """A method with it is of Ssiuu's family."""
         return True
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every hyper-parameter; of memory only what is not as ever, for keys of older results."""
+        options = super().options
+        return {k: v for k, v in options.items() if k != "memory" or v != "bf16"}
 
     @property
     def regularises(self) -> bool:
