@@ -25,9 +25,11 @@ from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.run import run
 from ssiuu.experiment.session import Session, open_session
 from ssiuu.models.load import place, require_space, save
+from ssiuu.models.sources import HUB_NAME, MODELS
 from ssiuu.models.weights import load_weights, save_weights, work_folder
-from ssiuu.records.files import digest, put_aside, standing, write_record
+from ssiuu.records.files import digest, put_aside, standing, write_bytes, write_record
 from ssiuu.records.schema import RunRecord, Unlearning
+from ssiuu.report.card import CARD, card_head, model_card
 from ssiuu.report.knowledge import sentences
 from ssiuu.training import interrupt
 
@@ -133,6 +135,7 @@ def unlearn_model(
         else:
             try:
                 _save(session, out, note, adapter)
+                write_bytes(out / CARD, _card(session, record).encode())
             except (OutputError, OSError) as error:
                 raise OutputError(f"{error} {_keep(session, work, unsaved, key)}") from error
             write_record(out / "unlearn.json", record, private=True)
@@ -148,6 +151,23 @@ def _save(session: Session, out: Path, note: str, adapter: Path | None) -> None:
     loaded = session.loaded
     noted = "; ".join(part for part in (note, loaded.info.note) if part)
     save(loaded.model, loaded.tokenizer, out, noted, loaded.info.dtype)
+
+
+def _card(session: Session, record: Unlearning) -> str:
+    """Return the model card; the head of the one before is read where that lies on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    from ssiuu import __version__
+
+    info = session.loaded.info
+    hub = MODELS[info.name][0] if info.name in MODELS else info.name
+    if Path(info.name).expanduser().is_dir():
+        hub, before = "", Path(info.name).expanduser() / CARD
+    else:
+        found = try_to_load_from_cache(hub, CARD) if HUB_NAME.fullmatch(hub) else None
+        before = Path(found) if isinstance(found, str) else Path()
+    hub = hub if HUB_NAME.fullmatch(hub) else ""
+    return model_card(record, info, hub, __version__, card_head(before))
 
 
 def _key(session: Session) -> str:
