@@ -2,6 +2,7 @@
 # make test   set up, then lint, types, import contract and tests
 # make typed  all tests with every annotation checked
 # make fuzz   everything that is read, fuzzed for FUZZ_MINUTES; the counts stand at the end
+# make soak   SOAK commands killed at points and times that are drawn, and begun again
 # They need Python 3.11 or newer and PyPI, and may be called from any folder (make -C path run).
 
 ROOT := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
@@ -21,9 +22,10 @@ TYPED := tests/oracles tests/invariants tests/unit/test_likelihood.py tests/unit
 	tests/unit/test_projection.py tests/unit/test_influence.py tests/unit/test_lora.py \
 	tests/unit/test_composition.py tests/unit/test_pdu.py tests/unit/test_satimp.py
 FUZZ_MINUTES ?= 30
+SOAK ?= 300
 PYTEST = cd $(ROOT) && $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: run test typed fuzz clean
+.PHONY: run test typed fuzz soak clean
 .DELETE_ON_ERROR:
 
 run: $(READY)
@@ -42,6 +44,9 @@ typed: $(READY)
 
 fuzz: $(READY)
 	cd $(ROOT) && FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/python -m pytest -p no:cacheprovider tests/fuzz
+
+soak: $(READY)
+	cd $(ROOT) && SOAK=$(SOAK) $(BIN)/python -m pytest -p no:cacheprovider -m slow -s -k soak tests/e2e/test_kills.py
 
 # torch comes first and pinned, so that nothing else pulls a larger build of it.
 $(READY): $(ROOT)pyproject.toml $(ROOT)constraints.txt $(ROOT)requirements-dev.txt
