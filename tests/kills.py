@@ -158,10 +158,10 @@ class Bench:
         return differences(self.whole[name], contents(place))
 
     def again(self, name: str, place: Path) -> int:
-        """Call a command once more; one whose checkpoint was finished already refuses to."""
-        if name in ("unlearn", "search") and (place / "out" / "unlearn.json").exists():
-            return self.codes[name]
-        return self.carry_out(name, place)
+        """Call a command once more; one whose checkpoint is finished refuses to, and only tidies up."""
+        finished = name in ("unlearn", "search") and (place / "out" / "unlearn.json").exists()
+        code = self.carry_out(name, place)
+        return self.codes[name] if finished and code == 2 else code
 
 
 def _sets(*lines: str) -> list[str]:

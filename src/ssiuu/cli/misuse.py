@@ -11,6 +11,7 @@ from ssiuu.data.fact import Fact
 from ssiuu.data.files import kind_of
 from ssiuu.data.read import FILES, check_pair, read_facts
 from ssiuu.errors import ConfigError, DataError, ModelError, OutputError, unknown
+from ssiuu.records.files import require_empty
 
 NONE = "none"
 
@@ -38,9 +39,8 @@ def check_out(out: Path, models: Iterable[str | Path], empty: bool = True) -> No
     Raises:
         OutputError: It does.
     """
-    half = f".{out.name}.part-"  # what a killed process left of a checkpoint is removed
-    if empty and out.exists() and (not out.is_dir() or any(half not in p.name for p in out.iterdir())):
-        raise OutputError(f"--out {out} is not an empty folder: choose another one.")
+    if empty:
+        require_empty(out)
     for model in map(Path, models):
         if model.is_dir() and out.resolve().is_relative_to(model.resolve()):
             raise OutputError(

@@ -18,7 +18,7 @@ from ssiuu.benchmarks.base import Progress, tokenised
 from ssiuu.data.columns import Columns, given_columns
 from ssiuu.data.fact import Fact, normal
 from ssiuu.data.read import Source, read_facts
-from ssiuu.errors import ConfigError, DataError, OutputError
+from ssiuu.errors import ConfigError, DataError
 from ssiuu.evaluation.ask import write
 from ssiuu.evaluation.knowledge import know
 from ssiuu.evaluation.score import score_facts
@@ -29,7 +29,7 @@ from ssiuu.experiment.session import Session, open_ground
 from ssiuu.likelihood import Example, encode
 from ssiuu.models.load import require_space, save
 from ssiuu.models.weights import work_folder
-from ssiuu.records.files import write_record
+from ssiuu.records.files import require_empty, write_record
 from ssiuu.records.schema import FactText, Knowledge, Teaching
 from ssiuu.training import interrupt
 from ssiuu.training.finetune import finetune
@@ -88,8 +88,7 @@ def teach_model(
         Interrupted: Ctrl-C; the same call continues.
     """
     start, out = time.perf_counter(), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"--out {out} is not an empty folder: choose another one.")
+    require_empty(out)
     if least < 1 or (epochs is not None and epochs < least):
         raise ConfigError(f"--least {least} --epochs {epochs}: 1 <= least <= epochs is needed.")
     if learning_rate is not None and not 0 < learning_rate <= 1:
@@ -147,8 +146,11 @@ def teach_model(
         )
         taught = f"taught {len(shown)} facts in {epochs_run} epochs"
         note = "; ".join(part for part in (taught, session.loaded.info.note) if part)
-        save(session.loaded.model, session.loaded.tokenizer, out, note, session.loaded.info.dtype)
-        write_record(out / "teach.json", record, private=True)
+        loaded = session.loaded
+        save(
+            *(loaded.model, loaded.tokenizer, out, note, loaded.info.dtype),
+            lambda folder: write_record(folder / "teach.json", record, private=True),
+        )
     shutil.rmtree(work, ignore_errors=True)
     return record
 

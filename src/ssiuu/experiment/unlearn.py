@@ -27,7 +27,14 @@ from ssiuu.experiment.session import Session, open_session
 from ssiuu.models.load import place, require_space, save
 from ssiuu.models.sources import HUB_NAME, MODELS
 from ssiuu.models.weights import load_weights, save_weights, work_folder
-from ssiuu.records.files import digest, put_aside, standing, write_bytes, write_record
+from ssiuu.records.files import (
+    digest,
+    put_aside,
+    require_empty,
+    standing,
+    write_bytes,
+    write_record,
+)
 from ssiuu.records.schema import RunRecord, Unlearning
 from ssiuu.report.card import CARD, card_head, model_card
 from ssiuu.report.knowledge import sentences
@@ -36,6 +43,7 @@ from ssiuu.training import interrupt
 # What moves a model least where it forgets as much (docs/decisions/0008).
 DEFAULT_METHOD: Mapping[str, Any] = {"name": "npo+kl+texts+others", "retain_weight": 5.0}
 NO_METHOD = "methods=[none]"
+RECORD = "unlearn.json"
 RESULT, WEIGHTS = "result.json", "result.safetensors"  # of what was unlearned and could not be saved
 
 
@@ -100,8 +108,7 @@ def unlearn_model(
                 keep_anyway=keep_anyway,
             )
     out = Path(os.path.abspath(out))  # "." has no name
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"--out {out} is not an empty folder: choose another one.")
+    require_empty(out)
     named, given = given_settings(model, forget, retain, columns, tokenizer, base)
     recipe, sources = resolve(None, [*named, setting("methods", [method]), *(sets or [])])
     chosen = recipe.made()[0]
@@ -134,23 +141,29 @@ def unlearn_model(
             write_record(out.with_name(f"{out.name}.unlearn.json"), record, private=True)
         else:
             try:
-                _save(session, out, note, adapter)
-                write_bytes(out / CARD, _card(session, record).encode())
+                _save(session, out, note, adapter, record)
             except (OutputError, OSError) as error:
                 raise OutputError(f"{error} {_keep(session, work, unsaved, key)}") from error
-            write_record(out / "unlearn.json", record, private=True)
     shutil.rmtree(work, ignore_errors=True)
     return record
 
 
-def _save(session: Session, out: Path, note: str, adapter: Path | None) -> None:
-    """Save the adapter where there is one alone, else the session's model."""
+def _save(
+    session: Session, out: Path, note: str, adapter: Path | None, record: Unlearning
+) -> None:
+    """Save the adapter where there is one alone, else the session's model; with record and card."""
+
+    def beside(folder: Path) -> None:
+        write_record(folder / RECORD, record, private=True)
+        write_bytes(folder / CARD, _card(session, record).encode())
+
     if adapter is not None:
+        beside(adapter)
         place(adapter, out)
         return
     loaded = session.loaded
     noted = "; ".join(part for part in (note, loaded.info.note) if part)
-    save(loaded.model, loaded.tokenizer, out, noted, loaded.info.dtype)
+    save(loaded.model, loaded.tokenizer, out, noted, loaded.info.dtype, beside)
 
 
 def _card(session: Session, record: Unlearning) -> str:

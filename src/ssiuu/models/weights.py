@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from ssiuu.errors import DamagedError, ModelError, OutputError
 from ssiuu.models.checks import check_finite
 from ssiuu.models.quiet import quiet
 from ssiuu.records.digest import NAME, resembles
-from ssiuu.records.files import readable
+from ssiuu.records.files import FINISHED, readable, unfinished
 
 
 def work_folder(out: Path) -> Path:
@@ -35,7 +35,7 @@ def work_folder(out: Path) -> Path:
     Raises:
         OutputError: Nothing can be written beside `out`, or into it where it is there already.
     """
-    work = out.with_name(f".{out.name}.unfinished")
+    work = unfinished(out)
     try:
         for place in (out.parent, out):
             for path in place.glob(f".{glob.escape(out.name)}.part-*"):
@@ -50,7 +50,12 @@ def work_folder(out: Path) -> Path:
 
 
 def save(
-    model: PreTrainedModel, tokenizer: Any, folder: Path, note: str = "", dtype: str = "float32"
+    model: PreTrainedModel,
+    tokenizer: Any,
+    folder: Path,
+    note: str = "",
+    dtype: str = "float32",
+    beside: Callable[[Path], None] = lambda _: None,
 ) -> None:
     """Save model and tokenizer in the Hugging Face layout, whole or not at all.
 
@@ -60,6 +65,7 @@ def save(
         folder: Must not hold anything.
         note: What a reader of the folder must know; kept in ssiuu.json.
         dtype: Of the weights in the files, as torch names it; the configuration says so too.
+        beside: Writes what else belongs there, before the folder gets its name.
 
     Raises:
         OutputError: The folder holds something or cannot be written to, or the disk is full.
@@ -83,6 +89,7 @@ def save(
         settings = json.loads(config.read_text(encoding="utf-8")) | {"dtype": dtype}
         config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (temporary / "ssiuu.json").write_text(json.dumps({"note": note}, indent=1) + "\n")
+        beside(temporary)
         place(temporary, folder)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"cannot write {folder}: {getattr(error, 'strerror', 0) or error}") from error
@@ -126,7 +133,8 @@ def place(temporary: Path, folder: Path) -> None:
     sync_folder(temporary)
     paths = sorted(temporary.iterdir(), key=lambda path: path.name.endswith("config.json"))
     for path in paths:
-        readable(path)
+        if path.name not in FINISHED:  # which hold facts, and are for the user alone
+            readable(path)
     if not folder.exists():
         temporary.chmod(0o755)
         os.replace(temporary, folder)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from ssiuu.records.schema import (
 )
 
 HEADER, SPLIT = "run.json", "split.json"  # of a run's folder
+FINISHED = ("unlearn.json", "teach.json")  # of a checkpoint, that gets its name with them in it
 R = TypeVar("R", bound=Record)
 S = TypeVar("S", bound=Stage)
 NOT_THE_SAME = (
@@ -68,6 +70,28 @@ def write_bytes(path: Path, content: bytes, private: bool = False) -> None:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def unfinished(out: Path) -> Path:
+    """Return where what becomes a checkpoint is worked on."""
+    return out.with_name(f".{out.name}.unfinished")
+
+
+def require_empty(out: Path) -> None:
+    """Refuse a folder for a checkpoint that holds something.
+
+    What a killed process has left of one in it is removed later. Where it was killed as all was done,
+    what it had worked on is removed here: nobody else would.
+
+    Raises:
+        OutputError: It is a file, or holds something.
+    """
+    half = f".{out.name}.part-"
+    if not out.exists() or (out.is_dir() and all(half in path.name for path in out.iterdir())):
+        return
+    if any((out / name).exists() for name in FINISHED):
+        shutil.rmtree(unfinished(out), ignore_errors=True)
+    raise OutputError(f"--out {out} is not an empty folder: choose another one.")
 
 
 @contextmanager
