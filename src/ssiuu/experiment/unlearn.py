@@ -148,9 +148,7 @@ def unlearn_model(
     return record
 
 
-def _save(
-    session: Session, out: Path, note: str, adapter: Path | None, record: Unlearning
-) -> None:
+def _save(session: Session, out: Path, note: str, adapter: Path | None, record: Unlearning) -> None:
     """Save the adapter where there is one alone, else the session's model; with record and card."""
 
     def beside(folder: Path) -> None:
