@@ -95,13 +95,12 @@ def spelled(text: str) -> Iterator[bytes]:
 
 def leaks(folder: Path, wanted: Sequence[str]) -> list[tuple[str, str]]:
     """Return which texts stand in which file below a folder, in any spelling, or in a file's name."""
+    ways = {text: {way for way in spelled(text) if len(way) > 3} for text in wanted}
     found = []
     for path in [folder, *sorted(folder.rglob("*"))]:
         content = path.read_bytes().lower() if path.is_file() else b""
-        name = str(path.relative_to(folder)).lower().encode()
-        for text in wanted:
-            if any(way in content or way in name for way in spelled(text) if len(way) > 3):
-                found.append((path.name, text))
+        content += b"\n" + str(path.relative_to(folder)).lower().encode()
+        found += [(path.name, text) for text in wanted if any(way in content for way in ways[text])]
     return found
 
 

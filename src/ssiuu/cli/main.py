@@ -22,6 +22,7 @@ from ssiuu.cli import (
     export,
     init,
     listing,
+    purge,
     redact,
     report,
     run,
@@ -52,13 +53,14 @@ app.command("report")(report.command)
 app.command("compare")(compare.command)
 app.command("export")(export.command)
 app.command("redact")(redact.command)
+app.command("purge")(purge.command)
 app.command("verify")(verify.command)
 app.command("list")(listing.command)
 app.command("init")(init.command)
 app.command("check")(check.command)
 
 # No model is loaded, nothing is trained.
-READERS = {"report", "redact", "verify", "compare", "list", "init", "check"}
+READERS = {"report", "redact", "purge", "verify", "compare", "list", "init", "check"}
 
 
 def _version(wanted: bool) -> bool:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,7 @@ from ssiuu.records.files import (
     write_bytes,
     write_record,
 )
+from ssiuu.records.lock import open_lock, take
 from ssiuu.records.schema import (
     AttackCurve,
     Diagnosis,
@@ -61,9 +63,10 @@ STAGES: Final[Mapping[str, type[Any]]] = {
 }
 ALONE: Final[Mapping[str, type[Any]]] = {"unlearn.json": Unlearning, "teach.json": Teaching}
 CERTIFICATES: Final = ("certificate.json", "certificate.html")
+LOCK: Final = ".lock"
 PAGES: Final = ("report.html", "figures.csv", "verdicts.csv")
 _OURS = re.compile(
-    r"(run(-[0-9a-f]{8})?|split|(original|planted)-[0-9a-f]{8})\.json(\.damaged)?|\.lock|"
+    r"(run(-[0-9a-f]{8})?|split|(original|planted)-[0-9a-f]{8})\.json(\.damaged)?|"
     r"\.(run|split|original|planted|report|figures|verdicts)[^/]*"
 )
 _STATE = ".state.safetensors"
@@ -93,10 +96,11 @@ def redact(path: Path, key: Path | None = None) -> Redacted:
     place = key or default_place(path)
     if path.is_dir():
         check_place(place, path)
-    if (path / STAGED / WHOLE).exists() or (path / STAGED / MOVING).exists():
-        _take_places(path)
-    if (path / "run.json").exists():
-        return _run(path, place)
+    if (path / "run.json").exists() or (path / STAGED).exists():
+        with alone_in(path):
+            if (path / STAGED / WHOLE).exists() or (path / STAGED / MOVING).exists():
+                _take_places(path)
+            return _run(path, place)
     files = [path] if path.is_file() else [path / name for name in ALONE if (path / name).exists()]
     if not files:
         raise InputError(
@@ -144,7 +148,7 @@ def _run(folder: Path, place: Path) -> Redacted:
         moves = {_weights(old): _weights(new) for old, new in renamed.items()}
         write_bytes(staged / WHOLE, json.dumps(moves).encode())
     _take_places(folder)
-    return Redacted(place, left=list(_foreign(folder)), weights=list(weights(folder)))
+    return Redacted(place, left=list(foreign(folder)), weights=list(weights(folder)))
 
 
 def _weights(path: str) -> str:
@@ -186,7 +190,7 @@ def _take_places(folder: Path) -> None:
                 if (folder / old).exists():
                     os.replace(folder / old, folder / new)
             for path in list(plain(folder)):
-                _remove(path)
+                remove(path)
             os.replace(staged / WHOLE, staged / MOVING)
         for path in sorted(staged.rglob("*")):
             if path.is_file() and path.name != MOVING:
@@ -200,11 +204,26 @@ def _take_places(folder: Path) -> None:
         ) from error
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; a link itself, not what it leads to."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold the locks of a run's folder and its cells, so that no other process works there.
+
+    Raises:
+        OutputError: One does, or the folder cannot be written to.
+    """
+    with ExitStack() as held:
+        for place in (folder, *folder.glob("cells/*")):
+            if place.is_dir() and not take(held.enter_context(open_lock(place / LOCK))):
+                raise OutputError(f"another process is at work in {place}: wait for it, or end it.")
+        yield
 
 
 def plain(folder: Path) -> Iterator[Path]:
@@ -213,7 +232,8 @@ def plain(folder: Path) -> Iterator[Path]:
         if path.name in PAGES or _OURS.fullmatch(path.name):
             yield path
     for path in sorted((*folder.glob("cells/*/*"), *folder.glob("tune/*/*"))):
-        if path.name.endswith((".json", ".damaged", _STATE)) or path.name.startswith("."):
+        hidden = path.name.startswith(".") and path.name != LOCK
+        if hidden or path.name.endswith((".json", ".damaged", _STATE)):
             yield path
 
 
@@ -224,11 +244,11 @@ def weights(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _foreign(folder: Path) -> Iterator[Path]:
+def foreign(folder: Path) -> Iterator[Path]:
     """Yield files that ssiuu did not write, which are left as they are."""
     mine = {*plain(folder), *weights(folder), *(folder / name for name in CERTIFICATES)}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path not in mine:
+        if path.is_file() and path not in mine and path.name != LOCK:
             yield path
 
 
