@@ -597,3 +597,10 @@ def test_facts_are_sorted_and_filtered(page: str, tmp_path: Path) -> None:
     assert found["hidden"] == "hidden"
     assert found["all"] == str(5 * 24)
     assert found["text"] == "5 of 5 rows"
+
+
+def test_of_several_methods_the_front_is_drawn_first_of_one_its_curves(record: RunRecord) -> None:
+    assert next(iter(figures(record))).key == "front"
+    trained = [cell for cell in record.cells if cell.method.origin != "control"]
+    alone = record.model_copy(update={"cells": trained[:1]})
+    assert next(iter(figures(alone))).key != "front"

@@ -76,9 +76,11 @@ def figures(record: RunRecord, against: str | None = None) -> list[Plot]:
     Raises:
         ConfigError: There is no such column.
     """
+    front = partial(retention_front, against=against)
+    # Of several methods the front says most, of one model its curves do.
+    several = len({c.method.label for c in record.cells if c.method.origin != "control"}) > 1
     makers: list[Callable[[RunRecord], Plot]] = [
-        attack_curves,
-        partial(retention_front, against=against),
+        *((front, attack_curves) if several else (attack_curves, front)),
         cumulative_curves,
         top_bars,
         heat_maps,
@@ -92,7 +94,7 @@ def figures(record: RunRecord, against: str | None = None) -> list[Plot]:
     if tried_strengths(record):
         makers.insert(2, strength_curves)
     if any(cell.examination for cell in record.cells):
-        makers.insert(0, verdict_dots)
+        makers.insert(1 if several else 0, verdict_dots)
     with matplotlib.rc_context(RC):
         return [_labelled(make(record)) for make in makers]
 
