@@ -31,7 +31,8 @@ from ssiuu.records.digest import unseal
 FORK = multiprocessing.get_context("fork")
 LIMIT = 300.0  # seconds that a command may take on a busy machine
 # What is another one each time.
-TIMES = {"seconds", "peak_memory_mb", "created", "sha256", "time", "finished"}
+TIMES = {"seconds", "peak_memory_mb", "created", "sha256"}
+CERTIFIED = "certificate.json"  # it holds times, and digests under a key that is new each time
 QUICK = [
     *("prompt=plain", "precision=fp32", "attacks.harmful={fractions: [0.5], learning_rates: [1e-3]}"),
     *("attacks.benign={rows: 2, tokens: 2}", "attacks.reads=[1]", "examine.steps=[]"),
@@ -262,10 +263,12 @@ def contents(place: Path) -> dict[str, Any]:
         name = path.relative_to(place).as_posix()
         if path.name in ("told", ".lock") or path.name.endswith(".lock") or path.is_dir():
             continue
-        if path.suffix == ".json":
+        if path.name == CERTIFIED or path.name.endswith(".digest-key"):
+            found[name] = path.stat().st_size > 100
+        elif path.suffix == ".json":
             found[name] = _timeless(json.loads(unseal(path.read_bytes())))
         elif path.suffix == ".html":
-            found[name] = path.stat().st_size > 10_000
+            found[name] = path.stat().st_size > 1000
         else:
             found[name] = path.read_bytes()
     return found

@@ -70,10 +70,17 @@ def command(
     check_out(Path(out), [model])
     check_facts({"--forget": forget, "--retain": retain}, columns, set_ or [])
     seal = seal_of(sign, fact_digests, digest_key, out)
+    from ssiuu.certificate.write import JSON as CERTIFICATE
     from ssiuu.experiment.certify import certify_unlearning
     from ssiuu.experiment.unlearn import DEFAULT_METHOD, unlearn_model
 
     progress, sets = set_up(), forcing(set_, force, prompt)
+
+    def certify(folder: Path, record: Unlearning) -> None:
+        certify_unlearning(
+            record, model, forget, retain, out, columns, base, seal, progress, written=folder
+        )
+
     limits = {"unlearn.max_kl": max_kl, "unlearn.min_retain": min_retain}
     sets += [f"{key}={value}" for key, value in limits.items() if value is not None]
     record = unlearn_model(
@@ -87,6 +94,7 @@ def command(
         columns=columns,
         base=base,
         keep_anyway=keep_anyway,
+        certify=certify,
     )
     progress.done()
     _tell(record)
@@ -94,10 +102,7 @@ def command(
     code = {"forgotten": 0, "not forgotten": NOT_FORGOTTEN}.get(record.outcome.state, AT_A_COST)
     if code == 0 or keep_anyway:
         print(f"checkpoint: {out}")
-        certificate = certify_unlearning(
-            record, model, forget, retain, out, columns, base, seal, progress
-        )
-        print(f"certificate: {certificate}")
+        print(f"certificate: {out / CERTIFICATE}")
         print("An answer that is gone may only be hidden: ssiuu audit --before ... --after ... tells.")
     else:
         print(f"no checkpoint was written (--keep-anyway writes it); the record: {out}.unlearn.json")

@@ -93,6 +93,7 @@ def certify_unlearning(
     base: str | None = None,
     seal: Seal | None = None,
     progress: Progress = lambda _: None,
+    written: Path | None = None,
 ) -> Path:
     """Write the certificate of an unlearned checkpoint into its folder and return it.
 
@@ -102,6 +103,7 @@ def certify_unlearning(
         forget: The facts that were to go: a file, or a name on the hub.
         retain: Those to keep, or "none".
         out: The checkpoint.
+        written: Where its files are before they get that name.
         columns: Which columns of the facts were read.
         base: The model that an adapter belongs to, where one was given.
         seal: How it is made.
@@ -113,9 +115,10 @@ def certify_unlearning(
     seal, named = seal or Seal(), given_columns(columns)
     facts = {fact.id: fact for fact in read_facts(forget, "--forget", named)}
     kept = 0 if retain in (None, "none") else len(read_facts(str(retain), "--retain", named))
-    found = tuple(_checkpoints(find(model).folder, out, base, None, progress))
+    folder = written or out
+    found = tuple(_checkpoints(find(model).folder, folder, base, None, progress))
     issue = Issue(found, seal.facts(out), now(), versions())
-    return write(of_unlearning(record, issue, facts, kept, issue.issued), out, seal.signer)
+    return write(of_unlearning(record, issue, facts, kept, issue.issued), folder, seal.signer)
 
 
 def _checkpoints(

@@ -6,8 +6,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ssiuu.benchmarks.base import Given, Progress
 from ssiuu.data.columns import Columns
 from ssiuu.data.problems import listed
 from ssiuu.data.read import Source
-from ssiuu.errors import ConfigError, DamagedError, OutputError
+from ssiuu.errors import ConfigError, DamagedError, InputError, OutputError
 from ssiuu.experiment.drive import check_method
 from ssiuu.experiment.forgetting import forget as forget_facts
 from ssiuu.experiment.given import ModelSource, checkpoint, given_settings, in_place, setting
@@ -26,7 +27,7 @@ from ssiuu.experiment.run import run
 from ssiuu.experiment.session import Session, open_session
 from ssiuu.models.load import place, require_space, save
 from ssiuu.models.sources import HUB_NAME, MODELS
-from ssiuu.models.weights import load_weights, save_weights, work_folder
+from ssiuu.models.weights import legible, load_weights, save_weights, work_folder
 from ssiuu.records.files import (
     digest,
     put_aside,
@@ -60,6 +61,7 @@ def unlearn_model(
     columns: Columns | str | None = None,
     base: str | Path | None = None,
     keep_anyway: bool = False,
+    certify: Callable[[Path, Unlearning], object] = lambda *_: None,
 ) -> Unlearning:
     """Make a model forget facts and save it, with `unlearn.json`, in the Hugging Face layout.
 
@@ -87,6 +89,7 @@ def unlearn_model(
         base: The model that an adapter belongs to, in place of the one that it states; also where
             the tokenizer is taken from if the model's folder has none.
         keep_anyway: Write the checkpoint whatever the outcome.
+        certify: Writes a certificate into the checkpoint's folder, before that gets its name.
 
     Raises:
         InputError: Anything given cannot be used; nothing has been written.
@@ -141,21 +144,31 @@ def unlearn_model(
             write_record(out.with_name(f"{out.name}.unlearn.json"), record, private=True)
         else:
             try:
-                _save(session, out, note, adapter, record)
-            except (OutputError, OSError) as error:
+                _save(session, out, note, adapter, partial(_beside, session, record, certify))
+            except (InputError, OSError) as error:
                 raise OutputError(f"{error} {_keep(session, work, unsaved, key)}") from error
     shutil.rmtree(work, ignore_errors=True)
     return record
 
 
-def _save(session: Session, out: Path, note: str, adapter: Path | None, record: Unlearning) -> None:
-    """Save the adapter where there is one alone, else the session's model; with record and card."""
+def _beside(
+    session: Session,
+    record: Unlearning,
+    certify: Callable[[Path, Unlearning], object],
+    folder: Path,
+) -> None:
+    """Write the record, the card and the certificate of a checkpoint beside its files."""
+    write_record(folder / RECORD, record, private=True)
+    write_bytes(folder / CARD, _card(session, record).encode())
+    certify(folder, record)
 
-    def beside(folder: Path) -> None:
-        write_record(folder / RECORD, record, private=True)
-        write_bytes(folder / CARD, _card(session, record).encode())
 
+def _save(
+    session: Session, out: Path, note: str, adapter: Path | None, beside: Callable[[Path], None]
+) -> None:
+    """Save the adapter where there is one alone, else the session's model."""
     if adapter is not None:
+        legible(adapter)
         beside(adapter)
         place(adapter, out)
         return

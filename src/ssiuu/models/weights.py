@@ -25,7 +25,7 @@ from ssiuu.errors import DamagedError, ModelError, OutputError
 from ssiuu.models.checks import check_finite
 from ssiuu.models.quiet import quiet
 from ssiuu.records.digest import NAME, resembles
-from ssiuu.records.files import FINISHED, readable, unfinished
+from ssiuu.records.files import readable, unfinished
 
 
 def work_folder(out: Path) -> Path:
@@ -89,6 +89,7 @@ def save(
         settings = json.loads(config.read_text(encoding="utf-8")) | {"dtype": dtype}
         config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (temporary / "ssiuu.json").write_text(json.dumps({"note": note}, indent=1) + "\n")
+        legible(temporary)
         beside(temporary)
         place(temporary, folder)
     except (OSError, SafetensorError) as error:
@@ -124,6 +125,12 @@ def round_to(model: CausalLM, dtype: str) -> None:
         parameter.copy_(parameter.to(kind))
 
 
+def legible(folder: Path) -> None:
+    """Give files, which libraries may have made for one user alone, the mode of any new file."""
+    for path in folder.iterdir():
+        readable(path)
+
+
 def place(temporary: Path, folder: Path) -> None:
     """Sync a finished folder and give it its name, or move its files into an empty one of that name.
 
@@ -132,9 +139,6 @@ def place(temporary: Path, folder: Path) -> None:
     """
     sync_folder(temporary)
     paths = sorted(temporary.iterdir(), key=lambda path: path.name.endswith("config.json"))
-    for path in paths:
-        if path.name not in FINISHED:  # which hold facts, and are for the user alone
-            readable(path)
     if not folder.exists():
         temporary.chmod(0o755)
         os.replace(temporary, folder)
