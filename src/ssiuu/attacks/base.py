@@ -35,6 +35,7 @@ from ssiuu.records import schema
 from ssiuu.records.schema import AttackRead, Evaluation, FactText, Reading, Scored, Space
 
 C = TypeVar("C", bound=BaseModel)
+MOST = 1_000_000  # steps, samples or examples that an attack may be asked for
 READINGS = 8  # what an attack costs that does not say how often it reads
 
 
@@ -328,10 +329,11 @@ def _unranked(facts: Mapping[str, Reading], alone: Collection[str]) -> dict[str,
 
 
 def ascending(key: str, values: Sequence[int], what: str = "numbers") -> list[str]:
-    """Return the problem of a setting that must ascend from 1 on, if it does not."""
-    if not values or (sorted(set(values)) == list(values) and values[0] >= 1):
+    """Return the problem of a setting that must ascend from 1 to `MOST`, if it does not."""
+    ordered = sorted(set(values)) == list(values)
+    if not values or (ordered and values[0] >= 1 and values[-1] <= MOST):
         return []
-    return [f"attacks.{key}: must be ascending {what} from 1 on, got {list(values)}."]
+    return [f"attacks.{key}: must be ascending {what} from 1 to {MOST:,}, got {list(values)}."]
 
 
 def different(key: str, values: Sequence[Any]) -> list[str]:

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError, create_model, mode
 from pydantic_core import PydanticCustomError
 
 from ssiuu.attacks import attack_section, attacks_of, known_settings, strong_defaults
-from ssiuu.attacks.base import AttackConfig
+from ssiuu.attacks.base import MOST, AttackConfig
 from ssiuu.benchmarks import BENCHMARKS
 from ssiuu.benchmarks.base import Basis, Benchmark
 from ssiuu.config import LONGEST, Section, flatten, nest, read_yaml
@@ -79,8 +79,10 @@ class ExamineConfig(Section):
     def problems(self) -> list[str]:
         """Return what is wrong with the values, a sentence each."""
         found = []
-        if sorted(set(self.steps)) != self.steps or min(self.steps, default=1) < 1:
-            found.append(f"examine.steps: must be ascending steps from 1 on, got {show(self.steps)}.")
+        within = min(self.steps, default=1) >= 1 and max(self.steps, default=1) <= MOST
+        if sorted(set(self.steps)) != self.steps or not within:
+            wanted = f"must be ascending steps from 1 to {MOST:,}"
+            found.append(f"examine.steps: {wanted}, got {show(self.steps)}.")
         if wrong := [rate for rate in self.learning_rates if not 0 < rate <= 1]:
             found.append(f"examine.learning_rates: must lie in (0, 1], got {wrong[0]}.")
         if min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
