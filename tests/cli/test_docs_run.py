@@ -32,6 +32,7 @@ from tofu_folder import write_tofu
 
 # What cannot be executed here, by how it begins, and why.
 NEVER = {
+    "ssiuu request": "their rounds are carried out in tests/e2e/test_requests.py",
     "ssiuu run RECIPE --set evaluate.utility=true": "its public tasks come from the hub, by lm-eval",
     "ssiuu calibrate --out rehearsal": "full and twin are the reader's; test_calibrate.py has a taught world",
 }

@@ -25,6 +25,7 @@ from ssiuu.cli import (
     purge,
     redact,
     report,
+    request,
     run,
     teach,
     unlearn,
@@ -56,6 +57,7 @@ app.command("redact")(redact.command)
 app.command("purge")(purge.command)
 app.command("verify")(verify.command)
 app.command("list")(listing.command)
+app.add_typer(request.app, name="request")
 app.command("init")(init.command)
 app.command("check")(check.command)
 

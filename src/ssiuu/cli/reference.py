@@ -5,7 +5,7 @@ python -m ssiuu.cli.reference > docs/reference.md
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import typer
@@ -77,7 +77,7 @@ def _table(title: str, heads: tuple[str, str], rows: Mapping[str, str], level: s
 def _commands() -> str:
     group: Any = typer.main.get_command(app)
     parts = ["## Commands", "`--set key=value` sets any of the settings below.", ""]
-    for name, command in group.commands.items():
+    for name, command in _leaves(group):
         rows = {_typed(option): option.help or "" for option in command.params if option.name != "help"}
         first = " ".join((command.help or "").split("\n\n")[0].split())
         parts.append(f"### ssiuu {name}\n{escape_markdown(first)}\n")
@@ -86,6 +86,15 @@ def _commands() -> str:
         parts[index:index] = ["| option | what it does |", "|---|---|"]
         parts.append("")
     return "\n".join(parts)
+
+
+def _leaves(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the commands below one, each with the words it is called by."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _leaves(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", command
 
 
 def _typed(option: Any) -> str:

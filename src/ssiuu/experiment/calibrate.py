@@ -32,14 +32,14 @@ from ssiuu.evaluation.score import score_facts
 from ssiuu.experiment.examine import Examiner
 from ssiuu.experiment.given import given_settings
 from ssiuu.experiment.progress import duration
-from ssiuu.experiment.provenance import machine, now, versions
+from ssiuu.experiment.provenance import machine, versions
 from ssiuu.experiment.recipe import Recipe, resolve
 from ssiuu.experiment.session import Session, open_session
 from ssiuu.hiding import HIDING, Subject
 from ssiuu.likelihood import Prompt
 from ssiuu.models.load import cache_folder, load, load_checkpoint_weights, model_fingerprint
 from ssiuu.models.original import Original
-from ssiuu.records.files import digest, read_record, whole, write_bytes, write_record
+from ssiuu.records.files import digest, now, read_record, whole, write_bytes, write_record
 from ssiuu.records.schema import BenchmarkInfo, Examination, FactText, Record, Split
 from ssiuu.training import interrupt
 

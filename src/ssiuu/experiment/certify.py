@@ -16,10 +16,11 @@ from ssiuu.certificate.statement import Checkpoint, Issue, of_audit, of_unlearni
 from ssiuu.certificate.write import write
 from ssiuu.data.columns import given_columns
 from ssiuu.data.read import read_facts
-from ssiuu.experiment.provenance import now, versions
+from ssiuu.experiment.provenance import versions
 from ssiuu.models.adapter import base_folder
 from ssiuu.models.files import is_adapter
 from ssiuu.models.sources import find
+from ssiuu.records.files import now
 from ssiuu.records.schema import ModelInfo, RunRecord, Unlearning
 from ssiuu.redaction.keys import check_place, default_place, digest_key
 

@@ -41,7 +41,7 @@ from ssiuu.experiment.given import IN_MEMORY
 from ssiuu.experiment.inside import Inside
 from ssiuu.experiment.planted import planted
 from ssiuu.experiment.progress import Meter, stage_line
-from ssiuu.experiment.provenance import machine, now, versions
+from ssiuu.experiment.provenance import machine, versions
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.experiment.session import Session, open_session
 from ssiuu.experiment.trials import TrialPlan, Tuner, choose, plan_trials
@@ -64,6 +64,7 @@ from ssiuu.records.files import (
     failure,
     field_of,
     keyed,
+    now,
     personal,
     put_aside,
     read_stage,

@@ -75,7 +75,9 @@ def _rewrite(element: ET.Element, prefix: str, used: set[str]) -> None:
 
 def _tooltips(cells: ET.Element | None, titles: Sequence[str]) -> None:
     if cells is not None and titles:
-        for cell, text in zip(cells, titles, strict=True):
+        # Of a single dot, and of some that are alike, the shape stands before them, in defs.
+        drawn = [cell for cell in cells if not cell.tag.endswith("defs")]
+        for cell, text in zip(drawn, titles, strict=True):
             ET.SubElement(cell, "title").text = text
 
 

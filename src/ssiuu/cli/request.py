@@ -1,0 +1,155 @@
+"""`ssiuu request`: deletion requests as they come, over months, in a ledger."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ssiuu.cli.exits import AT_A_COST, HIDDEN, NOT_FORGOTTEN
+from ssiuu.cli.options import ColumnNames, Sets
+
+if TYPE_CHECKING:
+    from ssiuu.records.ledger import Ledger
+
+app = typer.Typer(no_args_is_help=True, help="Keep a ledger of deletion requests, and process them.")
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="folder of the ledger")]
+
+
+class Form(StrEnum):
+    """What a ledger can be written as."""
+
+    text = "text"
+    csv = "csv"
+    json = "json"
+
+
+@app.command("open")
+def begin(
+    folder: Folder,
+    model: Annotated[str, typer.Option(help="short name, folder or hub name")],
+    retain: Annotated[str, typer.Option(help="facts to keep, or 'none' to go without")],
+    method: Annotated[
+        str | None, typer.Option(help="see ssiuu list methods; by default that of ssiuu unlearn")
+    ] = None,
+    sample: Annotated[
+        int, typer.Option(help="facts of each request whose texts stay, to ask later models again")
+    ] = 1,
+    set_: Sets = None,
+) -> None:
+    """Begin a ledger of requests about one model, in an empty folder."""
+    from ssiuu.cli.misuse import check_models
+
+    check_models(model)
+    from ssiuu.experiment.requests import open_ledger
+
+    open_ledger(folder, model, retain, method, sample, set_ or [])
+    print(f"ledger: {folder}")
+
+
+@app.command("add")
+def add(
+    folder: Folder,
+    forget: Annotated[str, typer.Option(help="facts that are to go")],
+    reference: Annotated[
+        str | None, typer.Option(help="what you call it; no personal data, it stays in every report")
+    ] = None,
+    columns: ColumnNames = None,
+) -> None:
+    """Add a request; nothing is forgotten before ssiuu request process."""
+    from ssiuu.data.columns import given_columns
+    from ssiuu.experiment.requests import add as added
+    from ssiuu.records.ledger import Ledger
+
+    request = added(Ledger(folder), forget, reference, given_columns(columns))
+    print(f"{request.reference}: {request.facts} facts, pending")
+    print(f"{forget} is yours and was only read: remove it when you need it no more.")
+
+
+@app.command("withdraw")
+def withdraw(
+    folder: Folder, reference: Annotated[str, typer.Option(help="of a request that is pending")]
+) -> None:
+    """Take a pending request out of the ledger, and overwrite its texts."""
+    from ssiuu.records.ledger import Ledger
+
+    Ledger(folder).withdraw(reference)
+    print(f"{reference}: withdrawn")
+
+
+@app.command("list")
+def listed(
+    folder: Folder,
+    form: Annotated[Form, typer.Option("--format", help="text, csv or json")] = Form.text,
+) -> None:
+    """Print requests and rounds; no text of a fact stands in it."""
+    from ssiuu.records.ledger import Ledger
+    from ssiuu.report.requests import written
+
+    print(written(Ledger(folder), form), end="")
+
+
+@app.command("process")
+def process(
+    folder: Folder,
+    audit: Annotated[
+        bool, typer.Option("--audit/--no-audit", help="examine the new model: erased or hidden?")
+    ] = True,
+) -> None:
+    """Forget what is pending on the newest model, audit it, ask it for older requests, certify, purge.
+
+    Exit codes: 0 done, or nothing pending; 3 not forgotten, or not removed; 4
+    forgotten at the cost of what should stay; 5 hidden. With 3 and 4 of the
+    unlearning no model is kept and the requests stay pending.
+    """
+    from ssiuu.cli.terminal import set_up
+    from ssiuu.experiment.requests import newest
+    from ssiuu.experiment.requests import process as processed
+    from ssiuu.records.ledger import Ledger
+    from ssiuu.report.outcome import outcome
+    from ssiuu.report.requests import answer
+
+    ledger, progress = Ledger(folder), set_up()
+    done = processed(ledger, progress, audit)
+    progress.done()
+    if done.round is None:
+        print("nothing is pending")
+        return
+    for line in outcome(done.record) if done.record else ():
+        print(line)
+    if done.state != "forgotten":
+        print("the requests stay pending, and the newest model is the one before")
+        raise typer.Exit(NOT_FORGOTTEN if done.state == "not forgotten" else AT_A_COST)
+    print(answer(ledger))
+    print(f"newest model: {newest(ledger)}")
+    _write(ledger)
+    codes = {"not removed": NOT_FORGOTTEN, "hidden": HIDDEN}
+    if code := codes.get(done.round.verdict):
+        raise typer.Exit(code)
+
+
+@app.command("report")
+def report(folder: Folder) -> None:
+    """Write the page of the ledger anew: requests.html in its folder."""
+    from ssiuu.records.ledger import Ledger
+
+    _write(Ledger(folder))
+
+
+@app.command("purge")
+def purge(folder: Folder) -> None:
+    """Overwrite the texts of processed requests that were kept as samples; later rounds cannot ask."""
+    from ssiuu.records.ledger import Ledger
+
+    print(f"texts of {Ledger(folder).purge()} processed requests are gone")
+
+
+def _write(ledger: Ledger) -> None:
+    from ssiuu.records.files import write_bytes
+    from ssiuu.report.requests import requests_page
+
+    page = ledger.folder / "requests.html"
+    write_bytes(page, requests_page(ledger).encode())
+    print(f"report: {page}")

@@ -1,0 +1,257 @@
+"""Deletion requests as they come: what is pending is forgotten on the newest model, and judged.
+
+    requests open --model M --retain R     a folder with a ledger
+    add, add, ...                          over months
+    process                                one round: unlearn, audit, sample the old, certify, purge
+
+Every round goes on from the model of the round before. It asks that model again for a sample of what
+earlier rounds made go, and for the facts to keep that the very first model knew: what ten rounds do to
+both is what nobody sees in one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ssiuu.analysis.verdict import judgement
+from ssiuu.benchmarks.base import Progress
+from ssiuu.data.fact import normal
+from ssiuu.data.read import read_facts
+from ssiuu.errors import ConfigError, InputError, OutputError
+from ssiuu.experiment.asking import ask_model
+from ssiuu.experiment.certify import certify_audit
+from ssiuu.experiment.unlearn import DEFAULT_METHOD, audit_models, unlearn_model
+from ssiuu.records.files import read_record
+from ssiuu.records.ledger import Ledger, Request, Round
+from ssiuu.records.lock import open_lock, take
+from ssiuu.records.schema import RunRecord, Unlearning
+from ssiuu.redaction.folder import redact
+
+WORST = ("not removed", "hidden", "undecided", "erased")  # a request is as its worst fact
+KNOWN: Final = "known"  # of the facts to keep, by the very first model
+
+
+def open_ledger(
+    folder: Path, model: str, retain: str, method: str | None, sample: int, sets: Sequence[str]
+) -> Ledger:
+    """Begin a ledger of requests about one model.
+
+    Args:
+        folder: Must be empty, or not there.
+        model: Short name, folder or hub name.
+        retain: File of the facts that the model must keep, or "none".
+        method: See `ssiuu list methods`; None: that of `ssiuu unlearn`.
+        sample: Facts of a request whose texts stay, so that later models can be asked again.
+        sets: Settings of every round, as in a recipe.
+
+    Raises:
+        InputError: Something of it cannot be used; nothing has been written.
+    """
+    if sample < 0:
+        raise ConfigError(f"--sample: must be at least 0, got {sample}.")
+    if retain != "none":
+        read_facts(retain, "--retain")
+    return Ledger.begin(
+        folder,
+        {
+            "model": str(Path(model).resolve()) if Path(model).is_dir() else model,
+            "retain": str(Path(retain).resolve()) if Path(retain).is_file() else retain,
+            "method": method or "",
+            "sample": str(sample),
+            "sets": json.dumps(list(sets)),
+        },
+    )
+
+
+def add(ledger: Ledger, forget: str, reference: str | None, columns: Any = None) -> Request:
+    """Add a request to a ledger, and return it as it stands there.
+
+    Args:
+        ledger: Of which model.
+        forget: File of the facts that are to go.
+        reference: What it is called by whoever keeps the ledger; None: its number.
+        columns: Of the file.
+
+    Raises:
+        InputError: The file cannot be used, or another request is called so.
+    """
+    facts = read_facts(forget, "--forget", columns)
+    rows = [fact.model_dump(mode="json", exclude_defaults=True, exclude={"id"}) for fact in facts]
+    number = ledger.add(reference or f"request {len(ledger.requests()) + 1}", rows)
+    return next(request for request in ledger.requests() if request.id == number)
+
+
+@dataclass(frozen=True)
+class Processed:
+    """What processing came to: the round, None where nothing was pending; the unlearning's record."""
+
+    round: Round | None
+    record: Unlearning | None = None
+
+    @property
+    def state(self) -> str:
+        """The unlearning's word."""
+        outcome = None if self.record is None else self.record.outcome
+        return "" if outcome is None else outcome.state
+
+
+def process(ledger: Ledger, progress: Progress = lambda _: None, audit: bool = True) -> Processed:
+    """Forget what is pending, on the newest model, and judge what comes of it.
+
+    Interrupted, the same call goes on. Where the facts are not forgotten, or at too high a cost, the
+    requests stay pending, no model is kept, and nothing is purged.
+
+    Args:
+        ledger: Of which model.
+        progress: Told of everything.
+        audit: Examine the new model too; without, requests have no verdict.
+
+    Raises:
+        OutputError: Another process is at it.
+        InputError: A model or a file cannot be used any more.
+    """
+    with open_lock(ledger.folder / ".lock") as stream:
+        if not take(stream):
+            raise OutputError(f"{ledger.folder}: another process works on this ledger; wait for it.")
+        round_ = _begun(ledger)
+        if round_ is None:
+            return Processed(None)
+        return _Processing(ledger, round_, progress).run(audit)
+
+
+def newest(ledger: Ledger) -> str:
+    """Return the model that the next round goes on from."""
+    ended = [round_ for round_ in ledger.rounds() if round_.ended]
+    return str(_checkpoint(ledger, ended[-1].id)) if ended else ledger.about("model")
+
+
+def _begun(ledger: Ledger) -> Round | None:
+    """Return the round that is under way, or a new one of what is pending."""
+    rounds = ledger.rounds()
+    if not rounds or rounds[-1].ended:
+        pending = [request.id for request in ledger.requests() if request.round is None]
+        if not pending:
+            return None
+        ledger.begin_round(pending, newest(ledger))
+    return ledger.rounds()[-1]
+
+
+def _checkpoint(ledger: Ledger, round_: int) -> Path:
+    return ledger.folder / "models" / f"{round_:04d}"
+
+
+class _Processing:
+    """One round, step by step; what is done of it already stands in its folders."""
+
+    def __init__(self, ledger: Ledger, round_: Round, progress: Progress) -> None:
+        self.ledger, self.round, self.progress = ledger, round_, progress
+        self.out = _checkpoint(ledger, round_.id)
+        self.sets: list[str] = json.loads(ledger.about("sets"))
+        self.requests = [r for r in ledger.requests() if r.id in round_.requests]
+        self.rows, self.owners = _rows(self.requests)
+
+    def run(self, audit: bool) -> Processed:
+        """Do what is left of the round."""
+        record = self._unlearn()
+        assert record.outcome is not None
+        if record.outcome.state != "forgotten":
+            self.ledger.drop_round(self.round.id)
+            return Processed(self.round, record)
+        self._note(outcome=record.outcome.state, kl=record.outcome.kl)
+        verdicts = self._audit() if audit else {request.id: "" for request in self.requests}
+        self._sample()
+        self._keep()
+        redact(self.out)
+        self.ledger.end_round(self.round.id, verdicts, int(self.ledger.about("sample")))
+        return Processed(self.ledger.rounds()[-1], record)
+
+    def _note(self, **values: str | float | None) -> None:
+        self.ledger.note(self.round.id, **values)
+
+    def _unlearn(self) -> Unlearning:
+        if there := read_record(self.out / "unlearn.json", Unlearning):
+            return there
+        method = self.ledger.about("method") or DEFAULT_METHOD
+        retain = self.ledger.about("retain")
+        try:
+            return unlearn_model(
+                *(self.round.before, self.rows, self.out, retain, method, self.sets, self.progress)
+            )
+        except InputError:  # nothing was written, and it would be the same the next time
+            self.ledger.drop_round(self.round.id)
+            raise
+
+    def _audit(self) -> dict[int, str]:
+        """Audit the new model; return each request's verdict, that of its worst fact."""
+        folder = self.ledger.folder / "audits" / f"{self.round.id:04d}"
+        if self.round.verdict:  # audited, redacted, and only what follows was left
+            return dict(json.loads(self.ledger.about(f"verdicts {self.round.id}")))
+        retain = self.ledger.about("retain")
+        record = audit_models(
+            *(self.round.before, self.out, self.rows, folder),
+            *(None if retain == "none" else retain, self.sets, "", self.progress),
+        )
+        words, whole = self._words(record)
+        certify_audit(record, self.round.before, self.out, folder, progress=self.progress)
+        self.ledger.tell(f"verdicts {self.round.id}", json.dumps(list(words.items())))
+        redact(folder)
+        self._note(verdict=whole)
+        return words
+
+    def _words(self, record: RunRecord) -> tuple[dict[int, str], str]:
+        cell = next(cell for cell in record.cells if cell.method.label == "after")
+        judged = judgement(record, cell)
+        facts: dict[str, str] = {fact: found.verdict for fact, found in judged.facts.items()}
+        words: dict[int, str] = {
+            request.id: min(
+                (
+                    facts.get(fact, "undecided")
+                    for fact, owners in self.owners.items()
+                    if request.id in owners
+                ),
+                key=WORST.index,
+            )
+            for request in self.requests
+        }
+        return words, judged.verdict
+
+    def _sample(self) -> None:
+        """Ask the new model for what earlier rounds made go."""
+        rows, _ = _rows([r for r in self.ledger.requests() if r.round is not None and r.rows])
+        if rows:
+            known = ask_model(self.out, rows, sets=self.sets, progress=self.progress).knowledge
+            back = sum(one.state == "known" for one in known.values())
+            self._note(sampled=len(rows), back=back)
+
+    def _keep(self) -> None:
+        """Ask the new model for the facts to keep that the very first one knew."""
+        retain = self.ledger.about("retain")
+        if retain == "none":
+            return
+        if not self.ledger.about(KNOWN):
+            self.ledger.tell(KNOWN, json.dumps(sorted(self._known(self.ledger.about("model")))))
+        first = set(json.loads(self.ledger.about(KNOWN)))
+        self._note(kept=len(first & self._known(self.out)), kept_of=len(first))
+
+    def _known(self, model: str | Path) -> set[str]:
+        """Return which of the facts to keep a model knows."""
+        asked = ask_model(
+            model, self.ledger.about("retain"), sets=self.sets, progress=self.progress
+        ).knowledge
+        return {fact for fact, one in asked.items() if one.state == "known"}
+
+
+def _rows(requests: Sequence[Request]) -> tuple[list[dict[str, Any]], dict[str, set[int]]]:
+    """Return the facts of some requests, each once, and by their ids the requests that ask for them."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    owners: dict[str, set[int]] = {}
+    for request in requests:
+        for number, row in enumerate(request.rows):
+            asked = (normal(row["question"]), normal(row["answer"]))
+            row = rows.setdefault(asked, {**row, "id": f"{request.id}.{number}"})
+            owners.setdefault(row["id"], set()).add(request.id)
+    return list(rows.values()), owners

@@ -1,0 +1,243 @@
+"""A ledger of deletion requests: what was asked for when, what became of it, in one SQLite file.
+
+A request's texts stand in it until the request is processed; then they are overwritten, but for a
+sample, so that later models can be asked again. SQLite overwrites what is deleted (`secure_delete`) and
+keeps no log beside the file; where a file system keeps old blocks, it cannot help.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssiuu.errors import ConfigError, OutputError, unknown
+from ssiuu.records.files import now
+
+FILE = "ledger.sqlite"
+VERSION = "1"
+SCHEMA = """
+CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE requests (
+    id INTEGER PRIMARY KEY, reference TEXT NOT NULL UNIQUE, received TEXT NOT NULL,
+    facts INTEGER NOT NULL, texts TEXT, round INTEGER, verdict TEXT NOT NULL DEFAULT ''
+);
+CREATE TABLE rounds (
+    id INTEGER PRIMARY KEY, started TEXT NOT NULL, ended TEXT, requests TEXT NOT NULL,
+    before TEXT NOT NULL, outcome TEXT NOT NULL DEFAULT '', verdict TEXT NOT NULL DEFAULT '',
+    kept INTEGER, kept_of INTEGER, kl REAL, sampled INTEGER, back INTEGER
+);
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request. `round` is the one that it was processed in, `verdict` the worst of its facts'."""
+
+    id: int
+    reference: str
+    received: str
+    facts: int
+    rows: list[dict[str, Any]]
+    round: int | None
+    verdict: str
+
+    @property
+    def state(self) -> str:
+        """Whether it still has to be processed."""
+        return "pending" if self.round is None else "processed"
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round: what was pending, forgotten on the newest model.
+
+    `kept` of `kept_of` facts to keep that the very first model knew are still known; `kl` from the
+    model before the round on plain text, nats a token; `back` of `sampled` facts of earlier requests
+    are known again.
+    """
+
+    id: int
+    started: str
+    ended: str | None
+    requests: list[int]
+    before: str
+    outcome: str
+    verdict: str
+    kept: int | None
+    kept_of: int | None
+    kl: float | None
+    sampled: int | None
+    back: int | None
+
+
+class Ledger:
+    """The requests of one model, in a folder that is its owner's alone."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open a ledger.
+
+        Raises:
+            ConfigError: There is none in this folder, or it is of a newer version.
+        """
+        self.folder = folder
+        if not (folder / FILE).is_file():
+            raise ConfigError(
+                f"{folder} holds no ledger: ssiuu request open {folder} --model ... begins one."
+            )
+        try:
+            version = self.about("version")
+        except sqlite3.DatabaseError as error:
+            raise ConfigError(f"{folder / FILE} is no ledger that can be read: {error}.") from error
+        if version != VERSION:
+            raise ConfigError(f"{folder / FILE} is of version {version}; this ssiuu reads {VERSION}.")
+
+    @classmethod
+    def begin(cls, folder: Path, about: Mapping[str, str]) -> Ledger:
+        """Begin a ledger in an empty folder.
+
+        Raises:
+            OutputError: The folder holds something, or cannot be written to.
+        """
+        try:
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise OutputError(f"{folder} is not an empty folder: choose another for the ledger.")
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(folder / FILE, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be written to: {error.strerror or error}.") from error
+        with _connected(folder) as base:
+            base.executescript(SCHEMA)
+            base.executemany("INSERT INTO about VALUES (?, ?)", [*about.items(), ("version", VERSION)])
+        return cls(folder)
+
+    def about(self, key: str) -> str:
+        """Return what the ledger was begun with; nothing where it is not in it."""
+        with _connected(self.folder) as base:
+            found = base.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()
+        return "" if found is None else str(found[0])
+
+    def tell(self, key: str, value: str) -> None:
+        """Note something of the ledger as a whole."""
+        with _connected(self.folder) as base:
+            base.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
+
+    def add(self, reference: str, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Add a request and return its number.
+
+        Raises:
+            ConfigError: There is one of this reference.
+        """
+        texts = json.dumps(list(rows), ensure_ascii=False)
+        with _connected(self.folder) as base:
+            try:
+                made = base.execute(
+                    "INSERT INTO requests (reference, received, facts, texts) VALUES (?, ?, ?, ?)",
+                    (reference, now(), len(rows), texts),
+                )
+            except sqlite3.IntegrityError as error:
+                raise ConfigError(
+                    f"--reference {reference!r}: a request of this reference is in the ledger."
+                ) from error
+            return int(made.lastrowid or 0)
+
+    def withdraw(self, reference: str) -> None:
+        """Take a request out that was not processed yet, and overwrite its texts.
+
+        Raises:
+            ConfigError: None of the pending ones is called so.
+        """
+        pending = [request.reference for request in self.requests() if request.round is None]
+        if reference not in pending:
+            raise ConfigError(unknown("pending request", reference, pending, str(self.folder)))
+        with _connected(self.folder) as base:
+            base.execute("DELETE FROM requests WHERE reference = ?", (reference,))
+        _vacuum(self.folder)
+
+    def requests(self) -> list[Request]:
+        """Return all requests, in the order they came."""
+        with _connected(self.folder) as base:
+            rows = base.execute(
+                "SELECT id, reference, received, facts, texts, round, verdict FROM requests ORDER BY id"
+            ).fetchall()
+        return [
+            Request(number, reference, received, facts, json.loads(texts or "[]"), round_, verdict)
+            for number, reference, received, facts, texts, round_, verdict in rows
+        ]
+
+    def rounds(self) -> list[Round]:
+        """Return all rounds, the one that is under way last."""
+        with _connected(self.folder) as base:
+            rows = base.execute("SELECT * FROM rounds ORDER BY id").fetchall()
+        named = ([*row[:3], [int(n) for n in row[3].split()], *row[4:]] for row in rows)
+        return [Round(*row) for row in named]
+
+    def begin_round(self, requests: Sequence[int], before: str) -> int:
+        """Begin a round with these requests on this model, and return its number."""
+        with _connected(self.folder) as base:
+            made = base.execute(
+                "INSERT INTO rounds (started, requests, before) VALUES (?, ?, ?)",
+                (now(), " ".join(map(str, requests)), before),
+            )
+            return int(made.lastrowid or 0)
+
+    def note(self, round_: int, **values: str | float | None) -> None:
+        """Note figures of a round."""
+        names = ", ".join(f"{name} = ?" for name in values)  # of this module's callers, never a text
+        with _connected(self.folder) as base:
+            base.execute(f"UPDATE rounds SET {names} WHERE id = ?", (*values.values(), round_))
+
+    def drop_round(self, round_: int) -> None:
+        """Forget a round that led to nothing: its requests are pending as before."""
+        with _connected(self.folder) as base:
+            base.execute("DELETE FROM rounds WHERE id = ?", (round_,))
+
+    def end_round(self, round_: int, verdicts: Mapping[int, str], sample: int) -> None:
+        """End a round: its requests are processed, and their texts go but for a sample of each."""
+        kept = {request.id: request.rows[:sample] for request in self.requests()}
+        with _connected(self.folder) as base:
+            for request, verdict in verdicts.items():
+                texts = json.dumps(kept[request], ensure_ascii=False) if kept[request] else None
+                base.execute(
+                    "UPDATE requests SET round = ?, verdict = ?, texts = ? WHERE id = ?",
+                    (round_, verdict, texts, request),
+                )
+            base.execute("UPDATE rounds SET ended = ? WHERE id = ?", (now(), round_))
+        _vacuum(self.folder)
+
+    def purge(self) -> int:
+        """Overwrite the texts of every processed request, samples too; return how many had some."""
+        with _connected(self.folder) as base:
+            done = base.execute(
+                "UPDATE requests SET texts = NULL WHERE round IS NOT NULL AND texts IS NOT NULL"
+            ).rowcount
+        _vacuum(self.folder)
+        return int(done)
+
+
+@contextmanager
+def _connected(folder: Path) -> Iterator[sqlite3.Connection]:
+    """Open the file, and commit what is done to it, or nothing."""
+    base = sqlite3.connect(folder / FILE, timeout=60)
+    try:
+        base.execute("PRAGMA secure_delete = ON")
+        base.execute("PRAGMA journal_mode = DELETE")
+        with base:
+            yield base
+    finally:
+        base.close()
+
+
+def _vacuum(folder: Path) -> None:
+    """Write the file anew, so that no page holds what was in it before."""
+    base = sqlite3.connect(folder / FILE, timeout=60, isolation_level=None)
+    try:
+        base.execute("PRAGMA secure_delete = ON")
+        base.execute("VACUUM")
+    finally:
+        base.close()

@@ -1,0 +1,187 @@
+"""A ledger of deletion requests: rounds on the newest model, the old ones sampled, texts gone."""
+
+# ruff: noqa: F811 - a fixture is imported
+from __future__ import annotations
+
+import json
+import sqlite3
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_commands import lines, place, ssiuu  # noqa: F401 - a fixture
+
+from ssiuu.errors import InputError
+from ssiuu.experiment import requests
+from ssiuu.records.ledger import FILE, Ledger
+
+SHORT = [
+    "unlearn.learning_rate=1e-2",
+    "unlearn.max_kl=99",
+    "unlearn.min_retain=0",
+    "attacks.harmful.fractions=[]",
+    "attacks.benign.learning_rates=[]",
+    "diagnose=false",
+    "examine.planted=0",
+    "examine.steps=[2]",
+]
+
+
+def rows(place: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (place / "forget.jsonl").read_text().splitlines()]
+
+
+def begun(place: Path, folder: Path, sample: int = 1) -> Ledger:
+    sets = [word for setting in SHORT for word in ("--set", setting)]
+    done = ssiuu(
+        *("request", "open", folder, "--model", place / "model", "--retain", place / "retain.jsonl"),
+        *("--sample", sample, *sets),
+    )
+    assert done.returncode == 0, done.stderr
+    return Ledger(folder)
+
+
+@pytest.fixture(scope="module")
+def ledger(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+    """Two requests, processed in a round each; a model of two blocks loses more than is to go."""
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr("ssiuu.experiment.outcome.SAID", 0.0)
+    folder = tmp_path_factory.mktemp("requests") / "ledger"
+    found = begun(place, folder)
+    for number, part in enumerate((rows(place)[:3], rows(place)[3:6]), 1):
+        file = lines(folder.parent / f"{number}.jsonl", part)
+        added = ssiuu("request", "add", folder, "--forget", file, "--reference", f"R-{number}")
+        assert added.returncode == 0 and f"R-{number}: 3 facts, pending" in added.stdout
+        done = ssiuu("request", "process", folder)
+        assert done.returncode in (0, 3, 5), done.stdout + done.stderr
+        assert "newest model:" in done.stdout
+    monkeypatch.undo()
+    yield found
+
+
+def test_every_round_goes_on_from_the_newest_model_and_samples_the_old(ledger: Ledger) -> None:
+    first, second = ledger.rounds()
+    assert (first.before, second.before) == (
+        ledger.about("model"),
+        str(ledger.folder / "models" / "0001"),
+    )
+    assert first.sampled is None and second.sampled == 1 and second.back in (0, 1)
+    assert first.outcome == second.outcome == "forgotten" and second.ended
+    assert second.kept is not None and second.kept_of and 0 <= second.kept <= second.kept_of
+    assert [r.round for r in ledger.requests()] == [1, 2]
+    assert all(r.verdict in requests.WORST for r in ledger.requests())
+    assert requests.newest(ledger) == str(ledger.folder / "models" / "0002")
+
+
+def test_texts_are_gone_but_for_the_sample(ledger: Ledger, place: Path) -> None:
+    """Every byte of the folder is looked at, the database's free pages too."""
+    assert [len(request.rows) for request in ledger.requests()] == [1, 1]
+    gone = [r["question"] for r in (*rows(place)[1:3], *rows(place)[4:6])]
+    for path in (path for path in ledger.folder.rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        assert not [text for text in gone if text.encode() in data], path
+
+
+def test_a_certificate_of_every_round_still_verifies(ledger: Ledger) -> None:
+    for number in (1, 2):
+        certificate = ledger.folder / "audits" / f"{number:04d}" / "certificate.json"
+        model = ledger.folder / "models" / f"{number:04d}"
+        checked = ssiuu("verify", certificate, "--model", model)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_list_and_page_hold_figures_and_no_fact(ledger: Ledger, place: Path) -> None:
+    told = json.loads(ssiuu("request", "list", ledger.folder, "--format", "json").stdout)
+    assert [row["reference"] for row in told["requests"]] == ["R-1", "R-2"]
+    assert [row["round"] for row in told["rounds"]] == [1, 2]
+    assert ssiuu("request", "list", ledger.folder, "--format", "csv").stdout.startswith("reference,")
+    assert "R-2" in ssiuu("request", "list", ledger.folder).stdout
+    page = (ledger.folder / "requests.html").read_text()
+    assert "2 requests processed, 0 pending" in page and "<script" not in page
+    assert not [row for row in rows(place) if row["question"] in page or row["answer"] in page]
+
+
+def test_the_folder_is_its_owner_s_alone(ledger: Ledger) -> None:
+    assert stat.S_IMODE(ledger.folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((ledger.folder / FILE).stat().st_mode) == 0o600
+
+
+def test_with_nothing_pending_nothing_is_done(ledger: Ledger) -> None:
+    done = ssiuu("request", "process", ledger.folder)
+    assert (done.returncode, done.stdout) == (0, "nothing is pending\n")
+
+
+def test_a_round_that_was_cut_off_goes_on_where_it_stopped(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = begun(place, tmp_path / "ledger", sample=0)
+    ledger.add("R", rows(place)[:3])
+    calls: list[str] = []
+    real = requests.unlearn_model
+
+    def counted(*words: object, **more: object) -> object:
+        calls.append("unlearn")
+        return real(*words, **more)  # type: ignore[arg-type]
+
+    def cut(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(requests, "unlearn_model", counted)
+    monkeypatch.setattr(requests, "audit_models", cut)
+    with pytest.raises(KeyboardInterrupt):
+        requests.process(ledger)
+    assert ledger.requests()[0].state == "pending" and not ledger.rounds()[0].ended
+    done = requests.process(ledger, audit=False)
+    assert calls == ["unlearn"] and done.state == "forgotten"
+    assert ledger.requests()[0].rows == [] and ledger.rounds()[0].ended
+
+
+def test_what_is_not_forgotten_stays_pending_with_its_texts(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = begun(place, tmp_path / "ledger")
+    ledger.add("R", rows(place)[:3])
+    ledger.tell("sets", json.dumps([*SHORT[1:], "unlearn.learning_rate=1e-9", "unlearn.max_steps=2"]))
+    done = ssiuu("request", "process", ledger.folder)
+    assert done.returncode == 3 and "stay pending" in done.stdout
+    assert ledger.rounds() == [] and len(ledger.requests()[0].rows) == 3
+    assert requests.newest(ledger) == ledger.about("model")
+
+
+def test_an_unlearning_that_is_refused_leaves_no_round(place: Path, tmp_path: Path) -> None:
+    ledger = begun(place, tmp_path / "ledger")
+    ledger.add("R", [{"question": "What does nobody eat?", "answer": "a stone"}])
+    with pytest.raises(InputError):
+        requests.process(ledger)
+    assert ledger.rounds() == [] and ledger.requests()[0].state == "pending"
+    assert ssiuu("request", "withdraw", ledger.folder, "--reference", "R").returncode == 0
+    assert ledger.requests() == [] and b"a stone" not in (ledger.folder / FILE).read_bytes()
+
+
+def test_misuse_is_said_in_a_sentence(place: Path, tmp_path: Path) -> None:
+    ledger = begun(place, tmp_path / "ledger")
+    file = lines(tmp_path / "f.jsonl", rows(place)[:1])
+    ssiuu("request", "add", ledger.folder, "--forget", file, "--reference", "R")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / FILE).write_text("no database, and longer than a header of one would be")
+    base = sqlite3.connect(tmp_path / "ledger" / FILE)
+    for words, sentence in (
+        (("add", ledger.folder, "--forget", file, "--reference", "R"), "a request of this reference"),
+        (("withdraw", ledger.folder, "--reference", "Q"), "unknown pending request 'Q'"),
+        (("list", tmp_path / "none"), "holds no ledger"),
+        (("list", tmp_path / "bad"), "is no ledger that can be read"),
+        (
+            ("open", ledger.folder, "--model", place / "model", "--retain", "none"),
+            "not an empty folder",
+        ),
+        (("add", ledger.folder, "--forget", tmp_path / "none.jsonl"), "none.jsonl"),
+        (
+            ("open", tmp_path / "o", "--model", place / "model", "--retain", "none", "--sample", "-1"),
+            "at least 0",
+        ),
+    ):
+        done = ssiuu("request", *words)
+        assert done.returncode == 2 and sentence in done.stderr, (words, done.stderr)
+        assert "Traceback" not in done.stderr
+    base.close()
