@@ -212,6 +212,20 @@ def test_the_budget_stops_one_step_before(tiny_model: Any, rows: Any, texts: Any
     assert plain.divergence(tiny_model) > 0.02
 
 
+def test_without_a_limit_of_its_own_it_reads_no_text(
+    tiny_model: Any, rows: Any, texts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = copy.deepcopy(tiny_model)
+    unlearned(limited, rows, texts, most=3, kl_limit=10)
+    monkeypatch.setattr(PlainText, "divergence", lambda *given: pytest.fail("read"))
+    record = unlearned(tiny_model, rows, [], most=3, kl_limit=None)
+    assert len(record.steps) == 3 and record.stopped == "max_steps"
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(weights(limited).values(), weights(tiny_model).values(), strict=True)
+    )
+
+
 def test_only_feed_forward_maps_change_all_along_one_direction(
     tiny_model: Any, rows: Any, texts: Any
 ) -> None:

@@ -87,7 +87,7 @@ class Divergences:
             context: Longest sequence of the model, tokens; what is longer is cut or left out.
         """
         self.version = version
-        self._loss: float | None = None  # of the original on a part of the texts
+        self._losses: dict[int, float] = {}  # of the original on so many of the texts
         self._head = copy.deepcopy(_head(model)).requires_grad_(False)
         self._direct = _direct(model)
         plain = [row for text in texts if (row := _plain(prompt, text, context))]
@@ -127,13 +127,15 @@ class Divergences:
         on_answers = self._moved(model, _some(self.answers, QUICK // 4), read=False)
         return _perplexity(on_texts), _perplexity(on_answers) if self.answers else None
 
-    def on_texts(self, model: CausalLM) -> tuple[float, float]:
-        """Return KL and the loss over the original's loss, on a part of the texts."""
-        rows = _some(self.plain, QUICK)
-        if self._loss is None:
-            self._loss = float(self._moved(model, rows, read=False).surprise.double().mean())
+    def on_texts(self, model: CausalLM, count: int = QUICK) -> tuple[float, float]:
+        """Return KL and the loss over the original's loss, on so many of the texts."""
+        rows = _some(self.plain, count)
+        if count not in self._losses:
+            before = self._moved(model, rows, read=False).surprise
+            self._losses[count] = float(before.double().mean())
         moved = self._moved(model, rows, read=True)
-        return float(moved.kl.double().mean()), float(moved.surprise.double().mean()) / self._loss
+        loss = float(moved.surprise.double().mean())
+        return float(moved.kl.double().mean()), loss / self._losses[count]
 
     def _measured(
         self, model: CausalLM, plain: ReadPassages, answers: ReadPassages, read: bool = True

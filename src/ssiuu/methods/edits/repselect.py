@@ -142,8 +142,12 @@ class RepSelect(Edit):
         default=0.01, ge=0, le=10, description="rate of their epoch of SGD; 0 leaves them out"
     )
     step_size: float = Field(default=0.05, gt=0, le=1e4, description="what G is taken times (eta)")
-    kl_limit: float = Field(
-        default=0.01, gt=0, le=10, description="KL on plain text that may not be exceeded, nats a token"
+    kl_limit: float | None = Field(
+        default=0.01,
+        gt=0,
+        le=10,
+        description="KL on plain text that may not be exceeded, nats a token; null: none of its own, "
+        "where unlearn.stop.kl is the budget",
     )
     most: int = Field(default=200, ge=1, description="how often G is taken at most")
 
@@ -162,12 +166,13 @@ class RepSelect(Edit):
 
     def edit(self, model: CausalLM, work: Work) -> Iterator[str]:
         """Take the collapsed gradient once, twice, …, while the budget lasts."""
-        if not work.texts:
+        if self.kl_limit is not None and not work.texts:
             raise ConfigError(f"{self.name}: no plain text for its budget fits the model's context.")
         if self.directions_from == "retain" and not work.retain:
             raise ConfigError(f"{self.name}.directions_from: retain: there are no retain rows.")
         maps = feed_forward_maps(model, self.name)
-        plain = PlainText(model, list(batches(model, work.texts, work.pad)))
+        texts = list(batches(model, work.texts, work.pad))
+        plain = None if self.kl_limit is None else PlainText(model, texts)
         steps = self._steps(model, maps, work)
         weights = {path: model.get_parameter(f"{path}.weight") for path in steps}
         before = {path: weight.detach().clone() for path, weight in weights.items()}
@@ -180,6 +185,9 @@ class RepSelect(Edit):
         for times in range(1, self.most + 1):
             work.check()
             take(times)
+            if plain is None or self.kl_limit is None:
+                yield f"The gradient was taken {times} times at {self.step_size:g}."
+                continue
             cost = plain.divergence(model)
             if not cost <= self.kl_limit:  # what is no number is too much as well
                 take(times - 1)
