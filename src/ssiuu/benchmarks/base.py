@@ -30,7 +30,7 @@ from ssiuu.errors import DataError, show
 from ssiuu.evaluation.scores.base import Score, chance
 from ssiuu.evaluation.scores.ranking import Ranking
 from ssiuu.likelihood import Example, Prompt, encode
-from ssiuu.models.load import Loaded
+from ssiuu.models.load import Loaded, load
 from ssiuu.models.original import Original
 from ssiuu.models.place import Attention, Dtype, Placement
 from ssiuu.plugins import SENTENCES, held_to
@@ -67,6 +67,9 @@ class Basis(Section):
     model: str | None = Field(default=None, description="short name, folder or hub name")
     base: str | None = Field(
         default=None, description="model that an adapter belongs to, in place of the one that it states"
+    )
+    revision: str | None = Field(
+        default=None, description="of a hub model: branch, tag or commit; null: its main branch"
     )
     forget: str | None = Field(default=None, description="own: file of facts to forget")
     retain: str | None = Field(default=None, description="own: file of facts to keep, or none")
@@ -116,6 +119,14 @@ class Basis(Section):
             ConfigError: This machine has no such device.
         """
         return Placement.of(self.device, self.dtype, self.attention, self.gradient_checkpointing)
+
+    def load(self, name: str | None = None) -> Loaded:
+        """Load the model, or the one of another name, with all that is said here of how.
+
+        Raises:
+            ModelError: It is not one of which anything can be said.
+        """
+        return load(name or str(self.model), self.base, self.placement, self.revision)
 
     @field_validator("prompt_form", "prompt_system")
     @classmethod

@@ -12,7 +12,6 @@ from ssiuu.benchmarks.prompting import choose_prompt
 from ssiuu.benchmarks.screening import as_text, others_alone
 from ssiuu.config import Section
 from ssiuu.errors import DataError
-from ssiuu.models.load import load
 from ssiuu.models.original import Original
 from ssiuu.records.schema import BenchmarkInfo, Split
 
@@ -43,7 +42,7 @@ class Faithun(Benchmark[FaithunConfig]):
         data = faithun_rows.load(self.config.path, self.config.splits)
         split = self._split(basis, data)
         progress(f"loading {basis.model}")
-        loaded = load(str(basis.model), basis.base, basis.placement)
+        loaded = basis.load()
         return Ground(
             loaded=loaded,
             original=Original(loaded),

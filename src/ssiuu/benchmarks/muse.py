@@ -178,7 +178,7 @@ class Muse(Benchmark[MuseConfig]):
         """Return the model that has read the texts, or is to read them."""
         if basis.model is not None:
             progress(f"loading {basis.model}")
-            return load(basis.model, basis.base, basis.placement)
+            return basis.load()
         made = madeup.twins(seed, progress).never_learned
         loaded = load(str(made), placement=basis.placement)
         return replace(loaded, info=loaded.info.model_copy(update={"name": "fictional"}))

@@ -15,7 +15,7 @@ from ssiuu.data.fact import Fact
 from ssiuu.data.read import borrow_distractors, check_pair, read_facts
 from ssiuu.errors import InputError
 from ssiuu.evaluation.alternatives import alternatives
-from ssiuu.models.load import load, placed
+from ssiuu.models.load import placed
 from ssiuu.models.original import Original
 from ssiuu.records.schema import BenchmarkInfo, FactText, Split
 
@@ -41,10 +41,7 @@ class Own(Benchmark[Section]):
         notes = list(given.notes)
         forget, retain = _facts(basis, given, notes)
         progress(f"loading {basis.model}")
-        if given.loaded:
-            loaded = placed(given.loaded, basis.placement)
-        else:
-            loaded = load(str(basis.model), basis.base, basis.placement)
+        loaded = placed(given.loaded, basis.placement) if given.loaded else basis.load()
         if loaded.info.note:
             progress(loaded.info.note)
         prompt = choose_prompt(basis, loaded.tokenizer, progress)

@@ -15,7 +15,6 @@ from ssiuu.config import Section
 from ssiuu.errors import DataError
 from ssiuu.evaluation.scores.rouge import Rouge
 from ssiuu.evaluation.scores.sentences import rouge_recalls
-from ssiuu.models.load import load
 from ssiuu.models.original import Original
 from ssiuu.records.schema import BenchmarkInfo, Split
 
@@ -63,7 +62,7 @@ class Rwku(Benchmark[RwkuConfig]):
         config, options, seed = self.config, basis.evaluate.options, basis.split.seed
         data = rwku_rows.load(config.path, config.subjects, options, seed)
         progress(f"loading {basis.model}")
-        loaded = load(str(basis.model), basis.base, basis.placement)
+        loaded = basis.load()
         ground = Ground(
             loaded=loaded,
             original=Original(loaded),

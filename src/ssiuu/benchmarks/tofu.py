@@ -151,12 +151,12 @@ class Tofu(Benchmark[TofuConfig]):
         config = self.config
         if config.model is not None:
             progress(f"loading {config.model}")
-            loaded = load(config.model, basis.base, basis.placement)
+            loaded = basis.load(config.model)
             note = "given as fine-tuned on TOFU: nothing was trained here"
             return noted(loaded, loaded.info, note), None
         learned = data.retain[: config.retain]
         progress(f"loading {basis.model}")
-        start = load(str(basis.model), basis.base, basis.placement)
+        start = basis.load()
         original = Original(start)
         full = self._tuned(basis, start, original, [*data.forget, *learned], progress)
         never = self._tuned(basis, start, original, learned, progress)

@@ -138,7 +138,7 @@ class Wmdp(Benchmark[WmdpConfig]):
         """Return the model, and its twin where both are made here."""
         if basis.model is not None:
             progress(f"loading {basis.model}")
-            return load(basis.model, basis.base, basis.placement), None
+            return basis.load(), None
         twins = madeup.twins(seed, progress)
         loaded = load(str(twins.full), placement=basis.placement)
         return replace(

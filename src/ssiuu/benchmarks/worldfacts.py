@@ -21,7 +21,6 @@ from ssiuu.benchmarks.prompting import choose_prompt
 from ssiuu.benchmarks.screening import screened
 from ssiuu.config import Section
 from ssiuu.data.fact import Fact, Probe
-from ssiuu.models.load import load as load_model
 from ssiuu.models.original import Original
 from ssiuu.records.schema import BenchmarkInfo
 
@@ -47,7 +46,7 @@ class WorldFacts(Benchmark[Section]):
         """Load the model and ask it until the sets are full of what it knows."""
         facts, version, digest = load()
         progress(f"loading {basis.model}")
-        loaded = load_model(str(basis.model), basis.base, basis.placement)
+        loaded = basis.load()
         prompt = choose_prompt(basis, loaded.tokenizer, progress)
         return Ground(
             loaded=loaded,

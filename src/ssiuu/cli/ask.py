@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ssiuu.cli.options import Base, ColumnNames, PromptForm, Redact, Sets
+from ssiuu.cli.options import Base, ColumnNames, PromptForm, Redact, Revision, Sets
 from ssiuu.cli.terminal import forcing, redacted, set_up
 
 
@@ -19,6 +19,7 @@ def command(
     out: Annotated[Path | None, typer.Option(help="file for the record (JSON)")] = None,
     json: Annotated[bool, typer.Option("--json", help="print rows as JSON, not a table")] = False,
     base: Base = None,
+    revision: Revision = None,
     prompt: PromptForm = None,
     columns: ColumnNames = None,
     set_: Sets = None,
@@ -40,7 +41,7 @@ def command(
     from ssiuu.report.asked import knowledge_rows, table
 
     rows = facts if facts is not None else [{"question": question, "answer": answer}]
-    progress, sets = set_up(), forcing(set_, False, prompt)
+    progress, sets = set_up(), forcing(set_, False, prompt, revision=revision)
     record = ask_model(model, rows, out, sets, progress, columns=columns, base=base)
     progress.done()
     print(dump_json(knowledge_rows(record)) if json else table(record))

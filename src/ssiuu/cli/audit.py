@@ -17,6 +17,7 @@ from ssiuu.cli.options import (
     FactDigestForm,
     PromptForm,
     Redact,
+    Revision,
     Sets,
     Sign,
     Thorough,
@@ -35,6 +36,7 @@ def command(
     retain: Annotated[str | None, typer.Option(help="facts that should still be there")] = None,
     columns: ColumnNames = None,
     base: Base = None,
+    revision: Revision = None,
     prompt: PromptForm = None,
     set_: Sets = None,
     thorough: Thorough = False,
@@ -64,7 +66,7 @@ def command(
     from ssiuu.experiment.certify import certify_audit
     from ssiuu.experiment.unlearn import audit_models
 
-    progress, sets = set_up(), forcing(set_, force, prompt, thorough)
+    progress, sets = set_up(), forcing(set_, force, prompt, thorough, revision=revision)
     typed = shlex.join(["ssiuu", *sys.argv[1:]])
     record = audit_models(
         before, after, forget, out, retain, sets, typed, progress, columns=columns, base=base

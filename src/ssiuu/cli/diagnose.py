@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ssiuu.cli.options import Base, ColumnNames, PromptForm, Redact, Sets
+from ssiuu.cli.options import Base, ColumnNames, PromptForm, Redact, Revision, Sets
 from ssiuu.cli.terminal import finish, forcing, set_up
 
 
@@ -26,6 +26,7 @@ def command(
     ] = None,
     columns: ColumnNames = None,
     base: Base = None,
+    revision: Revision = None,
     prompt: PromptForm = None,
     set_: Sets = None,
     redact: Redact = False,
@@ -45,7 +46,7 @@ def command(
     check_facts({"--forget": forget, "--retain": retain}, columns, set_ or [])
     from ssiuu.experiment.unlearn import diagnose_models
 
-    progress, sets = set_up(), forcing(set_, force, prompt)
+    progress, sets = set_up(), forcing(set_, force, prompt, revision=revision)
     typed = shlex.join(["ssiuu", *sys.argv[1:]])
     record = diagnose_models(
         before, after, forget, out, retain, attacked, sets, typed, progress, columns=columns, base=base

@@ -12,6 +12,7 @@ BROKE_OFF = 7
 DIFFERS = 8
 UNREADABLE = 9
 UNSIGNED = 10
+LACKING = 11
 INTERRUPTED = 130
 
 CODES = {
@@ -26,6 +27,7 @@ CODES = {
     DIFFERS: "not the model or the facts that a certificate is of (verify)",
     UNREADABLE: "no certificate, or changed after it was written (verify)",
     UNSIGNED: "not signed, or not by the key that was given (verify)",
+    LACKING: "something that is needed is not there (doctor)",
     INTERRUPTED: "interrupted, the same command continues",
 }
 HELP = f"Exit codes: {'; '.join(f'{code} {meaning}' for code, meaning in CODES.items())}."

@@ -19,6 +19,7 @@ from ssiuu.cli import (
     check,
     compare,
     diagnose,
+    doctor,
     export,
     init,
     listing,
@@ -60,9 +61,10 @@ app.command("list")(listing.command)
 app.add_typer(request.app, name="request")
 app.command("init")(init.command)
 app.command("check")(check.command)
+app.command("doctor")(doctor.command)
 
 # No model is loaded, nothing is trained.
-READERS = {"report", "redact", "purge", "verify", "compare", "list", "init", "check"}
+READERS = {"report", "redact", "purge", "verify", "compare", "list", "init", "check", "doctor"}
 
 
 def _version(wanted: bool) -> bool:

@@ -43,6 +43,9 @@ FactDigestForm = Annotated[
 Redact = Annotated[
     bool, typer.Option("--redact", help="when it is done, digests take the place of every text")
 ]
+Revision = Annotated[
+    str | None, typer.Option(help="of a hub model: branch, tag or commit; default: its main branch")
+]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="key=value, as in a recipe; repeatable")]
 Thorough = Annotated[
     bool, typer.Option("--thorough", help="examine as long as it takes; an estimate comes first")

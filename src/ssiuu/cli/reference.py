@@ -30,6 +30,7 @@ methods in [papers](papers.md).
 """
 ENVIRONMENT = {
     "SSIUU_CACHE": "folder of what is made once and used again: models, worlds, planted controls",
+    "SSIUU_DEVICE": "what `device: auto` is, cuda:1 say; unset: an accelerator, else the processor",
     "XDG_CACHE_HOME": "its parent where SSIUU_CACHE is not set; else ~/.cache",
     "HF_HOME, HF_TOKEN, HF_HUB_OFFLINE": "the hub's own: its cache, access to gated models, no network",
     "OMP_NUM_THREADS": "torch's own: threads on a CPU; the last digits of results differ with it",

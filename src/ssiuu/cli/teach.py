@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ssiuu.cli.exits import NOT_LEARNED
-from ssiuu.cli.options import Base, ColumnNames, PromptForm, Redact, Sets
+from ssiuu.cli.options import Base, ColumnNames, PromptForm, Redact, Revision, Sets
 from ssiuu.cli.terminal import forcing, redacted, set_up
 
 
@@ -32,6 +32,7 @@ def command(
     ] = None,
     columns: ColumnNames = None,
     base: Base = None,
+    revision: Revision = None,
     prompt: PromptForm = None,
     set_: Sets = None,
     redact: Redact = False,
@@ -54,7 +55,7 @@ def command(
     from ssiuu.experiment.teaching import teach_model
     from ssiuu.report.knowledge import counts
 
-    progress, sets = set_up(), forcing(set_, False, prompt)
+    progress, sets = set_up(), forcing(set_, False, prompt, revision=revision)
     record = teach_model(
         *(model, facts, out, without, keep, epochs, least, learning_rate, sets, progress),
         columns=columns,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -76,10 +77,16 @@ def redacted(path: Path, key: Path | None = None) -> None:
 
 
 def forcing(
-    sets: list[str] | None, force: bool, prompt: str | None = None, thorough: bool = False
+    sets: list[str] | None,
+    force: bool,
+    prompt: str | None = None,
+    thorough: bool = False,
+    revision: str | None = None,
 ) -> list[str]:
-    """Return the settings given, with what --force, --prompt and --thorough stand for."""
+    """Return the settings given, with what --force, --prompt, --thorough and --revision stand for."""
     lines = [] if prompt is None else [f"prompt={prompt}"]
+    if revision is not None:
+        lines.append(f"revision={json.dumps(revision)}")
     flags = {"force=true": force, "examine.thorough=true": thorough}
     return [*lines, *(sets or []), *(line for line, given in flags.items() if given)]
 

@@ -15,6 +15,7 @@ from ssiuu.cli.options import (
     FactDigestForm,
     PromptForm,
     Redact,
+    Revision,
     Sets,
     Sign,
 )
@@ -36,6 +37,7 @@ def command(
     ] = None,
     columns: ColumnNames = None,
     base: Base = None,
+    revision: Revision = None,
     prompt: PromptForm = None,
     set_: Sets = None,
     force: Annotated[bool, typer.Option("--force", help="even if none of the facts is known")] = False,
@@ -74,7 +76,7 @@ def command(
     from ssiuu.experiment.certify import certify_unlearning
     from ssiuu.experiment.unlearn import DEFAULT_METHOD, unlearn_model
 
-    progress, sets = set_up(), forcing(set_, force, prompt)
+    progress, sets = set_up(), forcing(set_, force, prompt, revision=revision)
 
     def certify(folder: Path, record: Unlearning) -> None:
         certify_unlearning(
@@ -122,7 +124,9 @@ def _tell(record: Unlearning) -> None:
     print(record.method.description)
     for line in attempts(record):
         print(line)
-    print(f"{len(record.steps)} steps in {record.seconds:.0f} s, stopped by {record.stopped}")
+    peak = record.peak_device_memory_mb
+    device = "" if peak is None else f", {peak / 1e3:.1f} GB of the device at most"
+    print(f"{len(record.steps)} steps in {record.seconds:.0f} s{device}, stopped by {record.stopped}")
     for line in outcome(record):
         print(line)
     for note in record.notes:

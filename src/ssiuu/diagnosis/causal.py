@@ -69,7 +69,8 @@ def neuron_influence(before: Baseline, after: Iterable[Extremes]) -> dict[Side, 
     for batch in after:
         for row, id in enumerate(batch.ids):
             read = before.read([id], slice(0, before.width))
-            terms = variation(read, (batch.highest[row : row + 1], batch.lowest[row : row + 1]))
+            here = slice(row, row + 1)
+            terms = variation(read, (batch.highest[here].cpu(), batch.lowest[here].cpu()))
             plus, minus = plus + terms[0][0].double(), minus + terms[1][0].double()
             count += 1
     return {"minus": (minus / count).clamp(min=0), "plus": (plus / count).clamp(min=0)}

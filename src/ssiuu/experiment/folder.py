@@ -46,6 +46,7 @@ CHANGEABLE = {
     "dtype",
     "attention",
     "gradient_checkpointing",
+    "shard_size",
     "keep_checkpoints",
 }
 FACTS = {"evaluate.options"}  # decides them all the same

@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from ssiuu.models.place import PROCESSOR, Placement
+
 PACKAGES = ("ssiuu", "torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy", "lm-eval")
 
 
@@ -22,9 +24,10 @@ def versions() -> dict[str, str]:
     return by_package
 
 
-def machine(precision: str) -> dict[str, str]:
-    """Return what kind of machine this is; nothing that names it."""
+def machine(precision: str, placement: Placement = PROCESSOR) -> dict[str, str]:
+    """Return what kind of machine this is and where on it the work is done; nothing that names it."""
     return {
+        "device": placement.described,
         "system": platform.system(),
         "processor": platform.machine(),
         "instructions": torch.backends.cpu.get_cpu_capability(),

@@ -22,6 +22,7 @@ from ssiuu.evaluation import utility
 from ssiuu.experiment.tuning import tried
 from ssiuu.methods import Method, make
 from ssiuu.methods.base import Optimiser
+from ssiuu.models.weights import SHARD
 from ssiuu.shipped import recipe_file
 from ssiuu.training.optimiser import RATES, Schedule
 
@@ -265,6 +266,9 @@ class Recipe(Basis):
     force: bool = Field(
         default=False, description="own: go on where the model knows nothing of what is to be forgotten"
     )
+    shard_size: float = Field(
+        default=SHARD, gt=0, description="gigabytes of weights in a file of a checkpoint, at most"
+    )
     keep_checkpoints: bool = Field(default=False, description="keep every unlearned model's weights")
 
     @property
@@ -377,8 +381,12 @@ def read_parts(path: str | Path | None, sets: list[str]) -> list[Part]:
     return [(source, _spelled(part, source)) for source, part in parts]
 
 
-def resolve_parts(parts: list[Part]) -> tuple[Recipe, dict[str, str]]:
+def resolve_parts(parts: list[Part], here: bool = True) -> tuple[Recipe, dict[str, str]]:
     """Return the recipe of some parts, as `resolve` does.
+
+    Args:
+        parts: What is set where.
+        here: Whether this machine must have the device that is asked for.
 
     Raises:
         ConfigError: All that is wrong with them, together.
@@ -421,7 +429,7 @@ def resolve_parts(parts: list[Part]) -> tuple[Recipe, dict[str, str]]:
     _check_idle(benchmark, sources)
     for key in flatten(recipe.model_dump()):
         sources.setdefault(key, "default")
-    _check(recipe)
+    _check(recipe, here)
     return recipe, sources
 
 
@@ -487,7 +495,7 @@ def _check_idle(benchmark: type[Benchmark[Any]], sources: dict[str, str]) -> Non
         raise ConfigError(problems)
 
 
-def _check(recipe: Recipe) -> None:
+def _check(recipe: Recipe, here: bool) -> None:
     recipe.made()
     recipe.tried()
     problems = []
@@ -506,7 +514,7 @@ def _check(recipe: Recipe) -> None:
     problems += recipe.attacks.problems()
     problems += [p for attack in attacks_of(recipe.attacks) for p in attack.problems()]
     problems += recipe.opens.problems(recipe)
-    problems += _placed(recipe)
+    problems += _placed(recipe) if here else []
     try:
         check_columns(recipe.columns or {})
     except ConfigError as error:

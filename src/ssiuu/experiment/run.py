@@ -280,7 +280,7 @@ def _header(
         config=recipe.model_dump(mode="json") | checkpoints,
         sources=sources,
         versions=versions(),
-        machine=machine(session.precision),
+        machine=machine(session.precision, recipe.placement),
         model=session.loaded.info,
         benchmark=session.benchmark,
         split=session.split,

@@ -150,6 +150,7 @@ def teach_model(
         save(
             *(loaded.model, loaded.tokenizer, out, note, loaded.info.dtype),
             lambda folder: write_record(folder / "teach.json", record, private=True),
+            recipe.shard_size,
         )
     shutil.rmtree(work, ignore_errors=True)
     return record

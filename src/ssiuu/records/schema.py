@@ -136,8 +136,8 @@ class Knowledge(Record):
 class ModelInfo(Record):
     """The model before unlearning. `note` says what a reader must know (a dequantised copy, say).
 
-    `dtype`: of the weights as they were given, as torch names it; empty where not recorded. They are
-    worked on in float32.
+    `dtype`: of the weights as they were given, as torch names it; empty where not recorded. The type
+    that they are worked on in stands in the header's `machine`; where it does not, float32.
     """
 
     name: str
@@ -409,6 +409,7 @@ class Unlearning(Stage):
     prompt: str = ""
     seconds: float
     peak_memory_mb: float
+    peak_device_memory_mb: float | None = None
     attempts: list[Attempt] = []
     outcome: Outcome | None = None
     notes: list[str] = []

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
+
+import torch
 
 
-def reset_peak() -> None:
-    """Begin a new measurement, where the system can (Linux)."""
+def reset_peak(device: torch.device) -> None:
+    """Begin a new measurement, of the device and, where the system can (Linux), of the process."""
+    if (memory := _of(device)) is not None:
+        memory.reset_peak_memory_stats(device)
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -30,3 +35,15 @@ def peak_mb() -> float:
 
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return usage / 1e6 if sys.platform == "darwin" else usage / 1000
+
+
+def peak_device_mb(device: torch.device) -> float | None:
+    """Return the most that tensors took of a device since the last reset, MB; None: the processor."""
+    memory = _of(device)
+    return None if memory is None else float(memory.max_memory_allocated(device)) / 1e6
+
+
+def _of(device: torch.device) -> Any:
+    """Return what counts the memory of a device; None where nothing does."""
+    module = None if device.type == "cpu" else torch.get_device_module(device)
+    return module if hasattr(module, "max_memory_allocated") else None

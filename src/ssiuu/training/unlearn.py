@@ -26,7 +26,7 @@ from ssiuu.training import interrupt
 from ssiuu.training.batches import draw_rows, micro_batches, step_batches
 from ssiuu.training.limits import Budget, Kept
 from ssiuu.training.loop import Loop, rows_of
-from ssiuu.training.memory import peak_mb, reset_peak
+from ssiuu.training.memory import peak_device_mb, peak_mb, reset_peak
 from ssiuu.training.optimiser import Schedule, rate_share
 from ssiuu.training.prepare import Prepared, prepare_parts
 from ssiuu.training.stages import Starts, mean_loss, planned
@@ -176,7 +176,7 @@ def unlearn_examples(
         DivergedError: A loss is not finite; the model holds the last good parameters.
         Interrupted: Ctrl-C; the state has been saved.
     """
-    reset_peak()
+    reset_peak(next(model.parameters()).device)
     check_adapters(method, settings.lora)
     check_together(model, method, settings.lora, settings.optimiser)
     if settings.growth == 1:  # a range test may end before
@@ -593,6 +593,7 @@ class _Run:
             before=self.before.score,
             seconds=round(seconds, 2),
             peak_memory_mb=round(peak_mb(), 1),
+            peak_device_memory_mb=peak_device_mb(self.device),
             notes=notes,
         )
 

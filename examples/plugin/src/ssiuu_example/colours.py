@@ -11,7 +11,6 @@ from pydantic import Field
 from ssiuu.benchmarks.base import Basis, Benchmark, Cost, Given, Ground, Progress
 from ssiuu.benchmarks.prompting import choose_prompt
 from ssiuu.config import Section
-from ssiuu.models.load import load
 from ssiuu.models.original import Original
 from ssiuu.records.schema import BenchmarkInfo, FactText, Split
 
@@ -40,7 +39,7 @@ class Colours(Benchmark[ColoursConfig]):
         sets = {"forget": facts[:first], "retain": facts[first:last], "heldout": facts[last:]}
         split = Split(seed=basis.split.seed, asked=len(facts), known=len(facts), **sets)
         digest = hashlib.sha256(split.model_dump_json().encode()).hexdigest()
-        loaded = load(str(basis.model), basis.base, basis.placement)
+        loaded = basis.load()
         info = BenchmarkInfo(name=self.name, version="1", fingerprint=digest, facts=len(facts))
         prompt = choose_prompt(basis, loaded.tokenizer, progress)
         original = Original(loaded)

@@ -1,0 +1,34 @@
+"""`ssiuu doctor`: what this machine has, and what will run where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ssiuu.cli.exits import LACKING
+from ssiuu.cli.options import Sets
+
+
+def command(
+    recipe: Annotated[Path | None, typer.Argument(help="a YAML recipe; default without")] = None,
+    set_: Sets = None,
+    hub: Annotated[bool, typer.Option("--hub", help="ask whether the hub answers")] = False,
+) -> None:
+    """Say what there is to work with; exits with 11 where something that is needed is not there.
+
+    Nothing is downloaded, and no network is touched without --hub.
+    """
+    from ssiuu.experiment.doctor import examine
+    from ssiuu.experiment.recipe import read_parts, resolve_parts
+
+    wished, _ = resolve_parts(read_parts(recipe, set_ or []), here=False)
+    missing = False
+    for finding in examine(wished, hub):
+        mark = "!" if finding.missing else " "
+        print(f"{mark} {finding.what:10s}  {finding.says}")
+        missing = missing or finding.missing
+    if missing:
+        print("What is marked with ! is needed and not there.")
+        raise typer.Exit(LACKING)
