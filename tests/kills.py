@@ -203,6 +203,7 @@ def _points(kill_at: int | None, log: Path | None) -> Any:
     import torch
     from transformers import PreTrainedModel
 
+    from ssiuu import report
     from ssiuu.benchmarks import instructions, texts
     from ssiuu.experiment import run as running
     from ssiuu.models import precision, weights
@@ -250,6 +251,7 @@ def _points(kill_at: int | None, log: Path | None) -> Any:
         stack.enter_context(patch.object(texts, "measured", lambda: few_texts))
         stack.enter_context(patch.object(instructions, "measured", lambda: few_rows))
         stack.enter_context(patch.object(loop, "SAVE_EVERY", 0.0))
+        stack.enter_context(patch.object(report, "STALE", 0.0))
         for module in (running, precision):
             stack.enter_context(patch.object(module, "release_memory", lambda: None))
         stack.enter_context(patch.object(figures, "figures", lambda *_: []))

@@ -213,9 +213,11 @@ def in_turn(jobs: Sequence[P], attempt: Callable[[P], bool], progress: Callable[
 
 
 def sweep(folder: Path, name: str = "") -> None:
-    """Remove the half-written files that a killed process has left; the caller holds the lock."""
-    kinds = ("json", "safetensors") if name else ("json", "safetensors", "html", "csv")
-    for kind in kinds:
+    """Remove the half-written files that a killed process has left; the caller holds the lock.
+
+    Reports are written without one, and sweep for themselves.
+    """
+    for kind in ("json", "safetensors"):
         for path in folder.glob(f".{name}*.{kind}.*"):
             if path.is_dir() and not path.is_symlink():  # see `write_tensors`
                 shutil.rmtree(path, ignore_errors=True)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from ssiuu.analysis.beside import Beside
 from ssiuu.records.files import write_bytes
 from ssiuu.records.schema import RunRecord
+
+STALE: Final = 600.0  # seconds: nobody is at work on so old a file any more
 
 
 def write_report(
@@ -40,8 +45,18 @@ def write_report(
     from ssiuu.report.page import render
 
     folder, plots = Path(folder), figures(record, against)
+    _sweep(folder)
     path = folder / "report.html"
     write_bytes(path, render(record, baseline, plots, beside, against).encode())
     write_bytes(folder / "figures.csv", figure_numbers(plots).encode())
     write_bytes(folder / "verdicts.csv", verdicts_csv(record).encode())
     return path
+
+
+def _sweep(folder: Path) -> None:
+    """Remove half-written reports of a process that was killed; one that is at work is left alone."""
+    for name in ("report.html", "figures.csv", "verdicts.csv"):
+        for path in folder.glob(f".{name}.*"):
+            with suppress(OSError):  # another process was faster
+                if time.time() - path.stat().st_mtime >= STALE:
+                    path.unlink()
