@@ -10,6 +10,7 @@ A point is right before or right after a file is saved, given its name or remove
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import multiprocessing
 import os
@@ -74,6 +75,7 @@ class Bench:
         shutil.rmtree(folder / "out")
         os.chdir(here)
         sys.argv = words
+        gc.freeze()  # nor has every one of them to go through what is there
         for name in names:
             place = folder / "whole" / name
             bench.prepare(name, place)
@@ -205,6 +207,7 @@ def _points(kill_at: int | None, log: Path | None) -> Any:
 
     from ssiuu import report
     from ssiuu.benchmarks import instructions, texts
+    from ssiuu.experiment import drive, trials
     from ssiuu.experiment import run as running
     from ssiuu.models import precision, weights
     from ssiuu.report import figures
@@ -252,7 +255,7 @@ def _points(kill_at: int | None, log: Path | None) -> Any:
         stack.enter_context(patch.object(instructions, "measured", lambda: few_rows))
         stack.enter_context(patch.object(loop, "SAVE_EVERY", 0.0))
         stack.enter_context(patch.object(report, "STALE", 0.0))
-        for module in (running, precision):
+        for module in (running, drive, trials, precision):
             stack.enter_context(patch.object(module, "release_memory", lambda: None))
         stack.enter_context(patch.object(figures, "figures", lambda *_: []))
         yield

@@ -23,7 +23,7 @@ from kills import Bench
 
 SOAK = int(os.environ.get("SOAK", 10))
 COMMANDS = ("run", "unlearn", "search", "audit", "report")
-OFTEN = (3, 3, 1, 3, 1)  # of drawn kills; a search takes long, a report is short
+OFTEN = (6, 6, 1, 6, 3)  # of drawn kills; a search takes long, a report is short
 
 
 @pytest.fixture(scope="module")
