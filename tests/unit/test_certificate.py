@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -259,6 +261,32 @@ def test_what_cannot_be_checked_is_misuse(place: Place, words: list[str], said: 
     assert done.returncode == 2 and said in done.stderr
 
 
+def test_no_file_is_read_twice(
+    tmp_path: Path, make_model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What loading a model has read for its fingerprint is not read again for a certificate."""
+    from ssiuu.models.load import model_fingerprint, save
+    from ssiuu.records import hashes
+
+    folder = tmp_path / "model"
+    save(make_model(), tokenizer, folder)
+    model_fingerprint(folder)
+    opened, real = [], Path.open
+
+    def watched(self: Path, *given: Any, **more: Any) -> Any:
+        opened.append(self.name)
+        return real(self, *given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", watched)
+        found = digests(folder)
+    assert "model.safetensors" in found and not {"model.safetensors", "config.json"} & {*opened}
+    for name, digest in found.items():
+        assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    flip(folder / "config.json", 9)
+    assert hashes.sha256_of(folder / "config.json") != found["config.json"]
+
+
 def test_digests_under_a_key_need_it_and_salted_ones_do_not(place: Place, tmp_path: Path) -> None:
     words = ["verify", place.certificate, "--model", place.folder / "after", "--facts", place.facts]
     done = ssiuu(*words)
@@ -284,6 +312,7 @@ def test_signing_keys_of_every_kind_and_those_that_are_none(
         ("ssh", PrivateFormat.OpenSSH, NoEncryption()),
         ("pem", PrivateFormat.PKCS8, NoEncryption()),
         ("locked", PrivateFormat.PKCS8, secret),
+        ("locked-ssh", PrivateFormat.OpenSSH, secret),
     ]
     for kind, form, locked in forms:
         path = tmp_path / kind

@@ -71,8 +71,8 @@ def command(
     record = audit_models(
         before, after, forget, out, retain, sets, typed, progress, columns=columns, base=base
     )
-    certificate = certify_audit(record, before, after, out, base, seal, progress)
     finish(record, out, progress, redact, digest_key)
+    certificate = certify_audit(record, before, after, out, base, seal, progress)
     print(f"certificate: {certificate}")
     judged = next(cell for cell in record.cells if cell.method.label == "after")
     codes = {"not removed": NOT_FORGOTTEN, "hidden": HIDDEN}
