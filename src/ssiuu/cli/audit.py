@@ -63,6 +63,7 @@ def command(
     check_facts({"--forget": forget, "--retain": retain}, columns, set_ or [])
     seal = seal_of(sign, fact_digests, digest_key, out)
     from ssiuu.analysis.columns import verdict
+    from ssiuu.certificate.write import JSON as CERTIFICATE
     from ssiuu.experiment.certify import certify_audit
     from ssiuu.experiment.unlearn import audit_models
 
@@ -71,9 +72,11 @@ def command(
     record = audit_models(
         before, after, forget, out, retain, sets, typed, progress, columns=columns, base=base
     )
+    if not any(cell.failed for cell in record.cells):
+        # Before the record is redacted, which no certificate can be made of.
+        certify_audit(record, before, after, out, base, seal, progress)
     finish(record, out, progress, redact, digest_key)
-    certificate = certify_audit(record, before, after, out, base, seal, progress)
-    print(f"certificate: {certificate}")
+    print(f"certificate: {out / CERTIFICATE}")
     judged = next(cell for cell in record.cells if cell.method.label == "after")
     codes = {"not removed": NOT_FORGOTTEN, "hidden": HIDDEN}
     if code := codes.get(verdict(record, judged)):
