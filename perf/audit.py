@@ -5,9 +5,10 @@
 
 audit: lineups, read-out and attackers of the examination, and the same on planted controls;
 unplanted: without those, as for a second model of one original. plain_audit, plain_unplanted: an audit
-without the examination, whose attackers (two that hold facts, one that trains on instructions) take as
-many steps of as many rows, read by ranking. All else (scores, look inside) is done by each of the four.
-Steps of hiding are no attack and not counted. They take turns in one process.
+without the examination, whose attackers take as many steps of as many rows, read by ranking: two that
+hold facts, as the examination's do, and one that trains on instructions, which it does without. All
+else (scores, look inside) is done by each of the four. Steps of hiding are no attack and not counted.
+They take turns in one process.
 
 Without folders a small model of a made-up world and its never-learned twin are audited. Seconds are the
 processor's, so that other work on the machine counts less. Prints their medians, ratios, the attackers'
@@ -49,7 +50,7 @@ ROW = {
     "paraphrases",
 }  # of a fact, keys that are given
 BATCH = 8  # rows a step
-PLAIN = ("harmful_0.3", "harmful_0.5", "benign")  # an attacker each, as many as an examination has
+PLAIN = ("harmful_0.3", "harmful_0.5", "benign")  # an attacker each
 
 
 class Parts:
