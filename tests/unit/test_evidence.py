@@ -23,10 +23,12 @@ from ssiuu.analysis.evidence import (
     conformal,
     constants,
     judge,
+    related_steps,
     shown,
 )
 from ssiuu.analysis.verdict import fact_word, model_word
 from ssiuu.records.schema import Examination, Place, Trace
+from ssiuu.report.answer import sight
 
 PLACES = [
     Place(name="before"),
@@ -49,6 +51,25 @@ def examination(
             row[0] += lift
         facts[f"f{n}"] = Trace(contrast=[*rows], margin=[0.0] * len(PLACES))
     return Examination(places=PLACES, facts=facts, seconds=1.0)
+
+
+def test_nothing_is_called_erased_after_attacks_shorter_than_the_calibrations() -> None:
+    found, planted = examination([0.0] * 40), examination([30.0] * 12, seed=1)
+    steps = related_steps(found)
+    assert steps == max(place.step for place in PLACES) > 0
+    long, short = (
+        judge(found, planted, FITTED.model_copy(update={"steps": steps + n})) for n in (0, 1)
+    )
+    words = {
+        name: [fact_word(False, fact) for fact in judged.facts.values()]
+        for name, judged in (("long", long), ("short", short))
+    }
+    assert sum(word.verdict == "erased" for word in words["long"]) > 30
+    assert all(word.verdict != "erased" for word in words["short"])
+    assert model_word(words["long"], long) == "erased" and model_word(words["short"], short) != "erased"
+    assert "nothing is called erased" in sight(short) and "erased" not in sight(long)
+    lone = without(found, "related").model_copy(update={"places": PLACES[:3]})
+    assert related_steps(lone) == 0, "a single fact has no attack that could be too short"
 
 
 def test_evidence_is_the_weighted_mean_over_the_places_of_each_attacker() -> None:

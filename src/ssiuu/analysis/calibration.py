@@ -20,7 +20,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from ssiuu.analysis.evidence import FEW, LEVEL, Constants, Judged, constants, judge, shown
+from ssiuu.analysis.evidence import (
+    FEW,
+    LEVEL,
+    Constants,
+    Judged,
+    constants,
+    judge,
+    related_steps,
+    shown,
+)
 from ssiuu.analysis.verdict import FactVerdict, fact_word, model_word
 from ssiuu.records.schema import Attacker, Examination, Record, Verdict
 from ssiuu.statistics import wilson
@@ -160,7 +169,8 @@ def fit(worlds: Sequence[World], version: str) -> Constants:
     """Return the constants of the worlds and ways of hiding that are for fitting."""
     chosen = [(w, case) for w in worlds if w.fitted for case in w.cases if _for_fitting(case)]
     weights = _weights([case for _, case in chosen])
-    found = Constants(version=version, weights=weights, shift=0.0)
+    steps = max(related_steps(case.found) for _, case in chosen)
+    found = Constants(version=version, weights=weights, shift=0.0, steps=steps)
     for caution in CAUTIONS:
         found = found.model_copy(update={"caution": round(float(caution), 2)})
         if _alarms(chosen, found) <= LEVEL:

@@ -56,13 +56,15 @@ class Constants(Record):
 
     `weights`: of the contrast after each attacker. `shift`: how much less evidence the hardest way of
     hiding leaves than planted controls, in the evidence's unit. `caution`: the factor of p_erased.
-    `version` names the calibration.
+    `steps`: how many the related attacker took; after fewer nothing is called erased. `version` names
+    the calibration.
     """
 
     version: str
     weights: dict[Attacker, float]
     shift: float
     caution: float = 1.0
+    steps: int = 0
 
 
 @cache
@@ -108,7 +110,8 @@ class Judged(NamedTuple):
     share of hidden facts that it finds, the hardest ways of hiding included; None without controls.
     `most`, `least`: how many of the facts that could be read are hidden, at most and at least (95 %
     each); None: cannot be said. `looks`: what the evidence is made of. `seen`: which planted controls
-    the examination found.
+    the examination found. `short`: the related attacker took fewer steps than in the calibration, so
+    that nothing is called erased.
     """
 
     facts: dict[str, FactJudged]
@@ -118,6 +121,7 @@ class Judged(NamedTuple):
     most: int | None
     looks: frozenset[Attacker] = frozenset()
     seen: frozenset[str] = frozenset()
+    short: bool = False
 
     @property
     def read(self) -> int:
@@ -186,18 +190,23 @@ def judge(
     facts = shown(examination, fitted.weights, looks)
     null = _decoys(facts.values())
     controls = shown(planted, fitted.weights, looks) if planted else {}
-    hidden = _controls(controls, fitted)
+    hidden, short = _controls(controls, fitted), 0 < related_steps(examination) < fitted.steps
     judged = {id: FactJudged() for id in examination.facts}
     for id, fact in facts.items():
         s, after = float(fact.evidence[0]), conformal(fact.after[0], null.after)
         first = bool(fact.after[0] > null.after[-1])
-        weak = hidden.below(s) if hidden else None
+        weak = hidden.below(s) if hidden and not short else None
         judged[id] = FactJudged(s, _p(fact, null, fitted.caution), weak, after, first)
     power = None if hidden is None else hidden.above(threshold(null.evidence, fitted))
     known = sum(f.erased is not None and f.erased <= LEVEL for f in judged.values())
     least, most = bounds(known, len(facts), power)
     seen = _seen(controls, fitted)
-    return Judged(judged, (len(seen), len(controls)), power, least, most, looks, seen)
+    return Judged(judged, (len(seen), len(controls)), power, least, most, looks, seen, short)
+
+
+def related_steps(examination: Examination) -> int:
+    """Return how many steps the related attacker took at most; 0 where there is none."""
+    return max((place.step for place in examination.places if place.attacker == "related"), default=0)
 
 
 class _Null(NamedTuple):

@@ -116,7 +116,7 @@ def model_word(facts: Sequence[FactVerdict], judged: Judged | None) -> Verdict:
         return "undecided"
     if judged.least > FEW * judged.read:
         return "not removed" if 2 * still >= judged.least else "hidden"
-    sure = judged.power is not None and judged.power >= POWER
+    sure = judged.power is not None and judged.power >= POWER and not judged.short
     if sure and judged.most < FEW * judged.read and not still:
         return "erased"
     return "undecided"

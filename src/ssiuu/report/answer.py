@@ -78,6 +78,12 @@ def _bounded(judged: Judged) -> list[str]:
     return [f"At {least}most {judged.most} of {read} are hidden or still there ({each})."]
 
 
+SHORT = (
+    " Its attacks were shorter than those that it was calibrated with, so nothing is called erased "
+    "(examine.steps)."
+)
+
+
 def sight(judged: Judged) -> str:
     """Return what the examination can see, in a sentence."""
     found, of = judged.found
@@ -89,6 +95,7 @@ def sight(judged: Judged) -> str:
     return (
         f"Of {of} facts hidden on purpose in the model as it was, this examination finds {found}; of "
         f"those hidden in the ways that are hardest to see it would find {sure(judged.power)}\u00a0%."
+        + (SHORT if judged.short else "")
     )
 
 
