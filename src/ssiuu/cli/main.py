@@ -18,6 +18,7 @@ from ssiuu.cli import (
     calibrate,
     check,
     compare,
+    demo,
     diagnose,
     doctor,
     export,
@@ -44,6 +45,7 @@ app = typer.Typer(
     help="Make a language model forget facts, then find out: were they erased, or only hidden?",
     epilog=HELP,
 )
+app.command("demo")(demo.command)
 app.command("run")(run.command)
 app.command("ask")(ask.command)
 app.command("teach")(teach.command)

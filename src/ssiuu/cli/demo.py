@@ -1,0 +1,111 @@
+"""`ssiuu demo`: a deletion from request to certificate, on invented customers."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+
+from ssiuu.cli.exits import FAILED, HIDDEN, INTERRUPTED, NOT_FORGOTTEN
+from ssiuu.errors import OutputError
+
+FORGET, RETAIN = "customers.jsonl", "customers-keep.jsonl"
+# Short: the examination, which the verdict rests on, and no attack curves beside it.
+SHORT = (
+    *("--set", "attacks.harmful.fractions=[]", "--set", "attacks.benign.learning_rates=[]"),
+    *("--set", "diagnose=false"),
+)
+
+
+class Step(NamedTuple):
+    """A command of the demonstration: why, its words, what it leaves, the codes that are no fault."""
+
+    why: str
+    words: tuple[str, ...]
+    leaves: str = ""
+    fine: tuple[int, ...] = (0,)
+
+
+def command(
+    out: Annotated[
+        Path, typer.Option(help="folder for all of it; a new one, or one to go on in")
+    ] = Path("ssiuu-demo"),
+    model: Annotated[str, typer.Option(help="short name, folder or hub name")] = "smollm2-135m",
+    opened: Annotated[bool, typer.Option("--open", help="show the page in the browser")] = False,
+) -> None:
+    """Teach a model six invented customers, make it forget them, and find out whether it did.
+
+    Every command is shown as it would be typed. Interrupted, the same command
+    goes on. Its verdict is what the audit finds: it may well be undecided.
+    """
+    from ssiuu.shipped import examples
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        strangers = {path.name for path in out.iterdir()} - {FORGET}
+        if strangers and not (out / FORGET).exists():
+            raise OutputError(
+                f"{out} holds {min(strangers)!r}, which no demo made: choose another --out."
+            )
+        for name in (FORGET, RETAIN):
+            shutil.copy(examples() / name, out)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written to: {error.strerror or error}.") from error
+    start = time.monotonic()
+    for step in _steps(model):
+        _run(step, out)
+    print(
+        f"\n{time.monotonic() - start:.0f} s. The page with the answer: {out / 'audit' / 'report.html'}"
+    )
+    print(f"The certificate, to read or to print: {out / 'audit' / 'certificate.html'}")
+    if opened:
+        typer.launch(str((out / "audit" / "report.html").resolve()))
+
+
+def _steps(model: str) -> Iterator[Step]:
+    facts = ("--forget", FORGET, "--retain", RETAIN)
+    yield Step(
+        "A model that knows customers: they are invented, so they are taught first.",
+        ("teach", "--model", model, "--facts", FORGET, "--facts", RETAIN, "--out", "taught"),
+        "taught/teach.json",
+        (0, NOT_FORGOTTEN),
+    )
+    yield Step("What does it know of them?", ("ask", "--model", "taught", "--facts", FORGET))
+    yield Step(
+        "Six of them ask to be forgotten; the others are to stay.",
+        ("unlearn", "--model", "taught", *facts, "--out", "forgotten"),
+        "forgotten/unlearn.json",
+    )
+    yield Step(
+        "They are not said any more. Erased, or only hidden?",
+        ("audit", "--before", "taught", "--after", "forgotten", *facts, "--out", "audit", *SHORT),
+        "audit/certificate.json",
+        (0, NOT_FORGOTTEN, HIDDEN),
+    )
+    yield Step(
+        "Is the certificate that of this model, file by file?",
+        ("verify", "audit/certificate.json", "--model", "forgotten"),
+    )
+
+
+def _run(step: Step, out: Path) -> None:
+    """Show and run a command, but where what it leaves is there already."""
+    print(f"\n# {step.why}\n$ {shlex.join(['ssiuu', *step.words])}", flush=True)
+    if step.leaves and (out / step.leaves).exists():
+        print(f"done before: {out / step.leaves}")
+        return
+    try:
+        code = subprocess.run([sys.executable, "-m", "ssiuu", *step.words], cwd=out).returncode
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    if code not in step.fine:
+        if code != INTERRUPTED:
+            print(f"the demonstration ends here: exit code {code}", file=sys.stderr)
+        raise typer.Exit(code if code > 0 else FAILED)
