@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ssiuu.cli.options import Base, ColumnNames, PromptForm, Redact, Revision, Sets
+from ssiuu.cli.options import Base, ColumnNames, DigestKeyFile, PromptForm, Redact, Revision, Sets
 from ssiuu.cli.terminal import forcing, redacted, set_up
 
 
@@ -24,6 +24,7 @@ def command(
     columns: ColumnNames = None,
     set_: Sets = None,
     redact: Redact = False,
+    digest_key: DigestKeyFile = None,
 ) -> None:
     """Say of every fact whether the model knows it, and why; exits with 0 whatever it knows."""
     from ssiuu.cli.misuse import check_facts, check_models
@@ -46,4 +47,4 @@ def command(
     progress.done()
     print(dump_json(knowledge_rows(record)) if json else table(record))
     if redact and out is not None:
-        redacted(out)
+        redacted(out, digest_key)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ssiuu.cli.options import Base, ColumnNames, PromptForm, Redact, Revision, Sets
+from ssiuu.cli.options import Base, ColumnNames, DigestKeyFile, PromptForm, Redact, Revision, Sets
 from ssiuu.cli.terminal import finish, forcing, set_up
 
 
@@ -30,6 +30,7 @@ def command(
     prompt: PromptForm = None,
     set_: Sets = None,
     redact: Redact = False,
+    digest_key: DigestKeyFile = None,
     force: Annotated[
         bool, typer.Option("--force", help="even if the model before knows none of the facts")
     ] = False,
@@ -51,4 +52,4 @@ def command(
     record = diagnose_models(
         before, after, forget, out, retain, attacked, sets, typed, progress, columns=columns, base=base
     )
-    finish(record, out, progress, redact)
+    finish(record, out, progress, redact, digest_key)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssiuu.cli.exits import BROKE_OFF
-from ssiuu.cli.options import Redact, Sets, Thorough
+from ssiuu.cli.options import DigestKeyFile, Redact, Sets, Thorough
 from ssiuu.cli.terminal import finish, forcing, redacted, set_up
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def command(
     out: Annotated[Path, typer.Option(help="folder of the run")] = Path("ssiuu-run"),
     thorough: Thorough = False,
     redact: Redact = False,
+    digest_key: DigestKeyFile = None,
 ) -> None:
     """Unlearn, evaluate, look inside, attack and report, for every method and seed.
 
@@ -38,19 +39,19 @@ def command(
 
     recipes = resolve_all(recipe, forcing(set_, force=False, thorough=thorough))
     if "" not in recipes:
-        _matrix(recipes, out, redact)
+        _matrix(recipes, out, redact, digest_key)
         return
     resolved, sources = recipes[""]
     progress = set_up()
     record = run(resolved, sources, out, _typed(), progress=progress)
-    finish(record, out, progress, redact)
+    finish(record, out, progress, redact, digest_key)
 
 
 def _typed() -> str:
     return shlex.join(["ssiuu", *sys.argv[1:]])
 
 
-def _matrix(recipes: Mapping[str, Resolved], out: Path, redact: bool) -> None:
+def _matrix(recipes: Mapping[str, Resolved], out: Path, redact: bool, key: Path | None) -> None:
     """Run every recipe into a folder of its own, then write their comparison and print its table."""
     from ssiuu.analysis.across import grounds
     from ssiuu.experiment.matrix import COMPARISON, check_matrix
@@ -66,7 +67,7 @@ def _matrix(recipes: Mapping[str, Resolved], out: Path, redact: bool) -> None:
         progress(f"{name}:")
         records[name] = run(resolved, sources, out / name, _typed(), progress=progress)
         if redact:
-            redacted(out / name)
+            redacted(out / name, key)
             records[name] = load_run(out / name)
         pages.append(write_report(records[name], out / name))
     found = grounds(records)

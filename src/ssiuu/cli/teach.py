@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ssiuu.cli.exits import NOT_LEARNED
-from ssiuu.cli.options import Base, ColumnNames, PromptForm, Redact, Revision, Sets
+from ssiuu.cli.options import Base, ColumnNames, DigestKeyFile, PromptForm, Redact, Revision, Sets
 from ssiuu.cli.terminal import forcing, redacted, set_up
 
 
@@ -36,6 +36,7 @@ def command(
     prompt: PromptForm = None,
     set_: Sets = None,
     redact: Redact = False,
+    digest_key: DigestKeyFile = None,
 ) -> None:
     """Teach a model facts until it knows them; exits with 3 where it does not know all of them."""
     from ssiuu.cli.misuse import check_facts, check_models, check_number, check_out, nothing
@@ -69,7 +70,7 @@ def command(
         print(f"{len(record.absent)} facts were left out")
     print(f"checkpoint: {out}")
     if redact:
-        redacted(out)
+        redacted(out, digest_key)
     if not record.learned:
         unknown = [fact for fact, known in record.knowledge.items() if known.state != "known"]
         for fact in unknown:

@@ -80,7 +80,9 @@ def command(
 
     def certify(folder: Path, record: Unlearning) -> None:
         certify_unlearning(
-            record, model, forget, retain, out, columns, base, seal, progress, written=folder
+            *(record, model, forget, retain, out, columns, base, seal, progress),
+            written=folder,
+            revision=revision,
         )
 
     limits = {"unlearn.max_kl": max_kl, "unlearn.min_retain": min_retain}

@@ -79,7 +79,9 @@ def certify_audit(
         InputError: A file cannot be read, or the key cannot be used.
     """
     seal = seal or Seal()
-    found = tuple(_checkpoints(find(before).folder, after, base, record.header.model, progress))
+    revision = record.header.config.get("revision")
+    place = find(before, revision).folder
+    found = tuple(_checkpoints(place, after, base, record.header.model, progress))
     issue = Issue(found, seal.facts(out), now(), versions(), tuple(ATTACKS))
     return write(of_audit(record, issue), out, seal.signer)
 
@@ -95,6 +97,7 @@ def certify_unlearning(
     seal: Seal | None = None,
     progress: Progress = lambda _: None,
     written: Path | None = None,
+    revision: str | None = None,
 ) -> Path:
     """Write the certificate of an unlearned checkpoint into its folder and return it.
 
@@ -105,6 +108,7 @@ def certify_unlearning(
         retain: Those to keep, or "none".
         out: The checkpoint.
         written: Where its files are before they get that name.
+        revision: Of the model before, on the hub.
         columns: Which columns of the facts were read.
         base: The model that an adapter belongs to, where one was given.
         seal: How it is made.
@@ -117,7 +121,7 @@ def certify_unlearning(
     facts = {fact.id: fact for fact in read_facts(forget, "--forget", named)}
     kept = 0 if retain in (None, "none") else len(read_facts(str(retain), "--retain", named))
     folder = written or out
-    found = tuple(_checkpoints(find(model).folder, folder, base, None, progress))
+    found = tuple(_checkpoints(find(model, revision).folder, folder, base, None, progress))
     issue = Issue(found, seal.facts(out), now(), versions())
     return write(of_unlearning(record, issue, facts, kept, issue.issued), folder, seal.signer)
 
