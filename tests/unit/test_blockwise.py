@@ -128,12 +128,26 @@ def test_a_chunk_is_no_matter_of_the_numbers(monkeypatch: Any) -> None:
     torch.testing.assert_close(weights.detach(), first, rtol=1e-4, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["sgd", "momentum", "sign", "normsgd", "adafactor"])
-def test_weights_in_bf16_want_an_optimiser_that_rounds_by_chance(name: Any) -> None:
+@pytest.mark.parametrize("name", ["sgd", "momentum", "sign", "normsgd", "adamw", "adamw8bit"])
+def test_weights_in_bf16_go_where_those_in_fp32_go_in_the_mean(name: Any) -> None:
+    """In steps of a thousandth of a weight, far below its last digit."""
+    begun, ends = 1 + torch.rand(4000, generator=seeded()), []
+    for kind in (torch.float32, torch.bfloat16):
+        weights = torch.nn.Parameter(begun.to(kind, copy=True))
+        rate = 1e-3 * 4000**0.5 if name == "normsgd" else 1e-3
+        made = build(name, [weights], rate, 0.0)
+        for _ in range(8):
+            weights.grad = torch.ones_like(weights)
+            made.step()
+        ends.append(float(weights.detach().double().mean()))
+    assert ends[1] == pytest.approx(ends[0], abs=1e-3)
+    assert ends[0] < float(begun.mean()) - 0.007
+
+
+def test_adafactor_has_no_form_for_bf16() -> None:
     weights = [torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))]
-    with pytest.raises(ConfigError, match="trained by adamw or adamw8bit"):
-        build(name, weights, 1e-3, 0.0)
-    assert isinstance(build("adamw", weights, 1e-3, 0.0), BlockAdamW)
+    with pytest.raises(ConfigError, match="adafactor has no form for weights in bf16"):
+        build("adafactor", weights, 1e-3, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +180,7 @@ def test_methods_take_steps_in_bf16_weights(name: str, tiny_model: Any, make_exa
             outcome = step([collate(forget, 40)], [collate(retain, 40)])
         assert all(p.dtype == kind for p in model.parameters())
         ends.append((outcome.forget_loss, outcome.retain_loss or 0.0))
-    assert ends[1] == pytest.approx(ends[0], rel=0.1, abs=0.05)
+    assert ends[1] == pytest.approx(ends[0], rel=0.1, abs=0.08)
 
 
 def test_weights_in_bf16_go_on_to_the_bit_where_they_were_left(

@@ -342,8 +342,9 @@ def _add_rows(store: dict[str, Tensor], name: str, module: Any, ids: Tensor, row
     if module.padding_idx is not None:
         rows = rows * (ids != module.padding_idx).unsqueeze(-1)
     if name not in store:
-        store[name] = torch.zeros_like(module.weight)
-    flat = rows.reshape(-1, rows.shape[-1]).to(module.weight.dtype)
+        kind = torch.promote_types(module.weight.dtype, torch.float32)
+        store[name] = torch.zeros_like(module.weight, dtype=kind)
+    flat = rows.reshape(-1, rows.shape[-1]).to(store[name].dtype)
     store[name].index_add_(0, ids.reshape(-1), flat)
 
 

@@ -19,10 +19,13 @@ from ssiuu.benchmarks.base import Cost
 from ssiuu.diagnosis.readout import TOKENS
 from ssiuu.experiment.attacking import plan
 from ssiuu.experiment.examine import lineup_size
+from ssiuu.experiment.memory import of_recipe
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.experiment.tuning import VALIDATION
 from ssiuu.methods import Method
 from ssiuu.models.files import is_adapter, tensors_of, weight_files
+from ssiuu.models.room import free_bytes
+from ssiuu.models.size import Size, size_of
 
 READ = 4400  # of plain texts and instructions, once of the original,
 MOVED = 6000  # and of every model, with the head of the original besides
@@ -33,7 +36,7 @@ SHARE = 0.6  # of the speed of one matrix product that a model reaches
 PRODUCTS = 50  # that are timed together: some clocks of a thread have steps of 16 ms
 STEP = 0.025  # seconds a step takes whatever the model's size
 SMOLLM2 = 134_515_008
-OVERHEAD = 1.2  # GB: the libraries, activations, logits
+DEFAULT = Size(SMOLLM2, 305_280, 30, 576, 1536, 49_152)
 
 
 def estimate(recipe: Recipe, audited: bool = False, **known: Any) -> str:
@@ -45,16 +48,22 @@ def estimate(recipe: Recipe, audited: bool = False, **known: Any) -> str:
         known: What is known of the cost by now, as `Cost` has it.
     """
     cost = replace(recipe.opens.cost(recipe), **known)
-    parameters = _parameters(cost)
+    size = size_of(str(cost.model)) if cost.model is not None else None
+    parameters = _parameters(cost) or (size.parameters if size is not None else None)
     if parameters is None:
         return "estimate: the model is not on this machine yet, so its size is not known."
-    seconds = 2 * parameters * _tokens(recipe, cost, audited) / (SHARE * _throughput())
+    device = recipe.placement.device
+    seconds = 2 * parameters * _tokens(recipe, cost, audited) / (SHARE * _throughput(device))
     seconds += STEP * _steps(recipe, cost, audited)
-    # Weights, AdamW's two moments, gradient; Ssiuu adds A_{t-1} in bf16.
-    copies = 4.5 if any(m.name == "ssiuu" for m in recipe.made()) else 4
-    memory = copies * 4 * parameters / 1e9 + OVERHEAD
+    # Of a model that is made here, or whose configuration is not known, the default's widths do.
+    size = replace(size or DEFAULT, parameters=parameters)
+    memory, free = of_recipe(recipe, size, cost.tokens) / 1e9, free_bytes(device)
+    there = "" if free is None else f" ({free / 1e9:.1f} GB are free now)"
     minutes = max(1, round(seconds / 60))
-    return f"estimate: about {minutes} min and {memory:.1f} GB of memory here, if nothing else runs."
+    return (
+        f"estimate: about {minutes} min and {memory:.1f} GB of memory on {recipe.placement.device}"
+        f"{there}, if nothing else runs."
+    )
 
 
 def _tokens(recipe: Recipe, cost: Cost, audited: bool = False) -> float:
@@ -135,19 +144,21 @@ def _parameters(cost: Cost) -> int | None:
     if cost.model == "smollm2-135m":
         return SMOLLM2
     folder = Path(str(cost.model))
-    if not folder.is_dir() or is_adapter(folder):
+    if not folder.is_dir() or is_adapter(folder) or not [*folder.glob("*.safetensors")]:
         return None
     return sum(prod(tensor.shape) for tensor in tensors_of(weight_files(folder)).values())
 
 
-def _throughput() -> float:
+def _throughput(device: torch.device) -> float:
     """Return floating point operations a second of a matrix product like the model's, all threads.
 
     One thread is timed and counted for each there is, by the time that it computes: what else the
     machine does is left out, and threads that wait for each other as well.
     """
     threads = torch.get_num_threads()
-    activations, weights = torch.randn(256, 1024), torch.randn(1024, 1024)
+    activations, weights = (torch.randn(n, 1024, device=device) for n in (256, 1024))
+    if device.type != "cpu":
+        return _on_accelerator(activations, weights)
     torch.set_num_threads(1)
     try:
         activations @ weights  # the first one takes longer
@@ -158,3 +169,15 @@ def _throughput() -> float:
     finally:
         torch.set_num_threads(threads)
     return threads * PRODUCTS * 2 * 256 * 1024 * 1024 / spent
+
+
+def _on_accelerator(activations: torch.Tensor, weights: torch.Tensor) -> float:
+    """Return the same of a device that computes beside the processor."""
+    done = torch.get_device_module(activations.device).synchronize
+    activations @ weights
+    done()
+    start = time.perf_counter()
+    for _ in range(PRODUCTS):
+        activations @ weights
+    done()
+    return PRODUCTS * 2 * activations.numel() * len(weights) / (time.perf_counter() - start)

@@ -24,6 +24,7 @@ from ssiuu.causal import CausalLM
 from ssiuu.errors import DamagedError, ModelError, OutputError
 from ssiuu.models.checks import check_finite
 from ssiuu.models.quiet import quiet
+from ssiuu.models.room import copied
 from ssiuu.records.digest import NAME, resembles
 from ssiuu.records.files import readable, unfinished
 
@@ -311,14 +312,13 @@ def put(model: CausalLM, stored: Mapping[str, torch.Tensor], path: Path) -> None
 
 
 def snapshot(model: CausalLM) -> dict[str, torch.Tensor]:
-    """Return a copy of all parameters in memory; those that are tied have one under each name."""
-    by_id: dict[int, torch.Tensor] = {}
-    copies = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) not in by_id:
-            by_id[id(parameter)] = parameter.detach().clone()
-        copies[name] = by_id[id(parameter)]
-    return copies
+    """Return a copy of all parameters; those that are tied have one under each name.
+
+    Where it lies is decided by what is free: see `ssiuu.models.room`.
+    """
+    parameters = list({id(p): p for p in model.parameters()}.values())
+    copies = {id(p): copy for p, copy in zip(parameters, copied(parameters), strict=True)}
+    return {name: copies[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
 
 
 @torch.no_grad()

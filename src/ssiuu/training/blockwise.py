@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -122,6 +122,61 @@ class BlockAdamW(torch.optim.Optimizer):
             state[name].view(-1)[at], state[f"{name}_most"][blocks] = codes, most
 
 
+class RoundedSGD(torch.optim.Optimizer):
+    """SGD, along the gradient, its signs or its direction, of weights in bf16, rounded by chance.
+
+    Momentum, where there is any, is held in fp32.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        along: Literal["gradient", "signs", "direction"] = "gradient",
+    ) -> None:
+        """Prepare; `along`: what a step of length `lr` goes along."""
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.along = along
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Take a step."""
+        every = [p for group in self.param_groups for p in group["params"]]
+        length = 1.0
+        if self.along == "direction":
+            gradients = [p.grad for p in every if p.grad is not None]
+            norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in gradients]
+            length = float(torch.stack(norms).norm()) if norms else 0.0
+        places = {id(p): place for place, p in enumerate(every, 1)}
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._move(parameter, group, places[id(parameter)], length)
+        return None
+
+    def _move(self, parameter: Tensor, group: dict[str, Any], place: int, length: float) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros(())
+            if group["momentum"]:
+                state["momentum_buffer"] = torch.zeros_like(parameter, dtype=torch.float32)
+        state["step"] += 1
+        chance = _generator(parameter.device, int(state["step"]), place)
+        weights, gradients = parameter.view(-1), parameter.grad.reshape(-1)  # type: ignore[union-attr]
+        for at in _chunks(parameter):
+            g, w = gradients[at].to(torch.float32, copy=True), weights[at]
+            if self.along == "signs":
+                g.sign_()
+            elif length:
+                g.div_(length)
+            g.add_(w.float(), alpha=group["weight_decay"])
+            if group["momentum"]:
+                g = state["momentum_buffer"].view(-1)[at].mul_(group["momentum"]).add_(g)
+            w.copy_(rounded(w.float().sub_(g, alpha=group["lr"]), chance))
+
+
 def signed(codes: Tensor, most: Float[Tensor, " blocks"]) -> Float[Tensor, " n"]:
     """Return sign(c) (c / 127)^2 M."""
     share = codes.float().div_(SIGNED)
@@ -176,7 +231,8 @@ def _by_block(shares: Tensor, most: Tensor) -> Tensor:
 
 
 def _generator(device: torch.device, step: int, place: int) -> torch.Generator:
-    return torch.Generator(device).manual_seed((step << 24) ^ place)
+    # A processor's generator takes 32 bits of a seed; an odd factor keeps steps and places apart.
+    return torch.Generator(device).manual_seed((step * 0x7F4A7C15 + place) % 2**32)
 
 
 def _chunks(parameter: Tensor) -> Iterator[slice]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ssiuu.errors import ConfigError
 from ssiuu.methods.base import Optimiser
 from ssiuu.models.shards import local, norm_of_pieces, world
-from ssiuu.training.blockwise import BlockAdamW
+from ssiuu.training.blockwise import BlockAdamW, RoundedSGD
 
 Schedule = Literal["constant", "linear", "cosine"]
 
@@ -50,11 +50,7 @@ def build(
     if name == "adamw8bit" or (name == "adamw" and bf16):
         return BlockAdamW(parameters, learning_rate, weight_decay, eight_bit=name == "adamw8bit")
     if bf16:
-        raise ConfigError(
-            "unlearn.optimiser: weights in bf16 are trained by adamw or adamw8bit, which round by "
-            f"chance; most steps of {name} would round to nothing. Use one of these, dtype: fp32, or "
-            "adapters (unlearn.lora.rank)."
-        )
+        return _rounded(name, parameters, learning_rate, weight_decay)
     settings: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
     if name == "adafactor":
         return torch.optim.Adafactor(parameters, **settings)
@@ -69,6 +65,23 @@ def build(
     fused = name == "adamw" or world() == 1
     made: torch.optim.Optimizer = kinds.get(name, torch.optim.SGD)(parameters, fused=fused, **settings)
     return made
+
+
+def _rounded(
+    name: Optimiser, parameters: Sequence[Tensor], learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Return the one that rounds by chance, for weights in bf16, in which most steps are nothing."""
+    if name == "adafactor":
+        raise ConfigError(
+            "unlearn.optimiser: adafactor has no form for weights in bf16, in which most of its steps "
+            "would round to nothing: use another one, dtype: fp32, or adapters (unlearn.lora.rank)."
+        )
+    kinds: dict[str, dict[str, Any]] = {
+        "momentum": {"momentum": 0.9},
+        "sign": {"along": "signs"},
+        "normsgd": {"along": "direction"},
+    }
+    return RoundedSGD(parameters, learning_rate, weight_decay, **kinds.get(name, {}))
 
 
 class SignDescent(torch.optim.SGD):

@@ -89,7 +89,9 @@ def collapsed(
         seed: Of the randomised SVD.
         by: The gradient whose directions they are; None: this one's own.
     """
-    source = gradient if by is None else by
+    kind = torch.promote_types(gradient.dtype, torch.float32)  # bf16 has no decompositions
+    gradient = gradient.to(kind)
+    source = gradient if by is None else by.to(kind)
     if not bool(source.any()):
         return gradient.clone()
     u, s, v = triplets(source, None if cut == "ridge" else rank, seed)
