@@ -269,6 +269,19 @@ def audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return out
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "said"), [("sha256", "whoever guesses one"), ("hmac-sha256", "nobody can try")]
+)
+def test_what_a_certificate_that_stays_tells_is_said(
+    audit: Path, algorithm: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (audit / "certificate.json").write_text(f'{{"facts":{{"algorithm":"{algorithm}"}}}}')
+    assert any(said in line for line in planned(audit, audit.parent / "cache").left)
+    monkeypatch.setattr(folders, "write_report", lambda *given: None)
+    done = ssiuu("redact", audit)
+    assert done.returncode == 0 and said in done.stdout and (audit / "certificate.json").exists()
+
+
 def test_purge_tells_first_and_removes_nothing(audit: Path) -> None:
     before = content(audit.parent)
     done = ssiuu("purge", audit)

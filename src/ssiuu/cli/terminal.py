@@ -65,11 +65,14 @@ def finish(
 def redacted(path: Path, key: Path | None = None) -> None:
     """Redact a folder or file in its place and say what was done."""
     from ssiuu.redaction.folder import redact
+    from ssiuu.redaction.purge import certificate_left
 
     done = redact(path, key)
     print(f"redacted: {path}{' (it was already)' if done.already else ''}")
     if not done.already:
         print(f"key of the digests, to be kept or destroyed: {done.key}")
+    for told in certificate_left(path):
+        print(told)
     for left in done.left:
         print(f"not of ssiuu, and left as it is: {left}")
     for weights in done.weights:

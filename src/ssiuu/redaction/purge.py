@@ -102,7 +102,7 @@ def planned(
         plan.left.append(f"The model in {folder} stays: what it knows is in its weights.")
     _plan_facts(plan)
     plan.gone += [place] if place.exists() else []
-    plan.left += [*_told(folder), SHELL]
+    plan.left += [*certificate_left(folder), SHELL]
     return plan
 
 
@@ -164,8 +164,8 @@ def _beside(folder: Path) -> Iterator[Path]:
     yield from folder.absolute().parent.glob(f".{glob.escape(name)}.part-*")
 
 
-def _told(folder: Path) -> Iterator[str]:
-    """Say what stays of a certificate."""
+def certificate_left(folder: Path) -> Iterator[str]:
+    """Say what a certificate that stays tells of the facts."""
     path = folder / CERTIFICATES[0]
     if not path.exists():
         return
