@@ -18,7 +18,7 @@ from sample_record import pinned
 from sample_runs import with_header, write_run
 from ssiuu.errors import ConfigError, InputError, OutputError
 from ssiuu.records import schema
-from ssiuu.records.files import load_run
+from ssiuu.records.files import NOT_THE_SAME, again, failure, load_run, read_stage, write_record
 from ssiuu.records.schema import RunRecord
 from ssiuu.redaction import folder as folders
 from ssiuu.redaction.folder import redact
@@ -136,6 +136,35 @@ def test_a_digest_of_the_facts_without_a_key_is_none_that_stays() -> None:
     header = redacted(record).header
     assert header.benchmark.fingerprint == KEY.digest("stage", record.header.benchmark.fingerprint)
     assert header.model.fingerprint == record.header.model.fingerprint
+
+
+def test_what_stands_beside_a_stage_goes_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell that broke off, a repetition that gave other weights, weights and records of before."""
+    monkeypatch.setattr(folders, "write_report", lambda *given: None)
+    record, out = own_record(), tmp_path / "run"
+    write_run(record, out)
+    header = load_run(out).header
+    name, key = next((p, k) for p, k in header.stages.items() if "/unlearn-" in p)
+    cell, fact = (out / name).parent, header.split.forget[0]
+    first = next(k for p, k in header.stages.items() if p.startswith(cell.relative_to(out).as_posix()))
+    told = schema.Failure(key=first, reason=f"the loss is nan. The batch: {fact.id}. Lower it.")
+    write_record(failure(cell, first), told)
+    unlearning = read_stage(out / name, schema.Unlearning, key)
+    assert unlearning is not None
+    write_record(again(out / name), unlearning)
+    (out / name).with_suffix(".safetensors").write_bytes(b"weights")
+    (out / "run-0123abcd.json").write_text(fact.question)
+    (cell / "evaluate-00000000.json").write_text(fact.question)
+    done = redact(out)
+    after = load_run(out)
+    found = next(c for c in after.cells if c.failed)
+    assert found.failed and found.failed.reason.startswith("the loss is nan. The batch: [")
+    assert found.unlearning and NOT_THE_SAME in found.unlearning.notes
+    moved = next(p for p in after.header.stages if Path(p).parent == Path(name).parent and "unl" in p)
+    assert done.weights == [(out / moved).with_suffix(".safetensors")] and done.left == []
+    assert not (out / "run-0123abcd.json").exists() and leaks(out, [fact.question]) == []
 
 
 @pytest.fixture(scope="module")
