@@ -23,8 +23,11 @@ from ssiuu.report.figures.draw import COLOURS, FAINT, INK, MARKERS
 from ssiuu.statistics import wilson
 
 HERE = Path(__file__).parent / "rivals"
-TITLES = {"smollm2": "SmolLM2-135M, 12 facts", "made-up": "the made-up world, 48 facts"}
-GUESS = 1 / 3
+TITLES = {"made-up": "two made-up worlds, 48 facts each", "smollm2": "SmolLM2-135M, 12 facts"}
+GUESS, SMALLEST = 1 / 3, 1e-3
+BUDGETS = (0.01, 0.03, 0.1, 0.3)
+# Mean probability of an answer token before unlearning, over the facts set aside.
+BEFORE = {"smollm2": 0.116, "made-up": 0.897}
 
 
 def collect(name: str, folders: Sequence[str]) -> None:
@@ -65,16 +68,13 @@ class Point:
         """The highest share ranked first after an attack; None: not attacked on every split."""
         return self.back / self.pool if self.whole and self.pool else None
 
-    @property
-    def cell(self) -> str:
-        """What stands in the table."""
+    def cell(self, before: float) -> str:
+        """What stands in the table; the first number is bold where all splits reached the threshold."""
         if self.splits < self.of:
             return "–"
-        before = f"{100 * self.forget:.0f}"
-        if not self.reached:
-            return f"{before} · {100 * self.held:.0f}"
-        back = "–" if self.level is None else f"{100 * self.level:.0f}"
-        return f"**{before} → {back}** · {100 * self.held:.0f}"
+        first = f"{100 * self.forget:.0f}"
+        first = f"**{first}**" if self.reached else first
+        return f"{first} · {100 * self.held:.0f} · {100 * self.kept / before:.0f}"
 
 
 def _share(rows: Sequence[dict[str, Any]], key: str) -> float:
@@ -103,24 +103,23 @@ def table(name: str) -> str:
     found = points(name)
     budgets = sorted({budget for of in found.values() for budget in of})
     within = [f"KL ≤ {budget:g}" for budget in budgets]
-    heads = ["method", "splits", *within, "KL, plain · instructions", "p kept", "after attack, 95 %"]
+    heads = ["method", *within, "spent, plain · instructions", "after attack"]
     lines = [" | ".join(["", *heads, ""]).strip(), "|" + " --- |" * len(heads)]
     for method, of in sorted(found.items(), key=lambda pair: _order(pair[1])):
-        cells = [of[b].cell if b in of else "–" for b in budgets]
-        first = next((p for p in of.values() if p.reached), None)
-        spent = f"{_kl(first.kl)} · {_kl(first.instructions)}" if first else "–"
-        ends = wilson(first.back, first.pool) if first and first.level is not None else None
-        span = f"{100 * ends.low:.0f} to {100 * ends.high:.0f}" if ends else "–"
-        splits = str(max(point.of for point in of.values()))
-        kept = f"{first.kept:.2f}".lstrip("0") if first else "–"
-        lines.append(" | ".join(["", f"`{method}`", splits, *cells, spent, kept, span, ""]).strip())
+        cells = [of[b].cell(BEFORE[name]) if b in of else "–" for b in budgets]
+        last = of[max(of)]
+        spent = f"{_kl(last.kl)} · {_kl(last.instructions)}"
+        back = "–"
+        if last.level is not None:
+            ends = wilson(last.back, last.pool)
+            back = f"{100 * last.level:.0f} ({100 * ends.low:.0f} to {100 * ends.high:.0f})"
+        lines.append(" | ".join(["", f"`{method}`", *cells, spent, back, ""]).strip())
     return "\n".join(lines)
 
 
-def _order(of: dict[float, Point]) -> tuple[float, float]:
-    reached = [budget for budget, point in of.items() if point.reached]
-    last = of[max(of)]
-    return min(reached, default=9.0), last.level if last.level is not None else last.forget
+def _order(of: dict[float, Point]) -> float:
+    """Return the area under what is still ranked first, over the budgets."""
+    return sum(point.forget for point in of.values()) / len(of)
 
 
 def _kl(value: float) -> str:
@@ -128,26 +127,41 @@ def _kl(value: float) -> str:
 
 
 def draw(names: Sequence[str]) -> None:
-    """Draw what comes back against the KL that was spent, a panel for each ground."""
+    """Draw what is still ranked first against the KL that was spent, and against what was kept.
+
+    A line joins a method's budgets; an arrow goes up to the highest level after an attack.
+    """
     matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "ssiuu", "text.parse_math": False}
-    figure = Figure(figsize=(5.2 * len(names), 4.6), layout="constrained")
-    for place, name in enumerate(names):
-        axes = figure.add_subplot(1, len(names), place + 1)
-        for n, (method, of) in enumerate(points(name).items()):
-            look = {"color": COLOURS[n % len(COLOURS)], "marker": MARKERS[(n // len(COLOURS) + n) % 8]}
-            drawn = [p for p in of.values() if p.reached and p.level is not None]
-            xs, ys = [p.kl for p in drawn], [p.level for p in drawn]
-            if drawn:
-                axes.plot(xs, ys, lw=0.8, ms=7, label=method, **look)
-        axes.axhline(GUESS, color=INK, ls=(0, (1, 2)), lw=1.0)
-        for budget in (0.01, 0.03, 0.1, 0.3):
-            axes.axvline(budget, color=FAINT, lw=0.5)
-        axes.set_xscale("log")
-        axes.set_ylim(0.2, 1.02)
-        axes.set_xlabel("KL on plain text, nats a token (left: kept)")
-        axes.set_ylabel("ranked first after the strongest attack (low: gone)")
-        axes.set_title(TITLES[name], fontsize=10)
-        axes.legend(fontsize=7, frameon=False, loc="upper left", ncols=2)
+    figure = Figure(figsize=(9.6, 3.9 * len(names)), layout="constrained")
+    shown = list(dict.fromkeys(method for name in names for method in points(name)))
+    looks = {m: {"color": COLOURS[n % 8], "marker": MARKERS[n % 8]} for n, m in enumerate(shown)}
+    for row, name in enumerate(names):
+        by_cost, by_kept = (figure.add_subplot(len(names), 2, 2 * row + n) for n in (1, 2))
+        for method, of in points(name).items():
+            found = [of[budget] for budget in sorted(of)]
+            for axes, xs in (
+                (by_cost, [max(p.kl, SMALLEST) for p in found]),
+                (by_kept, [p.kept / BEFORE[name] for p in found]),
+            ):
+                axes.plot(xs, [p.forget for p in found], lw=1.0, ms=6, label=method, **looks[method])
+                if (level := found[-1].level) is not None:
+                    arrow = {"arrowstyle": "-|>", "color": looks[method]["color"], "lw": 0.8}
+                    axes.annotate("", (xs[-1], level), (xs[-1], found[-1].forget), arrowprops=arrow)
+        by_cost.set_xscale("log")
+        by_cost.set_xlim(0.002, 0.4)
+        by_cost.set_xticks(BUDGETS, [f"{budget:g}" for budget in BUDGETS])
+        by_cost.minorticks_off()
+        for budget in BUDGETS:
+            by_cost.axvline(budget, color=FAINT, lw=0.5)
+        by_cost.set_xlabel("KL on plain text, nats a token (left: kept)")
+        by_kept.set_xlabel("probability left to answers to keep, of before (right: kept)")
+        by_kept.set_xlim(0, 1.05)
+        for axes in (by_cost, by_kept):
+            axes.axhline(GUESS, color=INK, ls=(0, (1, 2)), lw=1.0)
+            axes.set_ylim(0.2, 1.02)
+            axes.set_ylabel("facts to forget still ranked first")
+            axes.set_title(TITLES[name], fontsize=10)
+        by_kept.legend(fontsize=7, frameon=False, loc="upper left")
     figure.savefig(HERE / "front.svg", metadata={"Date": None})
 
 

@@ -120,7 +120,8 @@ class Front:
         for budget, stand in sorted(best.items()):
             which = (json.dumps(stand.values), stand.step)
             # What has not forgotten has little to bring back; the largest budget has the best there is.
-            attack = stand.reached or budget == BUDGETS[-1]
+            last = best[max(best)]
+            attack = stand.reached or (stand.values, stand.step) == (last.values, last.step)
             if which not in judged:
                 restore(self.session.model, stand.weights)
                 judged[which] = self.judge(f"{label} at {budget:g}", attack)
