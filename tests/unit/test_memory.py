@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -133,7 +136,8 @@ def test_a_size_is_read_from_a_configuration_alone(tmp_path: Path) -> None:
     assert need(few.made()[0], size, "bf16", 160, 40, rank=16) < 4e9
 
 
-def test_the_default_model_is_as_large_as_is_said_before_it_is_here() -> None:
+def test_the_default_model_is_as_large_as_is_said_before_it_is_here(monkeypatch: Any) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     size = size_of("smollm2-135m")
     assert size == estimate.DEFAULT and size.words == SMOLLM2["vocab_size"]
     assert size_of("no/such-model-anywhere") is None
@@ -145,3 +149,16 @@ def test_activations_computed_again_are_few() -> None:
     kept, again = (activations(size, "bf16", 4096, 100, recomputed) for recomputed in (False, True))
     assert again < kept / 4
     assert torch.tensor(kept).isfinite()
+
+
+@pytest.mark.slow
+def test_a_model_of_the_shape_of_llama_1b_is_unlearned_within_20_gb() -> None:
+    """Two steps and one evaluation, every weight trained, in a process of its own."""
+    command = [sys.executable, ROOT / "perf/large.py", "--tokens", "12", "--facts", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout[done.stdout.index("{") :])
+    assert told["parameters"] == 1_235_814_400
+    assert max(told[part]["process_gb"] for part in ("unlearning", "evaluation")) < 20
+    losses = [loss for pair in told["losses"] for loss in pair]
+    assert len(losses) == 4 and all(map(math.isfinite, [*losses, *told["scored"].values()]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from ssiuu.hub import reaching
 from ssiuu.models.files import is_adapter
 from ssiuu.models.maps import block_maps
 from ssiuu.models.quiet import quiet
@@ -48,15 +50,16 @@ def size_of(name: str) -> Size | None:
     folder = Path(name)
     if folder.is_dir() and (is_adapter(folder) or not (folder / "config.json").exists()):
         return None
+    here = folder.is_dir() or name == "smollm2-135m"
     try:
-        with quiet(), torch.device("meta"):
+        with nullcontext() if here else reaching(), quiet(), torch.device("meta"):
             if name == "smollm2-135m":
                 config = AutoConfig.for_model("llama", **SMOLLM2)
             else:
                 config = AutoConfig.from_pretrained(name, trust_remote_code=False)
             return _measured(AutoModelForCausalLM.from_config(config))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return None  # no such model, none that is known, or none that generates text
+    except Exception:  # many unrelated kinds: no such model, none that is known or that generates text
+        return None
 
 
 def _measured(model: Any) -> Size:
