@@ -4,6 +4,7 @@
 # make fuzz   everything that is read, fuzzed for FUZZ_MINUTES; the counts stand at the end
 # make soak   SOAK commands killed at points and times that are drawn, and begun again
 # make site   the docs as a site, in site/
+# make test-gpu  the device tests and a part of the suite on CUDA (docs/gpu.md)
 # They need Python 3.11 or newer and PyPI, and may be called from any folder (make -C path run).
 
 ROOT := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
@@ -26,7 +27,7 @@ FUZZ_MINUTES ?= 30
 SOAK ?= 300
 PYTEST = cd $(ROOT) && $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: run test typed fuzz soak site clean
+.PHONY: run test typed fuzz soak site clean test-gpu
 .DELETE_ON_ERROR:
 
 run: $(READY)
@@ -48,6 +49,15 @@ fuzz: $(READY)
 
 soak: $(READY)
 	cd $(ROOT) && SOAK=$(SOAK) $(BIN)/python -m pytest -p no:cacheprovider -m slow -s -k soak tests/e2e/test_kills.py
+
+# Every kind of command, method and attack on a GPU, then those tests whose numbers no device decides.
+ON_GPU := tests/unit/test_given.py tests/unit/test_lora.py tests/unit/test_prepare.py tests/cli/test_teach.py \
+	tests/cli/test_ask_command.py tests/e2e/test_inside.py tests/invariants
+test-gpu: $(READY)
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and "make test-gpu: torch finds no CUDA device on this machine; it needs one, and a build of torch for it")'
+	$(BIN)/ssiuu doctor --set device=cuda
+	cd $(ROOT) && SSIUU_TEST_DEVICE=cuda $(BIN)/python -m pytest -m 'slow or not slow' tests/device
+	cd $(ROOT) && SSIUU_DEVICE=cuda $(BIN)/python -m pytest $(ON_GPU)
 
 # torch comes first and pinned, so that nothing else pulls a larger build of it.
 $(READY): $(ROOT)pyproject.toml $(ROOT)constraints.txt $(ROOT)requirements-dev.txt

@@ -22,6 +22,7 @@ from ssiuu.evaluation import utility
 from ssiuu.experiment.tuning import tried
 from ssiuu.methods import Method, make
 from ssiuu.methods.base import Optimiser
+from ssiuu.models.place import Placement
 from ssiuu.models.weights import SHARD
 from ssiuu.shipped import recipe_file
 from ssiuu.training.optimiser import RATES, Schedule
@@ -35,6 +36,10 @@ class LoraConfig(Section):
     targets: list[str] = Field(default=[], description="names of linear maps; none given: all")
     attribution: Literal["adapter", "effective"] = Field(
         default="adapter", description="features of Ssiuu: entries of A and B, or of W + s B A"
+    )
+    base: Literal["bf16", "nf4"] | None = Field(
+        default=None,
+        description="what the fixed weights are held in (nf4: refused); null: as dtype says",
     )
     merge: bool = Field(
         default=True, description="ssiuu unlearn: save merged weights, or the adapter alone"
@@ -270,6 +275,13 @@ class Recipe(Basis):
         default=SHARD, gt=0, description="gigabytes of weights in a file of a checkpoint, at most"
     )
     keep_checkpoints: bool = Field(default=False, description="keep every unlearned model's weights")
+
+    @property
+    def placement(self) -> Placement:
+        """Where the model is put, and in which type: that of the adapters' base, where it is told."""
+        lora = self.unlearn.lora
+        settings = self.device, "bf16" if lora.base == "bf16" else self.dtype, self.attention
+        return Placement.of(*settings, self.gradient_checkpointing)
 
     @property
     def opens(self) -> Benchmark[Any]:
@@ -531,6 +543,11 @@ def _check(recipe: Recipe, here: bool) -> None:
 
 def _placed(recipe: Recipe) -> list[str]:
     """Return why what is asked for cannot be had on this machine, a sentence each."""
+    lora = recipe.unlearn.lora
+    if lora.base is not None and lora.rank is None:
+        return ["unlearn.lora.base: is of adapters, and there are none: set unlearn.lora.rank."]
+    if lora.base == "nf4":
+        return ["unlearn.lora.base: weights in nf4 are not read here: use bf16, or leave it out."]
     try:
         recipe.placement  # noqa: B018  it is made to be checked
     except ConfigError as error:

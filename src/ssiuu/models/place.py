@@ -93,7 +93,8 @@ class Placement:
                     "again: leave it out."
                 )
             # Through hooks too, which the other kind would call without a gradient.
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            newer = getattr(model, "activation_checkpointing_enable", None)
+            (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
         return model
 
     @property
