@@ -95,7 +95,8 @@ def main(out: Path, cases: dict[str, dict[str, Any]]) -> None:
                 raise
     dist.barrier()
     replicate = int(os.environ.get("REPLICATE", "1"))
-    shards.begin("cpu", replicate)
+    shards.join()
+    shards.arrange("cpu", replicate)
     for number, (name, case) in enumerate(cases.items()):
         start = time.perf_counter()
         try:

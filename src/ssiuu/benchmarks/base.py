@@ -61,6 +61,17 @@ class EvaluateConfig(Section):
     )
 
 
+class Mesh(Section):
+    """How several processes share a model (torchrun, accelerate launch); one has it whole."""
+
+    replicate: int = Field(
+        default=1, ge=1, description="copies of the model, one a node: pieces travel within a node only"
+    )
+    shard: int | None = Field(
+        default=None, ge=1, description="processes that a copy is cut over; null: all there are for one"
+    )
+
+
 class Basis(Section):
     """What a recipe says of model, facts and questions: all of it that a benchmark sees."""
 
@@ -97,6 +108,7 @@ class Basis(Section):
     gradient_checkpointing: bool = Field(
         default=False, description="compute activations again in the backward pass: less memory, slower"
     )
+    mesh: Mesh = Mesh()
     prompt: Literal["plain", "qa", "chat"] | None = Field(
         default=None,
         description="form of the questions; null: the benchmark's, and for facts of your own the "

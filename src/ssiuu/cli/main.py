@@ -34,8 +34,8 @@ from ssiuu.cli import (
     verify,
 )
 from ssiuu.cli.exits import FAILED, HELP, INTERRUPTED, MISUSE
-from ssiuu.cli.terminal import check_alone
 from ssiuu.errors import ConfigError, InputError, SsiuuError
+from ssiuu.experiment import launched
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -86,7 +86,7 @@ def shared(
 ) -> None:
     """Take the options that belong to no sub-command, and refuse what all of them refuse."""
     if context.invoked_subcommand not in READERS and not {"-h", "--help"} & {*sys.argv}:
-        check_alone()
+        launched.check(str(context.invoked_subcommand))
 
 
 def main() -> None:
@@ -127,7 +127,7 @@ def _run() -> None:
         _refuse_empty(sys.argv[1:])
         app()
     except InputError as error:
-        for problem in error.problems:
+        for problem in error.problems if launched.speaks() else ():
             print(f"error: {problem}", file=sys.stderr)
         sys.exit(MISUSE)
     except (SsiuuError, OSError) as error:

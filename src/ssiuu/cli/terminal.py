@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssiuu.cli.exits import BROKE_OFF
-from ssiuu.errors import ConfigError
+from ssiuu.experiment.launched import first
 
 if TYPE_CHECKING:
     from ssiuu.records.schema import RunRecord
@@ -25,9 +25,12 @@ class Printer:
     def __init__(self) -> None:
         self.start = time.monotonic()
         self.terminal = sys.stderr.isatty()
+        self.speaks = first()
 
     def __call__(self, text: str) -> None:
-        """Print one message with the time since the start."""
+        """Print one message with the time since the start; of several processes the first one does."""
+        if not self.speaks:
+            return
         seconds = time.monotonic() - self.start
         line = f"[{int(seconds // 60):2d}:{int(seconds % 60):02d}] {text}"
         if self.terminal:
@@ -94,30 +97,11 @@ def forcing(
     return [*lines, *(sets or []), *(line for line, given in flags.items() if given)]
 
 
-def check_alone() -> None:
-    """Refuse to be one of several processes that a launcher started: each would do all of the work.
-
-    They would train copies of one model that know nothing of each other, and write over each other.
-
-    Raises:
-        ConfigError: WORLD_SIZE or RANK, as torchrun and accelerate launch set them, say so.
-    """
-    size = max(_whole("WORLD_SIZE"), _whole("RANK") + 1)
-    if size > 1:
-        raise ConfigError(
-            f"this is one of {size} processes (WORLD_SIZE, RANK), and ssiuu works in a single one: "
-            "start it without torchrun or accelerate launch, or with one process."
-        )
-
-
-def _whole(variable: str) -> int:
-    text = os.environ.get(variable, "")
-    return int(text) if text.isdecimal() else 0
-
-
 def set_up() -> Printer:
     """Set this process up for heavy work and return its progress printer."""
     from ssiuu.models.precision import keep_memory
 
     keep_memory()
+    if not first():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for as long as the process lives
     return Printer()

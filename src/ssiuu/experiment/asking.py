@@ -10,6 +10,7 @@ from typing import Any
 from ssiuu.data.columns import Columns
 from ssiuu.data.read import Source
 from ssiuu.evaluation.knowledge import know
+from ssiuu.experiment import launched
 from ssiuu.experiment.given import ModelSource, given_settings
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.session import open_ground
@@ -43,6 +44,7 @@ def ask_model(
     Raises:
         InputError: Model or facts cannot be used, or `out` cannot be written.
     """
+    launched.begin("ask")
     start = time.perf_counter()
     named, given = given_settings(model, facts, None, columns, tokenizer, base)
     recipe, _ = resolve(None, [*named, *(sets or [])])

@@ -29,6 +29,7 @@ from ssiuu.benchmarks.screening import as_text, known
 from ssiuu.config import flatten
 from ssiuu.errors import ConfigError, DamagedError, ModelError, OutputError
 from ssiuu.evaluation.score import score_facts
+from ssiuu.experiment import launched
 from ssiuu.experiment.examine import Examiner
 from ssiuu.experiment.given import given_settings
 from ssiuu.experiment.progress import duration
@@ -117,6 +118,7 @@ def calibrate(
         InputError: What is given, or a file in the folder, cannot be used.
         Interrupted: Ctrl-C; the same call continues.
     """
+    launched.begin("calibrate")
     out, began = Path(out), now()
     recipe, _ = resolve(None, ["benchmark=fictional", *sets])
     _settle(out, Settings(people=people, examine=recipe.examine.decides))

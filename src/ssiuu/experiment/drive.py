@@ -15,6 +15,7 @@ from ssiuu.models.precision import release_memory
 from ssiuu.records.schema import FactText, MethodInfo, Unlearning
 from ssiuu.training.optimiser import RATES
 from ssiuu.training.step import Step
+from ssiuu.training.together import check_together
 from ssiuu.training.unlearn import Settings, check_adapters, unlearn_examples
 
 
@@ -82,6 +83,7 @@ def check_method(session: Session, method: Method) -> None:
         part.check(session.model)
     driven = settings_of(session, method, 0, 0.0)
     check_adapters(method, driven.lora)
+    check_together(session.model, method, driven.lora, driven.optimiser)
     if driven.lora is not None:
         check_rank(session.model, driven.lora)
     if not method.has_gradient:

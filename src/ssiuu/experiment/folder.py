@@ -15,6 +15,7 @@ from ssiuu.config import flatten
 from ssiuu.errors import DamagedError, OutputError
 from ssiuu.experiment.cells import CellPlan
 from ssiuu.experiment.recipe import Recipe
+from ssiuu.models.shards import agreed, rank
 from ssiuu.records.files import (
     HEADER,
     SPLIT,
@@ -47,6 +48,7 @@ CHANGEABLE = {
     "attention",
     "gradient_checkpointing",
     "shard_size",
+    "mesh",
     "keep_checkpoints",
 }
 FACTS = {"evaluate.options"}  # decides them all the same
@@ -183,10 +185,10 @@ def locked(path: Path, wait: Callable[[], None] | None = None) -> Iterator[bool]
         OutputError: The folder cannot be written to, or its file system has no locks.
     """
     with open_lock(path) as stream:
-        mine = take(stream)
+        mine = agreed(rank() == 0 and take(stream))
         if not mine and wait is not None:
             wait()
-            while not (mine := take(stream)):
+            while not (mine := agreed(rank() == 0 and take(stream))):
                 interrupt.check()
                 time.sleep(PAUSE)
         yield mine
@@ -217,6 +219,8 @@ def sweep(folder: Path, name: str = "") -> None:
 
     Reports are written without one, and sweep for themselves.
     """
+    if rank():
+        return
     for kind in ("json", "safetensors"):
         for path in folder.glob(f".{name}*.{kind}.*"):
             if path.is_dir() and not path.is_symlink():  # see `write_tensors`

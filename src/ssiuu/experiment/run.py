@@ -23,6 +23,7 @@ from ssiuu.benchmarks.base import Given, Progress
 from ssiuu.diagnosis.influence import Baseline, influence
 from ssiuu.diagnosis.lens import LensReader
 from ssiuu.errors import DamagedError, DivergedError, ModelError
+from ssiuu.experiment import launched
 from ssiuu.experiment.attacking import Attacker, feasible
 from ssiuu.experiment.cells import CellPlan, Keys, StagePlan
 from ssiuu.experiment.drive import check_method, info_of, settings_of, unlearn_here
@@ -128,6 +129,7 @@ def run(
         InputError: Model, data, settings or the output folder cannot be used.
         Interrupted: Ctrl-C; the same command continues.
     """
+    launched.begin("diagnose" if look else "run" if after is None else "audit")
     out = Path(out)
     after, attacked = (Path(folder) if folder else None for folder in (after, attacked))
     check_folder(out, recipe, after)

@@ -26,6 +26,7 @@ from ssiuu.experiment.recipe import UnlearnConfig
 from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
 from ssiuu.models.load import load_weights, save_weights
+from ssiuu.models.shards import agreed
 from ssiuu.records.files import digest, standing, write_record
 from ssiuu.records.schema import Attempt, Attempts, Unlearning
 from ssiuu.report.outcome import attempt_line
@@ -106,8 +107,10 @@ def search(
             diverged = Attempt(learning_rate=rate, steps=0, reached=False, seconds=spent, note=reason)
             return None, diverged
         (work / "state.safetensors").unlink(missing_ok=True)
-        record = judge.settle(record, adapter is None)
-        return record, judge.attempt(record, rate, bool(change), time.perf_counter() - start)
+        record = agreed(judge.settle(record, adapter is None))
+        return record, agreed(
+            judge.attempt(record, rate, bool(change), time.perf_counter() - start)
+        )
 
     def keep(tried: Attempt) -> None:
         attempts.append(tried)

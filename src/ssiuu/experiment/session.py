@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ssiuu.analysis.scores import SCORES
 from ssiuu.attacks.benign import Benign, instruction_rows
 from ssiuu.benchmarks import BENCHMARKS, instructions, texts
-from ssiuu.benchmarks.base import Given, Ground, Progress, check_lengths
+from ssiuu.benchmarks.base import Given, Ground, Mesh, Progress, check_lengths
 from ssiuu.errors import ConfigError
 from ssiuu.evaluation import utility
 from ssiuu.evaluation.divergence import Divergences
@@ -26,6 +26,7 @@ from ssiuu.experiment.before import ask_first
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.likelihood import Example
 from ssiuu.methods import Method, Objective
+from ssiuu.models import shards
 from ssiuu.models.precision import resolve_precision
 from ssiuu.plugins import used
 from ssiuu.records.schema import Evaluation, FactScore, FactText, Split
@@ -274,6 +275,13 @@ def open_ground(recipe: Recipe, progress: Progress, given: Given) -> Session:
     Raises:
         InputError: Model or data cannot be used, or reports have no columns of the benchmark's score.
     """
+    if shards.world() > 1 or recipe.mesh != Mesh():
+        device, mesh = recipe.placement.device, recipe.mesh
+        if recipe.device not in ("auto", device.type):
+            raise ConfigError(
+                f"device: of several processes each takes its own: auto, cpu or cuda, got {recipe.device!r}."
+            )
+        shards.arrange(device.type, mesh.replicate, mesh.shard)
     ground = recipe.opens.open(recipe, given, progress)
     SCORES.get(ground.score.name, f"benchmark {recipe.benchmark}")
     return Session.on(ground, recipe)

@@ -22,6 +22,7 @@ from ssiuu.errors import ConfigError, DataError
 from ssiuu.evaluation.ask import write
 from ssiuu.evaluation.knowledge import know
 from ssiuu.evaluation.score import score_facts
+from ssiuu.experiment import launched
 from ssiuu.experiment.anchors import questions
 from ssiuu.experiment.given import ModelSource, given_settings
 from ssiuu.experiment.recipe import rate_of, resolve
@@ -87,6 +88,7 @@ def teach_model(
         DivergedError: A loss is not finite.
         Interrupted: Ctrl-C; the same call continues.
     """
+    launched.begin("teach")
     start, out = time.perf_counter(), Path(out)
     require_empty(out)
     if least < 1 or (epochs is not None and epochs < least):

@@ -19,6 +19,7 @@ from ssiuu.data.columns import Columns
 from ssiuu.data.problems import listed
 from ssiuu.data.read import Source
 from ssiuu.errors import ConfigError, DamagedError, InputError, OutputError
+from ssiuu.experiment import launched
 from ssiuu.experiment.drive import check_method
 from ssiuu.experiment.forgetting import forget as forget_facts
 from ssiuu.experiment.given import ModelSource, checkpoint, given_settings, in_place, setting
@@ -26,6 +27,7 @@ from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.run import run
 from ssiuu.experiment.session import Session, open_session
 from ssiuu.models.load import place, require_space, save
+from ssiuu.models.shards import by_first
 from ssiuu.models.sources import HUB_NAME, MODELS
 from ssiuu.models.weights import legible, load_weights, save_weights, work_folder
 from ssiuu.records.files import (
@@ -95,12 +97,15 @@ def unlearn_model(
         InputError: Anything given cannot be used; nothing has been written.
         DivergedError: Training diverged; the last good state is kept beside `out`.
     """
+    launched.begin("unlearn")
     if retain is None:
         raise ConfigError(
             "--retain is missing: without facts to keep, the model may lose far more than the "
             "facts to forget. Give a file of things it should still know, or --retain none to go "
             "without."
         )
+    if out is None and launched.started() > 1:
+        raise ConfigError("several processes unlearn into a folder: give out.")
     if out is None:
         merged = [*(sets or []), "unlearn.lora.merge=true"]
         with in_place(model) as folder:
@@ -168,9 +173,13 @@ def _save(
 ) -> None:
     """Save the adapter where there is one alone, else the session's model."""
     if adapter is not None:
-        legible(adapter)
-        beside(adapter)
-        place(adapter, out)
+
+        def put() -> None:
+            legible(adapter)
+            beside(adapter)
+            place(adapter, out)
+
+        by_first(put)
         return
     loaded = session.loaded
     noted = "; ".join(part for part in (note, loaded.info.note) if part)
@@ -265,6 +274,7 @@ def audit_models(
     Raises:
         InputError: Anything given cannot be used.
     """
+    launched.begin("audit")
     with checkpoint(after, tokenizer, "after") as judged:
         named, given = _judged(before, forget, retain, sets or [], columns, tokenizer, base)
         recipe, sources = resolve(None, [*named, NO_METHOD, *(sets or [])])
@@ -296,6 +306,7 @@ def diagnose_models(
     Raises:
         InputError: Anything given cannot be used.
     """
+    launched.begin("diagnose")
     with ExitStack() as checkpoints:
         judged = checkpoints.enter_context(checkpoint(after, tokenizer, "after"))
         harmed = None

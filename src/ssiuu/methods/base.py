@@ -253,6 +253,10 @@ class Bound:
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take up a saved state."""
 
+    def owner(self, key: str) -> str:
+        """Return the name of the parameter of whose piece a tensor of the state is; "": of none."""
+        return ""
+
 
 class Part(Exact):
     """Base of all that a method is made of; the fields are hyper-parameters and their help.

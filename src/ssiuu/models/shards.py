@@ -37,52 +37,64 @@ T = TypeVar("T")
 SHARD, REPLICATE = "shard", "replicate"
 PATIENCE = timedelta(minutes=30)  # until a process that waits for another one gives up
 
-_meshes: list[DeviceMesh] = []  # the one of this process, once it has begun
+_joined: list[bool] = []  # whether this process works with others
+_meshes: list[DeviceMesh] = []  # over which models are cut, once it is known what they lie on
 
 
-def begin(device: str = "cpu", replicate: int = 1) -> None:
-    """Join the processes that a launcher started, over which models are cut from here on.
+def join() -> None:
+    """Join the processes that a launcher started; a process that has joined stays so until `end`."""
+    if _joined:
+        return
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    _joined.append(True)
+
+
+def arrange(device: str = "cpu", replicate: int = 1, shard: int | None = None) -> None:
+    """Say over which processes models are cut from here on.
 
     Args:
         device: The kind of device that models lie on: "cpu" or "cuda".
         replicate: Copies of a model, each cut over an equal part of the processes (over nodes).
+        shard: Processes that a copy is cut over; None: as many as there are for one.
 
     Raises:
-        ConfigError: The processes cannot be parted so.
+        ConfigError: There are not so many processes.
     """
-    if _meshes:
-        return
-    if not dist.is_initialized():
-        if device == "cuda":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
-    size = dist.get_world_size()
-    if replicate < 1 or size % replicate:
+    size = world()
+    each = shard or max(1, size // max(1, replicate))
+    if replicate < 1 or replicate * each != size:
         raise ConfigError(
-            f"mesh.replicate: must divide the number of processes, {size}, got {replicate}."
+            f"mesh: replicate x shard must be {size}, as there are processes, got {replicate} x {each}."
         )
-    if replicate > 1:
-        shape, names = (replicate, size // replicate), (REPLICATE, SHARD)
-        _meshes.append(init_device_mesh(device, shape, mesh_dim_names=names))
-    else:
-        _meshes.append(init_device_mesh(device, (size,), mesh_dim_names=(SHARD,)))
+    _meshes.clear()
+    if size > 1:
+        names = (REPLICATE, SHARD)
+        _meshes.append(init_device_mesh(device, (replicate, each), mesh_dim_names=names))
+        # Copies of the whole are what torch makes of two dimensions; one is enough for one of them.
+        if replicate == 1:
+            _meshes[0] = _meshes[0][SHARD]
 
 
 def end() -> None:
     """Leave the other processes."""
-    if _meshes:
+    if _joined:
+        _joined.clear()
         _meshes.clear()
         dist.destroy_process_group()
 
 
 def world() -> int:
     """Return how many processes work together."""
-    return dist.get_world_size() if _meshes else 1
+    return dist.get_world_size() if _joined else 1
 
 
 def rank() -> int:
     """Return which of them this is, from 0."""
-    return dist.get_rank() if _meshes else 0
+    return dist.get_rank() if _joined else 0
 
 
 # --- tensors ---------------------------------------------------------------------------------------
@@ -183,14 +195,27 @@ def piece_of(parameter: Tensor, whole: Tensor) -> Tensor:
     return whole[rows.start * width : rows.stop * width].clone()
 
 
+def like(parameter: Tensor, whole: Tensor) -> Tensor:
+    """Return a copy of a tensor that lies as a parameter does, where it is of its shape; else whole."""
+    if not isinstance(parameter, DTensor) or whole.shape != parameter.shape:
+        return whole.clone().to(parameter.device)
+    piece = own(parameter, whole).clone().to(parameter.device)
+    return DTensor.from_local(
+        piece,
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
+
+
 # --- numbers ---------------------------------------------------------------------------------------
 
 
 def all_sum(*numbers: float) -> list[float]:
     """Return sums over all processes, each of which has rows of its own."""
-    if not _meshes:
-        return list(numbers)
-    return _summed(numbers, None)
+    return _summed(numbers, None) if _joined else list(numbers)
 
 
 def shard_sum(*numbers: float) -> list[float]:
@@ -201,7 +226,8 @@ def shard_sum(*numbers: float) -> list[float]:
 
 
 def _summed(numbers: Sequence[float], group: Any) -> list[float]:
-    total = torch.tensor([float(n) for n in numbers], dtype=torch.float64, device=_device())
+    # Beside the accelerators' own sums, whose order is not disturbed so.
+    total = torch.tensor([float(n) for n in numbers], dtype=torch.float64)
     dist.all_reduce(total, group=group)
     found: list[float] = total.tolist()
     return found
@@ -212,14 +238,6 @@ def shard_total(partial: Tensor) -> Tensor:
     """Return the sum of a tensor over the processes that each have a piece, in place."""
     if _meshes:
         dist.all_reduce(partial, group=_meshes[0].get_group(SHARD))
-    return partial
-
-
-@torch.no_grad()
-def rows_total(partial: Tensor) -> Tensor:
-    """Return the sum of a tensor over all processes, each of which has rows of its own, in place."""
-    if _meshes:
-        dist.all_reduce(partial)
     return partial
 
 
@@ -239,20 +257,15 @@ def norm_of_pieces(pieces: Iterable[Tensor]) -> float:
     return float(shard_sum(square)[0] ** 0.5)
 
 
-def _device() -> torch.device:
-    kind = _meshes[0].device_type
-    return torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
-
-
 # --- what is done once -----------------------------------------------------------------------------
 
 
 def agreed(value: T) -> T:
     """Return what the first process says, on all: what decides how a run goes on must be one."""
-    if not _meshes:
+    if not _joined:
         return value
     said = [value]
-    dist.broadcast_object_list(said, src=0, device=_device())
+    dist.broadcast_object_list(said, src=0, device=torch.device("cpu"))
     return said[0]
 
 
@@ -263,7 +276,7 @@ def any_of(flag: bool) -> bool:
 
 def every(values: Sequence[T]) -> list[T]:
     """Return the values of all processes, in their order."""
-    if not _meshes:
+    if not _joined:
         return list(values)
     found: list[Any] = [None] * world()
     dist.all_gather_object(found, list(values))
@@ -271,7 +284,7 @@ def every(values: Sequence[T]) -> list[T]:
 
 
 def by_first(action: Callable[[], T]) -> T | None:
-    """Let the first process alone do something, and all others wait for it.
+    """Let the first process alone do something once all are there, and all others wait for it.
 
     Returns:
         What it gave, on the first process; None elsewhere.
@@ -279,8 +292,9 @@ def by_first(action: Callable[[], T]) -> T | None:
     Raises:
         SsiuuError: What the first process met, on all of them.
     """
-    if not _meshes:
+    if not _joined:
         return action()
+    all_sum(0.0)
     done: T | None = None
     met: Exception | None = None
     if rank() == 0:
@@ -316,6 +330,8 @@ class Shards:
         self.root: Any = model.get_submodule("") if world() > 1 else None
         if self.root is None:
             return
+        if not _meshes:
+            arrange(next(self.root.parameters()).device.type)
         modules = list(self.root.modules())
         self._before = [(m, type(m), _tables(m), dict(m._parameters)) for m in modules]
         # Explicitly, as else the root would stay whole between passes and miss what is changed there.
@@ -365,7 +381,8 @@ class Shards:
 
     def settle(self) -> None:
         """Take back what a pass that ended early has left whole."""
-        if self.root is not None:
+        # Before its first pass it does not know that it is the root, and there is nothing to take back.
+        if self.root is not None and self.root._get_fsdp_state()._is_root:
             self.root.reset_iter_state()
 
 

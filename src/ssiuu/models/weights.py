@@ -25,6 +25,7 @@ from ssiuu.errors import DamagedError, ModelError, OutputError
 from ssiuu.models.checks import check_finite
 from ssiuu.models.quiet import quiet
 from ssiuu.models.room import copied
+from ssiuu.models.shards import by_first
 from ssiuu.records.digest import NAME, resembles
 from ssiuu.records.files import readable, unfinished
 
@@ -77,7 +78,12 @@ def save(
         OutputError: The folder holds something or cannot be written to, or the disk is full.
         ModelError: A weight is not finite.
     """
-    kind: torch.dtype = getattr(torch, dtype)
+    by_first(lambda: _save(model, tokenizer, folder, note, getattr(torch, dtype), dtype))
+
+
+def _save(
+    model: PreTrainedModel, tokenizer: Any, folder: Path, note: str, kind: torch.dtype, dtype: str
+) -> None:
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise OutputError(f"{folder} is not an empty folder: choose another for the checkpoint.")
@@ -209,6 +215,10 @@ def write_tensors(
     Raises:
         OutputError: The disk is full or the folder cannot be written to.
     """
+    by_first(lambda: _write(tensors, path, metadata))
+
+
+def _write(tensors: Mapping[str, torch.Tensor], path: Path, metadata: dict[str, str] | None) -> None:
     require_space(path.parent, sum(t.numel() * t.element_size() for t in tensors.values()))
     try:
         # In the same folder, as a rename is atomic within a file system only. A folder, as the library

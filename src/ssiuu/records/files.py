@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +45,15 @@ NOT_THE_SAME = (
 )
 
 
+# How something is written once, where several processes do one work; see `written_by`.
+_once: list[Callable[[Callable[[], None]], Any]] = []
+
+
+def written_by(once: Callable[[Callable[[], None]], Any]) -> None:
+    """Let every write of this process go through a function, which may leave it to another process."""
+    _once[:] = [once]
+
+
 def write_bytes(path: Path, content: bytes, private: bool = False) -> None:
     """Write a file so that it is there whole or not at all: temporary name, sync, rename.
 
@@ -55,6 +65,14 @@ def write_bytes(path: Path, content: bytes, private: bool = False) -> None:
     Raises:
         OutputError: The disk is full or the folder cannot be written to.
     """
+    write = partial(_write, path, content, private)
+    if _once:
+        _once[0](write)
+    else:
+        write()
+
+
+def _write(path: Path, content: bytes, private: bool) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

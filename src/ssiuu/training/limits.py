@@ -16,6 +16,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ssiuu.models.shards import local
+
 Limit = Literal["kl", "retain_ratio"]
 
 
@@ -68,17 +70,17 @@ class Kept:
     def __init__(self, named: Mapping[str, Tensor], step: int = 0) -> None:
         """Copy these tensors as they are."""
         self._named, self.step = dict(named), step
-        self.copies = {name: t.detach().to("cpu", copy=True) for name, t in named.items()}
+        self.copies = {name: local(t).to("cpu", copy=True) for name, t in named.items()}
 
     @torch.no_grad()
     def take(self, step: int) -> None:
         """Copy them again."""
         self.step = step
         for name, copy in self.copies.items():
-            copy.copy_(self._named[name])
+            copy.copy_(local(self._named[name]))
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put the copy in place."""
         for name, copy in self.copies.items():
-            self._named[name].copy_(copy)
+            local(self._named[name]).copy_(copy)

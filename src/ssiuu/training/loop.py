@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ssiuu.errors import DivergedError
 from ssiuu.likelihood import Batch
+from ssiuu.models import shards
 from ssiuu.training import interrupt
 from ssiuu.training.state import SAVE_EVERY, load_state, save_state
 from ssiuu.training.step import Step, StepOutcome
@@ -84,11 +85,15 @@ class Loop:
         """
         saved = time.perf_counter()
         while self.done < self.steps and not self.ended:
-            # Saved first, because the check behind it raises. No step is ever cut in two.
-            if interrupt.pending() or time.perf_counter() - saved > SAVE_EVERY:
+            # Saved first, because the check behind it raises. No step is ever cut in two. All processes
+            # end at the same step, and save by the first one's clock.
+            late = shards.rank() == 0 and time.perf_counter() - saved > SAVE_EVERY
+            asked, due = shards.all_sum(float(interrupt.pending()), float(late))
+            if asked or due:
                 self.save()
                 saved = time.perf_counter()
-            interrupt.check()
+            if asked:
+                raise interrupt.Interrupted
             number = self.done + 1
             batches = self.batches(number)
             outcome = None

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from ssiuu.errors import DamagedError
+from ssiuu.errors import DamagedError, OutputError
+from ssiuu.models.shards import every, full, joined, like, local, own, piece_of, world
 from ssiuu.models.weights import Tensors, read_tensors, write_tensors
 from ssiuu.training.step import Step
 
@@ -30,14 +31,18 @@ def save_state(
     Raises:
         OutputError: No disk space, or the folder cannot be written to.
     """
-    tensors: dict[str, torch.Tensor] = {f"kept:{name}": value for name, value in kept.items()}
+    tensors: dict[str, torch.Tensor] = {
+        f"kept:{name}": joined(step.named[name], value) for name, value in kept.items()
+    }
     for name, parameter in step.named.items():
-        tensors[f"parameter:{name}"] = parameter.detach()
+        tensors[f"parameter:{name}"] = full(parameter)
         for kind, optimizer in step.optimizers.items():
             moments = optimizer.state.get(parameter, {})
-            tensors |= {f"{kind}:{k}:{name}": v for k, v in moments.items() if v is not None}
+            tensors |= {f"{kind}:{k}:{name}": full(v) for k, v in moments.items() if v is not None}
     for part, bound in step.bounds.items():
-        tensors |= {f"part:{part}:{key}": value for key, value in bound.state().items()}
+        for key, value in bound.state().items():
+            owner = step.named.get(bound.owner(key))
+            tensors[f"part:{part}:{key}"] = value if owner is None else joined(owner, value)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(tensors, path, {"progress": json.dumps(progress)})
 
@@ -58,23 +63,30 @@ def load_state(
     """Restore a state saved under the same key; None if there is none that fits, or can be read."""
     stored = read_state(path) if path.exists() else None
     progress: dict[str, Any] = {} if stored is None else json.loads(stored.told.get("progress", "{}"))
-    if stored is None or progress.get("key") != key:
+    fits = stored is not None and progress.get("key") == key
+    if len(set(every([json.dumps(progress if fits else None)]))) > 1:
+        raise OutputError(
+            f"{path} is not the same for all {world()} processes: all of them must see one folder."
+        )
+    if stored is None or not fits:
         return None
     remembered: dict[str, dict[str, torch.Tensor]] = {part: {} for part in step.bounds}
     device = next(iter(step.named.values())).device
-    for full, tensor in stored.tensors.items():
-        kind, _, rest = full.partition(":")
+    for key, tensor in stored.tensors.items():
+        kind, _, rest = key.partition(":")
         first, _, last = rest.partition(":")
         if kind == "parameter":
-            step.named[rest].copy_(tensor)
+            local(step.named[rest]).copy_(own(step.named[rest], tensor))
         elif kind == "kept":
-            kept[rest].copy_(tensor)
+            kept[rest].copy_(piece_of(step.named[rest], tensor))
         elif kind in step.optimizers:
             parameter = step.named[last]
             # A copy: what is read from the file must not change with it.
-            step.optimizers[kind].state[parameter][first] = tensor.clone().to(parameter.device)
+            step.optimizers[kind].state[parameter][first] = like(parameter, tensor)
         else:
-            remembered[first][last] = tensor.clone().to(device)
+            owner = step.named.get(step.bounds[first].owner(last))
+            piece = tensor.clone() if owner is None else piece_of(owner, tensor)
+            remembered[first][last] = piece.to(device)
     for part, bound in step.bounds.items():
         bound.restore(remembered[part])
     return progress

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -21,6 +22,7 @@ from ssiuu.models.checks import check_finite
 from ssiuu.models.lora import Lora, adapted
 from ssiuu.models.maps import adaptable
 from ssiuu.models.precision import autocast
+from ssiuu.models.shards import agreed, by_first
 from ssiuu.records.schema import MethodInfo, StepLog, Unlearning
 from ssiuu.training import interrupt
 from ssiuu.training.batches import draw_rows, micro_batches, step_batches
@@ -130,11 +132,12 @@ class StopRule:
     def look(self, threshold: float) -> Look:
         """Read the score, and where it is at the threshold what else must be met."""
         score = None if self.kind == "none" else self.read()
+        score = agreed(score)
         if score is None or score > threshold:
             return Look(score)
-        share = self.answered() if self.answered is not None else None
+        share = agreed(self.answered()) if self.answered is not None else None
         gone = share is None or share <= ANSWERED
-        return Look(score, share, self.lost() if gone and self.lost is not None else None)
+        return Look(score, share, agreed(self.lost()) if gone and self.lost is not None else None)
 
 
 def unlearn_examples(
@@ -236,6 +239,7 @@ def _one_stage(
     notes = _untrained(model, settings.lora, method, prepared)
     work.begin()
     with adapted(model, settings.lora) as wrapped:
+        decided = work.decided(stage)  # of the whole model, so that any number of processes goes on
         step = Step(
             model,
             method,
@@ -249,14 +253,15 @@ def _one_stage(
             max_grad_norm=settings.max_grad_norm,
         )
         try:
-            record = work.trained(step, state)
+            record = work.trained(step, state, decided)
         finally:  # after a divergence the same model may be used again
             model.eval()
             step.close()
         if wrapped is not None and adapter is not None:
             trained = ((name, p) for name, p in wrapped.named_parameters() if p.requires_grad)
             check_finite("the adapter cannot be saved", trained)
-            wrapped.save_pretrained(str(adapter), save_embedding_layers=False)
+            saved = partial(wrapped.save_pretrained, str(adapter), save_embedding_layers=False)
+            by_first(saved)
     return record.model_copy(update={"notes": [*record.notes, *notes]})
 
 
@@ -359,7 +364,7 @@ class _Run:
             self.before, self.spent = Look(*memory["before"]), memory["seconds"]
             self.below = self.before.met(self.settings, self.stop)
 
-    def trained(self, step: Step, state: Path | None) -> Unlearning:
+    def trained(self, step: Step, state: Path | None, decided: Any) -> Unlearning:
         """Take steps until the stage is at its end."""
         self.bounds = list(step.bounds.values())
         if self.stop.budget is not None and self.stage.begin is None:
@@ -369,7 +374,7 @@ class _Run:
             self.stage.steps,
             self._batches,
             self._after,
-            self.decided(self.stage),
+            decided,
             state,
             self._rate,
             kept={} if self.kept is None else self.kept.copies,
@@ -553,7 +558,7 @@ class _Run:
         budget, kept = self.stop.budget, self.kept
         if budget is None or kept is None:
             return self.stop.look(self.settings.threshold)
-        spent = budget.read()
+        spent = agreed(budget.read())
         over = budget.over(spent)
         if over is None:
             kept.take(number)

@@ -219,6 +219,10 @@ class Disentangling(Bound):
             rows.setdefault(int(number), {})[name] = gradient
         self.past = [rows[number] for number in sorted(rows)]
 
+    def owner(self, key: str) -> str:
+        """Return the parameter's name, which stands behind the step's."""
+        return key.partition(" ")[2]
+
 
 def _stored(gradient: Tensor) -> Tensor:
     """Return a gradient as it is remembered: fp32 in 2 bytes, with its range."""

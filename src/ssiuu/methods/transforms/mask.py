@@ -95,3 +95,7 @@ class Masking(Bound):
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take up the running means."""
         self.mean = dict(state)
+
+    def owner(self, key: str) -> str:
+        """Return the parameter's name."""
+        return key

@@ -289,6 +289,10 @@ class Penalty(Bound):
         if self.regulariser is not None:
             self.regulariser.reference = dict(state)
 
+    def owner(self, key: str) -> str:
+        """Return the parameter's name."""
+        return key
+
 
 def _measured(slope: Slope) -> tuple[str, Tensor, Tensor, Tensor, float]:
     assert slope.second is not None

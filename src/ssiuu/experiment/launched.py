@@ -1,0 +1,57 @@
+"""Whether a launcher started this process as one of several, and what these may do together."""
+
+from __future__ import annotations
+
+import os
+
+from ssiuu.errors import ConfigError
+
+TOGETHER = ("unlearn",)  # what several processes do as one; all else is refused
+
+
+def started() -> int:
+    """Return of how many processes this is one, as torchrun and accelerate launch say it."""
+    return max(_whole("WORLD_SIZE"), _whole("RANK") + 1, 1)
+
+
+def first() -> bool:
+    """Whether it is the one that speaks and writes."""
+    return _whole("RANK") == 0 or started() == 1
+
+
+def speaks() -> bool:
+    """Whether it says what cannot be used: one process of each machine, for files may be missing there."""
+    return started() == 1 or _whole("LOCAL_RANK") == 0
+
+
+def _whole(variable: str) -> int:
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() else 0
+
+
+def check(what: str) -> None:
+    """Refuse to be one of several processes at what they cannot do together.
+
+    Raises:
+        ConfigError: WORLD_SIZE or RANK say that there are several: each would do all of the work.
+    """
+    if started() > 1 and what not in TOGETHER:
+        raise ConfigError(
+            f"this is one of {started()} processes (WORLD_SIZE, RANK), and {what} works in a single "
+            f"one: start it without torchrun or accelerate launch. Several do {', '.join(TOGETHER)}."
+        )
+
+
+def begin(what: str) -> None:
+    """Join the other processes, if there are any: the first one writes, and all go the same way.
+
+    Raises:
+        ConfigError: They cannot do this together.
+    """
+    check(what)
+    if started() > 1:
+        from ssiuu.models import shards
+        from ssiuu.records.files import written_by
+
+        shards.join()
+        written_by(shards.by_first)
