@@ -6,7 +6,7 @@ import os
 
 from ssiuu.errors import ConfigError
 
-TOGETHER = ("unlearn",)  # what several processes do as one; all else is refused
+TOGETHER = ("unlearn", "run", "audit", "diagnose", "teach")  # what several processes do as one
 
 
 def started() -> int:
@@ -35,10 +35,18 @@ def check(what: str) -> None:
     Raises:
         ConfigError: WORLD_SIZE or RANK say that there are several: each would do all of the work.
     """
-    if started() > 1 and what not in TOGETHER:
+    if started() == 1:
+        return
+    told = f"this is one of {started()} processes (WORLD_SIZE, RANK), and"
+    if what not in TOGETHER:
         raise ConfigError(
-            f"this is one of {started()} processes (WORLD_SIZE, RANK), and {what} works in a single "
-            f"one: start it without torchrun or accelerate launch. Several do {', '.join(TOGETHER)}."
+            f"{told} {what} works in a single one: start it without torchrun or accelerate launch. "
+            f"Several do {', '.join(TOGETHER)}."
+        )
+    if not all(os.environ.get(variable) for variable in ("MASTER_ADDR", "MASTER_PORT")):
+        raise ConfigError(
+            f"{told} nothing says where the others are (MASTER_ADDR, MASTER_PORT): start all of them "
+            "with torchrun or accelerate launch, or unset WORLD_SIZE and RANK."
         )
 
 
