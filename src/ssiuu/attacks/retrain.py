@@ -196,7 +196,8 @@ def retrain(
         memory["tokens"] += sum(len(row.prompt) + len(row.answer) for row in drawn(number))
         if number in curve.points:
             model.eval()
-            facts = read()
+            with step.shards.gathered():
+                facts = read()
             if not all(math.isfinite(reading.logprob) for reading in facts.values()):
                 note = f"diverged in step {number}"
                 return True

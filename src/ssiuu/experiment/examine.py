@@ -345,7 +345,8 @@ class Examiner:
                 name = f"{attacker} {rate:g}" + (f" seed {seed}" if seed else "") + f", step {number}"
                 self.progress(f"examining: {name}")
                 place = Place(name=name, attacker=attacker, learning_rate=rate, step=number)
-                found.append((place, self._read([judged.lineups[i] for i in left])))
+                with step.shards.gathered():
+                    found.append((place, self._read([judged.lineups[i] for i in left])))
             return False
 
         step = Step(session.model, None, rate, session.precision)

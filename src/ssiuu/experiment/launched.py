@@ -20,7 +20,7 @@ def first() -> bool:
 
 
 def speaks() -> bool:
-    """Whether it says what cannot be used: one process of each machine, for files may be missing there."""
+    """Whether it says what cannot be used: one process of each machine, where files may be missing."""
     return started() == 1 or _whole("LOCAL_RANK") == 0
 
 

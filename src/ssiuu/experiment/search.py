@@ -108,9 +108,7 @@ def search(
             return None, diverged
         (work / "state.safetensors").unlink(missing_ok=True)
         record = agreed(judge.settle(record, adapter is None))
-        return record, agreed(
-            judge.attempt(record, rate, bool(change), time.perf_counter() - start)
-        )
+        return record, agreed(judge.attempt(record, rate, bool(change), time.perf_counter() - start))
 
     def keep(tried: Attempt) -> None:
         attempts.append(tried)

@@ -279,7 +279,8 @@ def open_ground(recipe: Recipe, progress: Progress, given: Given) -> Session:
         device, mesh = recipe.placement.device, recipe.mesh
         if recipe.device not in ("auto", device.type):
             raise ConfigError(
-                f"device: of several processes each takes its own: auto, cpu or cuda, got {recipe.device!r}."
+                "device: of several processes each takes its own: auto, cpu or cuda, got "
+                f"{recipe.device!r}."
             )
         shards.arrange(device.type, mesh.replicate, mesh.shard)
     ground = recipe.opens.open(recipe, given, progress)

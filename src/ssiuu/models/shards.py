@@ -19,7 +19,8 @@ A model is in shards while a step of it stands (`Shards`), and whole on every pr
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
@@ -38,6 +39,7 @@ SHARD, REPLICATE = "shard", "replicate"
 PATIENCE = timedelta(minutes=30)  # until a process that waits for another one gives up
 
 _joined: list[bool] = []  # whether this process works with others
+_writing: list[bool] = []  # while the first does something alone, of which more of the kind is a part
 _meshes: list[DeviceMesh] = []  # over which models are cut, once it is known what they lie on
 
 
@@ -292,16 +294,19 @@ def by_first(action: Callable[[], T]) -> T | None:
     Raises:
         SsiuuError: What the first process met, on all of them.
     """
-    if not _joined:
+    if not _joined or _writing:
         return action()
     all_sum(0.0)
     done: T | None = None
     met: Exception | None = None
     if rank() == 0:
+        _writing.append(True)
         try:
             done = action()
         except (SsiuuError, OSError) as error:
             met = error
+        finally:
+            _writing.clear()
     told = agreed(None if met is None else (type(met).__name__, str(met)))
     if met is not None:
         raise met
@@ -344,6 +349,8 @@ class Shards:
                 module.set_gradient_divide_factor(1.0)
                 if _meshes[0].device_type == "cpu":
                     module.set_force_sum_reduction_for_comms(True)
+        # Said now, or a part that is asked first would take itself for the whole.
+        self.root._get_fsdp_state()._lazy_init()
         self._added = [
             (m, {key: set(table) - known.get(key, set()) for key, table in _dicts(m).items()})
             for m, _, known, _ in self._before
@@ -381,9 +388,22 @@ class Shards:
 
     def settle(self) -> None:
         """Take back what a pass that ended early has left whole."""
-        # Before its first pass it does not know that it is the root, and there is nothing to take back.
-        if self.root is not None and self.root._get_fsdp_state()._is_root:
+        if self.root is not None:
             self.root.reset_iter_state()
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Have all of the model on every process while it is only read, in whatever way."""
+        cut = [] if self.root is None else [m for m in self.root.modules() if isinstance(m, FSDPModule)]
+        for module in cut:
+            module.set_reshard_after_forward(False, recurse=False)
+            module.unshard()
+        try:
+            yield
+        finally:
+            for module in cut:
+                module.set_reshard_after_forward(True, recurse=False)
+            self.settle()
 
 
 def _dicts(module: nn.Module) -> dict[str, Any]:

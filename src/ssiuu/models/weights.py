@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -78,12 +79,18 @@ def save(
         OutputError: The folder holds something or cannot be written to, or the disk is full.
         ModelError: A weight is not finite.
     """
-    by_first(lambda: _save(model, tokenizer, folder, note, getattr(torch, dtype), dtype))
+    by_first(partial(_save, model, tokenizer, folder, note, dtype, beside))
 
 
 def _save(
-    model: PreTrainedModel, tokenizer: Any, folder: Path, note: str, kind: torch.dtype, dtype: str
+    model: PreTrainedModel,
+    tokenizer: Any,
+    folder: Path,
+    note: str,
+    dtype: str,
+    beside: Callable[[Path], None],
 ) -> None:
+    kind: torch.dtype = getattr(torch, dtype)
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise OutputError(f"{folder} is not an empty folder: choose another for the checkpoint.")

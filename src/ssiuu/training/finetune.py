@@ -85,7 +85,8 @@ def finetune(
         epoch = number * size // len(examples)
         if learned is not None and epoch > (number - 1) * size // len(examples):
             model.eval()
-            enough = learned(epoch, loss) and epoch >= least
+            with step.shards.gathered():
+                enough = learned(epoch, loss) and epoch >= least
             memory["row"] = memory["row"] + 1 if enough else 0
         return bool(memory["row"] >= IN_A_ROW)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -329,6 +330,7 @@ class _Run:
         self.stopped: Stopped = "max_steps"
         self.memory: dict[str, Any] = {}
         self.bounds: list[Bound] = []
+        self.reading: Callable[[], AbstractContextManager[None]] = nullcontext
         self.over = ""
         self.number, self.last, self.offset = 0, True, 0
         self.spent = 0.0  # seconds, in the stages before
@@ -366,7 +368,7 @@ class _Run:
 
     def trained(self, step: Step, state: Path | None, decided: Any) -> Unlearning:
         """Take steps until the stage is at its end."""
-        self.bounds = list(step.bounds.values())
+        self.bounds, self.reading = list(step.bounds.values()), step.shards.gathered
         if self.stop.budget is not None and self.stage.begin is None:
             self.kept = Kept(step.named, len(self.logs))
         loop = Loop(
@@ -406,7 +408,8 @@ class _Run:
     def _start(self, step: Step) -> None:
         """Read the score before the first step of the run, and show the parts the rows to forget."""
         if self.number == 0:
-            self.before = self.stop.look(self.settings.threshold)
+            with self.reading():
+                self.before = self.stop.look(self.settings.threshold)
         if forget := self.stage.forget:
             rows = self.settings.at_once or ANCHOR_ROWS
             whole = step_batches(forget, rows, self.pad, self.device)
@@ -534,7 +537,8 @@ class _Run:
         ended = self._near(number) or bool(self.over)
         if ended or self._checks(number):
             self.model.eval()
-            look = self._look(whole)
+            with self.reading():
+                look = self._look(whole)
             met = look.met(self.settings, self.stop) and not self.below
             if not self.passed:
                 self.stopped = "threshold" if met else "budget" if self.over else "max_steps"
@@ -582,7 +586,8 @@ class _Run:
         if number % self.settings.check_every and number < self.stage.steps:
             return False
         self.model.eval()
-        self.mended = self._loss() <= (1 + self.stage.within) * self.teacher
+        with self.reading():
+            self.mended = self._loss() <= (1 + self.stage.within) * self.teacher
         return self.mended or number == self.stage.steps
 
     def _record(self, seconds: float, notes: list[str]) -> Unlearning:
