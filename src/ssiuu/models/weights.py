@@ -79,7 +79,7 @@ def save(
         OutputError: The folder holds something or cannot be written to, or the disk is full.
         ModelError: A weight is not finite.
     """
-    by_first(partial(_save, model, tokenizer, folder, note, dtype, beside))
+    by_first(partial(_save, model, tokenizer, folder, note, dtype, beside, shard))
 
 
 def _save(
@@ -89,6 +89,7 @@ def _save(
     note: str,
     dtype: str,
     beside: Callable[[Path], None],
+    shard: float,
 ) -> None:
     kind: torch.dtype = getattr(torch, dtype)
     try:
