@@ -13,8 +13,17 @@ import torch
 
 from sample_record import sample_record
 from sample_runs import only, write_run
+from ssiuu.benchmarks.tuned import kept
 from ssiuu.errors import DamagedError, InputError
-from ssiuu.models.weights import complete, load_weights, read_tensors, save_weights, write_tensors
+from ssiuu.models.files import seal_folder, unharmed
+from ssiuu.models.weights import (
+    complete,
+    load_weights,
+    read_tensors,
+    save,
+    save_weights,
+    write_tensors,
+)
 from ssiuu.records.files import field_of, load_run, read_record, standing, whole, write_record
 from ssiuu.records.schema import Failure, Record, RunHeader, TaskScore
 from ssiuu.training.state import read_state
@@ -136,3 +145,24 @@ def test_tensors_without_a_digest_are_read_as_they_are(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "old.safetensors", {"format": "pt"})
     tensors, told = read_tensors(tmp_path / "old.safetensors")
     assert torch.equal(tensors["a"], torch.ones(2)) and told == {"format": "pt"}
+
+
+def test_models_that_are_kept(tmp_path: Path, tiny_model: Any, tokenizer: Any) -> None:
+    """Of a cache: any bit of what decides what a model says; a folder without a digest is let be."""
+    folder = tmp_path / "kept"
+    save(tiny_model, tokenizer, folder, beside=seal_folder)
+    assert unharmed(folder)
+    rng, told = random.Random(0), list[str]()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        content = (folder / name).read_bytes()
+        for changed in flipped(content, iter(rng.sample(range(8 * len(content)), 5))):
+            (folder / name).write_bytes(changed)
+            assert not unharmed(folder), name
+        (folder / name).write_bytes(content)
+    assert kept(folder, told.append) and told == []
+    (folder / "model.safetensors").write_bytes(b"")
+    assert not kept(folder, told.append) and not folder.exists()
+    assert told == [f"{folder} is damaged, and is made again"]
+    save(tiny_model, tokenizer, folder)
+    (folder / "config.json").write_text("{}")
+    assert unharmed(folder)

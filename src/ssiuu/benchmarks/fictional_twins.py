@@ -24,6 +24,7 @@ import hashlib
 import json
 import math
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -51,6 +52,7 @@ from transformers import (
 from ssiuu.benchmarks.base import Progress
 from ssiuu.benchmarks.fictional_world import World, build_world, designate
 from ssiuu.errors import ConfigError, DivergedError, OutputError
+from ssiuu.models.files import seal_folder, unharmed
 from ssiuu.models.load import save
 from ssiuu.models.sources import require_cache
 
@@ -196,7 +198,11 @@ def train_twins(
     twins = Twins(full=pair / "full", never_learned=pair / "never-learned")
     for target, left_out in ((twins.full, set[str]()), (twins.never_learned, forget_ids)):
         if _complete(target):
-            continue
+            if unharmed(target):
+                continue
+            if progress is not None:
+                progress(f"{target} is damaged, and is made again")
+            shutil.rmtree(target)
         require_cache(folder)
         tokenizer = train_tokenizer(world, recipe)
         model = _start(tokenizer, seed, recipe)
@@ -204,7 +210,8 @@ def train_twins(
         batches = _batches(_encode(world, tokenizer), recipe.batch, count, seed)
         _train(model, batches, left_out, count, recipe, say)
         try:
-            save(model, tokenizer, target, note=f"fictional world, {target.name}")
+            note = f"fictional world, {target.name}"
+            save(model, tokenizer, target, note=note, beside=seal_folder)
         except OutputError:
             if not _complete(target):  # otherwise another process was faster
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import transformers
 from ssiuu.benchmarks.base import Basis, Ground, Progress, tokenised
 from ssiuu.errors import OutputError
 from ssiuu.likelihood import Prompt
+from ssiuu.models.files import seal_folder, unharmed
 from ssiuu.models.load import Loaded, cache_folder, load_checkpoint_weights, save
 from ssiuu.models.original import Original
 from ssiuu.models.precision import resolve_precision
@@ -75,7 +77,7 @@ def tuned(
     ]
     digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
     folder = cache_folder() / tuning.name / digest
-    if (folder / "config.json").exists():
+    if kept(folder, progress):
         return folder
     require_cache()
     original.restore()
@@ -92,11 +94,22 @@ def tuned(
         lambda text: progress(f"fine-tuning on {len(facts)} {tuning.rows}: {text}"),
     )
     try:
-        save(start.model, start.tokenizer, folder, note=start.info.note)
+        save(start.model, start.tokenizer, folder, note=start.info.note, beside=seal_folder)
     except OutputError:
         if not (folder / "config.json").exists():  # otherwise another process was faster
             raise
     return folder
+
+
+def kept(folder: Path, say: Progress) -> bool:
+    """Whether a model of the cache is there; one that is damaged is told of and removed."""
+    if not (folder / "config.json").exists():
+        return False
+    if unharmed(folder):
+        return True
+    say(f"{folder} is damaged, and is made again")
+    shutil.rmtree(folder)
+    return False
 
 
 def refer(ground: Ground, basis: Basis, reference: str, progress: Progress) -> None:

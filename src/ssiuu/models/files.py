@@ -20,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 from ssiuu.errors import ModelError
 from ssiuu.hub import first_line
 from ssiuu.records import hashes
+from ssiuu.records.digest import NAME
+from ssiuu.records.files import write_bytes
 
 SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
@@ -27,6 +29,7 @@ ADAPTER: Final = "adapter_model.safetensors"
 ADAPTER_CONFIG: Final = "adapter_config.json"
 PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 CONFIGS: Final = ("config.json", "generation_config.json")
+NOTED: Final = "ssiuu.json"  # what is to be said of a folder that ssiuu has written
 # Wherever one of these is, there is a tokenizer.
 VOCABULARIES: Final = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", "*.model")
 TOKENIZER: Final = (
@@ -154,6 +157,27 @@ def content_digest(folder: Path, base: str = "") -> str:
     except OSError as error:
         raise ModelError(f"{folder} cannot be read: {error.strerror or error}.") from error
     return digest.hexdigest()
+
+
+def seal_folder(folder: Path) -> None:
+    """Note the digest of a model that is kept to be used again, in its ssiuu.json."""
+    path = folder / NOTED
+    told = read_json(path) | {NAME: content_digest(folder)}
+    write_bytes(path, (json.dumps(told, indent=1) + "\n").encode())
+
+
+def unharmed(folder: Path) -> bool:
+    """Whether a model that was kept is what it was; one that has no digest is taken as it is."""
+    try:
+        return sealed_as(folder) in (None, content_digest(folder))
+    except ModelError:
+        return False
+
+
+def sealed_as(folder: Path) -> object:
+    """Return the digest that was noted of a folder; None where none was."""
+    path = folder / NOTED
+    return read_json(path).get(NAME) if path.exists() else None
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

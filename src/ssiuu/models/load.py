@@ -31,7 +31,7 @@ from ssiuu.models.checks import (
     check_tokenizer,
     embedding_rows,
 )
-from ssiuu.models.files import has_tokenizer, is_adapter, tokenizer_files
+from ssiuu.models.files import has_tokenizer, is_adapter, sealed_as, tokenizer_files
 from ssiuu.models.folder import model_fingerprint, read, read_tokenizer
 from ssiuu.models.gguf import is_gguf
 from ssiuu.models.gguf_header import read_header
@@ -113,6 +113,8 @@ def load(
     whole.model.name_or_path = where if place.kind == "hub" else str(place.folder.absolute())
     note = "; ".join(part for part in (whole.note, place.note, off) if part)
     digest = model_fingerprint(place.folder, base)
+    if place.kind == "cache" and sealed_as(place.folder) not in (None, digest):
+        raise ModelError(f"{place.folder} is damaged: remove it, and the same command makes it again.")
     info = _info(whole.model, name, place.kind, digest, whole.dtype, note)
     return Loaded(whole.model, whole.tokenizer, info, None if adapter else place.folder)
 

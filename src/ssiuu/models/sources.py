@@ -23,6 +23,7 @@ from transformers import AutoTokenizer
 
 from ssiuu.errors import ModelError, OutputError, unknown
 from ssiuu.hub import first_line, reaching
+from ssiuu.models.files import seal_folder
 from ssiuu.models.gguf import read_gguf
 from ssiuu.models.precision import release_memory
 from ssiuu.models.quiet import quiet
@@ -173,7 +174,7 @@ def _convert_gguf(target: Path) -> None:
     model = read_gguf(path)
     with quiet(), redirect_stderr(StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    save(model, tokenizer, target, GGUF_NOTE)
+    save(model, tokenizer, target, GGUF_NOTE, beside=seal_folder)
     del model, tokenizer
     release_memory()  # half a gigabyte of left-overs, once
 

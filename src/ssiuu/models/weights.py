@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from ssiuu.causal import CausalLM
 from ssiuu.errors import DamagedError, ModelError, OutputError
 from ssiuu.models.checks import check_finite
+from ssiuu.models.files import NOTED
 from ssiuu.models.quiet import quiet
 from ssiuu.models.room import copied
 from ssiuu.models.shards import by_first
@@ -110,7 +111,7 @@ def _save(
         settings = json.loads(config.read_text(encoding="utf-8")) | {"dtype": dtype}
         config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         noted = json.dumps({"note": _converted(model, kind, note)}, indent=1)
-        (temporary / "ssiuu.json").write_text(noted + "\n")
+        (temporary / NOTED).write_text(noted + "\n")
         legible(temporary)
         beside(temporary)
         place(temporary, folder)
