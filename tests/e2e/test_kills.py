@@ -41,7 +41,8 @@ def test_killed_at_a_point_a_run_ends_in_the_same_bytes(small: Bench, tmp_path: 
     events = small.events["run"]
     assert len(events) > 60 and any("save_file unlearn-" in event for event in events)
     saved = events.index(next(e for e in events if e.startswith("before replace unlearn-"))) + 1
-    for kill_at in (saved, len(events)):
+    split = events.index("before replace split.json") + 1
+    for kill_at in (split, saved, len(events)):
         assert small.killed("run", tmp_path / str(kill_at), kill_at) == ""
     assert small.killed("report", tmp_path / "report", 2) == ""
 

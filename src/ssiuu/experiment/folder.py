@@ -144,6 +144,8 @@ def settle(out: Path, header: RunHeader, say: Callable[[str], None]) -> RunHeade
     before = standing(path, RunHeader, say)
     if before is not None:
         _same_ground(out, before, header)
+        if not (out / SPLIT).exists():  # the process before was killed between the two
+            write_record(out / SPLIT, before.split)
         if (before.config, before.stages) == (header.config, header.stages):
             return before
         content = path.read_bytes()
@@ -156,7 +158,7 @@ def settle(out: Path, header: RunHeader, say: Callable[[str], None]) -> RunHeade
             )
         say(f"{path} was lost: it is made again of this command's settings")
     write_record(path, header)
-    if before is None or not (out / SPLIT).exists():
+    if before is None:
         write_record(out / SPLIT, header.split)
     return header
 
