@@ -29,4 +29,5 @@ def command(
         width = max(len(key) for key in flat)
         for key, value in flat.items():
             print(f"{key:{width}s}  {value!s:40s}  {sources[key]}")
+        print(f"device: {resolved.placement.described}")
         print(estimate(resolved))
