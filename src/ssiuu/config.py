@@ -15,7 +15,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, RootModel, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, RootModel, field_validator
 from pydantic_core import PydanticCustomError
 
 from ssiuu.errors import ConfigError
@@ -31,7 +31,7 @@ class Exact(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_boolean(cls, value: Any, info: ValidationInfo) -> Any:
+    def _no_boolean(cls, value: Any, info: Any) -> Any:
         field = cls.model_fields[info.field_name or ""]
         if _has_boolean(value) and not _takes_boolean(field.annotation):
             raise PydanticCustomError("boolean", "must not be true or false")

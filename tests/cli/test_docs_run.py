@@ -115,7 +115,7 @@ def having(left_out: dict[str, str]) -> dict[Path, list[Line]]:
     return {page: typed for page, typed in found.items() if typed}
 
 
-LONG = {"tofu.md", "gguf.md", "compare.md"}
+LONG = {"methods.md", "tofu.md", "gguf.md", "compare.md"}
 TYPED, ITSELF = having(NEVER), having(NEVER | ONLY_SHORT)
 
 
@@ -263,8 +263,11 @@ STANDS_FOR = {
     **{"F": "forget.jsonl", "RECIPE": "recipes/quick.yaml"},
 }
 # [--set key=value], runs side by side and files for llama.cpp: carried out above, by whole commands;
-# calibrating takes minutes and has tests.
-IDLE = ("ssiuu run ", "ssiuu calibrate ", "ssiuu compare ", "ssiuu export ")
+# calibrating takes minutes and has tests, and so have certificates and what is taken out of a folder.
+IDLE = (
+    *("ssiuu run ", "ssiuu calibrate ", "ssiuu compare ", "ssiuu export "),
+    *("ssiuu verify ", "ssiuu redact ", "ssiuu purge "),
+)
 
 
 def spelled(usage: str) -> list[str]:
