@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -14,7 +15,8 @@ import torch
 from sample_record import sample_record
 from sample_runs import only, write_run
 from ssiuu.benchmarks.tuned import kept
-from ssiuu.errors import DamagedError, InputError
+from ssiuu.errors import ConfigError, DamagedError, InputError
+from ssiuu.likelihood.template import check_template
 from ssiuu.models.files import seal_folder, unharmed
 from ssiuu.models.weights import (
     complete,
@@ -166,3 +168,17 @@ def test_models_that_are_kept(tmp_path: Path, tiny_model: Any, tokenizer: Any) -
     save(tiny_model, tokenizer, folder)
     (folder / "config.json").write_text("{}")
     assert unharmed(folder)
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ 9**(9**9) }}", "{% if x %}{{ 2 ** messages|length }}{% endif %}"]
+)
+def test_a_template_with_a_power_is_refused_before_it_is_compiled(
+    tokenizer: Any, template: str
+) -> None:
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = template
+    with pytest.raises(ConfigError, match=r"chat template raises to a power"):
+        check_template(tokenizer)
+    tokenizer.chat_template = "{{ dict(**messages[0])['content'] }}"
+    check_template(tokenizer)

@@ -27,6 +27,7 @@ def rendered(tokenizer: Any, turns: Sequence[tuple[str, str]], generate: bool = 
     """
     if not tokenizer.chat_template:
         raise ConfigError(f"prompt: chat needs a chat template, and this model has none. {REMEDY}")
+    _check_powers(tokenizer.chat_template)
     chat = [{"role": role, "content": content} for role, content in turns]
     outcomes: list[str | Exception] = []
 
@@ -60,6 +61,26 @@ def rendered(tokenizer: Any, turns: Sequence[tuple[str, str]], generate: bool = 
             f"{LONGEST} are allowed. {REMEDY}"
         )
     return text
+
+
+def _check_powers(template: object) -> None:
+    """Refuse a power: one can take for ever in a single step, in which no thread can be given up.
+
+    Raises:
+        ConfigError: The template has one, and no template of a chat needs it.
+    """
+    from jinja2 import Environment, TemplateError
+
+    try:
+        tokens = list(Environment().lex(str(template)))
+    except TemplateError:
+        return  # which is said when it is rendered
+    before = ""
+    for _, kind, value in tokens:
+        # Behind a bracket or a comma it hands on arguments by name.
+        if kind == "operator" and value == "**" and before not in ("(", ","):
+            raise ConfigError(f"prompt: the model's chat template raises to a power (**). {REMEDY}")
+        before = before if kind == "whitespace" else value
 
 
 def check_template(tokenizer: Any, system: str | None = None) -> None:
