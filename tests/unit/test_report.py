@@ -26,10 +26,11 @@ from PIL import Image
 import ssiuu
 from sample_record import HOSTILE, pinned, sample_record
 from ssiuu.records.schema import Cell, MethodInfo, RunRecord
+from ssiuu.report.facts import fact_groups
 from ssiuu.report.figures import Plot, figures, inline_svg
 from ssiuu.report.figures.training import training_curves
 from ssiuu.report.findings import finding
-from ssiuu.report.page import fact_groups, render, setting_lines
+from ssiuu.report.page import render, setting_lines
 from ssiuu.report.text import DASH, WIDTH, nats, percent, rate, short, summary
 
 BROWSER = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import json
 import math
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from importlib.resources import files
@@ -38,7 +39,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import comb, ndtr
+from scipy.special import bdtr, comb, ndtr
 
 from ssiuu.records.schema import Attacker, Examination, Record
 
@@ -283,18 +284,25 @@ def bounds(seen: int, facts: int, power: float | None) -> tuple[int | None, int 
     """
     if not facts:
         return None, None
-    counts = np.arange(facts + 1)
-    least = next(k for k in range(facts + 1) if _counts(facts, k, 1.0)[counts >= seen].sum() > LEVEL)
-    if power is None:
+    least = bisect_left(range(seen), True, key=lambda k: _at_least(seen, k, facts) > LEVEL)
+    if power is None or _at_most(seen, facts, facts, power) > LEVEL:
         return least, facts
-    likely = (k for k in range(facts, -1, -1) if _counts(facts, k, power)[counts <= seen].sum() > LEVEL)
-    return least, max(least, next(likely, 0))
+    if power <= LEVEL:  # then so few are the likelier the more are hidden, and all are too unlikely
+        return least, least
+    refused = bisect_left(range(facts), True, key=lambda k: _at_most(seen, k, facts, power) <= LEVEL)
+    return least, max(least, refused - 1)
 
 
-@cache
-def _counts(facts: int, hidden: int, power: float) -> Floats:
-    """Return the chance of every count of facts with p_erased <= 5 %, where so many are hidden."""
-    return np.convolve(_binomial(hidden, power), _binomial(facts - hidden, LEVEL))
+def _at_least(seen: int, hidden: int, facts: int) -> float:
+    """Return the chance that so many or more have p_erased <= 5 %, where every hidden fact has."""
+    return float(_binomial(facts - hidden, LEVEL)[max(seen - hidden, 0) :].sum())
+
+
+def _at_most(seen: int, hidden: int, facts: int, power: float) -> float:
+    """Return the chance that so many or fewer have p_erased <= 5 %, each hidden one by `power`."""
+    found = np.arange(min(seen, hidden) + 1)
+    wrong = bdtr(np.minimum(seen - found, facts - hidden), facts - hidden, LEVEL)
+    return float(_binomial(hidden, power)[: len(found)] @ wrong)
 
 
 def _binomial(n: int, p: float) -> Floats:

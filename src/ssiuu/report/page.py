@@ -31,14 +31,14 @@ from ssiuu.report.answer import subject
 from ssiuu.report.audit import audit
 from ssiuu.report.beside import beside_table
 from ssiuu.report.equal import at_equal_retention
-from ssiuu.report.facts import fact_groups, first_choice
 from ssiuu.report.figures import Plot, figures
 from ssiuu.report.findings import Finding, findings
 from ssiuu.report.inside import inside_tables
 from ssiuu.report.knowledge import sentences, trains
+from ssiuu.report.packed import long_tables
 from ssiuu.report.redacted import redaction
 from ssiuu.report.tables import ORIGINS, column_tables, differences, paper, published
-from ssiuu.report.text import nats, percent, points, rate, short
+from ssiuu.report.text import clip, nats, percent, points, printable, rate, short
 from ssiuu.report.tuned import tuning
 from ssiuu.report.verdicts import verdict_table
 
@@ -49,8 +49,6 @@ SAID: Mapping[Verdict, str] = {
     "not removed": "Did not remove them:",
     "undecided": "Undecided:",
 }
-# Free answers are cut here; a model that rambles would else fill the page.
-ANSWER = 240
 
 
 def render(
@@ -74,6 +72,7 @@ def render(
     """
     style, script = template_text("style.css"), template_text("script.js")
     cell, found = subject(record), findings(record)
+    said = audit(record, cell) if cell else None
     return (
         environment()
         .get_template("page.html.j2")
@@ -86,27 +85,23 @@ def render(
             trials=record.trials,
             tuning=tuning(record),
             audit=record.header.kind == "audit" and cell is not None,
-            answer=audit(record, cell) if cell else None,
+            answer=said,
             words=verdict_table(record),
             tally=_tally(found),
             findings=found,
             attacks=attack_names(record),
             descriptions={cell.method.label: cell.method for cell in record.cells},
             plots=figures(record, against) if plots is None else plots,
-            facts=fact_groups(record),
-            unknown=[
-                (fact, record.header.knowledge.get("forget", {}).get(fact.id))
-                for fact in record.header.split.unknown
-            ],
+            unknown=record.header.split.unknown,
             knowledge=sentences(record.header.knowledge, trains(record.header)),
             trained=trains(record.header),
-            chosen=first_choice(record),
             config=setting_lines(record.header.config, record.header.sources),
             verdicts=VERDICTS,
             origins=ORIGINS,
             inside=inside_tables(record),
             paper=paper(record),
             published=[published(block) for block in others(record)],
+            **long_tables(record, said),
             **_numbers(record, baseline, beside, against),
         )
     )
@@ -180,13 +175,9 @@ def environment() -> Environment:
     return environment
 
 
-# What HTML may not hold, except for the white space among it.
-CONTROL = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n\r"}
-
-
 def _printable(value: Any) -> Any:
     # Markup is a str too, and left alone: it is what we made ourselves.
-    return value.translate(CONTROL) if type(value) is str else value
+    return printable(value) if type(value) is str else value
 
 
 def policy(style: str, script: str | None = None) -> str:
@@ -202,11 +193,6 @@ def policy(style: str, script: str | None = None) -> str:
 
 def _hash(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def clip(text: str) -> str:
-    """Return the text, cut where it is very long."""
-    return text if len(text) <= ANSWER else text[:ANSWER].rstrip() + " …"
 
 
 @dataclass(frozen=True)

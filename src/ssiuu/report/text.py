@@ -28,6 +28,10 @@ WIDTH = 110
 Z = 1.96  # standard errors on either side of an estimate, in 95 %
 # Longer method labels are cut, so that one label cannot push the numbers off the screen.
 LABEL = 18
+# Free answers are cut here; a model that rambles would else fill the page.
+ANSWER = 240
+# What HTML may not hold, except for the white space among it.
+CONTROL = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n\r"}
 SHORT, LINE = 7, 12  # characters of a heading that stay on one line, and that fit on one
 
 
@@ -77,6 +81,16 @@ def rate(value: float) -> str:
         return f"{value:g}"
     mantissa, _, exponent = f"{value:.1e}".partition("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def clip(text: str) -> str:
+    """Return the text, cut where it is very long."""
+    return text if len(text) <= ANSWER else text[:ANSWER].rstrip() + " …"
+
+
+def printable(text: str) -> str:
+    """Return the text with what HTML may not hold replaced."""
+    return text.translate(CONTROL)
 
 
 def plain(text: str) -> str:
