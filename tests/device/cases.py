@@ -172,7 +172,7 @@ class Commands:
 
 def _levels(record: Any) -> list[float]:
     scores = [cell.evaluation.forget for cell in record.cells if cell.evaluation is not None]
-    return [float(score.rank or 0) for facts in scores for score in facts.values()]
+    return [float(bool(score.free_correct)) for facts in scores for score in facts.values()]
 
 
 def cases(folder: Path) -> tuple[dict[str, Case], dict[str, Case]]:
