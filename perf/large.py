@@ -95,7 +95,7 @@ def main() -> None:
     told["made"] = {"seconds": round(time.perf_counter() - begun, 1)}
 
     def part(name: str, work: Any) -> Any:
-        reset_peak()
+        reset_peak(model.device)
         start = time.perf_counter()
         with counted(model) as storages:
             done = work()
