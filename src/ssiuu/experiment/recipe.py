@@ -426,7 +426,9 @@ def resolve_parts(parts: list[Part], here: bool = True) -> tuple[Recipe, dict[st
     for what, defaults in decided.items():
         for key, value in defaults.items():
             other = INSTEAD.get(key)
-            if key == "unlearn.learning_rate" and values.get("unlearn.optimiser", "adamw") != "adamw":
+            if key == "unlearn.learning_rate" and not str(
+                values.get("unlearn.optimiser", "adamw")
+            ).startswith("adamw"):
                 continue  # a benchmark's rate is AdamW's
             if values.get(key) is None and (other is None or values.get(other) is None):
                 values[key], sources[key] = value, what
