@@ -98,35 +98,6 @@ def test_unlearn_writes_what_a_single_process_does(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_with_another_number_of_processes(place: Path) -> None:
-    """Killed after a state was saved at two, it goes on at one and at two, to the same weights."""
-    words = ["--set", "unlearn={learning_rate: 3e-4, max_steps: 40, threshold: 0}", "--force"]
-    whole = done(place, 1, *unlearning("whole", *words))
-    assert "stopped by max_steps" in whole.stdout, whole.stderr[-2000:]
-    for number, processes in enumerate((1, 2)):
-        out = f"again {number}"
-        with subprocess.Popen(
-            started(place, 2, *unlearning(out, *words)),
-            cwd=place,
-            env=surroundings(),
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        ) as running:
-            assert running.stderr is not None
-            for line in running.stderr:
-                if "gd step 10/" in line:
-                    os.killpg(running.pid, signal.SIGINT)  # the state is saved between two steps
-                    break
-            running.stderr.read()
-        assert [*(place / f".{out}.unfinished").glob("*.safetensors")]
-        again = done(place, processes, *unlearning(out, *words))
-        assert "stopped by max_steps" in again.stdout, again.stderr[-2000:]
-        assert "step 9/" not in again.stderr and "step 40/" in again.stderr
-        assert apart(place, "whole", out) < 1e-4
-
-
-@pytest.mark.slow
 def test_a_dead_process_ends_all_of_them(place: Path) -> None:
     words = ["--set", "unlearn={learning_rate: 1e-5, max_steps: 4000, threshold: 0}", "--force"]
     with subprocess.Popen(
