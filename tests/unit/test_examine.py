@@ -161,7 +161,7 @@ def test_the_attacker_never_trains_on_what_is_read(
     def batches(rows: list[Any], *rest: Any) -> Any:
         trained.update(row.id for row in rows)
         prompts.update(tuple(row.prompt) for row in rows)
-        return micro_batches(rows, *rest)
+        return step_batches(rows, *rest)
 
     def reading(self: Examiner, made: list[Lineup]) -> Margins:
         nonlocal told, seen
@@ -177,8 +177,8 @@ def test_the_attacker_never_trains_on_what_is_read(
         prompts.clear()
         restore(*arguments)
 
-    micro_batches, read = examine.micro_batches, Examiner._read
-    monkeypatch.setattr(examine, "micro_batches", batches)
+    step_batches, read = examine.step_batches, Examiner._read
+    monkeypatch.setattr(examine, "step_batches", batches)
     monkeypatch.setattr(Examiner, "_read", reading)
     monkeypatch.setattr(examine, "restore", put_back)
     found = Examiner(asked, session.recipe.examine.model_copy(update={"unrelated": True})).examine()
