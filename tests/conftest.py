@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import sys
@@ -107,6 +108,12 @@ def teach(
         optimizer.step()
         optimizer.zero_grad()
     model.eval()
+
+
+def pytest_collection_finish() -> None:
+    """Modules stay: what looks for garbage, after every stage of a run, need not go through them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

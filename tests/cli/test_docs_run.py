@@ -139,8 +139,7 @@ def folder(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """An empty folder with what pages name."""
     for name in ("docs/examples", "recipes"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    for name in ("my-model", "forgotten"):
-        shutil.copytree(place / "model", tmp_path / name)
+    shutil.copytree(place / "model", tmp_path / "my-model")
     for name in ("forget.jsonl", "retain.jsonl"):
         shutil.copy(place / name, tmp_path)
     write_tofu(tmp_path / "FOLDER")
@@ -248,6 +247,8 @@ def test_every_command_of_a_page_is_carried_out(
     monkeypatch.setenv("SSIUU_CACHE", str(stand_in))
     for name in ("FULL", "RETAIN", "UNLEARNED"):
         shutil.copytree(stand_in / "models" / "smollm2-135m", name)
+    if page.name == "privacy.md":  # which begins with the audit
+        shutil.copytree("my-model", "forgotten")
     named(page)
     for line in TYPED[page]:
         check(line, carried_out(line, shortened(line), before))
@@ -264,6 +265,8 @@ def test_what_is_left_out_stands_on_some_page() -> None:
 @pytest.mark.parametrize("page", ITSELF, ids=lambda page: page.name)
 def test_every_command_of_a_page_is_carried_out_with_the_model_itself(page: Path) -> None:
     """Runs are shortened here too: as they stand those of the README alone take two hours."""
+    if page.name == "privacy.md":  # which begins with the audit
+        shutil.copytree("my-model", "forgotten")
     named(page)
     for line in ITSELF[page]:
         words = shortened(line) if line.words[0] == "run" else line.words

@@ -55,10 +55,25 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def ssiuu_says(python: Path, *typed: str, cwd: Path) -> str:
+# Commands one after another in one process, which imports torch once; "<next>" stands between what they say.
+IN_TURN = """
+import json, sys
+from ssiuu.cli.main import main
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["ssiuu", *words]
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            raise
+    print("<next>")
+"""
+
+
+def ssiuu_says(python: Path, commands: list[list[str]], cwd: Path) -> list[str]:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [python, "-m", "ssiuu.cli", *typed],
+        [python, "-c", IN_TURN, json.dumps(commands)],
         capture_output=True,
         text=True,
         check=False,
@@ -66,7 +81,7 @@ def ssiuu_says(python: Path, *typed: str, cwd: Path) -> str:
         env=environment,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout.split("<next>\n")
 
 
 def typed_in_the_readme() -> list[list[str]]:
@@ -92,9 +107,6 @@ def test_the_package_is_listed_run_and_recorded(
     install, *lists, run = typed_in_the_readme()
     assert install == ["pip", "install", "./examples/plugin"] and len(lists) == 3
     named = {"methods": ("hinge", "+sign"), "attacks": ("noise",), "benchmarks": ("colours",)}
-    for _, *words in lists:
-        said = ssiuu_says(installed, *words, cwd=tmp_path)
-        assert all(name in said for name in named[words[1]]) and "ssiuu-example 1.0" in said
     save(make_model(), tokenizer, tmp_path / "my-model")
     shorter = [
         "prompt=plain",
@@ -104,7 +116,10 @@ def test_the_package_is_listed_run_and_recorded(
         "diagnose=false",
     ]
     further = [part for value in shorter for part in ("--set", value)]
-    printed = ssiuu_says(installed, *run[1:], *further, "--out", "run", cwd=tmp_path)
+    commands = [*(words for _, *words in lists), [*run[1:], *further, "--out", "run"]]
+    *listed, printed, _ = ssiuu_says(installed, commands, tmp_path)
+    for (_, _, group), said in zip(lists, listed, strict=True):
+        assert all(name in said for name in named[group]) and "ssiuu-example 1.0" in said
     assert all(label in printed for label in ("hinge", "gd+sign", "noise"))
     assert "noise" in (tmp_path / "run" / "report.html").read_text()
     header = json.loads((tmp_path / "run" / "run.json").read_text())
