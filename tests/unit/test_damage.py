@@ -126,8 +126,10 @@ def test_every_bit_of_a_state(state: Path, each: int) -> None:
     with pytest.warns(UserWarning, match="cut short or damaged"):
         assert read_state(state) is None
     state.write_bytes(content)
-    tensors, told = read_tensors(state)
-    assert complete(state) and told == {"progress": "{}"} and tensors["parameter:a"][1, 2] == 5
+    tensors, told, sealed = read_tensors(state)
+    assert (
+        complete(state) and sealed and told == {"progress": "{}"} and tensors["parameter:a"][1, 2] == 5
+    )
 
 
 def test_bits_of_kept_weights(tmp_path: Path, tiny_model: Any) -> None:
@@ -145,8 +147,10 @@ def test_tensors_without_a_digest_are_read_as_they_are(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"a": torch.ones(2)}, tmp_path / "old.safetensors", {"format": "pt"})
-    tensors, told = read_tensors(tmp_path / "old.safetensors")
-    assert torch.equal(tensors["a"], torch.ones(2)) and told == {"format": "pt"}
+    tensors, told, sealed = read_tensors(tmp_path / "old.safetensors")
+    assert torch.equal(tensors["a"], torch.ones(2)) and told == {"format": "pt"} and not sealed
+    with pytest.warns(UserWarning, match="that training begins again"):
+        assert read_state(tmp_path / "old.safetensors") is None  # a state begins anew sooner
 
 
 def test_models_that_are_kept(tmp_path: Path, tiny_model: Any, tokenizer: Any) -> None:

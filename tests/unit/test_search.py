@@ -16,7 +16,7 @@ from ssiuu.experiment.recipe import UnlearnConfig
 from ssiuu.experiment.search import FIRST, GROWTH, LEAST, _crossing, allowed, following
 from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
-from ssiuu.records.schema import Attempt, FactScore, FactText, Split, StepLog, Unlearning
+from ssiuu.records.schema import Attempt, Divergence, FactScore, FactText, Split, StepLog, Unlearning
 from ssiuu.training.unlearn import Look, Settings, StopRule, _due
 
 
@@ -272,6 +272,17 @@ def test_a_rate_that_costs_too_much_is_lowered_and_the_nearest_kept(
     assert search.asked == [FIRST, *tries]
 
 
+def test_a_search_whose_model_was_not_saved_is_as_long_as_one_that_was(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    """Killed after its last attempt it runs the best one again, which is no further one."""
+    search = Searched(monkeypatch, lambda rate: {} if rate > 2e-5 else LITTLE)
+    assert search(tmp_path) == search(tmp_path)
+    search = Searched(monkeypatch, lambda rate: {"kept": 0.7 if rate == search.asked[1] else 0.5})
+    assert search(tmp_path / "dear") == search(tmp_path / "dear")
+    assert search.asked[-1] == search.asked[1] and search.weights == ["save", "load"]
+
+
 def fact(name: str) -> FactText:
     return FactText(id=name, question=f"What is {name}?", answer=name, options=[name, "x", "y"])
 
@@ -311,6 +322,16 @@ def test_what_was_said_freely_must_still_be_said(monkeypatch: pytest.MonkeyPatch
     assert (kept, said) == (1.0, 0.5)
     assert judged.speaks and not judged.answers and judged.passes(tried(kept=kept, said=said))
     assert math.isclose(judged.distance(tried(kept=1.0, said=0.4)), 0.1)
+    moved = Mock(spec=Divergence, plain=0.01, instructions=None)
+    session.divergences.measure = lambda *_: moved
+    session.knowledge, session.split.forget = {}, facts
+    nearest, last = tried(kept=0.7, said=0.9), tried(kept=0.2, said=0.3, answered=0.0)
+    record = Mock(spec=Unlearning, threshold=0.3, last_score=0.2, attempts=[ranged(), nearest, last])
+    record.stopped = "threshold"
+    session.recipe.force = False
+    monkeypatch.setattr("ssiuu.experiment.outcome.Outcome", SimpleNamespace)
+    led = judged.outcome(record)
+    assert (led.kept, led.said) == (0.7, 0.9)  # of the weights that are kept, not of the last attempt
 
 
 def test_a_look_is_what_its_log_holds() -> None:

@@ -118,9 +118,10 @@ class Judge:
         score = record.last_score
         if score is None:
             score = self.session.stop_rule()[0].read()
-        last = record.attempts[-1] if record.attempts else None
-        if last is not None and last.answered is not None:  # read on these very weights
-            share, still_known, still_said = last.answered, last.kept, last.said
+        # The weights are those of the attempt that came nearest, which need not be the last.
+        of = min(record.attempts[1:], key=self.distance, default=None)
+        if of is not None and of.answered is not None:
+            share, still_known, still_said = of.answered, of.kept, of.said
         else:
             share, (still_known, still_said) = self.session.answered(), self.kept()
         reasons = []

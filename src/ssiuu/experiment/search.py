@@ -144,7 +144,9 @@ def search(
     record, latest = attempt(best.learning_rate)
     if record is None:
         raise DivergedError(f"every learning rate diverged: {latest.note}")
-    return record.model_copy(update={"attempts": [*attempts, latest]})
+    # A search that was interrupted after its last attempt is no longer by this one.
+    again = adapter is not None and best is not attempts[-1]
+    return record.model_copy(update={"attempts": [*attempts, latest] if again else attempts})
 
 
 def allowed(rows: int, config: UnlearnConfig) -> int:

@@ -265,10 +265,14 @@ def _tensor_digest(tensor: torch.Tensor) -> str:
 
 
 class Tensors(NamedTuple):
-    """What a file of tensors holds; they are read as they are looked at. `told`: its metadata."""
+    """What a file of tensors holds; they are read as they are looked at. `told`: its metadata.
+
+    `sealed`: whether the file has a digest, and is what was written.
+    """
 
     tensors: dict[str, torch.Tensor]
     told: dict[str, str]
+    sealed: bool
 
 
 def read_tensors(path: Path) -> Tensors:
@@ -287,10 +291,10 @@ def read_tensors(path: Path) -> Tensors:
         raise DamagedError(path) from error
     wanted = told.pop(NAME, None)
     if wanted is None and not any(resembles(key.encode(), NAME.encode()) for key in told):
-        return Tensors(tensors, told)
+        return Tensors(tensors, told, sealed=False)
     if wanted != tensors_digest(tensors, told):
         raise DamagedError(path)
-    return Tensors(tensors, told)
+    return Tensors(tensors, told, sealed=True)
 
 
 def complete(path: Path) -> bool:

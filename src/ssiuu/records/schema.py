@@ -389,10 +389,10 @@ class Unlearning(Stage):
     `distance`: how far the weights went, as a share of the norm of all weights before. `before`: the
     stop score before step 1; where it is at the threshold already, there are no steps. `knowledge`:
     what the model knew before, by set and fact id, where it was asked. `prompt`: the form in which the
-    facts were asked. `attempts`: the learning rates that were tried, where one was searched; the last
-    is the one of this run. `outcome`: what it led to, where that was judged. `budget`: the limits on
-    what may be spent on plain text, by name; where `stopped` is one of them, `kept_step` is the last
-    step that was read within it, whose weights these are (0: those of before step 1).
+    facts were asked. `attempts`: the learning rates that were tried, where one was searched; the one
+    that came nearest is that of this run. `outcome`: what it led to, where that was judged. `budget`:
+    the limits on what may be spent on plain text, by name; where `stopped` is one of them, `kept_step`
+    is the last step that was read within it, whose weights these are (0: those of before step 1).
     """
 
     method: MethodInfo

@@ -48,12 +48,15 @@ def save_state(
 
 
 def read_state(path: Path) -> Tensors | None:
-    """Read a state; a damaged one is told of, and training begins again."""
+    """Read a state; a damaged one, or one without a digest, is told of, and training begins again."""
     try:
-        return read_tensors(path)
+        stored = read_tensors(path)
     except DamagedError:
+        stored = None
+    if stored is None or not stored.sealed:
         warnings.warn(f"{path} is cut short or damaged: that training begins again.", stacklevel=3)
         return None
+    return stored
 
 
 @torch.no_grad()
