@@ -96,6 +96,9 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # an ASCII terminal still shows something
     try:
         _run()
+    except SystemExit:
+        launched.end()
+        raise
     finally:
         _flush()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from ssiuu.errors import ConfigError
 
@@ -63,3 +64,9 @@ def begin(what: str) -> None:
 
         shards.join()
         written_by(shards.by_first)
+
+
+def end() -> None:
+    """Leave the other processes, if there are any, when all have come to the end of the command."""
+    if (shards := sys.modules.get("ssiuu.models.shards")) is not None:
+        shards.end()

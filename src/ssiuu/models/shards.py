@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
@@ -37,6 +37,7 @@ from ssiuu.errors import ConfigError, SsiuuError
 T = TypeVar("T")
 SHARD, REPLICATE = "shard", "replicate"
 PATIENCE = timedelta(minutes=30)  # until a process that waits for another one gives up
+LEAVING = timedelta(seconds=20)  # until it leaves without the others
 
 _joined: list[bool] = []  # whether this process works with others
 _writing: list[bool] = []  # while the first does something alone, of which more of the kind is a part
@@ -82,10 +83,12 @@ def arrange(device: str = "cpu", replicate: int = 1, shard: int | None = None) -
 
 
 def end() -> None:
-    """Leave the other processes."""
+    """Leave the other processes, together: one that is connected to one that is gone may abort."""
     if _joined:
         _joined.clear()
         _meshes.clear()
+        with suppress(RuntimeError):  # one of them has met something of its own, and is gone
+            dist.all_reduce(torch.zeros(1), async_op=True).wait(LEAVING)
         dist.destroy_process_group()
 
 
