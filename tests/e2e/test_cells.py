@@ -35,6 +35,7 @@ from ssiuu.experiment.progress import Meter, duration
 from ssiuu.experiment.tuning import best
 from ssiuu.methods.objectives.gd import GradientDifference
 from ssiuu.models.load import save
+from ssiuu.records import lease as leasing
 from ssiuu.records.files import NOT_THE_SAME, read_record, without_times
 from ssiuu.records.schema import MethodInfo, RunHeader, RunRecord, Unlearning
 from ssiuu.report import page
@@ -599,6 +600,75 @@ def test_every_stage_runs_once_when_processes_work_at_the_same_time(
     did = Counter(line.partition(" | ")[2] for line in lines)
     assert did["gd seed 0: evaluating"] == did["ssiuu seed 0: looking inside"] == 1
     assert sum("original model" in line for line in lines) == 1
+
+
+def test_processes_with_leases_help_with_parts_and_end_in_the_same_numbers(
+    settings: list[str], whole: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is killed, and its cell and stage are taken over; nothing else is done twice."""
+    monkeypatch.setattr(leasing, "BEAT", 0.05)
+    monkeypatch.setattr(leasing, "PATIENCE", 1.0)
+    monkeypatch.setattr(folder_module, "PAUSE", 0.05)
+    out, queue = tmp_path / "run", FORK.SimpleQueue()
+    more = [*settings, "locks=leases"]
+
+    def work() -> None:
+        run(more, out, progress=lambda line: queue.put((os.getpid(), line)))
+
+    killed = child(more, out, kill_at="gd step 3/5", wait_for=tmp_path / "others")
+    while not (out / "cells/gd-s0/.lock.1").exists():
+        time.sleep(0.01)
+    workers = [FORK.Process(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    (tmp_path / "others").touch()
+    for worker in (killed, *workers):
+        worker.join(60)
+    assert [w.exitcode for w in (killed, *workers)] == [-signal.SIGKILL, 0, 0]
+    assert numbers(ssiuu.load_run(out))[1:] == numbers(ssiuu.load_run(whole[0]))[1:]
+    lines = []
+    while not queue.empty():
+        lines.append(queue.get())
+    did = Counter(line.partition(" | ")[2] for _, line in lines)
+    assert max(did[f"{name} seed 0: evaluating"] for name in ("gd", "ssiuu")) <= 1
+    of = {pid for pid, line in lines if "step 3/3" in line and "gd" in line}
+    assert of and left_over(out) == []
+    assert {p.name for p in out.rglob(".*")} <= {".lock"}
+
+
+def test_two_share_a_cell(
+    settings: list[str], whole: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one looks inside, the other finds nothing but that cell and does its curves."""
+    monkeypatch.setattr(folder_module, "PAUSE", 0.01)
+    out, told = tmp_path / "run", tmp_path / "told"
+    only = [*settings, "methods=[gd]", "seeds=[0]"]
+
+    def first() -> None:
+        def progress(line: str) -> None:
+            while "looking inside" in line and not told.exists():
+                time.sleep(0.01)
+
+        run(only, out, progress=progress)
+
+    process, lines = FORK.Process(target=first), list[str]()
+    process.start()
+    while not list(out.glob("cells/gd-s0/.diagnose-*.lock")):
+        time.sleep(0.01)
+
+    def progress(line: str) -> None:
+        lines.append(line)
+        if "another process is at it" in line:
+            told.touch()
+
+    record = run(only, out, progress=progress)
+    process.join(60)
+    did = [line for line in lines if "step 3/3" in line]
+    assert process.exitcode == 0 and len(did) == 3
+    wanted = next(c for c in ssiuu.load_run(whole[0]).cells if c.method.label == "gd")
+    for found, one in zip(record.cells[0].attacks, wanted.attacks, strict=True):
+        assert without_times(found) == without_times(one)
+    assert left_over(out) == [] and {p.name for p in out.rglob(".*")} == {".lock"}
 
 
 # --- progress -----------------------------------------------------------------------------------

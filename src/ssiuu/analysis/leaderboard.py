@@ -32,7 +32,7 @@ from ssiuu.records.schema import Record, RunRecord
 
 LEADERBOARD: Final = "ssiuu.leaderboard/1"
 # Of a recipe: what names other cells, and what stands in the fingerprints.
-ELSEWHERE: Final = {"methods", "seeds", "tune", "keep_checkpoints", "model", "unlearn"}
+ELSEWHERE: Final = {"methods", "seeds", "tune", "keep_checkpoints", "locks", "model", "unlearn"}
 CLOSE = 1e-9  # relative: a mean of the same numbers may differ in its last digits elsewhere
 NAMED = 3  # numbers that are named where more do not agree
 

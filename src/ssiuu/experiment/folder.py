@@ -25,8 +25,9 @@ from ssiuu.records.files import (
     write_bytes,
     write_record,
 )
-from ssiuu.records.lock import open_lock, take
+from ssiuu.records.lease import Held
 from ssiuu.records.schema import RunHeader, Split
+from ssiuu.records.sharing import Sharing, flock
 from ssiuu.redaction.folder import STAGED
 from ssiuu.training import interrupt
 
@@ -50,6 +51,7 @@ CHANGEABLE = {
     "shard_size",
     "mesh",
     "keep_checkpoints",
+    "locks",
 }
 FACTS = {"evaluate.options"}  # decides them all the same
 OTHER = "Model and facts are one for a whole folder; choose another folder."
@@ -175,39 +177,62 @@ def _same_ground(out: Path, standing: RunHeader, header: RunHeader) -> None:
 
 
 @contextmanager
-def locked(path: Path, wait: Callable[[], None] | None = None) -> Iterator[bool]:
-    """Hold a lock file while the block runs; the system lets go of it however this process ends.
+def locked(
+    path: Path,
+    wait: Callable[[], None] | None = None,
+    sharing: Sharing | None = None,
+    part: bool = False,
+) -> Iterator[bool]:
+    """Hold a lock file while the block runs; nobody does any more however this process ends.
 
     Args:
-        path: The lock file; it stays.
+        path: The lock file; it stays, where it is not of a part.
         wait: Called once where another process holds it, before this one waits for it. Without
             it the block runs at once and is told False.
+        sharing: How the folder is shared; None: by the system's locks.
+        part: It is the lock of a part of the work, see `Sharing.hold`.
 
     Raises:
         OutputError: The folder cannot be written to, or its file system has no locks.
     """
-    with open_lock(path) as stream:
-        mine = agreed(rank() == 0 and take(stream))
-        if not mine and wait is not None:
+    hold, held = flock if sharing is None else sharing.hold, list[Held]()
+
+    def mine() -> bool:
+        if rank() == 0 and (taken := hold(path, part)) is not None:
+            held.append(taken)
+        return agreed(bool(held))
+
+    try:
+        got = mine()
+        if not got and wait is not None:
             wait()
-            while not (mine := agreed(rank() == 0 and take(stream))):
+            while not (got := mine()):
                 interrupt.check()
                 time.sleep(PAUSE)
-        yield mine
+        yield got
+    finally:
+        for taken in held:
+            taken.release()
 
 
-def in_turn(jobs: Sequence[P], attempt: Callable[[P], bool], progress: Callable[[str], None]) -> None:
+def in_turn(
+    jobs: Sequence[P],
+    attempt: Callable[[P], bool],
+    progress: Callable[[str], None],
+    help_with: Callable[[P], bool] = lambda _: False,
+) -> None:
     """Do all jobs; one that another process is at is passed over and looked at again at the end.
 
     Args:
         jobs: What is to be done.
         attempt: Does one; False if another process is at it.
         progress: Told once when only those of other processes are left.
+        help_with: Does a part of one that another process is at; False if there is none to do.
     """
     announced = False
     while jobs:
         waiting = [job for job in jobs if not attempt(job)]
-        if len(waiting) == len(jobs):
+        if len(waiting) == len(jobs) and not any(help_with(job) for job in waiting):
             if not announced:
                 progress(f"{waiting[0].name}: another process is at it; waiting")
             announced = True

@@ -24,6 +24,7 @@ from ssiuu.methods import Method, make
 from ssiuu.methods.base import Optimiser
 from ssiuu.models.place import Placement
 from ssiuu.models.weights import SHARD
+from ssiuu.records.sharing import Way
 from ssiuu.shipped import recipe_file
 from ssiuu.training.optimiser import RATES, Schedule
 
@@ -275,6 +276,11 @@ class Recipe(Basis):
         default=SHARD, gt=0, description="gigabytes of weights in a file of a checkpoint, at most"
     )
     keep_checkpoints: bool = Field(default=False, description="keep every unlearned model's weights")
+    locks: Way = Field(
+        default="auto",
+        description="how processes in one folder keep apart: by the system's locks (flock), by leases, "
+        "which are files alone, or by leases where the file system has no locks for all machines",
+    )
 
     @property
     def placement(self) -> Placement:

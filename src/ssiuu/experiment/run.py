@@ -2,16 +2,18 @@
 
 Every stage writes one file, named by a key of all that decides it, and is skipped when its file is
 there. So the same command continues an interrupted run, and under changed settings only what depends
-on them is run. Several processes may work in one folder: each takes a cell that no other is at.
+on them is run. Several processes may work in one folder: each takes a cell that no other is at, and
+where there is none it helps with a part of one: its scores, its look inside, one attack curve.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import compress
 from pathlib import Path
 from typing import TypeVar
 
@@ -56,6 +58,7 @@ from ssiuu.models.load import (
     snapshot,
 )
 from ssiuu.models.precision import release_memory
+from ssiuu.models.shards import agreed, rank, world
 from ssiuu.models.sites import Site, coverage, find_sites
 from ssiuu.models.weights import complete
 from ssiuu.records.files import (
@@ -74,6 +77,7 @@ from ssiuu.records.files import (
     write_bytes,
     write_record,
 )
+from ssiuu.records.lease import Lost, check, clear, doing
 from ssiuu.records.schema import (
     AttackCurve,
     Diagnosis,
@@ -87,6 +91,7 @@ from ssiuu.records.schema import (
     Stability,
     Unlearning,
 )
+from ssiuu.records.sharing import LOCK, Sharing, lock_of
 from ssiuu.training import interrupt
 from ssiuu.training.unlearn import check_steps
 
@@ -98,6 +103,7 @@ NEVER_LEARNED = MethodInfo(
     origin="control",
     description="Control: the twin trained in the same way without the facts to forget.",
 )
+SETS_UP = "another process sets up the run"
 WEIGHTS, STATE = ".safetensors", ".state.safetensors"  # beside a record, while they are needed
 
 
@@ -130,13 +136,14 @@ def run(
         Interrupted: Ctrl-C; the same command continues.
     """
     launched.begin("diagnose" if look else "run" if after is None else "audit")
-    out = Path(out)
+    out, progress = Path(out), _told_to(progress)
     after, attacked = (Path(folder) if folder else None for folder in (after, attacked))
     check_folder(out, recipe, after)
     make_folder(out, recipe.opens.yours)
     closed = personal if recipe.opens.yours else nullcontext
     with interrupt.graceful():
-        set_up = partial(locked, out / ".lock", lambda: progress("another process sets up the run"))
+        sharing = Sharing(out, recipe.locks) if rank() == 0 else None
+        set_up = partial(locked, out / LOCK, partial(progress, SETS_UP), sharing)
         with set_up():
             sweep(out)
             split = standing_split(out, progress)
@@ -165,7 +172,7 @@ def run(
                     settle(out, header_of(methods, cells, notes), progress)
         with closed():
             if trials:
-                tuned, notes = _tune(session, out, trials, progress)
+                tuned, notes = _tune(session, out, trials, progress, sharing)
                 methods = _methods(session, after, tuned)
                 cells = _plan(keys, methods, shared)
             with set_up():
@@ -176,9 +183,19 @@ def run(
                 if recipe.examine.plants:
                     _planted(examiner, out, keys, progress)
             meter = Meter(out, cells, progress)
-            stages = _Stages(session, out, keys, shared, original, examiner, meter)
-            in_turn(cells, stages.attempt, meter)
+            stages = _Stages(session, out, keys, shared, original, examiner, meter, sharing)
+            in_turn(cells, stages.attempt, meter, stages.help_with)
         return assemble(out, header)
+
+
+def _told_to(progress: Progress) -> Progress:
+    """Return progress that stands on what this process holds, too; it stops where that is lost."""
+
+    def say(text: str) -> None:
+        doing(text)
+        progress(text)
+
+    return say
 
 
 def _check_given(session: Session, *folders: Path | None) -> None:
@@ -208,10 +225,14 @@ def _plan(
 
 
 def _tune(
-    session: Session, out: Path, trials: list[TrialPlan], progress: Progress
+    session: Session,
+    out: Path,
+    trials: list[TrialPlan],
+    progress: Progress,
+    sharing: Sharing | None,
 ) -> tuple[list[Method], list[str]]:
     """Return the methods at the settings they are run with, and what is to be said of that."""
-    tuner = Tuner(session, out, progress, trials)
+    tuner = Tuner(session, out, progress, trials, sharing)
     in_turn(trials, tuner.attempt, tuner.meter)
     return choose(session.recipe.made(), trials, out)
 
@@ -334,6 +355,28 @@ def _planted(examiner: Examiner, out: Path, keys: Keys, progress: Progress) -> N
         write_record(path, planted(examiner, key).model_copy(update={"key": key}))
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What one process does of a cell by itself: a stage, or a curve with what is read at its end."""
+
+    stages: list[StagePlan]
+
+    @property
+    def name(self) -> str:
+        return self.stages[0].path.as_posix()
+
+
+def _parts(cell: CellPlan) -> list[_Part]:
+    """Return the parts that follow unlearning, in the order of their stages."""
+    parts: list[_Part] = []
+    for stage in (stage for stage in cell.stages if stage.kind != "unlearn"):
+        if stage.curve is not None and parts and parts[-1].stages[-1].curve == stage.curve:
+            parts[-1].stages.append(stage)
+        else:
+            parts.append(_Part([stage]))
+    return parts
+
+
 class _Stages:
     """The stages of one run; what they share is made when first needed."""
 
@@ -346,47 +389,134 @@ class _Stages:
         original: Evaluation,
         examiner: Examiner,
         meter: Meter,
+        sharing: Sharing | None,
     ) -> None:
         self.session, self.out, self.keys, self.meter = session, out, keys, meter
-        self.shared, self.original, self.examiner = shared, original, examiner
+        self.shared, self.original, self.examiner, self.sharing = shared, original, examiner, sharing
         examiner.progress = meter
         self._baseline: Baseline | None = None
         self._lens: Lens | None = None
+        self._weights_of_cell: dict[str, Tensor] | None = None
+        self._given_up: set[str] = set()
+        # Cells of equal models have equal keys: what is under one is done once.
+        self._locks: dict[str, Path] = {}
+        for stage in (stage for cell in meter.cells for stage in cell.stages):
+            self._locks.setdefault(stage.key, lock_of(out / stage.path))
 
     def attempt(self, cell: CellPlan) -> bool:
-        """Do what is not done yet of a cell; False if another process is at it."""
-        with locked(self.out / cell.folder / ".lock") as mine:
-            if mine:
-                sweep(self.out / cell.folder)
-                self._try(cell)
+        """Do what is not done yet of a cell; False if another process is at it, or at a part."""
+        done = False
+        try:
+            with locked(self.out / cell.folder / LOCK, sharing=self.sharing) as mine:
+                done = mine and self._try(cell)
+        except Lost as lost:
+            self.meter(f"{cell.name}: {lost}")
         self.meter.look()
-        return mine
+        return done
 
-    def _try(self, cell: CellPlan) -> None:
+    def help_with(self, cell: CellPlan) -> bool:
+        """Do one part of a cell that another process is at; False if there is none to do."""
+        if world() > 1:
+            return False  # what is there may change while they look
+        parts = [part for part in _parts(cell) if part.name not in self._given_up]
+        try:
+            return any(self._help(cell, part) for part in parts)
+        except Lost as lost:
+            self.meter(f"{cell.name}: {lost}")
+        return False
+
+    def _help(self, cell: CellPlan, part: _Part) -> bool:
+        missing = [stage for stage in part.stages if not (self.out / stage.path).exists()]
+        if not missing or not self._ready(cell, part):
+            return False
+        with self._at(part.stages[0]) as mine:
+            missing = [stage for stage in missing if not (self.out / stage.path).exists()]
+            if not mine or not missing or not self._open():
+                return False
+            try:
+                self._prepare(missing)
+                if not self._put(cell):
+                    return False
+                self._do(cell, missing)
+            except DivergedError as error:  # recorded by who is at the cell, whom it will meet too
+                self._given_up.add(part.name)
+                self.meter(f"{cell.name}: failed: {error}")
+            finally:
+                self._weights_of_cell = None
+        return True
+
+    def _open(self) -> bool:
+        """Whether nobody has the whole folder, as who redacts it has: that one looks for parts then."""
+        with locked(self.out / LOCK, sharing=self.sharing) as mine:
+            return mine
+
+    def _try(self, cell: CellPlan) -> bool:
         """Do a cell; where it breaks off, that is recorded, and the other cells still get their turn.
 
         The state of training is kept, so that the same command says at once what it would run into.
         """
         key = cell.stages[0].key
         told = failure(self.out / cell.folder, key)
+        sweep(told.parent, "failed")
         try:
-            self._cell(cell)
+            if not self._cell(cell):
+                return False
         except DivergedError as error:
             write_record(told, Failure(key=key, reason=str(error)))
             self.meter(f"{cell.name}: failed: {error}")
-            return
+            return True
+        finally:
+            self._weights_of_cell = None
         told.unlink(missing_ok=True)
         self._tidy(cell)
+        return True
 
-    def _cell(self, cell: CellPlan) -> None:
+    def _cell(self, cell: CellPlan) -> bool:
+        """Do what is missing of a cell; False where another process is at some of it."""
         missing = [stage for stage in cell.stages if not self._there(cell, stage)]
         if not missing and not self._lost(cell):
-            return
+            return True
+        self._prepare(missing)
+        if not self._weights(cell):
+            return False
+        keys = {stage.key for stage in missing}
+        parts = [part for part in _parts(cell) if keys & {stage.key for stage in part.stages}]
+        return all([self._part(cell, part) for part in parts])
+
+    def _part(self, cell: CellPlan, part: _Part) -> bool:
+        """Do a part of a cell whose weights the model has; False where another process is at it."""
+        if not agreed(self._ready(cell, part)):
+            return False
+        with self._at(part.stages[0]) as mine:
+            if mine:
+                missing = agreed([not self._there(cell, stage) for stage in part.stages])
+                self._do(cell, [*compress(part.stages, missing)])
+        return mine
+
+    def _ready(self, cell: CellPlan, part: _Part) -> bool:
+        """Whether there is what a part is measured against: an attack needs the scores before."""
+        scores = cell.stage("evaluate")
+        if part.stages[0].kind not in ("attack", "stability") or scores is None:
+            return True
+        return (self.out / scores.path).exists()
+
+    @contextmanager
+    def _at(self, stage: StagePlan) -> Iterator[bool]:
+        """Hold the lock of a stage, and remove what a killed process has left of it."""
+        with locked(self._locks[stage.key], sharing=self.sharing, part=True) as mine:
+            if mine:
+                sweep(self.out / stage.path.parent, stage.path.stem)
+            yield mine
+
+    def _prepare(self, missing: Sequence[StagePlan]) -> None:
+        """Take what these stages need of the original, before the model gets other weights."""
         release_memory()
         if any(stage.kind in ("diagnose", "stability") for stage in missing):
             self._before()
-        self._weights(cell)
-        for stage in missing:
+
+    def _do(self, cell: CellPlan, stages: Sequence[StagePlan]) -> None:
+        """Do the stages of one part, of the model as it is."""
+        for stage in stages:
             if stage.kind == "evaluate":
                 self.meter(f"{cell.name}: evaluating")
                 self._write(cell, stage, self.session.scores())
@@ -396,7 +526,9 @@ class _Stages:
             elif stage.kind == "examine":
                 self.meter(f"{cell.name}: examining")
                 self._write(cell, stage, self.examiner.examine())
-        self._attack(cell, [stage for stage in missing if stage.kind in ("attack", "stability")])
+            else:
+                self._attack(cell, stages)
+                return
 
     def _lost(self, cell: CellPlan) -> bool:
         """Whether weights that are to be kept are not there."""
@@ -412,7 +544,10 @@ class _Stages:
 
     def _tidy(self, cell: CellPlan) -> None:
         """Remove what a finished cell needs no more."""
+        sweep(self.out / cell.folder)
         for stage in cell.stages:
+            if rank() == 0:  # of processes that were killed when they had written
+                clear(lock_of(self.out / stage.path))
             self._beside(stage, STATE).unlink(missing_ok=True)
             if not self.session.recipe.keep_checkpoints:
                 self._beside(stage, WEIGHTS).unlink(missing_ok=True)
@@ -438,13 +573,14 @@ class _Stages:
         return (self.out / stage.path).with_suffix(suffix)
 
     def _write(self, cell: CellPlan, stage: StagePlan, record: R) -> None:
+        check()
         write_record(self.out / stage.path, record.model_copy(update={"key": stage.key}))
         self._beside(stage, STATE).unlink(missing_ok=True)
         self.meter.look()
         self.meter(f"{cell.name}: {stage_line(record)}")
 
-    def _weights(self, cell: CellPlan) -> None:
-        """Put the weights of this cell into the model, unlearning where they are not there."""
+    def _put(self, cell: CellPlan) -> bool:
+        """Put the weights of this cell into the model; False where they are not there yet."""
         session, unlearning = self.session, cell.stage("unlearn")
         if cell.info.name == "given" and self.keys.after is not None:
             load_checkpoint_weights(session.model, self.keys.after, session.recipe.base)
@@ -452,8 +588,20 @@ class _Stages:
             load_checkpoint_weights(session.model, session.never_learned, session.recipe.base)
         elif unlearning is None:
             session.original.restore()
-        elif not self._load(unlearning):
-            self._unlearn(cell, unlearning)
+        else:
+            return self._load(unlearning)
+        return True
+
+    def _weights(self, cell: CellPlan) -> bool:
+        """Put them into it, unlearning where they are not there; False if another process does so."""
+        if self._put(cell):
+            return True
+        unlearning = cell.stage("unlearn")
+        assert unlearning is not None
+        with self._at(unlearning) as mine:
+            if mine:
+                self._unlearn(cell, unlearning)
+        return mine
 
     def _load(self, stage: StagePlan) -> bool:
         """Put the weights kept of a stage into the model; False where they are not to be had."""
@@ -516,28 +664,26 @@ class _Stages:
             seconds=round(time.perf_counter() - begin, 2),
         )
 
-    def _attack(self, cell: CellPlan, stages: list[StagePlan]) -> None:
-        """Carry out attacks, and look at the attributions that one of them ends with."""
-        if not stages:
-            return
-        weights, evaluation = snapshot(self.session.model), cell.stage("evaluate")
+    def _attack(self, cell: CellPlan, stages: Sequence[StagePlan]) -> None:
+        """Carry out an attack, and look at the attributions that it ends with; or with those given."""
+        if self._weights_of_cell is None:
+            self._weights_of_cell = snapshot(self.session.model)
+        weights, evaluation, curve = self._weights_of_cell, cell.stage("evaluate"), stages[0].curve
         assert evaluation is not None
         scores = read_stage(self.out / evaluation.path, Evaluation, evaluation.key)
         assert scores is not None
         attack: AttackCurve | None = None
-        attacked_by = None  # the curve whose weights the model has
+        if curve is not None:
+            restore(self.session.model, weights)
+            attack = self.shared.attacker.carry_out(
+                curve,
+                scores,
+                lambda text: self.meter(f"{cell.name}: {text}"),
+                self._beside(stages[0], STATE),
+            )
         for stage in stages:
-            if stage.curve is not None and stage.curve != attacked_by:
-                restore(self.session.model, weights)
-                attack = self.shared.attacker.carry_out(
-                    stage.curve,
-                    scores,
-                    lambda text: self.meter(f"{cell.name}: {text}"),
-                    self._beside(stage, STATE),
-                )
-            attacked_by = stage.curve
             if stage.kind == "stability":
-                self._write(cell, stage, self._stability(attack if attacked_by else None, weights))
+                self._write(cell, stage, self._stability(attack, weights))
             elif attack is not None:
                 self._write(cell, stage, attack)
 

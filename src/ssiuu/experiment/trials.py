@@ -21,6 +21,7 @@ from ssiuu.methods import Method
 from ssiuu.models.precision import release_memory
 from ssiuu.records.files import digest, keyed, read_stage, whole, write_record
 from ssiuu.records.schema import Trial, Unlearning
+from ssiuu.records.sharing import Sharing, lock_of
 from ssiuu.report.tuned import budget
 
 
@@ -58,16 +59,21 @@ class Tuner:
     """Carries trials out."""
 
     def __init__(
-        self, session: Session, out: Path, say: Callable[[str], None], plans: Sequence[TrialPlan]
+        self,
+        session: Session,
+        out: Path,
+        say: Callable[[str], None],
+        plans: Sequence[TrialPlan],
+        sharing: Sharing | None,
     ) -> None:
-        self.session, self.out = session, out
+        self.session, self.out, self.sharing = session, out, sharing
         self.train, self.validation = divide(session.split.retain, session.recipe.tune.seed)
         self.meter = Meter(out, plans, say, "trials")
 
     def attempt(self, plan: TrialPlan) -> bool:
         """Do a trial that is not done; False if another process is at it."""
         path = self.out / plan.stages[0].path
-        with locked(path.with_name(f".{path.stem}.lock")) as mine:
+        with locked(lock_of(path), sharing=self.sharing, part=True) as mine:
             if mine:
                 sweep(path.parent, path.stem)
                 state = path.with_suffix(".state.safetensors")

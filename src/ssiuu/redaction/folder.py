@@ -28,7 +28,6 @@ from ssiuu.records.files import (
     write_bytes,
     write_record,
 )
-from ssiuu.records.lock import open_lock, take
 from ssiuu.records.schema import (
     AttackCurve,
     Diagnosis,
@@ -43,6 +42,7 @@ from ssiuu.records.schema import (
     Trial,
     Unlearning,
 )
+from ssiuu.records.sharing import LOCK, Sharing
 from ssiuu.redaction.keys import check_place, default_place, digest_key, remember
 from ssiuu.redaction.redactor import Redactor
 from ssiuu.report import write_report
@@ -63,7 +63,6 @@ STAGES: Final[Mapping[str, type[Any]]] = {
 }
 ALONE: Final[Mapping[str, type[Any]]] = {"unlearn.json": Unlearning, "teach.json": Teaching}
 CERTIFICATES: Final = ("certificate.json", "certificate.html")
-LOCK: Final = ".lock"
 PAGES: Final = ("report.html", "figures.csv", "verdicts.csv")
 _OURS = re.compile(
     r"(run(-[0-9a-f]{8})?|split|(original|planted)-[0-9a-f]{8})\.json(\.damaged)?|"
@@ -214,16 +213,27 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold the locks of a run's folder and its cells, so that no other process works there.
+    """Hold the locks of a run's folder, its cells and parts, so that no other process works there.
 
     Raises:
         OutputError: One does, or the folder cannot be written to.
     """
+    sharing, places = Sharing(folder), [p for p in (folder, *folder.glob("cells/*")) if p.is_dir()]
     with ExitStack() as held:
-        for place in (folder, *folder.glob("cells/*")):
-            if place.is_dir() and not take(held.enter_context(open_lock(place / LOCK))):
-                raise OutputError(f"another process is at work in {place}: wait for it, or end it.")
+        for lock in (*(place / LOCK for place in places), *_parts(folder)):
+            if (mine := sharing.hold(lock, part=lock.name != LOCK)) is None:
+                raise OutputError(
+                    f"another process is at work in {lock.parent}: wait for it, or end it."
+                )
+            held.callback(mine.release)
         yield
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Return the locks of parts that there are: of who helps with a cell that it does not hold."""
+    found = [*folder.glob("cells/*/.*.lock*"), *folder.glob("tune/*/.*.lock*")]
+    locks = {path.with_name(path.name.partition(LOCK)[0] + LOCK) for path in found}
+    return sorted(path for path in locks if path.name != LOCK)
 
 
 def plain(folder: Path) -> Iterator[Path]:
@@ -232,7 +242,7 @@ def plain(folder: Path) -> Iterator[Path]:
         if path.name in PAGES or _OURS.fullmatch(path.name):
             yield path
     for path in sorted((*folder.glob("cells/*/*"), *folder.glob("tune/*/*"))):
-        hidden = path.name.startswith(".") and path.name != LOCK
+        hidden = path.name.startswith(".") and not path.name.startswith(LOCK)
         if hidden or path.name.endswith((".json", ".damaged", _STATE)):
             yield path
 
@@ -248,7 +258,7 @@ def foreign(folder: Path) -> Iterator[Path]:
     """Yield files that ssiuu did not write, which are left as they are."""
     mine = {*plain(folder), *weights(folder), *(folder / name for name in CERTIFICATES)}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path not in mine and path.name != LOCK:
+        if path.is_file() and path not in mine and not path.name.startswith(LOCK):
             yield path
 
 

@@ -19,10 +19,10 @@ from typing import Any
 from ssiuu.errors import InputError, OutputError
 from ssiuu.records.files import read_record
 from ssiuu.records.schema import RunHeader
+from ssiuu.records.sharing import LOCK
 from ssiuu.redaction.folder import (
     ALONE,
     CERTIFICATES,
-    LOCK,
     PAGES,
     STAGED,
     alone_in,
@@ -212,7 +212,7 @@ def _remove_all(plan: Plan) -> None:
 def _tidy(folder: Path) -> None:
     """Remove the folders of cells in which nothing but a lock is left."""
     for place in (*folder.glob("*"), folder):
-        if place.is_dir() and all(path.name == LOCK for path in place.iterdir()):
+        if place.is_dir() and all(path.name.startswith(LOCK) for path in place.iterdir()):
             shutil.rmtree(place)
 
 

@@ -1,0 +1,116 @@
+"""How processes at work in one folder keep out of each other's way: by the system's locks, or leases.
+
+One way for a whole folder: who asks for leases, or finds that there is nothing else, writes so into the
+folder's `.lock`, and all that come later do the same.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Literal
+
+from ssiuu.errors import OutputError
+from ssiuu.records.lease import Held, keep, lease
+from ssiuu.records.lock import open_lock, take
+
+Way = Literal["auto", "flock", "leases"]
+LOCK: Final = ".lock"
+LEASES: Final = "leases"
+MOUNTS: Final = Path("/proc/self/mounts")
+# Mounted so, locks are those of one machine: of Lustre, of NFS.
+ALONE: Final = {"localflock", "local_lock=all", "local_lock=flock"}
+
+
+def lock_of(record: Path) -> Path:
+    """Return the lock of one record of a run; it lies beside it for as long as somebody is at it."""
+    return record.with_name(f".{record.stem}.lock")
+
+
+class Sharing:
+    """The locks of a folder.
+
+    Args:
+        folder: Of a run; it is there.
+        wanted: `flock`: the system's locks; `leases`; `auto`: the former where they work.
+
+    Raises:
+        OutputError: Processes in it do otherwise than is wanted, or it cannot be written to.
+    """
+
+    def __init__(self, folder: Path, wanted: Way = "auto") -> None:
+        said = _said(folder)
+        if said and wanted == "flock":
+            raise OutputError(
+                f"locks: flock, but processes keep apart by leases in {folder}, as its {LOCK} says: "
+                "leave locks at auto, or remove that file when nobody is at work there."
+            )
+        self.leases = said or wanted == LEASES or (wanted == "auto" and not _works(folder))
+        if self.leases and not said:
+            with open_lock(folder / LOCK) as stream:
+                stream.write(LEASES + "\n")
+
+    def hold(self, path: Path, part: bool = False) -> Held | None:
+        """Take a lock; None where another process holds it.
+
+        Args:
+            path: The lock file.
+            part: Of a part of the work: the file is signed, and goes when it is let go of.
+
+        Raises:
+            OutputError: The folder cannot be written to, or its file system has no locks.
+        """
+        return lease(path) if self.leases else flock(path, part)
+
+
+def flock(path: Path, part: bool = False) -> Held | None:
+    """Take a lock of the system's; see `Sharing.hold`."""
+    while True:
+        stream = open_lock(path)
+        if not take(stream):
+            stream.close()
+            return None
+        if _there(path, stream.fileno()):
+            return keep(Held(path, stream, leased=False, removed=part, signed=part))
+        stream.close()  # who held it has removed it meanwhile
+
+
+def _there(path: Path, fd: int) -> bool:
+    """Whether an open file is the one of this name."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+def _said(folder: Path) -> bool:
+    try:
+        return (folder / LOCK).read_text(errors="replace").strip() == LEASES
+    except OSError:
+        return False
+
+
+def _works(folder: Path) -> bool:
+    """Whether the system's locks hold in this folder, for all machines."""
+    if ALONE & {*_mounted(folder)}:
+        return False
+    with suppress(OutputError), open_lock(folder / LOCK) as stream:
+        take(stream)
+        return True
+    return False
+
+
+def _mounted(folder: Path) -> list[str]:
+    """Return the options that the file system of a folder is mounted with, where that is said."""
+    try:
+        lines = [line.split() for line in MOUNTS.read_text(errors="replace").splitlines()]
+    except OSError:
+        return []
+    place = os.path.realpath(folder)
+    of = [(line[1], line[3]) for line in lines if len(line) > 3 and _in(place, line[1])]
+    return max(of, key=lambda mount: len(mount[0]), default=("", ""))[1].split(",")
+
+
+def _in(place: str, mount: str) -> bool:
+    return place == mount or place.startswith(mount.rstrip("/") + "/")
