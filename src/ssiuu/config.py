@@ -12,6 +12,7 @@ a date is a text.
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from typing import Any, get_args
 
@@ -106,13 +107,15 @@ def read_yaml(text: str, where: str) -> Any:
         ConfigError: It is not YAML, has two values for one key, an alias or a tag, too many levels or
             values, or is longer than `LONGEST`.
     """
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError, YAMLWarning
 
     if len(text) > LONGEST:
         raise ConfigError(f"{where} is longer than {LONGEST >> 10} KiB, which no settings are.")
     try:
         _look_through(text)
-        return _with_text_keys(_reader().load(text))
+        with warnings.catch_warnings():  # two anchors of one name, which nothing refers to
+            warnings.simplefilter("ignore", YAMLWarning)
+            return _with_text_keys(_reader().load(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}," if mark is not None and "\n" in text.strip() else ""

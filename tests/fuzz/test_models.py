@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from conftest import build_model
 from fuzzed import fuzz, typed
+from ssiuu.benchmarks.base import check_lengths, tokenised
 from ssiuu.benchmarks.prompting import check_tokens, choose_prompt
 from ssiuu.evaluation.score import score_facts
 from ssiuu.experiment.recipe import resolve
@@ -155,6 +156,8 @@ def asked(folder: Path) -> bool:
     basis = resolve(None, [])[0]
     prompt = choose_prompt(basis, loaded.tokenizer, lambda _: None)
     check_tokens(loaded.model, loaded.tokenizer, [FACT])
+    tokenised(prompt, [FACT], 64)
+    check_lengths(prompt, [FACT], 64)
     with torch.no_grad():
         scores = score_facts(loaded.model, prompt, [FACT], paraphrases=False)
     shutil.rmtree(folder.parent / "saved", ignore_errors=True)

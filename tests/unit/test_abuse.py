@@ -12,15 +12,19 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
+from conftest import build_model
 from ssiuu import report
 from ssiuu.benchmarks.base import check_lengths
 from ssiuu.cli.misuse import check_out, whole_numbers
 from ssiuu.data.read import read_facts
-from ssiuu.errors import ConfigError, DataError, DivergedError, OutputError
+from ssiuu.errors import ConfigError, DataError, DivergedError, ModelError, OutputError
 from ssiuu.experiment.folder import locked, make_folder, sweep
 from ssiuu.experiment.recipe import resolve
 from ssiuu.likelihood import Prompt
+from ssiuu.models.load import from_object, load, save
 from ssiuu.models.lora import Lora, check_rank
 from ssiuu.models.weights import work_folder, write_tensors
 from ssiuu.records.files import not_finite, personal, write_record
@@ -94,6 +98,31 @@ def test_what_is_asked_beside_a_fact_fits_the_context(tokenizer: Any, what: str)
     assert problem.startswith(f"b: {what}") and "context holds 64" in problem
 
 
+def test_a_configuration_that_could_not_be_saved_is_told_before_any_work(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    """Of a folder, what makes a model say more than its logits is turned off; an object is refused."""
+    save(build_model(), tokenizer, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"output_attentions": True}))
+    save(load(str(tmp_path / "model")).model, tokenizer, tmp_path / "again")
+    model = build_model()
+    vars(model.config)["_output_attentions"] = True  # as a configuration that is read may have it
+    with pytest.raises(
+        ModelError, match=r"m: its configuration could not be saved: .*output_attentions"
+    ):
+        from_object(model, tokenizer, "m")
+
+
+def test_an_option_without_tokens_is_refused() -> None:
+    """Where a tokenizer drops what it does not know, there is nothing to rank."""
+    letters = Tokenizer(models.BPE(vocab={"a": 0, "b": 1, "c": 2}, merges=[]))
+    prompt = Prompt(PreTrainedTokenizerFast(tokenizer_object=letters), "plain")
+    fact = FactText(id="a", question="a ?", answer="b", options=["b", "\u738b"])
+    with pytest.raises(DataError, match=r"a: the option '\u738b' cannot be scored: .* has no tokens"):
+        check_lengths(prompt, [fact], 64)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_number_that_is_none_is_never_written(tmp_path: Path, value: float) -> None:
     assert not_finite({"a": [1.0, {"b": (0.0, value)}]}) == "a.1.b.1"
@@ -131,7 +160,7 @@ def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:
     left = tmp_path / ".unlearn-1.safetensors.abc"
     left.mkdir()
     (left / ".tmpXYZ").write_text("half")
-    for name in (".report.html.x", ".figures.csv.x", ".run.json.x"):
+    for name in (".report.html.x", ".figures.csv.x", ".run.json.x", ".certificate.html.x"):
         (tmp_path / name).write_text("half")
     os.utime(tmp_path / ".report.html.x", (0, 0))  # another process is at the figures
     (tmp_path / "run.json").write_text("whole")

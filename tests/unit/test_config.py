@@ -124,6 +124,7 @@ def test_a_folder_may_have_any_name(name: str) -> None:
         ("unlearn={learning_rate: .nan}", "unlearn.learning_rate: .*got nan"),
         ("attacks.harmful.learning_rates=[1e-5, 1e999]", "attacks.harmful.learning_rates: .*got inf"),
         ("methods=[{name: npo, beta: -.inf}]", "methods: .*got -inf"),
+        ("0\n0=3", r"^--set '0\\n0=3': the key has characters that none has"),
         ("model=2024", r"Text is written in quotes: '2024'"),
         ("unlearn={max_steps: 3, max_steps: 4}", "duplicate key"),
         ("foo.bar=1", "^--set: foo: unknown key 'foo'"),
@@ -195,6 +196,11 @@ def test_quoted_numbers_and_words_of_other_versions_still_set_what_they_mean(tmp
     path.write_text('unlearn: {learning_rate: "1e-4"}\ndiagnose: no\nmodel: "012"\n')
     recipe = resolve(path, [])[0]
     assert (recipe.unlearn.learning_rate, recipe.diagnose, recipe.model) == (1e-4, False, "012")
+
+
+def test_two_anchors_of_one_name_are_nothing(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("model: &a tiny\nforget: &a f.jsonl\nbenchmark: own\n")
+    assert resolve(tmp_path / "r.yaml", [])[0].model == "tiny"
 
 
 def test_an_optimiser_brings_a_rate_of_its_own() -> None:

@@ -276,7 +276,7 @@ def tokenised(
 
 
 def check_lengths(prompt: Prompt, facts: Iterable[FactText], context: int) -> None:
-    """Refuse paraphrases, options and probes that the model has no room for.
+    """Refuse paraphrases, options and probes that the model has no room for, or no tokens.
 
     Raises:
         DataError: With the first of every fact that has some.
@@ -286,6 +286,12 @@ def check_lengths(prompt: Prompt, facts: Iterable[FactText], context: int) -> No
         for what, question, answer in _asked(fact):
             joint = prompt.joint(question, [answer])
             length = len(joint.prompt) + len(joint.answers[0])
+            if not joint.answers[0]:
+                problems.append(
+                    f"{fact.id}: {what} cannot be scored: {show(answer)} has no tokens for this "
+                    "tokenizer. Leave it out."
+                )
+                break
             if length > context:
                 problems.append(
                     f"{fact.id}: {what} has {length} tokens with its question or answer, and the "

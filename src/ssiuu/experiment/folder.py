@@ -248,8 +248,8 @@ def sweep(folder: Path, name: str = "") -> None:
     """
     if rank():
         return
-    for kind in ("json", "safetensors"):
-        for path in folder.glob(f".{name}*.{kind}.*"):
+    for kind in (f"{name}*.json", f"{name}*.safetensors", "certificate.html"):
+        for path in folder.glob(f".{kind}.*"):
             if path.is_dir() and not path.is_symlink():  # see `write_tensors`
                 shutil.rmtree(path, ignore_errors=True)
             else:

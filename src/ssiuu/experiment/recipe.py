@@ -383,6 +383,8 @@ def read_parts(path: str | Path | None, sets: list[str]) -> list[Part]:
         if not equals:
             raise ConfigError(f"--set {text!r} is not of the form key=value.")
         key = key.strip()
+        if not key.isprintable():  # it would break the lines of every message
+            raise ConfigError(f"--set {show(text)}: the key has characters that none has.")
         read = value if _is_text(key, value) else read_yaml(value, f"--set {key}")
         set_values |= flatten({key: read})
     scale = set_values.pop("scale", None)

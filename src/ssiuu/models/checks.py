@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.auto.tokenization_auto import (
@@ -75,11 +75,28 @@ def read_config(folder: Path) -> Any:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # every kind's configuration checks its values in its own way
         raise ModelError(f"{path} is not valid: {first_line(error)}.") from error
+    # Logits alone are read; a model that gives more is slower, and with these it could not be saved.
+    for extra in ("output_attentions", "output_hidden_states"):
+        if getattr(config, extra, False):
+            setattr(config, extra, False)
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(_no_causal(path, kind, "an encoder-decoder model"))
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(_no_causal(path, kind, "not a causal language model"))
     return config
+
+
+def check_savable(name: str, model: PreTrainedModel) -> None:
+    """Refuse a model whose configuration could not be written once the work is done.
+
+    Raises:
+        ModelError: The library refuses it.
+    """
+    try:
+        getattr(model.config, "validate", lambda: None)()
+    except Exception as error:  # every kind's configuration checks its values in its own way
+        reason = first_line(error.__cause__ or error)
+        raise ModelError(f"{name}: its configuration could not be saved: {reason}.") from error
 
 
 def check_stored(folder: Path, stored: Mapping[str, Stored]) -> None:

@@ -28,6 +28,7 @@ from ssiuu.models.checks import (
     check_padding,
     check_same,
     check_same_tokens,
+    check_savable,
     check_tokenizer,
     embedding_rows,
 )
@@ -148,6 +149,7 @@ def from_object(model: Any, tokenizer: Any, name: str = "object") -> Loaded:
         raise ModelError(f"{name}: the weights are quantised, and unlearning needs them in full.")
     if model.get_output_embeddings() is None:
         raise ModelError(f"{name}: {type(model).__name__} is not a causal language model.")
+    check_savable(name, model)
     dtype = str(model.dtype).removeprefix("torch.")
     copied: Any = copy.deepcopy(model)
     copied = copied.to(device="cpu", dtype=torch.float32).eval().requires_grad_(True)
