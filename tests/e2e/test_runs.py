@@ -11,6 +11,8 @@ import ssiuu
 from ssiuu import attacks
 from ssiuu.benchmarks import instructions, texts
 from ssiuu.errors import OutputError
+from ssiuu.experiment import session
+from ssiuu.experiment.anchors import unrelated
 from ssiuu.training import interrupt
 
 ATTACKS = [
@@ -25,7 +27,8 @@ ATTACKS = [
 def test_real_model_end_to_end(
     facts: int, measured: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """How far it moves is read on a few texts and instructions, or on all: two thirds of the time."""
+    """What it says beside the facts is read of a few texts and questions, or of all: most of the time."""
+    monkeypatch.setattr(session, "unrelated", lambda split: unrelated(split)[:measured])
     for source in (texts, instructions):
         monkeypatch.setattr(source, "measured", lambda every=source.measured: every()[:measured])
     recipe, sources = ssiuu.resolve(
