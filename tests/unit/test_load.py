@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 from architectures import LAYOUTS, PARTLY, build_architecture
 from ssiuu.errors import ModelError, OutputError
 from ssiuu.models.checks import check_padding
+from ssiuu.models.folder import read
 from ssiuu.models.load import (
     from_object,
     load,
@@ -26,6 +27,7 @@ from ssiuu.models.load import (
     save,
 )
 from ssiuu.models.original import Original
+from ssiuu.models.place import Placement
 from ssiuu.models.sources import require_cache
 
 Weights = dict[str, Tensor]
@@ -619,6 +621,38 @@ def test_tied_and_untied_checkpoints_are_compared(
     torch.testing.assert_close(logits(apart.model), want)
     save(before.model, tokenizer, tmp_path / "saved")
     torch.testing.assert_close(logits(load(str(tmp_path / "saved")).model), want)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_second_checkpoint_is_held_as_it_is_stored(
+    folder: Path, tmp_path: Path, tiny_model: Any, tokenizer: Any, monkeypatch: Any, dtype: str
+) -> None:
+    """Two bytes a parameter, and the same weights to the bit as where it is the model that is loaded."""
+    half = tmp_path / "half"
+    save(tiny_model, tokenizer, half, dtype=dtype)
+    held: list[Any] = []
+
+    def reading(*args: Any, **given: Any) -> Any:
+        whole = read(*args, **given)
+        held.append({p.dtype for p in whole.model.parameters()})
+        return whole
+
+    monkeypatch.setattr("ssiuu.models.load.read", reading)
+    before = load(str(folder))
+    load_checkpoint_weights(before.model, half, tokenizer=tokenizer)
+    want = load(str(half)).model
+    assert held == [{torch.float32}, {getattr(torch, dtype)}, {torch.float32}]
+    for name, parameter in before.model.named_parameters():
+        assert torch.equal(parameter, want.get_parameter(name)), name
+    configured(half, rms_norm_eps=0.5)
+    with pytest.raises(ModelError, match="rms_norm_eps"):
+        load_checkpoint_weights(before.model, half, tokenizer=tokenizer)
+
+
+def test_weights_of_fp32_are_read_into_a_model_in_bf16(folder: Path, tokenizer: Any) -> None:
+    """What rounding makes of a model's own weights is not another architecture."""
+    narrow = load(str(folder), placement=Placement(dtype=torch.bfloat16))
+    assert load_checkpoint_weights(narrow.model, folder, tokenizer=tokenizer) == []
 
 
 def test_what_is_stored_as_two_that_differ_is_not_tied(folder: Path, tiny_model: Any) -> None:

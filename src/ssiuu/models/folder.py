@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from safetensors import safe_open
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -34,6 +35,7 @@ from ssiuu.models.sources import find
 
 # As safetensors and as torch name them; others come out as float32.
 DTYPES: Final = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+SHORT: Final = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def read(
     above: tuple[Path, ...] = (),
     tokenizer: bool = True,
     placement: Placement = PROCESSOR,
+    short: bool = False,
 ) -> Whole:
     """Read a folder, safetensors only, and what it is incomplete without.
 
@@ -90,6 +93,8 @@ def read(
         above: The adapters that this folder is the base of.
         tokenizer: Whether one is wanted; without, a folder that has none will do.
         placement: Where the model is put.
+        short: Hold weights that are all stored in one type of 16 bits in that type, unless an adapter
+            is merged into them.
 
     Raises:
         ModelError: It is not one of which anything can be said: its sentence says why.
@@ -103,7 +108,7 @@ def read(
         return Whole(dequantised, None, "float32", "dequantised from GGUF")
     under = _under(folder, base, above)
     if not is_adapter(folder):
-        model, dtype, note = _read_model(folder, placement)
+        model, dtype, note = _read_model(folder, placement, short)
         return Whole(model, read_tokenizer(under or folder) if tokenizer else None, dtype, note)
     assert under is not None
     own = has_tokenizer(folder)
@@ -114,12 +119,15 @@ def read(
     return Whole(merged, reader, below.dtype, "; ".join(n for n in (below.note, note) if n))
 
 
-def _read_model(folder: Path, placement: Placement) -> tuple[PreTrainedModel, str, str]:
+def _read_model(folder: Path, placement: Placement, short: bool) -> tuple[PreTrainedModel, str, str]:
     """Read the model of a folder, the type that most of its weights are stored in, and a note."""
     config = read_config(folder)
     files = weight_files(folder)
     stored = tensors_of(files)
     check_stored(folder, stored)
+    kinds = {tensor.dtype for tensor in stored.values()}
+    if short and len(kinds) == 1 and (dtype := SHORT.get(kinds.pop())) is not None:
+        placement = replace(placement, dtype=dtype)
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     # One kind of configuration may have several classes of models; the folder names its own.
     if isinstance(kind, tuple):

@@ -181,7 +181,7 @@ def load_checkpoint_weights(
     Raises:
         ModelError: It is another architecture, or not a checkpoint.
     """
-    whole = read(folder, base, tokenizer=False)
+    whole = read(folder, base, tokenizer=False, short=True)
     other = whole.model
     check_finite(str(folder), other.state_dict().items())
     odd = (whole.note, check_filled(str(folder), other))
@@ -213,8 +213,10 @@ def load_checkpoint_weights(
             continue
         common = min(len(parameter), len(their_weight))
         parameter[:common] = their_weight[:common]
-        # No token is there; the mean's logit is the mean logit, at most an equal share of P.
-        parameter[common:] = their_weight.mean(0)
+        if common < len(parameter):
+            # No token is there; the mean's logit is the mean logit, at most an equal share of P.
+            wide = torch.promote_types(their_weight.dtype, torch.float32)
+            parameter[common:] = their_weight.to(wide).mean(0)
     if tokenizer is not None:
         _lend(model, other)
         check_same(folder, model, other)
@@ -228,11 +230,13 @@ def load_checkpoint_weights(
 
 
 def _lend(model: CausalLM, other: PreTrainedModel) -> None:
-    """Let another model compute with this one's weights, where it lies elsewhere; no copy is made.
+    """Let another model compute with this one's weights, where its own lie elsewhere or are of another
+    type; no copy is made.
 
     Its embedding keeps its own rows, which may be more.
     """
-    if (device := next(model.parameters()).device) == other.device:
+    one = next(model.parameters())
+    if (device := one.device) == other.device and one.dtype == other.dtype:
         return
     ours = dict(model.named_parameters(remove_duplicate=False))
     for path, module in other.named_modules():
