@@ -1,9 +1,7 @@
 """One process of several: unlearns a tiny model in every way, alone and together, and compares.
 
-    torchrun --nproc-per-node 2 tests/distributed/cases.py OUT CASES.json
-
 Every case runs in a single process first, the cases shared out; then by all processes together. The
-first one writes how far the two have led apart, by case, to OUT.
+first one writes how far the two have led apart, by case.
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ from ssiuu.errors import ConfigError
 from ssiuu.methods import make
 from ssiuu.models import shards
 from ssiuu.models.lora import Lora
+from ssiuu.models.place import Placement
 from ssiuu.training.unlearn import Settings, StopRule, unlearn_examples
 
 FORGET, RETAIN, TEXTS = (rows(kind, n) for kind, n in zip("frt", (5, 7, 12), strict=True))
@@ -41,7 +40,7 @@ def model_of(case: dict[str, Any]) -> Any:
         model.config.tie_word_embeddings = True
         model.lm_head.weight = model.model.embed_tokens.weight
     if case.get("checkpointing"):
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        Placement.of("cpu", checkpointing=True).finished(model)
     return model
 
 
@@ -81,8 +80,8 @@ def farthest(found: Any, wanted: Any) -> float:
     return max((abs(a - b) / max(abs(b), 1e-6) for a, b in pairs), default=0.0)
 
 
-def main(out: Path, cases: dict[str, dict[str, Any]]) -> None:
-    torch.set_num_threads(1)
+def compare(out: Path, cases: dict[str, dict[str, Any]], replicate: int = 1) -> int:
+    """Be one of the processes, cut over `replicate` copies; the first one writes to `out`."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo")
     alone: dict[str, Any] = {}
@@ -94,7 +93,6 @@ def main(out: Path, cases: dict[str, dict[str, Any]]) -> None:
                 print("ALONE: FAILED IN", name, flush=True)
                 raise
     dist.barrier()
-    replicate = int(os.environ.get("REPLICATE", "1"))
     shards.join()
     shards.arrange("cpu", replicate)
     for number, (name, case) in enumerate(cases.items()):
@@ -109,13 +107,10 @@ def main(out: Path, cases: dict[str, dict[str, Any]]) -> None:
             print("FAILED IN", name, flush=True)
             raise
         wanted = torch.load(out.with_suffix(f".{number}.pt"), weights_only=False)
-        begun = dict(model_of(case).named_parameters())
+        begun = {path: p.detach() for path, p in model_of(case).named_parameters()}
         alone[name] = {"apart": apart(found, wanted, begun), "told": farthest(found, wanted)}
         alone[name]["seconds"] = time.perf_counter() - start
     if rank == 0:
         out.write_text(json.dumps(alone, indent=1))
     shards.end()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()))
+    return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nets.test_golden_steps import PROJECTED, RMU, SPECS
+from ssiuu.methods import make
 
 Case = dict[str, Any]
 
@@ -56,11 +57,46 @@ def _flat(name: str) -> bool:
     return any(word in name for word in ("kl", "texts", "others", "jensun", "js"))
 
 
-EVERY: dict[str, Case] = FEW | {
-    name: {"spec": spec} | ({"settings": FLAT} if _flat(name) else {}) for name, spec in SPECS.items()
+FORMS: dict[str, Case] = {
+    "whole": {},
+    "micro-batches": {"micro": 1},
+    "adapters": {"lora": True},
+    "tied": {"tied": True},
+    # Fewer rows than there are in all: the sign of what is A - A of the same rows would be of rounding.
+    "recomputed, accumulated": {"checkpointing": True, "settings": {"batch_size": 2, "accumulate": 2}},
 }
-for number, (name, spec) in enumerate(SPECS.items()):
-    way = ({"micro": 1}, {"lora": True}, {"tied": True, "micro": 2})[number % 3]
-    settings = {"settings": FLAT} if _flat(name) else {}
-    if "task-vector" not in name or "lora" not in way:
-        EVERY[f"{name}, {', '.join(way)}"] = {"spec": spec, **way, **settings}
+
+
+def _every() -> dict[str, Case]:
+    """Return every method in every form."""
+    found: dict[str, Case] = {}
+    for name, spec in SPECS.items():
+        for form, way in FORMS.items():
+            if form == "adapters" and not getattr(make(spec).objective, "adapts", True):
+                continue  # it changes the weights themselves
+            settings = way.get("settings", {}) | (FLAT if _flat(name) else {})
+            found[f"{name}, {form}"] = {"spec": spec, **way, "settings": settings}
+    return found
+
+
+EVERY: dict[str, Case] = FEW | _every()
+
+
+def largest(found: dict[int, dict[str, Any]]) -> str:
+    """Return the largest differences as a table in Markdown, a row for each method.
+
+    Args:
+        found: What several processes came to, as `cases.py` writes it, by their number.
+    """
+    heads = [f"{form}, {size}" for form in FORMS for size in found]
+    lines = ["| method | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for name in SPECS:
+        told = [_told(found[size].get(f"{name}, {form}")) for form in FORMS for size in found]
+        lines.append(f"| {name} | " + " | ".join(told) + " |")
+    return "\n".join(lines)
+
+
+def _told(case: dict[str, Any] | None) -> str:
+    if case is None:
+        return "–"
+    return "refused" if "refused" in case else f"{max(case['apart'], case['told']):.0e}"

@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ssiuu.errors import DataError
+from ssiuu.models import shards
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from distributed.cases import compare
+from distributed.forked import Forked
 from distributed.table import EVERY, FEW, REFUSED, Case
 
-CASES = Path(__file__).with_name("cases.py")
 CLOSE = {"float64": 1e-9, "float32": 1e-4}
 
 
 def together(folder: Path, cases: dict[str, Case], processes: int, replicate: int = 1) -> Any:
     """Run cases in a single process and in several; return how far they are apart."""
-    given, out = folder / "cases.json", folder / "apart.json"
-    given.write_text(json.dumps(cases))
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *(f"--nproc-per-node={processes}", str(CASES), str(out), str(given)),
-        ],
-        env=os.environ | {"REPLICATE": str(replicate), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=3000,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    out = folder / "apart.json"
+    begun = Forked(folder, processes, partial(compare, out, cases, replicate))
+    assert begun.done(3000) == 0, begun.told()[-3000:] + begun.told(1)[-3000:]
     return json.loads(out.read_text())
 
 
@@ -54,6 +47,29 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     check(found, FEW)
     assert {name for name in found if "refused" in found[name]} == REFUSED
     assert all(found[name]["refused"].count("\n") == 0 for name in REFUSED)
+
+
+def _dealing() -> int:
+    """Deal work out as one of two processes."""
+    shards.join()
+
+    def failing(number: int) -> int:
+        if number == 3:
+            raise DataError(f"{number} cannot be read")
+        return number
+
+    assert shards.dealt(range(5), lambda n: (n, shards.rank())) == [(n, n % 2) for n in range(5)]
+    with pytest.raises(DataError, match="3 cannot be read"):
+        shards.dealt(range(5), failing)
+    assert shards.dealt(range(1), lambda n: shards.dealt(range(n + 2), failing)) == [[0, 1]]
+    assert shards.dealt([], failing) == []
+    shards.end()
+    return 0
+
+
+def test_what_is_dealt_out_comes_back_in_order(tmp_path: Path) -> None:
+    begun = Forked(tmp_path, 2, _dealing)
+    assert begun.done() == 0, begun.told() + begun.told(1)
 
 
 @pytest.mark.slow

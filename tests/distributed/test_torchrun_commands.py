@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
+import ssiuu.experiment.run
+import ssiuu.experiment.teaching
+import ssiuu.experiment.unlearn  # noqa: F401  what is forked has all of it
 from conftest import teach
+from distributed.forked import Forked, command, free_port
 from small_llama import small
 from ssiuu.models.load import save
 from ssiuu.records.files import load_run
+from ssiuu.training import loop
 
 NAMES = "Ada Bo Cy Di Ed Flo Gus Hal Ida Jo Kit Leo".split()
 CITIES = "Rome Oslo Bonn Lima Cairo Delhi Paris Quito Riga Seoul Tunis Ulm".split()
@@ -41,25 +48,26 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def started(place: Path, processes: int, *words: str) -> list[str]:
-    """Return a command line of one process or of several."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [sys.executable, *(launcher if processes > 1 else []), "-m", "ssiuu", *words]
+def torchrun(*words: str, nodes: Sequence[str] = ("--standalone",)) -> list[str]:
+    """Return the command line of two processes of a machine."""
+    launcher = ["-m", "torch.distributed.run", *nodes, "--nproc-per-node=2"]
+    return [sys.executable, *launcher, "-m", "ssiuu", *words]
 
 
-def surroundings(**more: str) -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1"} | more
+def launched(place: Path, line: list[str]) -> subprocess.Popen[str]:
+    surroundings = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(line, cwd=place, env=surroundings, **pipes)
 
 
-def done(place: Path, processes: int, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        started(place, processes, *words),
-        cwd=place,
-        env=surroundings(),
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+def done(place: Path, processes: int, *words: str) -> None:
+    """Carry a command out by so many processes."""
+    begun = Forked(place, processes, command(words))
+    assert begun.done() == 0, begun.told()[-2000:]
+
+
+def recorded(place: Path, name: str) -> Any:
+    return load_run(place / name).model_dump(mode="json")
 
 
 def unlearning(out: str, *more: str) -> list[str]:
@@ -87,9 +95,11 @@ def apart(place: Path, one: str, other: str) -> float:
 
 def test_unlearn_writes_what_a_single_process_does(place: Path) -> None:
     rate = ["--set", "unlearn.learning_rate=1e-3"]
-    alone, both = (done(place, n, *unlearning(f"of {n}", *rate)) for n in (1, 2))
-    assert alone.returncode == both.returncode == 0, both.stderr[-2000:]
-    assert both.stdout.count("checkpoint: ") == 1  # one of them speaks
+    both = launched(place, torchrun(*unlearning("of 2", *rate)))
+    done(place, 1, *unlearning("of 1", *rate))
+    told, problems = both.communicate(timeout=900)
+    assert both.returncode == 0, problems[-2000:]
+    assert told.count("checkpoint: ") == 1  # one of them speaks
     assert apart(place, "of 1", "of 2") < 1e-4
     one, other = (json.loads((place / f"of {n}" / "unlearn.json").read_text()) for n in (1, 2))
     assert differences(one, other, 1e-3) == []
@@ -100,13 +110,7 @@ def test_unlearn_writes_what_a_single_process_does(place: Path) -> None:
 @pytest.mark.slow
 def test_a_dead_process_ends_all_of_them(place: Path) -> None:
     words = ["--set", "unlearn={learning_rate: 1e-5, max_steps: 4000, threshold: 0}", "--force"]
-    with subprocess.Popen(
-        started(place, 2, *unlearning("dead", *words)),
-        cwd=place,
-        env=surroundings(),
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as running:
+    with launched(place, torchrun(*unlearning("dead", *words))) as running:
         assert running.stderr is not None
         for line in running.stderr:
             if "gd step 3/" in line:
@@ -141,21 +145,107 @@ RECIPE = {
 def test_a_run_has_the_record_of_a_single_process(place: Path) -> None:
     (place / "recipe.yaml").write_text(json.dumps(RECIPE))
     for processes in (1, 2):
-        ran = done(place, processes, "run", "recipe.yaml", "--out", f"run {processes}")
-        assert ran.returncode == 0, ran.stderr[-2000:]
-    one, other = (load_run(place / f"run {n}").model_dump(mode="json") for n in (1, 2))
-    assert differences(one, other, 1e-2) == []
+        done(place, processes, "run", "recipe.yaml", "--out", f"run {processes}")
+    assert differences(recorded(place, "run 1"), recorded(place, "run 2"), 1e-2) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["audit", "diagnose"])
-def test_a_pair_is_judged_alike(place: Path, command: str) -> None:
-    made = done(place, 1, *unlearning(f"for {command}", "--set", "unlearn.learning_rate=1e-3"))
-    assert made.returncode == 0
-    words = [command, "--before", "model", "--after", f"for {command}", "--forget", "forget.jsonl"]
+@pytest.mark.parametrize("what", ["audit", "diagnose"])
+def test_a_pair_is_judged_alike(place: Path, what: str) -> None:
+    done(place, 1, *unlearning(f"for {what}", "--set", "unlearn.learning_rate=1e-3"))
+    words = [what, "--before", "model", "--after", f"for {what}", "--forget", "forget.jsonl"]
     words += ["--retain", "retain.jsonl", *FIXED]
     for processes in (1, 2):
-        judged = done(place, processes, *words, "--out", f"{command} {processes}")
-        assert judged.returncode == 0, judged.stderr[-2000:]
-    one, other = (load_run(place / f"{command} {n}").model_dump(mode="json") for n in (1, 2))
-    assert differences(one, other, 1e-3) == []
+        done(place, processes, *words, "--out", f"{what} {processes}")
+    assert differences(recorded(place, f"{what} 1"), recorded(place, f"{what} 2"), 1e-3) == []
+
+
+@pytest.mark.slow
+def test_a_model_is_taught_alike(place: Path) -> None:
+    words = ["teach", "--model", "model", "--facts", "taught.jsonl", "--keep", "none", *FIXED]
+    rows = [{"question": f"What does {name} eat?", "answer": "figs"} for name in NAMES[:4]]
+    (place / "taught.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for processes in (1, 2):
+        done(place, processes, *words, "--learning-rate", "1e-3", "--out", f"taught {processes}")
+    assert apart(place, "taught 1", "taught 2") < 1e-3
+
+
+MADE_UP = {
+    "benchmark": "fictional",
+    "fictional": {"people": 24, "steps": 200},
+    "split": {"forget": 8, "retain": 16, "heldout": 8},
+    "device": "cpu",
+    "precision": "fp32",
+    "methods": ["none", "gd", "ssiuu-gate"],
+    "unlearn": {"learning_rate": 1e-3, "max_steps": 12, "check_every": 4},
+    "attacks": {
+        "harmful": {"fractions": [0.3], "learning_rates": [1e-3]},
+        "benign": {"learning_rates": [1e-3], "rows": 16},
+        "reads": [1, 2],
+    },
+    "examine": {"steps": [2]},
+    "force": True,
+}
+
+
+@pytest.mark.slow
+def test_a_made_up_world_has_the_record_of_a_single_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(json.dumps(MADE_UP))
+    for processes in (1, 2):
+        monkeypatch.setenv("SSIUU_CACHE", str(tmp_path / f"cache {processes}"))
+        done(tmp_path, processes, "run", "recipe.yaml", "--out", f"run {processes}")
+    assert differences(recorded(tmp_path, "run 1"), recorded(tmp_path, "run 2"), 1e-2) == []
+
+
+STEPS = ["--set", "unlearn={learning_rate: 1e-4, max_steps: 12, threshold: 0}", "--force"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [1, 2])
+def test_what_was_killed_goes_on_with_any_number(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
+    for name in ("model", "forget.jsonl", "retain.jsonl"):
+        (tmp_path / name).symlink_to(place / name)
+    words = unlearning("whole", *STEPS)
+    done(tmp_path, 1, *words)
+    words[words.index("whole")] = "cut"
+    Forked(tmp_path, before, command(words)).kill_at("gd step 5/")
+    assert not (tmp_path / "cut").exists()
+    for after in (1, 2, 3):
+        copy = tmp_path / f"after {after}"
+        shutil.copytree(tmp_path, copy, symlinks=True, ignore=shutil.ignore_patterns("after *"))
+        going = Forked(copy, after, command(words))
+        assert going.done() == 0 and "gd step 3/" not in going.told(), going.told()
+        assert apart(copy, "whole", "cut") < 1e-4
+        one, other = (json.loads((copy / n / "unlearn.json").read_text()) for n in ("whole", "cut"))
+        assert differences(one, other, 1e-3) == []
+
+
+@pytest.mark.slow
+def test_two_copies_by_a_setting(place: Path) -> None:
+    rate = ["--set", "unlearn.learning_rate=1e-3"]
+    done(place, 1, *unlearning("one copy", *rate))
+    done(place, 4, *unlearning("two copies", *rate, "--set", "mesh={replicate: 2, shard: 2}"))
+    assert apart(place, "one copy", "two copies") < 1e-4
+
+
+@pytest.mark.slow
+def test_two_machines(place: Path) -> None:
+    rate, port = ["--set", "unlearn.learning_rate=1e-3"], free_port()
+    done(place, 1, *unlearning("one machine", *rate))
+    where = ["--nnodes=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    mesh = ["--set", "mesh={replicate: 2, shard: 2}"]
+    machines = [
+        launched(
+            place,
+            torchrun(*unlearning("two machines", *rate, *mesh), nodes=[*where, f"--node-rank={n}"]),
+        )
+        for n in (0, 1)
+    ]
+    told = [machine.communicate(timeout=900) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], told
+    assert apart(place, "one machine", "two machines") < 1e-4

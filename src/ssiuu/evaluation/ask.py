@@ -7,7 +7,7 @@ of one token cost nothing more.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +16,9 @@ from ssiuu.causal import CausalLM
 from ssiuu.evaluation.growing import Begun, growing
 from ssiuu.evaluation.tree import Path, Tree, grown
 from ssiuu.likelihood import ONE_LINE, Ending, Joint, Prompt, length_sorted
+from ssiuu.models.shards import dealt
+
+Unread = tuple[Tree, list[int], list[Path]]  # a tree, which questions are in it, and where
 
 
 @dataclass(frozen=True)
@@ -77,17 +80,23 @@ def ask(
     # What is written after another prompt than the options are ranked after is asked by itself.
     apart = [i for i, q in enumerate(questions) if q.generate and q.alone is not None]
     sums: dict[int, list[float]] = {}
-    begun: dict[int, Begun] = {}
     free: dict[int, list[int]] = {}
-    for tree, indices, paths in grown(model, [(q.prompt, q.options[0]) for q in questions]):
-        tree.read()
-        begun |= {i: tree.begin(p.question) for i, p in zip(indices, paths, strict=True) if limits[i]}
-        sums |= zip(indices, _rank(tree, [questions[i] for i in indices], paths), strict=True)
-        # Written before more is begun, as each keeps the states of its question.
-        if len(begun) >= batch_size:
-            free |= _write(model, prompt, begun, limits, endings, batch_size)
-            begun = {}
-    free |= _write(model, prompt, begun, limits, endings, batch_size)
+
+    def read(trees: list[Unread]) -> tuple[dict[int, list[float]], dict[int, list[int]]]:
+        ranked: dict[int, list[float]] = {}
+        begun: dict[int, Begun] = {}
+        for tree, indices, paths in trees:
+            tree.read()
+            pairs = zip(indices, paths, strict=True)
+            begun |= {i: tree.begin(path.question) for i, path in pairs if limits[i]}
+            ranked |= zip(indices, _rank(tree, [questions[i] for i in indices], paths), strict=True)
+            tree.forget()
+        return ranked, _write(model, prompt, begun, limits, endings, batch_size)
+
+    trees = grown(model, [(q.prompt, q.options[0]) for q in questions])
+    for ranked, written in dealt(_together(trees, limits, batch_size), read):
+        sums |= ranked
+        free |= written
     rooms = [questions[i].generate for i in apart]
     starts = [questions[i].alone or [] for i in apart]
     rest = write(model, prompt, starts, rooms, batch_size, [endings[i] for i in apart])
@@ -118,14 +127,33 @@ def write(
         endings: Of the right answers; without them an answer is one line.
     """
     endings = endings or [ONE_LINE] * len(questions)
-    answers: dict[int, list[int]] = {}
-    for batch in length_sorted(limits, batch_size):
+
+    def read(batch: list[int]) -> dict[int, list[int]]:
         begun: dict[int, Begun] = {}
         for tree, places, paths in grown(model, [(questions[i], []) for i in batch]):
             tree.read()
             begun |= {batch[n]: tree.begin(p.question) for n, p in zip(places, paths, strict=True)}
-        answers |= _write(model, prompt, begun, limits, endings, batch_size)
+        return _write(model, prompt, begun, limits, endings, batch_size)
+
+    answers: dict[int, list[int]] = {}
+    for written in dealt(length_sorted(limits, batch_size), read):
+        answers |= written
     return [answers[i] for i in range(len(questions))]
+
+
+def _together(
+    trees: Iterable[Unread], limits: Sequence[int], batch_size: int
+) -> Iterator[list[Unread]]:
+    """Yield as many trees together as hold the free answers that are written at once."""
+    unread, count = list[Unread](), 0
+    for tree in trees:
+        unread.append(tree)
+        count += sum(limits[i] > 0 for i in tree[1])
+        if count >= batch_size:
+            yield unread
+            unread, count = [], 0
+    if unread:
+        yield unread
 
 
 def _rank(tree: Tree, chunk: list[Question], paths: list[Path]) -> list[list[float]]:

@@ -21,8 +21,9 @@ from torch import Tensor
 from ssiuu.causal import CausalLM
 from ssiuu.errors import DataError
 from ssiuu.evaluation.lineup import Lineup
-from ssiuu.evaluation.tree import Pair, grown
+from ssiuu.evaluation.tree import Pair, Path, Tree, grown
 from ssiuu.likelihood import Prompt
+from ssiuu.models.shards import dealt
 
 Against = Literal["mean", "best"]
 NORMAL = 1.4826  # times the median deviation is the standard deviation of a normal distribution
@@ -161,20 +162,20 @@ class Reader:
     def read(self) -> Margins:
         """Read every answer after every question, by the weights that the model has now."""
         logprobs = torch.full(self._tokens.shape, torch.nan).double()
-        which, values = zip(*self._values(), strict=True)
-        logprobs[*self._places[[*which]].T] = torch.stack(values)
+        for which, values in dealt(self._trees, self._values):
+            logprobs[*self._places[which].T] = values
         return Margins(self.lineups, logprobs, self._tokens, self.phrasings)
 
-    def _values(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield which answer it is and its log p, nats."""
-        for tree, indices, paths in self._trees:
-            tree.read()
-            rows = [row for path in paths for row in tree.rows(path.predictors)]
-            tokens = [token for i in indices for token in self._answers[i]]
-            found = tree.logprobs[rows, tokens].double().cpu()
-            tree.forget()
-            parts = found.split([len(self._answers[i]) for i in indices])
-            yield from zip(indices, map(torch.sum, parts), strict=True)
+    def _values(self, unread: tuple[Tree, list[int], list[Path]]) -> tuple[list[int], Tensor]:
+        """Return which answers are in a tree, and their log p, nats."""
+        tree, indices, paths = unread
+        tree.read()
+        rows = [row for path in paths for row in tree.rows(path.predictors)]
+        tokens = [token for i in indices for token in self._answers[i]]
+        found = tree.logprobs[rows, tokens].double().cpu()
+        tree.forget()
+        parts = found.split([len(self._answers[i]) for i in indices])
+        return indices, torch.stack([part.sum() for part in parts])
 
 
 def read(

@@ -22,6 +22,7 @@ from transformers import DynamicCache
 from ssiuu.causal import CausalLM
 from ssiuu.evaluation.growing import Again, Growing, Kept, keeps_states, next_logits
 from ssiuu.likelihood import Example, Prompt, collate, last_columns, length_sorted
+from ssiuu.models.shards import dealt
 
 TEMPERATURE = 1.0
 TOP_P = 0.95
@@ -49,13 +50,15 @@ def sample_answers(
         seed: Of the random streams.
         rows: Samples written at once.
     """
+
+    def written(indices: list[int]) -> list[list[int]]:
+        return _sample_batch(model, prompt, [examples[i] for i in indices], count, margin, seed)
+
     answers: dict[str, list[list[int]]] = {}
-    size = max(1, rows // count)
-    for indices in length_sorted([len(e.prompt) for e in examples], size):
-        chunk = [examples[i] for i in indices]
-        written = _sample_batch(model, prompt, chunk, count, margin, seed)
-        for i, example in enumerate(chunk):
-            answers[example.id] = written[i * count : (i + 1) * count]
+    batches = length_sorted([len(e.prompt) for e in examples], max(1, rows // count))
+    for indices, samples in zip(batches, dealt(batches, written), strict=True):
+        for n, i in enumerate(indices):
+            answers[examples[i].id] = samples[n * count : (n + 1) * count]
     return answers
 
 

@@ -17,8 +17,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ssiuu.causal import CausalLM
-from ssiuu.evaluation.tree import grown
+from ssiuu.evaluation.tree import Path, Tree, grown
 from ssiuu.likelihood import Example
+from ssiuu.models.shards import dealt
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,11 @@ def score_sequences(
         examples: Prompts and answers; what they begin with in common is read once.
         moments: Take mean and standard deviation of the log-probability too.
     """
-    scores: dict[int, SequenceScore] = {}
-    for tree, indices, paths in grown(model, [(e.prompt, e.answer) for e in examples]):
+
+    def read(unread: tuple[Tree, list[int], list[Path]]) -> dict[int, SequenceScore]:
+        tree, indices, paths = unread
         tree.read()
+        scores: dict[int, SequenceScore] = {}
         highest, best = tree.logprobs.max(-1)
         spread = _moments(tree.logprobs) if moments else ()
         for i, path in zip(indices, paths, strict=True):
@@ -103,6 +106,11 @@ def score_sequences(
             hits = best[rows].cpu() == answer
             columns = (column[rows].cpu() for column in (highest, *spread))
             scores[i] = SequenceScore(logprobs, hits, *columns)
+        return scores
+
+    scores: dict[int, SequenceScore] = {}
+    for part in dealt(grown(model, [(e.prompt, e.answer) for e in examples]), read):
+        scores |= part
     return [scores[i] for i in range(len(examples))]
 
 

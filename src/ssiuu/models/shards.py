@@ -34,13 +34,13 @@ from torch.distributed.tensor import DTensor, Partial
 
 from ssiuu.errors import ConfigError, SsiuuError
 
-T = TypeVar("T")
+T, U = TypeVar("T"), TypeVar("U")
 SHARD, REPLICATE = "shard", "replicate"
 PATIENCE = timedelta(minutes=30)  # until a process that waits for another one gives up
 LEAVING = timedelta(seconds=20)  # until it leaves without the others
 
 _joined: list[bool] = []  # whether this process works with others
-_writing: list[bool] = []  # while the first does something alone, of which more of the kind is a part
+_apart: list[bool] = []  # while each does something of its own, in which none asks another
 _meshes: list[DeviceMesh] = []  # over which models are cut, once it is known what they lie on
 
 
@@ -297,25 +297,61 @@ def by_first(action: Callable[[], T]) -> T | None:
     Raises:
         SsiuuError: What the first process met, on all of them.
     """
-    if not _joined or _writing:
+    if not _joined or _apart:
         return action()
     all_sum(0.0)
     done: T | None = None
     met: Exception | None = None
     if rank() == 0:
-        _writing.append(True)
         try:
-            done = action()
+            with _by_itself():
+                done = action()
         except (SsiuuError, OSError) as error:
             met = error
-        finally:
-            _writing.clear()
     told = agreed(None if met is None else (type(met).__name__, str(met)))
     if met is not None:
         raise met
     if told is not None:
         raise SsiuuError(told[1])
     return done
+
+
+def dealt(units: Iterable[U], work: Callable[[U], T]) -> list[T]:
+    """Have every unit of a work done by one process; return what came of all of them, in order.
+
+    Every process must ask, for the same units. What is not done in units of its own is the same to the
+    last bit then, whatever their number: none of them is cut.
+
+    Args:
+        units: What is dealt out one at a time, as rows are; made by every process.
+        work: Reads and changes nothing; what it gives is free of an accelerator.
+
+    Raises:
+        SsiuuError: What one of the processes met, on all of them.
+    """
+    if not _joined or _apart:
+        return [work(unit) for unit in units]
+    done: list[tuple[int, T]] = []
+    met: SsiuuError | None = None
+    try:
+        with _by_itself():
+            own = (pair for pair in enumerate(units) if pair[0] % world() == rank())
+            done = [(number, work(unit)) for number, unit in own]
+    except SsiuuError as error:
+        met = error
+    told = [error for error in every([met]) if error is not None]
+    if told:
+        raise told[0]
+    return [result for _, result in sorted(every(done), key=lambda pair: pair[0])]
+
+
+@contextmanager
+def _by_itself() -> Iterator[None]:
+    _apart.append(True)
+    try:
+        yield
+    finally:
+        _apart.pop()
 
 
 # --- a model ---------------------------------------------------------------------------------------
