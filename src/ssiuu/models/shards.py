@@ -34,13 +34,15 @@ from torch.distributed.tensor import DTensor, Partial
 
 from ssiuu.errors import ConfigError, SsiuuError
 
-T, U = TypeVar("T"), TypeVar("U")
+T = TypeVar("T")
+U = TypeVar("U")
 SHARD, REPLICATE = "shard", "replicate"
 PATIENCE = timedelta(minutes=30)  # until a process that waits for another one gives up
 LEAVING = timedelta(seconds=20)  # until it leaves without the others
 
 _joined: list[bool] = []  # whether this process works with others
 _apart: list[bool] = []  # while each does something of its own, in which none asks another
+_pieces: list[Any] = []  # models in shards: whoever passes through one needs all others to do so
 _meshes: list[DeviceMesh] = []  # over which models are cut, once it is known what they lie on
 
 
@@ -319,8 +321,9 @@ def by_first(action: Callable[[], T]) -> T | None:
 def dealt(units: Iterable[U], work: Callable[[U], T]) -> list[T]:
     """Have every unit of a work done by one process; return what came of all of them, in order.
 
-    Every process must ask, for the same units. What is not done in units of its own is the same to the
-    last bit then, whatever their number: none of them is cut.
+    Every process must ask, for the same units. None of them is cut, so that each comes to what it comes
+    to with one process, to the last bit. While a model is in shards, and is not `gathered`, every
+    process does all of them: a block can only be passed through by all at once.
 
     Args:
         units: What is dealt out one at a time, as rows are; made by every process.
@@ -329,7 +332,7 @@ def dealt(units: Iterable[U], work: Callable[[U], T]) -> list[T]:
     Raises:
         SsiuuError: What one of the processes met, on all of them.
     """
-    if not _joined or _apart:
+    if not _joined or _apart or _pieces:
         return [work(unit) for unit in units]
     done: list[tuple[int, T]] = []
     met: SsiuuError | None = None
@@ -396,6 +399,7 @@ class Shards:
         ]
         for parameter in self._originals():
             parameter.data = parameter.data.new_empty(0)
+        _pieces.append(self.root)
 
     def _originals(self) -> list[Tensor]:
         found = [p for _, _, _, each in self._before for p in each.values() if p is not None]
@@ -423,6 +427,7 @@ class Shards:
                 for name in names:
                     table.pop(name, None)
             _module_state_mapping.pop(module, None)  # or it could not be cut a second time
+        _pieces.remove(self.root)
         self.root = None
 
     def settle(self) -> None:
@@ -437,9 +442,13 @@ class Shards:
         for module in cut:
             module.set_reshard_after_forward(False, recurse=False)
             module.unshard()
+        if cut:
+            _pieces.remove(self.root)
         try:
             yield
         finally:
+            if cut:
+                _pieces.append(self.root)
             for module in cut:
                 module.set_reshard_after_forward(True, recurse=False)
             self.settle()
