@@ -110,7 +110,7 @@ def answer(ledger: Ledger) -> str:
     asked = [one for one in rounds if one.sampled]
     if asked:
         parts.append(
-            f"Of {asked[-1].sampled} facts of earlier requests that it was asked again, "
+            f"Of {_count(asked[-1].sampled or 0, 'fact')} of earlier requests that it was asked again, "
             f"{asked[-1].back} {'is' if asked[-1].back == 1 else 'are'} known again."
         )
     return " ".join(parts)
@@ -124,10 +124,10 @@ def _told(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     return [
         {
             "request": str(row["reference"]),
-            "received": str(row["received"])[:10],
+            "verdict": row["verdict"] or DASH,
             "facts": str(row["facts"]),
             "state": row["state"] if row["round"] is None else f"round {row['round']}",
-            "verdict": row["verdict"] or DASH,
+            "received": str(row["received"])[:10],
         }
         for row in rows
     ]
@@ -137,13 +137,13 @@ def _rounds_told(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     return [
         {
             "round": str(row["round"]),
-            "ended": row["ended"][:10] or "under way",
-            "requests": str(row["requests"]),
-            "facts": str(row["facts"]),
             "model": row["verdict"] or row["outcome"] or DASH,
-            "KL": DASH if row["kl"] is None else f"{row['kl']:.3f}",
             "kept": DASH if row["kept"] is None else f"{row['kept']} of {row['kept_of']}",
             "back": DASH if row["sampled"] is None else f"{row['back']} of {row['sampled']}",
+            "KL": DASH if row["kl"] is None else f"{row['kl']:.3f}",
+            "requests": str(row["requests"]),
+            "facts": str(row["facts"]),
+            "ended": row["ended"][:10] or "under way",
         }
         for row in rows
     ]
