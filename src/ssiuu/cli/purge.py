@@ -28,14 +28,19 @@ def command(
     """
     from ssiuu.models.sources import cache_folder
     from ssiuu.redaction.purge import planned, purge
+    from ssiuu.redaction.several import planned_several, purge_several, runs_in
 
-    plan = planned(folder, cache_folder(), digest_key, models, facts)
-    sizes = list(plan.sizes())
+    several = bool(runs_in(folder))
+    how = (folder, cache_folder(), digest_key, models, facts)
+    plans = planned_several(*how) if several else [planned(*how)]
+    sizes = list(dict(size for plan in plans for size in plan.sizes()).items())
     for path, size in sizes:
         print(f"{size:12,d}  {path}")
     print(f"{sum(size for _, size in sizes):12,d}  bytes in {len(sizes)} places")
-    if yes:
-        purge(plan)
+    if yes and several:
+        purge_several(folder, plans, digest_key)
+    elif yes:
+        purge(plans[0])
     print("removed" if yes else "nothing was removed: --yes removes it")
-    for left in plan.left:
+    for left in dict.fromkeys(left for plan in plans for left in plan.left):
         print(left)

@@ -54,24 +54,29 @@ def _typed() -> str:
 def _matrix(recipes: Mapping[str, Resolved], out: Path, redact: bool, key: Path | None) -> None:
     """Run every recipe into a folder of its own, then write their comparison and print its table."""
     from ssiuu.analysis.across import grounds
-    from ssiuu.experiment.matrix import COMPARISON, check_matrix
+    from ssiuu.experiment.matrix import check_matrix
     from ssiuu.experiment.run import run
     from ssiuu.records.files import load_run, write_bytes
+    from ssiuu.redaction.keys import check_place, default_place
     from ssiuu.report import write_report
     from ssiuu.report.compare import text
-    from ssiuu.report.compare_page import render_comparison
+    from ssiuu.report.compare_page import COMPARISON, render_comparison
 
     check_matrix(out, list(recipes))
+    if redact:  # one key, and not in what is handed on
+        key = key or default_place(out)
+        check_place(key, out)
     progress, pages, records = set_up(), [], {}
     for name, (resolved, sources) in recipes.items():
         progress(f"{name}:")
         records[name] = run(resolved, sources, out / name, _typed(), progress=progress)
-        if redact:
-            redacted(out / name, key)
-            records[name] = load_run(out / name)
         pages.append(write_report(records[name], out / name))
+    if redact:  # when all are done, as nothing runs on in what is redacted
+        redacted(out, key)
+        records = {name: load_run(out / name) for name in records}
     found = grounds(records)
-    write_bytes(out / COMPARISON, render_comparison(found).encode())
+    yours = any(recipe.opens.yours for recipe, _ in recipes.values())
+    write_bytes(out / COMPARISON, render_comparison(found).encode(), private=yours)
     progress.done()
     print(text(found), end="")
     for page in [*pages, out / COMPARISON]:

@@ -14,6 +14,7 @@ from ssiuu.experiment.launched import first
 
 if TYPE_CHECKING:
     from ssiuu.records.schema import RunRecord
+    from ssiuu.redaction.folder import Redacted
 
 
 STAYS = "estimate: ", "planted controls: as examined"  # lines that no later one takes the place of
@@ -66,11 +67,23 @@ def finish(
 
 
 def redacted(path: Path, key: Path | None = None) -> None:
-    """Redact a folder or file in its place and say what was done."""
+    """Redact a folder or file in its place, or every run of a folder, and say what was done."""
     from ssiuu.redaction.folder import redact
+    from ssiuu.redaction.several import keys_inside, redact_several, runs_in
+
+    if runs_in(path):
+        for run, done in redact_several(path, key):
+            _told(run, done)
+        for inside in keys_inside(path):
+            print(f"a key, and not to be handed on: {inside}")
+    else:
+        _told(path, redact(path, key))
+
+
+def _told(path: Path, done: Redacted) -> None:
+    """Say what redacting a folder or file did."""
     from ssiuu.redaction.purge import certificate_left
 
-    done = redact(path, key)
     print(f"redacted: {path}{' (it was already)' if done.already else ''}")
     if not done.already:
         print(f"key of the digests, to be kept or destroyed: {done.key}")
@@ -78,6 +91,8 @@ def redacted(path: Path, key: Path | None = None) -> None:
         print(told)
     for left in done.left:
         print(f"not of ssiuu, and left as it is: {left}")
+    for tag in done.tags:
+        print(f"a tag of a method, left as it is: {tag}")
     for weights in done.weights:
         print(f"a model, left as it is, with what it knows: {weights}")
 

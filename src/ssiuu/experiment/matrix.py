@@ -17,8 +17,8 @@ from typing import Any
 from ssiuu.config import flatten
 from ssiuu.errors import ConfigError, OutputError, show
 from ssiuu.experiment.recipe import Part, Recipe, read_parts, resolve_parts
+from ssiuu.report.compare_page import COMPARISON
 
-COMPARISON = "compare.html"
 MOST = 100  # benchmarks of one recipe
 
 Resolved = tuple[Recipe, dict[str, str]]

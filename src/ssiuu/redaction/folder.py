@@ -73,12 +73,17 @@ _STATE = ".state.safetensors"
 
 @dataclass
 class Redacted:
-    """What was done. `already`: nothing, as it had been before; `left`: files that are not ssiuu's."""
+    """What was done.
+
+    `already`: nothing, as it had been before. `left`: files that are not ssiuu's. `tags`: of methods,
+    which somebody chose and which stay.
+    """
 
     key: Path
     already: bool = False
     left: list[Path] = field(default_factory=list)
     weights: list[Path] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
 
 
 def redact(path: Path, key: Path | None = None) -> Redacted:
@@ -147,7 +152,9 @@ def _run(folder: Path, place: Path) -> Redacted:
         moves = {_weights(old): _weights(new) for old, new in renamed.items()}
         write_bytes(staged / WHOLE, json.dumps(moves).encode())
     _take_places(folder)
-    return Redacted(place, left=list(foreign(folder)), weights=list(weights(folder)))
+    tags = [label.partition("@")[2] for label in (m.label for m in header.methods) if "@" in label]
+    left, kept = list(foreign(folder)), list(weights(folder))
+    return Redacted(place, left=left, weights=kept, tags=sorted(set(tags)))
 
 
 def _weights(path: str) -> str:

@@ -55,6 +55,7 @@ class Plan:
         models: Whether models that were kept go as well.
         facts: Whether files of facts go as well.
         cache: The user's cache.
+        shared: Whether the key is that of another run as well, and stays.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class Plan:
     run: bool
     models: bool
     facts: bool
+    shared: bool = False
     gone: list[Path] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
@@ -73,7 +75,12 @@ class Plan:
 
 
 def planned(
-    folder: Path, cache: Path, key: Path | None = None, models: bool = False, facts: bool = False
+    folder: Path,
+    cache: Path,
+    key: Path | None = None,
+    models: bool = False,
+    facts: bool = False,
+    shared: bool = False,
 ) -> Plan:
     """Return what is to be removed of a folder; nothing is removed yet.
 
@@ -83,6 +90,7 @@ def planned(
         key: File of the key of its digests; None: beside it.
         models: Models that were kept go as well.
         facts: The files of facts that were given go as well.
+        shared: The key is that of another run as well, and stays.
 
     Raises:
         InputError: The folder holds nothing of that kind.
@@ -95,13 +103,13 @@ def planned(
     beside = list(_beside(folder))
     if not (run or alone or beside):
         raise InputError(f"{folder} holds nothing to purge: it is no run, no audit and no checkpoint.")
-    plan = Plan(folder, place, cache, run, models, facts, gone=[*alone, *beside])
+    plan = Plan(folder, place, cache, run, models, facts, shared, gone=[*alone, *beside])
     if run:
         _plan_run(plan)
     elif folder.exists():
         plan.left.append(f"The model in {folder} stays: what it knows is in its weights.")
     _plan_facts(plan)
-    plan.gone += [place] if place.exists() else []
+    plan.gone += [place] if place.exists() and not shared else []
     plan.left += [*certificate_left(folder), SHELL]
     return plan
 
@@ -190,7 +198,7 @@ def purge(plan: Plan) -> None:
     """
     if plan.run and ((plan.folder / "run.json").exists() or (plan.folder / STAGED).exists()):
         redact(plan.folder, plan.key)
-        plan = planned(plan.folder, plan.cache, plan.key, plan.models, plan.facts)
+        plan = planned(plan.folder, plan.cache, plan.key, plan.models, plan.facts, plan.shared)
     with alone_in(plan.folder) if plan.run else nullcontext():
         _remove_all(plan)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from markupsafe import Markup
 
@@ -12,6 +12,8 @@ from ssiuu.analysis.front import axis
 from ssiuu.report.compare import main_table, matrix, remarks, rest
 from ssiuu.report.figures.front import fronts
 from ssiuu.report.page import environment, policy, template_text
+
+COMPARISON: Final = "compare.html"
 
 
 def render_comparison(grounds: Sequence[Ground], against: str | None = None) -> str:
