@@ -1,6 +1,6 @@
 """What methods hold: bytes a parameter, at the peak of a run and between two of its steps.
 
-    python perf/memory.py [--methods gd ssiuu] [--forms fp32 bf16 lora] [--width 384] [--layers 4]
+    python perf/memory.py [--methods gd ssiuu] [--forms fp32 bf16 lora] [--width 768] [--layers 4]
     python perf/memory.py --write      # into src/ssiuu/experiment/memory.json and docs/memory.md
 
 A run of two steps is taken on a random Llama of so many parameters, with few tokens, so that
@@ -35,6 +35,7 @@ from ssiuu.training.unlearn import Settings, StopRule, unlearn_examples
 ROOT = Path(__file__).parents[1]
 TABLE, PAGE = ROOT / "src/ssiuu/experiment/memory.json", ROOT / "docs/memory.md"
 FORMS = ("fp32", "bf16")  # of the table; lora is what its adapters are, beside the weights
+WIDTH, LAYERS = 768, 4  # 25 million parameters
 WORDS, PAD, STEPS, ROWS, TOKENS = 512, 1, 2, 2, 4
 RMU = {"layer": 1, "update": [r"\.[01]\.mlp\.down_proj\.weight$"]}
 CIR = {"layers": [0, 1], "input_directions": 4, "output_directions": 5, "loss_limit": None}
@@ -184,8 +185,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", nargs="+", default=[*METHODS])
     parser.add_argument("--forms", nargs="+", default=[*FORMS], choices=(*FORMS, "lora"))
-    parser.add_argument("--width", type=int, default=384)
-    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--width", type=int, default=WIDTH)
+    parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--write", action="store_true", help=f"into {TABLE.name}")
     given = parser.parse_args()
     table: dict[str, dict[str, Any]] = {}
