@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ssiuu.cli.options import Base, ColumnNames, DigestKeyFile, PromptForm, Redact, Revision, Sets
+from ssiuu.cli.spoken import manner, result
 from ssiuu.cli.terminal import forcing, redacted, set_up
 
 
@@ -17,7 +18,6 @@ def command(
     question: Annotated[str | None, typer.Option(help="one question, in place of a file")] = None,
     answer: Annotated[str | None, typer.Option(help="its right answer")] = None,
     out: Annotated[Path | None, typer.Option(help="file for the record (JSON)")] = None,
-    json: Annotated[bool, typer.Option("--json", help="print rows as JSON, not a table")] = False,
     base: Base = None,
     revision: Revision = None,
     prompt: PromptForm = None,
@@ -38,13 +38,14 @@ def command(
     check_models(model)
     check_facts({"--facts": facts}, columns, set_ or [])
     from ssiuu.experiment.asking import ask_model
-    from ssiuu.records.files import dump_json
     from ssiuu.report.asked import knowledge_rows, table
 
     rows = facts if facts is not None else [{"question": question, "answer": answer}]
     progress, sets = set_up(), forcing(set_, False, prompt, revision=revision)
     record = ask_model(model, rows, out, sets, progress, columns=columns, base=base)
     progress.done()
-    print(dump_json(knowledge_rows(record)) if json else table(record))
+    result(**knowledge_rows(record))
+    if not manner().json:
+        print(table(record))
     if redact and out is not None:
         redacted(out, digest_key)

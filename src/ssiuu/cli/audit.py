@@ -23,6 +23,7 @@ from ssiuu.cli.options import (
     Thorough,
 )
 from ssiuu.cli.sealing import seal_of
+from ssiuu.cli.spoken import result
 from ssiuu.cli.terminal import finish, forcing, set_up
 
 
@@ -78,6 +79,8 @@ def command(
     finish(record, out, progress, redact, digest_key)
     print(f"certificate: {out / CERTIFICATE}")
     judged = next(cell for cell in record.cells if cell.method.label == "after")
+    said = verdict(record, judged)
+    result(certificate=out / CERTIFICATE, verdict=said)
     codes = {"not removed": NOT_FORGOTTEN, "hidden": HIDDEN}
-    if code := codes.get(verdict(record, judged)):
+    if code := codes.get(said):
         raise typer.Exit(code)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ssiuu.cli.options import Sets
+from ssiuu.cli.spoken import result
 from ssiuu.cli.terminal import set_up
 
 
@@ -56,5 +57,6 @@ def command(
     world = Taught(taught, twin, forget, retain) if taught and twin and forget and retain else None
     found = calibrate(out, kinds, drawn, people, set_ or [], progress, world)
     progress.done()
+    result(calibration=out / "calibration.json")
     print(told(found))
     print(f"\ncalibration: {out / 'calibration.json'}")

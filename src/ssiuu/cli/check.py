@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ssiuu.cli.spoken import result
+
 
 def command(
     recipe: Annotated[
@@ -22,6 +24,7 @@ def command(
     from ssiuu.experiment.estimate import estimate
     from ssiuu.experiment.matrix import resolve_all
 
+    runs = {}
     for name, (resolved, sources) in resolve_all(recipe, set_ or []).items():
         if name:
             print(f"--- {name}")
@@ -30,4 +33,8 @@ def command(
         for key, value in flat.items():
             print(f"{key:{width}s}  {value!s:40s}  {sources[key]}")
         print(f"device: {resolved.placement.described}")
-        print(estimate(resolved))
+        told = estimate(resolved)
+        print(told)
+        settings = {key: {"value": value, "from": sources[key]} for key, value in flat.items()}
+        runs[name] = {"settings": settings, "estimate": told}
+    result(**runs.get("", {"runs": runs}))

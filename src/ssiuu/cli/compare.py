@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssiuu.cli.exits import DISAGREES
+from ssiuu.cli.spoken import result
 from ssiuu.errors import ConfigError, OutputError, unknown
 
 if TYPE_CHECKING:
@@ -111,9 +112,11 @@ def _show(records: Mapping[str, RunRecord], form: str, out: Path | None, against
 
         content = COMPARED[form](found, against)
     if out is None:
+        result(table=content)
         print(content, end="")
     else:
         write_bytes(out, content.encode())
+        result(written=out)
         print(out)
 
 
@@ -124,6 +127,7 @@ def _append(path: Path, records: Mapping[str, RunRecord]) -> None:
     lines = [line for record in records.values() for line in standings(record)]
     added = append(path, lines)
     there = len(lines) - added
+    result(leaderboard=path, added=added, there=there)
     print(f"{path}: {added} lines appended{f', {there} were there already' if there else ''}")
 
 
@@ -135,6 +139,7 @@ def _check(path: Path, records: Mapping[str, RunRecord]) -> None:
     for sentence in [*found.problems, *found.notes]:
         print(sentence)
     whole = found.lines - len(found.problems)
+    result(lines=found.lines, agree=found.agree, problems=found.problems, notes=found.notes)
     told = f"{path}: {found.lines} lines, {len(found.problems)} to object to"
     print(f"{told}; {found.agree} of {whole} agree with a run given" if records else told)
     if found.problems:

@@ -14,6 +14,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from ssiuu.cli.exits import FAILED, HIDDEN, INTERRUPTED, NOT_FORGOTTEN
+from ssiuu.cli.spoken import manner, result
 from ssiuu.errors import OutputError
 
 FORGET, RETAIN = "customers.jsonl", "customers-keep.jsonl"
@@ -61,6 +62,7 @@ def command(
     start = time.monotonic()
     for step in _steps(model):
         _run(step, out)
+    result(page=out / "audit" / "report.html", certificate=out / "audit" / "certificate.html")
     print(
         f"\n{time.monotonic() - start:.0f} s. The page with the answer: {out / 'audit' / 'report.html'}"
     )
@@ -101,8 +103,12 @@ def _run(step: Step, out: Path) -> None:
     if step.leaves and (out / step.leaves).exists():
         print(f"done before: {out / step.leaves}")
         return
+    spoken = [flag for flag, is_set in (("-q", manner().quiet), ("-v", manner().verbose)) if is_set]
+    words = [sys.executable, "-m", "ssiuu", *step.words, *spoken]
+    # What a command prints is this one's result as little as its progress is.
+    out_of_it = subprocess.DEVNULL if manner().quiet else sys.__stderr__
     try:
-        code = subprocess.run([sys.executable, "-m", "ssiuu", *step.words], cwd=out).returncode
+        code = subprocess.run(words, cwd=out, stdout=out_of_it if manner().json else None).returncode
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code not in step.fine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from ssiuu.cli.exits import LACKING
 from ssiuu.cli.options import Sets
+from ssiuu.cli.spoken import result
 
 
 def command(
@@ -24,11 +26,12 @@ def command(
     from ssiuu.experiment.recipe import read_parts, resolve_parts
 
     wished, _ = resolve_parts(read_parts(recipe, set_ or []), here=False)
-    missing = False
+    found = []
     for finding in examine(wished, hub):
         mark = "!" if finding.missing else " "
         print(f"{mark} {finding.what:10s}  {finding.says}")
-        missing = missing or finding.missing
-    if missing:
+        found.append(asdict(finding))
+    result(findings=found)
+    if any(finding["missing"] for finding in found):
         print("What is marked with ! is needed and not there.")
         raise typer.Exit(LACKING)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ssiuu.cli.spoken import result
 from ssiuu.errors import ConfigError, OutputError
 
 # What people change, in the order of the file; everything else has one value that fits most runs.
@@ -56,6 +57,7 @@ def command(
 
     resolve_all(None, [f"{key}={json.dumps(value)}" for key, value in given.items()])
     write_bytes(file, written.encode())
+    result(recipe=file)
     print(f"{file} is written. What it will do and cost:  ssiuu check {file}")
     print(f"Then:  ssiuu run {file} --out {file.stem}")
 

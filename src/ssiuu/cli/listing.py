@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ssiuu.cli.spoken import result
 from ssiuu.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
@@ -52,7 +54,9 @@ def command(
     elif what == What.settings:
         _every(of)
     else:
-        for name, text in _plain(what).items():
+        found = _plain(what)
+        result(**{what: found})
+        for name, text in found.items():
             print(f"{name:14s} {text}")
 
 
@@ -86,6 +90,7 @@ def _attacks() -> None:
     from ssiuu.attacks import ATTACKS
     from ssiuu.attacks.base import AttackConfig
 
+    result(attacks={name: _said(ATTACKS, name) for name in ATTACKS})
     for name in ATTACKS:
         kind = ATTACKS.get(name)
         print(f"{name:14s} {_said(ATTACKS, name)}")
@@ -97,7 +102,9 @@ def _attacks() -> None:
 def _every(below: str) -> None:
     from ssiuu.experiment.settings import settings
 
-    for setting in settings(below):
+    found = settings(below)
+    result(settings=[asdict(setting) for setting in found])
+    for setting in found:
         print(f"{setting.key} = {setting.default}")
         print(f"    {setting.allowed}: {setting.description}")
 
@@ -114,6 +121,9 @@ def _sites(name: str) -> None:
 
     model = load(name).model
     sites = find_sites(model)
+    result(
+        sites=[{"path": s.path, "layer": s.layer, "module": s.module, "width": s.width} for s in sites]
+    )
     longest = max(len(site.path) for site in sites)
     print(f"layer  module  width  {'path':{longest}s}  outputs")
     for site in sites:
@@ -129,11 +139,14 @@ def _methods() -> None:
     from ssiuu.methods import OBJECTIVES, RETAIN_TERMS, TRANSFORMS, known_methods, make
     from ssiuu.methods.names import FORM_WORDS, Common, suffixes
 
+    told: dict[str, str] = {}
     for name in known_methods():
         method = make(name)
+        told[name] = method.description
         print(f"{name:11s} [{method.whose}] {method.description}{_from(OBJECTIVES.plugin(name))}")
         for part in method.all:
             _knobs(part)
+    result(methods=told)
     print("\nWhat goes on any of them that takes gradient steps, as in npo+sam or gd+projection+mask:")
     parts = [*TRANSFORMS, *(name for name in RETAIN_TERMS if RETAIN_TERMS.get(name).suffix)]
     for name in parts:

@@ -34,6 +34,7 @@ from ssiuu.cli import (
     verify,
 )
 from ssiuu.cli.exits import FAILED, HELP, INTERRUPTED, MISUSE
+from ssiuu.cli.spoken import spoken
 from ssiuu.errors import ConfigError, InputError, SsiuuError
 from ssiuu.experiment import launched
 
@@ -45,25 +46,25 @@ app = typer.Typer(
     help="Make a language model forget facts, then find out: were they erased, or only hidden?",
     epilog=HELP,
 )
-app.command("demo")(demo.command)
-app.command("run")(run.command)
-app.command("ask")(ask.command)
-app.command("teach")(teach.command)
-app.command("unlearn")(unlearn.command)
-app.command("audit")(audit.command)
-app.command("diagnose")(diagnose.command)
-app.command("calibrate")(calibrate.command)
-app.command("report")(report.command)
-app.command("compare")(compare.command)
-app.command("export")(export.command)
-app.command("redact")(redact.command)
-app.command("purge")(purge.command)
-app.command("verify")(verify.command)
-app.command("list")(listing.command)
+app.command("demo")(spoken(demo.command))
+app.command("run")(spoken(run.command))
+app.command("ask")(spoken(ask.command))
+app.command("teach")(spoken(teach.command))
+app.command("unlearn")(spoken(unlearn.command))
+app.command("audit")(spoken(audit.command))
+app.command("diagnose")(spoken(diagnose.command))
+app.command("calibrate")(spoken(calibrate.command))
+app.command("report")(spoken(report.command))
+app.command("compare")(spoken(compare.command))
+app.command("export")(spoken(export.command))
+app.command("redact")(spoken(redact.command))
+app.command("purge")(spoken(purge.command))
+app.command("verify")(spoken(verify.command))
+app.command("list")(spoken(listing.command))
 app.add_typer(request.app, name="request")
-app.command("init")(init.command)
-app.command("check")(check.command)
-app.command("doctor")(doctor.command)
+app.command("init")(spoken(init.command))
+app.command("check")(spoken(check.command))
+app.command("doctor")(spoken(doctor.command))
 
 # No model is loaded, nothing is trained.
 READERS = {"report", "redact", "purge", "verify", "compare", "list", "init", "check", "doctor"}

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ssiuu.cli.options import DigestKeyFile
+from ssiuu.cli.spoken import result
 
 
 def command(
@@ -37,10 +38,13 @@ def command(
     for path, size in sizes:
         print(f"{size:12,d}  {path}")
     print(f"{sum(size for _, size in sizes):12,d}  bytes in {len(sizes)} places")
+    left = [*dict.fromkeys(left for plan in plans for left in plan.left)]
+    told = [{"path": path, "bytes": size} for path, size in sizes]
+    result(removed=yes, places=told, left=left)
     if yes and several:
         purge_several(folder, plans, digest_key)
     elif yes:
         purge(plans[0])
     print("removed" if yes else "nothing was removed: --yes removes it")
-    for left in dict.fromkeys(left for plan in plans for left in plan.left):
-        print(left)
+    for one in left:
+        print(one)

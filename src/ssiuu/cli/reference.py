@@ -15,6 +15,7 @@ from ssiuu.benchmarks import BENCHMARKS
 from ssiuu.cli import exits
 from ssiuu.cli.listing import knobs
 from ssiuu.cli.main import app
+from ssiuu.cli.spoken import SHARED
 from ssiuu.experiment.settings import Setting, settings
 from ssiuu.methods import OBJECTIVES, RETAIN_TERMS, TRANSFORMS, make
 from ssiuu.methods.names import Common
@@ -28,6 +29,7 @@ the code by `python -m ssiuu.cli.reference`; `ssiuu list` prints the same, of ot
 columns of a run stand in [columns](columns.md), its scores in [scores](scores.md), the equations of the
 methods in [papers](papers.md).
 """
+OF_ALL = {"help", *SHARED}
 ENVIRONMENT = {
     "SSIUU_CACHE": "folder of what is made once and used again: models, worlds, planted controls",
     "SSIUU_DEVICE": "what `device: auto` is, cuda:1 say; unset: an accelerator, else the processor",
@@ -78,9 +80,14 @@ def _table(title: str, heads: tuple[str, str], rows: Mapping[str, str], level: s
 
 def _commands() -> str:
     group: Any = typer.main.get_command(app)
-    parts = ["## Commands", "`--set key=value` sets any of the settings below.", ""]
+    parts = ["## Commands", "`--set key=value` sets any of the settings below. Every command takes", ""]
+    group_of_one = next(command for name, command in _leaves(group) if name == "check")
+    parts += [f"- `{_typed(o)}`: {o.help}" for o in group_of_one.params if o.name in SHARED]
+    parts.append("")
     for name, command in _leaves(group):
-        rows = {_typed(option): option.help or "" for option in command.params if option.name != "help"}
+        rows = {
+            _typed(option): option.help or "" for option in command.params if option.name not in OF_ALL
+        }
         first = " ".join((command.help or "").split("\n\n")[0].split())
         parts.append(f"### ssiuu {name}\n{escape_markdown(first)}\n")
         parts += [f"| `{typed}` | {escape_markdown(text)} |" for typed, text in rows.items()]

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ssiuu.cli.spoken import manner, result
 from ssiuu.errors import ConfigError, unknown
 
 
@@ -29,7 +30,6 @@ def command(
             metavar="|".join(Format), help="html writes report.html; the others print the tables"
         ),
     ] = Format.html,
-    json: Annotated[bool, typer.Option("--json", help="short for --format json")] = False,
     baseline: Annotated[
         str | None,
         typer.Option(
@@ -58,11 +58,13 @@ def command(
     from ssiuu.analysis.beside import read_beside
     from ssiuu.records.files import load_run
     from ssiuu.report import write_report
-    from ssiuu.report.formats import FORMATS
+    from ssiuu.report.formats import FORMATS, data
 
     record, others = load_run(folder), read_beside(beside or [])
-    chosen = Format.json if json else format
-    if chosen == Format.html:
+    if manner().json:
+        result(**data(record, baseline, others))
+        return
+    if format == Format.html:
         print(write_report(record, folder, baseline, others, against))
     else:
-        print(FORMATS[chosen](record, baseline, others), end="")
+        print(FORMATS[format](record, baseline, others), end="")

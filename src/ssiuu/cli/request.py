@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +12,7 @@ import typer
 
 from ssiuu.cli.exits import AT_A_COST, HIDDEN, NOT_FORGOTTEN
 from ssiuu.cli.options import ColumnNames, Sets
+from ssiuu.cli.spoken import result, spoken
 
 if TYPE_CHECKING:
     from ssiuu.records.ledger import Ledger
@@ -27,6 +30,7 @@ class Form(StrEnum):
 
 
 @app.command("open")
+@spoken
 def begin(
     folder: Folder,
     model: Annotated[str, typer.Option(help="short name, folder or hub name")],
@@ -46,10 +50,12 @@ def begin(
     from ssiuu.experiment.requests import open_ledger
 
     open_ledger(folder, model, retain, method, sample, set_ or [])
+    result(ledger=folder)
     print(f"ledger: {folder}")
 
 
 @app.command("add")
+@spoken
 def add(
     folder: Folder,
     forget: Annotated[str, typer.Option(help="facts that are to go")],
@@ -64,11 +70,13 @@ def add(
     from ssiuu.records.ledger import Ledger
 
     request = added(Ledger(folder), forget, reference, given_columns(columns))
+    result(reference=request.reference, facts=request.facts, state="pending")
     print(f"{request.reference}: {request.facts} facts, pending")
     print(f"{forget} is yours and was only read: remove it when you need it no more.")
 
 
 @app.command("withdraw")
+@spoken
 def withdraw(
     folder: Folder, reference: Annotated[str, typer.Option(help="of a request that is pending")]
 ) -> None:
@@ -76,10 +84,12 @@ def withdraw(
     from ssiuu.records.ledger import Ledger
 
     Ledger(folder).withdraw(reference)
+    result(reference=reference, state="withdrawn")
     print(f"{reference}: withdrawn")
 
 
 @app.command("list")
+@spoken
 def listed(
     folder: Folder,
     form: Annotated[Form, typer.Option("--format", help="text, csv or json")] = Form.text,
@@ -88,10 +98,13 @@ def listed(
     from ssiuu.records.ledger import Ledger
     from ssiuu.report.requests import written
 
-    print(written(Ledger(folder), form), end="")
+    ledger = Ledger(folder)
+    result(**json.loads(written(ledger, "json")))
+    print(written(ledger, form), end="")
 
 
 @app.command("process")
+@spoken
 def process(
     folder: Folder,
     audit: Annotated[
@@ -114,6 +127,7 @@ def process(
     ledger, progress = Ledger(folder), set_up()
     done = processed(ledger, progress, audit)
     progress.done()
+    result(state=done.state or "nothing pending", round=done.round and asdict(done.round))
     if done.round is None:
         print("nothing is pending")
         return
@@ -123,6 +137,7 @@ def process(
         print("the requests stay pending, and the newest model is the one before")
         raise typer.Exit(NOT_FORGOTTEN if done.state == "not forgotten" else AT_A_COST)
     print(answer(ledger))
+    result(model=newest(ledger))
     print(f"newest model: {newest(ledger)}")
     _write(ledger)
     codes = {"not removed": NOT_FORGOTTEN, "hidden": HIDDEN}
@@ -131,6 +146,7 @@ def process(
 
 
 @app.command("report")
+@spoken
 def report(folder: Folder) -> None:
     """Write the page of the ledger anew: requests.html in its folder."""
     from ssiuu.records.ledger import Ledger
@@ -139,11 +155,14 @@ def report(folder: Folder) -> None:
 
 
 @app.command("purge")
+@spoken
 def purge(folder: Folder) -> None:
     """Overwrite the texts of processed requests that were kept as samples; later rounds cannot ask."""
     from ssiuu.records.ledger import Ledger
 
-    print(f"texts of {Ledger(folder).purge()} processed requests are gone")
+    count = Ledger(folder).purge()
+    result(purged=count)
+    print(f"texts of {count} processed requests are gone")
 
 
 def _write(ledger: Ledger) -> None:
@@ -152,4 +171,5 @@ def _write(ledger: Ledger) -> None:
 
     page = ledger.folder / "requests.html"
     write_bytes(page, requests_page(ledger).encode())
+    result(report=page)
     print(f"report: {page}")

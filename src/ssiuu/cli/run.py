@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,8 @@ import typer
 
 from ssiuu.cli.exits import BROKE_OFF
 from ssiuu.cli.options import DigestKeyFile, Redact, Sets, Thorough
-from ssiuu.cli.terminal import finish, forcing, redacted, set_up
+from ssiuu.cli.spoken import result
+from ssiuu.cli.terminal import finish, forcing, redacted, run_values, set_up
 
 if TYPE_CHECKING:
     from ssiuu.experiment.matrix import Resolved
@@ -34,6 +36,7 @@ def command(
     With several benchmarks (benchmark: [fictional, worldfacts]) there is a
     run in a folder below --out for each, and a page that compares them.
     """
+    from ssiuu.experiment.estimate import seconds_of
     from ssiuu.experiment.matrix import resolve_all
     from ssiuu.experiment.run import run
 
@@ -43,6 +46,7 @@ def command(
         return
     resolved, sources = recipes[""]
     progress = set_up()
+    progress.expect(partial(seconds_of, resolved))
     record = run(resolved, sources, out, _typed(), progress=progress)
     finish(record, out, progress, redact, digest_key)
 
@@ -78,6 +82,10 @@ def _matrix(recipes: Mapping[str, Resolved], out: Path, redact: bool, key: Path 
     yours = any(recipe.opens.yours for recipe, _ in recipes.values())
     write_bytes(out / COMPARISON, render_comparison(found).encode(), private=yours)
     progress.done()
+    result(
+        comparison=out / COMPARISON,
+        runs={name: run_values(run, out / name) for name, run in records.items()},
+    )
     print(text(found), end="")
     for page in [*pages, out / COMPARISON]:
         print(f"report: {page}")

@@ -9,6 +9,7 @@ import typer
 
 from ssiuu.cli.exits import NOT_LEARNED
 from ssiuu.cli.options import Base, ColumnNames, DigestKeyFile, PromptForm, Redact, Revision, Sets
+from ssiuu.cli.spoken import result
 from ssiuu.cli.terminal import forcing, redacted, set_up
 
 
@@ -63,6 +64,9 @@ def command(
         base=base,
     )
     progress.done()
+    states = {fact: known.state for fact, known in record.knowledge.items()}
+    told = {"learned": record.learned, "epochs": record.epochs, "notes": record.notes}
+    result(checkpoint=out, states=states, **told)
     for note in record.notes:
         print(note)
     print(f"{len(record.knowledge)} facts taught in {record.epochs} epochs: {counts(record.knowledge)}")

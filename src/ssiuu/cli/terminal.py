@@ -6,10 +6,13 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ssiuu.cli.bar import Bar
 from ssiuu.cli.exits import BROKE_OFF
+from ssiuu.cli.spoken import manner, result
 from ssiuu.experiment.launched import first
 
 if TYPE_CHECKING:
@@ -21,12 +24,13 @@ STAYS = "estimate: ", "planted controls: as examined"  # lines that no later one
 
 
 class Printer:
-    """Prints progress to stderr: one line that changes on a terminal, else a line at a time."""
+    """Prints progress to stderr: one bar with the time left on a terminal, else a line at a time."""
 
     def __init__(self) -> None:
         self.start = time.monotonic()
-        self.terminal = sys.stderr.isatty()
-        self.speaks = first()
+        self.speaks = first() and not manner().quiet
+        wanted = self.speaks and sys.stderr.isatty() and not manner().verbose
+        self.bar = Bar() if wanted else None
 
     def __call__(self, text: str) -> None:
         """Print one message with the time since the start; of several processes the first one does."""
@@ -34,16 +38,20 @@ class Printer:
             return
         seconds = time.monotonic() - self.start
         line = f"[{int(seconds // 60):2d}:{int(seconds % 60):02d}] {text}"
-        if self.terminal:
-            end = "\n" if text.startswith(STAYS) else ""
-            print(f"\r\033[K{line[:150]}", end=end, file=sys.stderr, flush=True)
-        else:
+        if self.bar is None:
             print(line, file=sys.stderr, flush=True)
+        else:
+            self.bar(text, line if text.startswith(STAYS) else None)
+
+    def expect(self, seconds: Callable[[], float | None]) -> None:
+        """Take an estimate of the time for all of it, where it is shown; asked for only then."""
+        if self.bar is not None:
+            self.bar.expected = seconds()
 
     def done(self) -> None:
-        """End the changing line."""
-        if self.terminal:
-            print(file=sys.stderr)
+        """End the bar."""
+        if self.bar is not None:
+            self.bar.end()
 
 
 def finish(
@@ -58,12 +66,20 @@ def finish(
 
     page = out / "report.html" if redact else write_report(record, out)
     progress.done()
+    result(**run_values(record, out))
     print(summary(record))
     print(f"\nreport: {page}")
     if redact:
         redacted(out, key)
     if any(cell.failed for cell in record.cells):
         sys.exit(BROKE_OFF)
+
+
+def run_values(record: RunRecord, out: Path) -> dict[str, Any]:
+    """Return a run's folder, page and table (that of `ssiuu report --json`), for --json."""
+    from ssiuu.analysis.rows import rows
+
+    return {"folder": out, "report": out / "report.html", **rows(record)}
 
 
 def redacted(path: Path, key: Path | None = None) -> None:
@@ -84,6 +100,8 @@ def _told(path: Path, done: Redacted) -> None:
     """Say what redacting a folder or file did."""
     from ssiuu.redaction.purge import certificate_left
 
+    before = manner().values.get("redacted", [])
+    result(redacted=[*before, {"path": path, "digest_key": done.key}])
     print(f"redacted: {path}{' (it was already)' if done.already else ''}")
     if not done.already:
         print(f"key of the digests, to be kept or destroyed: {done.key}")

@@ -20,6 +20,7 @@ from ssiuu.cli.options import (
     Sign,
 )
 from ssiuu.cli.sealing import seal_of
+from ssiuu.cli.spoken import result
 from ssiuu.cli.terminal import forcing, redacted, set_up
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def command(
     _tell(record)
     assert record.outcome is not None
     code = {"forgotten": 0, "not forgotten": NOT_FORGOTTEN}.get(record.outcome.state, AT_A_COST)
+    _result(record, out if code == 0 or keep_anyway else None)
     if code == 0 or keep_anyway:
         print(f"checkpoint: {out}")
         print(f"certificate: {out / CERTIFICATE}")
@@ -117,6 +119,14 @@ def command(
         place = out if kept else out.with_name(f"{out.name}.unlearn.json")
         redacted(place, digest_key or default_place(out))
     raise typer.Exit(code)
+
+
+def _result(record: Unlearning, checkpoint: Path | None) -> None:
+    """Say for --json what was run and what it led to."""
+    told = {"method": record.method.label, "seconds": record.seconds, "notes": record.notes}
+    attempts = [attempt.model_dump(mode="json") for attempt in record.attempts]
+    result(checkpoint=checkpoint, outcome=record.outcome, **told)
+    result(steps=len(record.steps), stopped=record.stopped, attempts=attempts)
 
 
 def _tell(record: Unlearning) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from ssiuu.cli.exits import DIFFERS, UNREADABLE, UNSIGNED
 from ssiuu.cli.options import ColumnNames
+from ssiuu.cli.spoken import result
 
 MOST = 10  # differences that are told
 
@@ -65,6 +66,7 @@ def command(
     if found.problems:
         raise _end(found.problems, DIFFERS)
     said = read.statement.predicate
+    result(valid=True, verdict=said.verdict, notes=[*found.notes, *notes])
     print(f"valid: {certificate} is of these files. It says: {said.verdict} ({said.measured}).")
     for note in (*found.notes, *notes):
         print(note)
@@ -76,6 +78,7 @@ def _told(text: str) -> None:
 
 def _end(problems: list[str], code: int) -> typer.Exit:
     """Say what is wrong, and return what ends the command with this code."""
+    result(valid=False, errors=problems)
     for problem in problems[:MOST]:
         print(f"error: {problem}", file=sys.stderr)
     if len(problems) > MOST:

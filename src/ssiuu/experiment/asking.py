@@ -15,6 +15,7 @@ from ssiuu.experiment.given import ModelSource, given_settings
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.session import open_ground
 from ssiuu.records.files import write_record
+from ssiuu.records.said import logged
 from ssiuu.records.schema import ModelKnowledge
 
 
@@ -23,7 +24,7 @@ def ask_model(
     facts: Source,
     out: str | Path | None = None,
     sets: list[str] | None = None,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = logged,
     *,
     tokenizer: Any = None,
     columns: Columns | str | None = None,

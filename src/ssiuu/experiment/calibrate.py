@@ -41,6 +41,7 @@ from ssiuu.likelihood import Prompt
 from ssiuu.models.load import cache_folder, load, load_checkpoint_weights, model_fingerprint
 from ssiuu.models.original import Original
 from ssiuu.records.files import digest, now, read_record, whole, write_bytes, write_record
+from ssiuu.records.said import logged
 from ssiuu.records.schema import BenchmarkInfo, Examination, FactText, Record, Split
 from ssiuu.training import interrupt
 
@@ -100,7 +101,7 @@ def calibrate(
     seeds: Sequence[int] = (1,),
     people: int = 30,
     sets: Sequence[str] = (),
-    progress: Progress = lambda _: None,
+    progress: Progress = logged,
     taught: Taught | None = None,
 ) -> Calibrated:
     """Examine models of known truth, and tell of all that is in the folder, in `calibration.json`.

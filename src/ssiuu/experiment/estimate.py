@@ -48,13 +48,10 @@ def estimate(recipe: Recipe, audited: bool = False, **known: Any) -> str:
         known: What is known of the cost by now, as `Cost` has it.
     """
     cost = replace(recipe.opens.cost(recipe), **known)
-    size = size_of(str(cost.model)) if cost.model is not None else None
-    parameters = _parameters(cost) or (size.parameters if size is not None else None)
+    size, parameters = _size(cost)
     if parameters is None:
         return "estimate: the model is not on this machine yet, so its size is not known."
-    device = recipe.placement.device
-    seconds = 2 * parameters * _tokens(recipe, cost, audited) / (SHARE * _throughput(device))
-    seconds += STEP * _steps(recipe, cost, audited)
+    device, seconds = recipe.placement.device, _seconds(recipe, cost, parameters, audited)
     # Of a model that is made here, or whose configuration is not known, the default's widths do.
     size = replace(size or DEFAULT, parameters=parameters)
     memory, free = of_recipe(recipe, size, cost.tokens) / 1e9, free_bytes(device)
@@ -64,6 +61,25 @@ def estimate(recipe: Recipe, audited: bool = False, **known: Any) -> str:
         f"estimate: about {minutes} min and {memory:.1f} GB of memory on {recipe.placement.device}"
         f"{there}, if nothing else runs."
     )
+
+
+def seconds_of(recipe: Recipe) -> float | None:
+    """Return the seconds of a recipe, as roughly; None where the model's size is not known yet."""
+    cost = recipe.opens.cost(recipe)
+    _, parameters = _size(cost)
+    return None if parameters is None else _seconds(recipe, cost, parameters)
+
+
+def _size(cost: Cost) -> tuple[Size | None, int | None]:
+    """Return the widths of a model and its number of parameters, where they can be told."""
+    size = size_of(str(cost.model)) if cost.model is not None else None
+    return size, _parameters(cost) or (size.parameters if size is not None else None)
+
+
+def _seconds(recipe: Recipe, cost: Cost, parameters: int, audited: bool = False) -> float:
+    speed = SHARE * _throughput(recipe.placement.device)
+    tokens = 2 * parameters * _tokens(recipe, cost, audited)
+    return tokens / speed + STEP * _steps(recipe, cost, audited)
 
 
 def _tokens(recipe: Recipe, cost: Cost, audited: bool = False) -> float:

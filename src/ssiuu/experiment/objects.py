@@ -23,6 +23,7 @@ from ssiuu.data.columns import Columns
 from ssiuu.data.read import Source
 from ssiuu.experiment.given import ModelSource, setting
 from ssiuu.experiment.unlearn import DEFAULT_METHOD, audit_models, unlearn_model
+from ssiuu.records.said import logged
 from ssiuu.report.results import Audited, Unlearned
 
 RecipeValues = Mapping[str, Any]
@@ -39,7 +40,7 @@ def unlearn(
     settings: RecipeValues | None = None,
     columns: Columns | str | None = None,
     keep_anyway: bool = False,
-    progress: Progress = lambda _: None,
+    progress: Progress = logged,
 ) -> Unlearned[M]:
     """Make a model in memory forget facts, in place.
 
@@ -87,7 +88,7 @@ def audit(
     settings: RecipeValues | None = None,
     columns: Columns | str | None = None,
     out: str | Path | None = None,
-    progress: Progress = lambda _: None,
+    progress: Progress = logged,
 ) -> Audited:
     """Judge a pair of models on facts; neither is changed.
 

@@ -12,6 +12,7 @@ from ssiuu.benchmarks.base import Progress
 from ssiuu.errors import DamagedError
 from ssiuu.experiment.cells import CellPlan, StagePlan
 from ssiuu.records.files import field_of
+from ssiuu.records.said import Said, led
 from ssiuu.records.schema import AttackCurve, Diagnosis, Evaluation, Examination, Stability, Unlearning
 from ssiuu.report.text import DASH, kl, nats, percent, rate, short
 
@@ -54,7 +55,9 @@ class Meter:
         """Say one line."""
         seconds = self.left()
         time_left = "" if seconds is None else f", {duration(seconds)} left"
-        self.say(f"{self.done}/{len(self.cells)} {self.what}{time_left} | {text}")
+        said = led(f"{self.done}/{len(self.cells)} {self.what}{time_left} | ", text)
+        numbers, step = (text.numbers, text.step) if isinstance(text, Said) else ({}, None)
+        self.say(Said(said, numbers, step, self.done, len(self.cells), seconds))
 
     def left(self) -> float | None:
         """Return the seconds this process would need for the rest; None until it can be said.
@@ -79,10 +82,33 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def stage_line(
-    record: Unlearning | Evaluation | Diagnosis | Examination | AttackCurve | Stability,
-) -> str:
-    """Return the numbers of one record in a few words."""
+Stage = Unlearning | Evaluation | Diagnosis | Examination | AttackCurve | Stability
+
+
+def stage_line(record: Stage) -> Said:
+    """Return the numbers of one record in a few words, and as numbers."""
+    told = {name: value for name, value in stage_numbers(record).items() if value is not None}
+    return Said(_words(record), told)
+
+
+def stage_numbers(record: Stage) -> dict[str, float | None]:
+    """Return what one record measured of a whole model, by name."""
+    numbers: dict[str, float | None] = {}
+    if isinstance(record, Unlearning):
+        numbers["steps"], numbers["forget_score"] = len(record.steps), record.last_score
+        numbers["memory_mb"] = record.peak_memory_mb
+        numbers["device_memory_mb"] = record.peak_device_memory_mb
+    elif isinstance(record, Evaluation):
+        sets = {"forget": record.forget, "retain": record.retain, "heldout": record.heldout}
+        numbers |= {f"right_{name}": accuracy(s.values()) for name, s in sets.items() if s}
+        numbers["kl"] = record.divergence.plain if record.divergence else None
+    elif isinstance(record, AttackCurve):
+        levels = [attack_accuracy(record, n, record.pool) for n in range(len(record.reads))]
+        numbers |= {f"{record.name}_{n}": level for n, level in enumerate(levels)}
+    return numbers
+
+
+def _words(record: Stage) -> str:
     if isinstance(record, Unlearning):
         score = record.last_score
         steps, kept = f"{len(record.steps)} steps", record.kept_step

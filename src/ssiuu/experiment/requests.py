@@ -28,6 +28,7 @@ from ssiuu.experiment.unlearn import DEFAULT_METHOD, audit_models, unlearn_model
 from ssiuu.records.files import read_record
 from ssiuu.records.ledger import Ledger, Request, Round
 from ssiuu.records.lock import open_lock, take
+from ssiuu.records.said import logged
 from ssiuu.records.schema import RunRecord, Unlearning
 from ssiuu.redaction.folder import redact
 
@@ -99,7 +100,7 @@ class Processed:
         return "" if outcome is None else outcome.state
 
 
-def process(ledger: Ledger, progress: Progress = lambda _: None, audit: bool = True) -> Processed:
+def process(ledger: Ledger, progress: Progress = logged, audit: bool = True) -> Processed:
     """Forget what is pending, on the newest model, and judge what comes of it.
 
     Interrupted, the same call goes on. Where the facts are not forgotten, or at too high a cost, the

@@ -78,6 +78,7 @@ from ssiuu.records.files import (
     write_record,
 )
 from ssiuu.records.lease import Lost, check, clear, doing
+from ssiuu.records.said import led, logged
 from ssiuu.records.schema import (
     AttackCurve,
     Diagnosis,
@@ -113,7 +114,7 @@ def run(
     out: str | Path,
     command: str = "",
     after: str | Path | None = None,
-    progress: Progress = lambda _: None,
+    progress: Progress = logged,
     attacked: str | Path | None = None,
     given: Given | None = None,
     look: bool = False,
@@ -577,7 +578,7 @@ class _Stages:
         write_record(self.out / stage.path, record.model_copy(update={"key": stage.key}))
         self._beside(stage, STATE).unlink(missing_ok=True)
         self.meter.look()
-        self.meter(f"{cell.name}: {stage_line(record)}")
+        self.meter(led(f"{cell.name}: ", stage_line(record), cell.name))
 
     def _put(self, cell: CellPlan) -> bool:
         """Put the weights of this cell into the model; False where they are not there yet."""
@@ -678,7 +679,7 @@ class _Stages:
             attack = self.shared.attacker.carry_out(
                 curve,
                 scores,
-                lambda text: self.meter(f"{cell.name}: {text}"),
+                lambda text: self.meter(led(f"{cell.name}: ", text, cell.name)),
                 self._beside(stages[0], STATE),
             )
         for stage in stages:

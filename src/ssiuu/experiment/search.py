@@ -28,6 +28,7 @@ from ssiuu.methods import Method
 from ssiuu.models.load import load_weights, save_weights
 from ssiuu.models.shards import agreed
 from ssiuu.records.files import digest, standing, write_record
+from ssiuu.records.said import led
 from ssiuu.records.schema import Attempt, Attempts, Unlearning
 from ssiuu.report.outcome import attempt_line
 from ssiuu.training.optimiser import RATES
@@ -96,7 +97,7 @@ def search(
                 method,
                 seed,
                 work / "state.safetensors",
-                lambda text: progress(f"{name}: {text}"),
+                lambda text: progress(led(f"{name}: ", text, name)),
                 adapter,
                 change=driven,
             )

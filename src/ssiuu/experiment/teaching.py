@@ -31,6 +31,7 @@ from ssiuu.likelihood import Example, encode
 from ssiuu.models.load import require_space, save
 from ssiuu.models.weights import work_folder
 from ssiuu.records.files import require_empty, write_record
+from ssiuu.records.said import logged
 from ssiuu.records.schema import FactText, Knowledge, Teaching
 from ssiuu.training import interrupt
 from ssiuu.training.finetune import finetune
@@ -53,7 +54,7 @@ def teach_model(
     least: int = 1,
     learning_rate: float | None = None,
     sets: list[str] | None = None,
-    progress: Progress = lambda _: None,
+    progress: Progress = logged,
     *,
     tokenizer: Any = None,
     columns: Columns | str | None = None,

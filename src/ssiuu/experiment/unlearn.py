@@ -38,6 +38,7 @@ from ssiuu.records.files import (
     write_bytes,
     write_record,
 )
+from ssiuu.records.said import logged
 from ssiuu.records.schema import RunRecord, Unlearning
 from ssiuu.report.card import CARD, card_head, model_card
 from ssiuu.report.knowledge import sentences
@@ -57,7 +58,7 @@ def unlearn_model(
     retain: Source | None = None,
     method: str | Mapping[str, Any] = DEFAULT_METHOD,
     sets: list[str] | None = None,
-    progress: Progress = lambda _: None,
+    progress: Progress = logged,
     *,
     tokenizer: Any = None,
     columns: Columns | str | None = None,
@@ -246,7 +247,7 @@ def audit_models(
     retain: Source | None = None,
     sets: list[str] | None = None,
     command: str = "",
-    progress: Progress = lambda _: None,
+    progress: Progress = logged,
     *,
     tokenizer: Any = None,
     columns: Columns | str | None = None,
@@ -291,7 +292,7 @@ def diagnose_models(
     attacked: ModelSource | None = None,
     sets: list[str] | None = None,
     command: str = "",
-    progress: Progress = lambda _: None,
+    progress: Progress = logged,
     *,
     tokenizer: Any = None,
     columns: Columns | str | None = None,

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from ssiuu.errors import DamagedError, DivergedError, InputError, OutputError
 from ssiuu.records.digest import Damaged, seal, sealed, unseal
+from ssiuu.records.said import LOG
 from ssiuu.records.schema import (
     AttackCurve,
     Cell,
@@ -85,6 +86,7 @@ def _write(path: Path, content: bytes, private: bool) -> None:
         if not private:
             readable(Path(temporary))
         os.replace(temporary, path)
+        LOG.debug("wrote %s, %d bytes", path, len(content))
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)

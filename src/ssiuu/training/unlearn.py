@@ -24,6 +24,7 @@ from ssiuu.models.lora import Lora, adapted
 from ssiuu.models.maps import adaptable
 from ssiuu.models.precision import autocast
 from ssiuu.models.shards import agreed, by_first
+from ssiuu.records.said import Said
 from ssiuu.records.schema import MethodInfo, StepLog, Unlearning
 from ssiuu.training import interrupt
 from ssiuu.training.batches import draw_rows, micro_batches, step_batches
@@ -711,7 +712,14 @@ def _line(label: str, log: StepLog, settings: Settings, steps: int) -> str:
         parts.append(f"{log.answered:.0%} still answered")
     if log.lost:
         parts.append(f"going on: {log.lost}")
-    return " | ".join(parts)
+    done = {"step": log.step, "done": log.step, "total": steps}
+    return Said(" | ".join(parts), step_numbers(log), **done)
+
+
+def step_numbers(log: StepLog) -> dict[str, float]:
+    """Return every number of a step that was measured, by its name."""
+    named = {**log.model_dump(exclude={"step", "lost", "told"}), **log.told}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def _missing(logs: Sequence[StepLog], settings: Settings) -> str:

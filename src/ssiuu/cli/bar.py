@@ -1,0 +1,71 @@
+"""The bar on a terminal: what is being done, how much of it is, and the time that is left."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ssiuu.records.said import Said
+
+WIDTH = 16  # columns of the bar itself
+NARROW = 40  # the fewest columns that text is cut to
+
+
+class Bar:
+    """A line that changes, drawn by rich. The time left is the meter's, before it knows the estimate's.
+
+    Attributes:
+        expected: Seconds that all of it is estimated to take; None: not known.
+    """
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.expected: float | None = None
+        self.begun = time.monotonic()
+        self.console = Console(stderr=True, highlight=False, markup=False)
+        self.progress: Any = None
+
+    def __call__(self, text: str, stays: str | None = None) -> None:
+        """Show a message; one that `stays` is printed above the bar as well."""
+        self.progress = self.progress or self._begin()
+        if stays is not None:
+            self.console.print(stays, markup=False, highlight=False)
+        done, total, left = None, None, None
+        if isinstance(text, Said):
+            done, total, left = text.done, text.total, text.left
+        if left is None and self.expected is not None:
+            left = max(0.0, self.expected - (time.monotonic() - self.begun))
+        room = max(NARROW, self.console.width - WIDTH - 28)
+        shown = str(text) if len(text) <= room else f"{text[: room - 1]}…"
+        self.progress.update(
+            self.task, description=shown, completed=done or 0, total=total, left=remaining(left)
+        )
+
+    def _begin(self) -> Any:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (
+            TimeElapsedColumn(),
+            BarColumn(WIDTH),
+            TextColumn("{task.fields[left]}", markup=False),
+            TextColumn("{task.description}", markup=False),
+        )
+        progress = Progress(*columns, console=self.console, transient=True, redirect_stdout=False)
+        self.task = progress.add_task("", total=None, left="")
+        progress.start()
+        return progress
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+
+def remaining(seconds: float | None) -> str:
+    """Return the time left as the bar has it, empty where it is not known."""
+    if seconds is None:
+        return ""
+    minutes = round(seconds / 60)
+    return "< 1 min left" if minutes < 1 else f"{minutes} min left"

@@ -1,0 +1,154 @@
+"""How every command speaks: -q, -v, and --json, which makes its result one JSON object.
+
+With --json what a command prints for people goes to stderr, and stdout gets an object at the end: the
+command, its exit code, what `result` was told meanwhile, and what was wrong where something was.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Annotated, Any, TextIO
+
+import typer
+
+from ssiuu.cli.exits import FAILED, INTERRUPTED, MISUSE
+from ssiuu.errors import ConfigError, InputError, SsiuuError
+from ssiuu.experiment import launched
+
+SHARED = {
+    "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="no progress, only the result")],
+    "verbose": Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="every line of progress stays, and the library's log"),
+    ],
+    "json": Annotated[
+        bool, typer.Option("--json", help="the result as one JSON object; all else on stderr")
+    ],
+}
+
+
+@dataclass
+class Manner:
+    """How the command that is running speaks, and its result so far."""
+
+    quiet: bool = False
+    verbose: bool = False
+    json: bool = False
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+_manner = Manner()
+
+
+def manner() -> Manner:
+    """Return how the command that is running speaks."""
+    return _manner
+
+
+def result(**values: Any) -> None:
+    """Add to the object that --json prints; paths and records as JSON has them."""
+    _manner.values |= values
+
+
+def spoken(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a command that takes -q, -v and --json as well."""
+    signature = inspect.signature(command, eval_str=True)
+    more = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for name, kind in SHARED.items()
+    ]
+
+    @wraps(command)
+    def speaking(*given: Any, quiet: bool, verbose: bool, json: bool, **options: Any) -> Any:
+        global _manner
+        if quiet and verbose:
+            raise ConfigError("--quiet and --verbose do not go together.")
+        _manner = Manner(quiet, verbose, json)
+        try:
+            with _logging(verbose), _answering(sys.stdout) if json else _nothing():
+                return command(*given, **options)
+        finally:
+            _manner = Manner()
+
+    changed: Any = speaking
+    parameters = [*signature.parameters.values(), *more]
+    changed.__signature__ = signature.replace(parameters=parameters)
+    changed.__annotations__ = {**command.__annotations__, **SHARED}
+    return speaking
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _logging(verbose: bool) -> Iterator[None]:
+    """Show the library's own log on stderr meanwhile, where it is wanted."""
+    log, handler = logging.getLogger("ssiuu"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    level = log.level
+    if verbose:
+        log.addHandler(handler)
+        log.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+@contextmanager
+def _answering(out: TextIO) -> Iterator[None]:
+    """Print the result as one object to `out` at the end, and until then nothing."""
+    code: int | str | None = 0
+    problems: list[str] = []
+    people = open(os.devnull, "w") if _manner.quiet else sys.stderr  # noqa: SIM115  # closed below
+    try:
+        with redirect_stdout(people):
+            yield
+    except (typer.Exit, SystemExit) as end:
+        code = end.exit_code if isinstance(end, typer.Exit) else end.code
+        raise
+    except InputError as error:
+        code, problems = MISUSE, error.problems
+        raise
+    except (SsiuuError, OSError) as error:
+        code, problems = FAILED, [str(error)]
+        raise
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+        raise
+    except Exception as error:
+        code, problems = FAILED, [type(error).__name__]  # its text may hold anything
+        raise
+    finally:
+        if people is not sys.stderr:
+            people.close()
+        if launched.first():
+            _print(out, code if isinstance(code, int) else FAILED if code else 0, problems)
+
+
+def _print(out: TextIO, code: int, problems: list[str]) -> None:
+    from ssiuu.records.files import dump_json
+
+    words = {"exit_code": code} | ({"errors": problems} if problems else {})
+    print(dump_json(words | _plain(_manner.values)), file=out)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it."""
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

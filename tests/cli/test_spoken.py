@@ -1,0 +1,150 @@
+"""How commands speak: one JSON object on stdout, nothing under -q, all of it under -v, a bar on a terminal."""
+
+# ruff: noqa: F811 - a fixture is imported
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_commands import ROWS, lines, place, ssiuu  # noqa: F401 - place is a fixture
+from typer.main import get_command
+
+from ssiuu.cli.bar import Bar, remaining
+from ssiuu.cli.main import app
+from ssiuu.cli.reference import _leaves
+from ssiuu.cli.spoken import SHARED
+from ssiuu.records.said import LOG, Said, led, logged
+from ssiuu.records.schema import StepLog
+from ssiuu.training.unlearn import step_numbers
+
+
+def test_every_command_takes_them() -> None:
+    for name, command in _leaves(get_command(app)):
+        assert {o.name for o in command.params} >= SHARED.keys(), name
+
+
+def test_the_result_is_one_object_and_what_people_read_goes_to_stderr(place: Path) -> None:
+    words = ["ask", "--model", place / "model", "--facts", place / "forget.jsonl"]
+    done = ssiuu(*words, "--json", "-q")
+    told = json.loads(done.stdout)
+    assert told["exit_code"] == 0 and told["counts"]["known"] == 6
+    assert done.stderr == ""
+    plain, quiet = ssiuu(*words), ssiuu(*words, "--quiet")
+    assert "asking" in plain.stderr and quiet.stderr == ""
+    assert quiet.stdout == plain.stdout and "6 facts: 6 known" in plain.stdout
+
+
+def test_unlearning_says_its_outcome_with_its_exit_code(place: Path, tmp_path: Path) -> None:
+    words = ["unlearn", "--model", place / "model", "--forget", place / "forget.jsonl"]
+    words += ["--retain", "none", "--out", tmp_path / "out", "--set", "unlearn.learning_rate=1e-12"]
+    done = ssiuu(*words, "--set", "unlearn.max_steps=1", "--json", "-v")
+    told = json.loads(done.stdout)
+    assert told["exit_code"] == done.returncode == 3 and told["checkpoint"] is None
+    assert told["outcome"]["state"] == "not forgotten" and told["steps"] == 1
+    assert "no checkpoint was written" in done.stderr
+    for row in ROWS[:6]:  # neither a name nor an answer is in what may be logged
+        assert str(row["entity"]) not in done.stderr.split() and str(row["answer"]) not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "holds"),
+    [
+        (["list", "recipes"], 0, "recipes"),
+        (["list", "attacks"], 0, "attacks"),
+        (["list", "settings", "unlearn.stop"], 0, "settings"),
+        (["check", "quick"], 0, "estimate"),
+        (["doctor"], 0, "findings"),
+        (["report", "nowhere"], 2, "errors"),
+        (["check", "quik"], 2, "errors"),
+    ],
+)
+def test_a_command_that_reads_answers_too(words: list[str], code: int, holds: str) -> None:
+    done = ssiuu(*words, "--json")
+    told = json.loads(done.stdout)
+    assert (told["exit_code"], done.returncode) == (code, code) and told[holds]
+
+
+def test_quiet_and_verbose_exclude_each_other() -> None:
+    done = ssiuu("check", "-q", "-v")
+    assert done.returncode == 2 and "do not go together" in done.stderr
+
+
+def test_the_library_logs_where_nothing_else_is_given(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "ssiuu"):
+        logged("step 1")
+    assert caplog.record_tuples == [("ssiuu", logging.INFO, "step 1")]
+    code = "import ssiuu; from ssiuu.records.said import logged; logged('x')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr, LOG.level) == ("", "", logging.NOTSET)
+
+
+def test_a_line_keeps_its_numbers_behind_further_words() -> None:
+    line = led("3/4 cells | ", Said("step 2", {"kl": 0.5}, step=2, done=2, total=9), "gd")
+    assert (line, line.numbers) == ("3/4 cells | step 2", {"gd/kl": 0.5})  # type: ignore[attr-defined]
+    assert led("a ", "b") == "a b"
+    log = StepLog(step=1, forget_loss=2.0, gradient_norm=1.0, told={"multiplier": 3.0}, lost="a text")
+    assert step_numbers(log) == {"forget_loss": 2.0, "gradient_norm": 1.0, "multiplier": 3.0}
+
+
+def drawn(width: int, *said: tuple[Any, str | None], expected: float | None = None) -> str:
+    """Return what a bar of this width writes."""
+    from rich.console import Console
+
+    bar, out = Bar(), io.StringIO()
+    bar.console = Console(file=out, force_terminal=True, width=width, color_system=None)
+    bar.expected = expected
+    for line, stays in said:
+        bar(line, stays)
+        bar.progress.refresh()
+    bar.end()
+    return out.getvalue()
+
+
+def test_the_bar_shows_how_much_is_done_and_what_is_left_in_eighty_columns() -> None:
+    text = (
+        "1/4 cells, 12 min left | gd: [bold]step[/bold] 3/50 | forget loss 2.11 | KL on plain text 0.1"
+    )
+    written = drawn(80, (Said(text, done=1, total=4, left=720.0), None))
+    assert "12 min left" in written and "[bold]step" in written and "━" in written
+    assert all(len(part.split("\x1b")[0]) <= 80 for part in written.splitlines())
+
+
+def test_before_the_meter_knows_the_time_left_is_the_estimate_s() -> None:
+    assert "10 min left" in drawn(80, ("loading", None), expected=600.0)
+    assert "min left" not in drawn(80, ("loading", None))
+    assert "estimate: about 4 min" in drawn(80, ("x", "[ 0:00] estimate: about 4 min"))
+    assert (remaining(20), remaining(None)) == ("< 1 min left", "")
+
+
+class Terminal(io.StringIO):
+    """What says that it is one."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_there_is_a_bar_and_in_a_file_there_are_lines(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ssiuu.cli.main import main
+
+    out, screen = io.StringIO(), Terminal()
+    words = ["ssiuu", "ask", "--model", str(place / "model"), "--facts", str(place / "forget.jsonl")]
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setenv("TERM", "xterm")
+    spoken = contextlib.redirect_stdout(out), contextlib.redirect_stderr(screen)
+    with spoken[0], spoken[1], pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    written = screen.getvalue()
+    assert "━" in written and "\x1b[" in written, written
+    assert "6 facts: 6 known" in out.getvalue() and "\x1b" not in out.getvalue()
+    plain = ssiuu(*words[1:]).stderr
+    assert all(line.startswith("[ 0:") for line in plain.splitlines()) and "\x1b" not in plain
