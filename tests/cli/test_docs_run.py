@@ -284,7 +284,7 @@ STANDS_FOR = {
 # calibrating takes minutes and has tests, and so have certificates and what is taken out of a folder.
 IDLE = (
     *("ssiuu run ", "ssiuu calibrate ", "ssiuu compare ", "ssiuu export "),
-    *("ssiuu verify ", "ssiuu redact ", "ssiuu purge "),
+    *("ssiuu verify ", "ssiuu redact ", "ssiuu purge ", "ssiuu view "),
 )
 
 

@@ -32,6 +32,7 @@ from ssiuu.cli import (
     teach,
     unlearn,
     verify,
+    view,
 )
 from ssiuu.cli.exits import FAILED, HELP, INTERRUPTED, MISUSE
 from ssiuu.cli.spoken import spoken
@@ -55,6 +56,7 @@ app.command("audit")(spoken(audit.command))
 app.command("diagnose")(spoken(diagnose.command))
 app.command("calibrate")(spoken(calibrate.command))
 app.command("report")(spoken(report.command))
+app.command("view")(spoken(view.command))
 app.command("compare")(spoken(compare.command))
 app.command("export")(spoken(export.command))
 app.command("redact")(spoken(redact.command))
@@ -67,7 +69,7 @@ app.command("check")(spoken(check.command))
 app.command("doctor")(spoken(doctor.command))
 
 # No model is loaded, nothing is trained.
-READERS = {"report", "redact", "purge", "verify", "compare", "list", "init", "check", "doctor"}
+READERS = {"report", "view", "redact", "purge", "verify", "compare", "list", "init", "check", "doctor"}
 
 
 def _version(wanted: bool) -> bool:
