@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import socket
 import sys
 import time
@@ -45,17 +44,6 @@ class Forked:
         """Return what one of them has said so far."""
         path = self.place / f"told {rank}"
         return path.read_text(errors="replace") if path.exists() else ""
-
-    def kill_at(self, words: str) -> None:
-        """Kill all of them (SIGKILL) once the first one has said this."""
-        end = time.monotonic() + LIMIT
-        while words not in self.told():
-            assert time.monotonic() < end and self.processes[0].is_alive(), self.told()[-2000:]
-            time.sleep(0.01)
-        for process in self.processes:
-            os.kill(process.pid or 0, signal.SIGKILL)
-        for process in self.processes:
-            process.join()
 
     def done(self, limit: float = LIMIT) -> int:
         """Wait for all of them; return the first exit code that is not 0. Where one dies, all end."""

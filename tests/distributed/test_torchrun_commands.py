@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from safetensors.torch import load_file
@@ -22,6 +24,7 @@ import ssiuu.experiment.unlearn  # noqa: F401  what is forked has all of it
 from conftest import teach
 from distributed.forked import Forked, command, free_port
 from small_llama import small
+from ssiuu.cli.exits import NOT_FORGOTTEN
 from ssiuu.models.load import save
 from ssiuu.records.files import load_run
 from ssiuu.training import loop
@@ -60,10 +63,10 @@ def launched(place: Path, line: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(line, cwd=place, env=surroundings, **pipes)
 
 
-def done(place: Path, processes: int, *words: str) -> None:
+def done(place: Path, processes: int, *words: str, code: int = 0) -> None:
     """Carry a command out by so many processes."""
     begun = Forked(place, processes, command(words))
-    assert begun.done() == 0, begun.told()[-2000:]
+    assert begun.done() == code, begun.told()[-2000:]
 
 
 def recorded(place: Path, name: str) -> Any:
@@ -202,24 +205,35 @@ def test_a_made_up_world_has_the_record_of_a_single_process(
 STEPS = ["--set", "unlearn={learning_rate: 1e-4, max_steps: 12, threshold: 0}", "--force"]
 
 
+def killed(words: Sequence[str], saves: int) -> int:
+    """Be a command that saves its state before every step, and is killed once it has so many times."""
+    save, left = loop.Loop.save, iter(range(1, saves))
+
+    def saved(self: loop.Loop, diverged: str | None = None) -> None:
+        save(self, diverged)
+        if next(left, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with patch.object(loop.Loop, "save", saved), patch.object(loop, "SAVE_EVERY", 0.0):
+        return command(words)()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("before", [1, 2])
-def test_what_was_killed_goes_on_with_any_number(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
-) -> None:
-    monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
+def test_what_was_killed_goes_on_with_any_number(place: Path, tmp_path: Path, before: int) -> None:
     for name in ("model", "forget.jsonl", "retain.jsonl"):
         (tmp_path / name).symlink_to(place / name)
     words = unlearning("whole", *STEPS)
-    done(tmp_path, 1, *words)
+    done(tmp_path, 1, *words, code=NOT_FORGOTTEN)
     words[words.index("whole")] = "cut"
-    Forked(tmp_path, before, command(words)).kill_at("gd step 5/")
+    assert Forked(tmp_path, before, partial(killed, words, saves=5)).done() != 0
     assert not (tmp_path / "cut").exists()
     for after in (1, 2, 3):
         copy = tmp_path / f"after {after}"
         shutil.copytree(tmp_path, copy, symlinks=True, ignore=shutil.ignore_patterns("after *"))
         going = Forked(copy, after, command(words))
-        assert going.done() == 0 and "gd step 3/" not in going.told(), going.told()
+        assert going.done() == NOT_FORGOTTEN, going.told()
+        assert "gd step 5/" in going.told() and "gd step 4/" not in going.told()
         assert apart(copy, "whole", "cut") < 1e-4
         one, other = (json.loads((copy / n / "unlearn.json").read_text()) for n in ("whole", "cut"))
         assert differences(one, other, 1e-3) == []
