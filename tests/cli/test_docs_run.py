@@ -188,6 +188,8 @@ def check(line: Line, done: Any) -> None:
     elif command == "teach":
         taught = read_record(out / "teach.json", Teaching)
         assert taught.learned and (out / "model.safetensors").exists(), said
+    elif "--facts" in line.words and command == "export":
+        assert Path("task/facts.yaml").exists() and Path("customers/README.md").exists(), said
     elif command == "export":
         assert "read back" in done.stdout and Path("deployed.gguf").stat().st_size > 10_000, said
     elif command in ("redact", "purge", "verify"):
@@ -284,7 +286,7 @@ STANDS_FOR = {
 # calibrating takes minutes and has tests, and so have certificates and what is taken out of a folder.
 IDLE = (
     *("ssiuu run ", "ssiuu calibrate ", "ssiuu compare ", "ssiuu export "),
-    *("ssiuu verify ", "ssiuu redact ", "ssiuu purge ", "ssiuu view "),
+    *("ssiuu verify ", "ssiuu redact ", "ssiuu purge ", "ssiuu view ", "ssiuu push "),
 )
 
 

@@ -65,3 +65,9 @@ def test_a_card_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
 def test_the_head_of_a_card_is_read(tmp_path: Path) -> None:
     (tmp_path / CARD).write_text(card({"license": "mit"}, "a/b"))
     assert card_head(tmp_path / CARD)["license"] == "mit"
+
+
+def test_an_adapter_says_that_it_is_one_and_how_it_is_loaded() -> None:
+    text = model_card(unlearned(), MODEL, "meta/llama", "1.2", {}, adapter=True)
+    assert "An adapter of `meta/llama`" in text and "AutoPeftModelForCausalLM" in text
+    assert ModelCard(text).data.library_name == "peft" and "may only be hidden" in text

@@ -1,4 +1,4 @@
-"""`ssiuu export`: a checkpoint as one file for another program."""
+"""`ssiuu export`: a checkpoint as one file for another program, or facts in the form of another one."""
 
 from __future__ import annotations
 
@@ -7,23 +7,48 @@ from typing import Annotated
 
 import typer
 
+from ssiuu.cli.options import ColumnNames
+from ssiuu.cli.spoken import result
 from ssiuu.errors import ConfigError, OutputError, unknown
 
 KINDS = ("f16", "q8_0", "q4_0")
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="short name, folder or hub name")],
-    gguf: Annotated[Path, typer.Option(metavar="FILE", help="file for llama.cpp to write, .gguf")],
+    model: Annotated[str | None, typer.Argument(help="short name, folder or hub name")] = None,
+    gguf: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="file for llama.cpp to write, .gguf")
+    ] = None,
     type_: Annotated[
         str, typer.Option("--type", metavar="|".join(KINDS), help="of the weights")
     ] = "q8_0",
+    facts: Annotated[str | None, typer.Option(help="facts to write in another form")] = None,
+    retain: Annotated[str | None, typer.Option(help="facts to keep, a split of --dataset")] = None,
+    lm_eval: Annotated[
+        Path | None, typer.Option("--lm-eval", metavar="DIR", help="folder of a task of lm-eval")
+    ] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="folder of a set that datasets loads")
+    ] = None,
+    columns: ColumnNames = None,
 ) -> None:
-    """Write a Llama model to a GGUF file and read it back.
+    """Write a Llama model to a GGUF file and read it back; or facts as a task or a data set.
 
     What was unlearned may come back when weights are rounded:
     ssiuu audit --before MODEL --after FILE.gguf judges that very file.
     """
+    if facts is not None and model is None and gguf is None:
+        _facts(facts, retain, lm_eval, dataset, columns)
+        return
+    if model is None or gguf is None or facts or retain or lm_eval or dataset:
+        raise ConfigError(
+            "give either MODEL with --gguf FILE, or --facts FILE with --lm-eval DIR, --dataset DIR."
+        )
+    _model(model, gguf, type_)
+
+
+def _model(model: str, gguf: Path, type_: str) -> None:
+    """Write a model to a GGUF file."""
     if type_ not in KINDS:
         raise ConfigError(unknown("type", type_, KINDS, "--type"))
     if gguf.suffix != ".gguf":
@@ -38,4 +63,32 @@ def command(
     write(loaded.model, loaded.tokenizer, gguf, type_)  # type: ignore[arg-type]
     off = rounding(loaded.model, read_gguf(gguf))
     size = gguf.stat().st_size / 1e6
+    result(gguf=gguf, megabytes=size, rounding=off)
     print(f"{gguf}: {size:.1f} MB; read back, its weights are off by {100 * off:.2g} % of their norm")
+
+
+def _facts(
+    forget: str, retain: str | None, lm_eval: Path | None, dataset: Path | None, columns: str | None
+) -> None:
+    """Write facts in the forms that are asked for."""
+    if lm_eval is None and dataset is None:
+        raise ConfigError("--facts: in which form? Give --lm-eval DIR, --dataset DIR, or both.")
+    if retain is not None and dataset is None:
+        raise ConfigError("--retain is a split of a data set: give --dataset DIR.")
+    from ssiuu.data.columns import given_columns
+    from ssiuu.data.exported import data_set, lm_eval_task
+    from ssiuu.data.read import read_facts
+
+    named = given_columns(columns)
+    splits = {"forget": read_facts(forget, "--facts", named)}
+    if retain is not None:
+        splits["retain"] = read_facts(retain, "--retain", named)
+    if lm_eval is not None:
+        tasks = lm_eval_task(splits["forget"], lm_eval)
+        result(lm_eval=lm_eval, tasks=tasks)
+        print(f"{lm_eval}: in it, lm_eval --include_path . --tasks {','.join(tasks)} --model ...")
+    if dataset is not None:
+        data_set(splits, dataset)
+        result(dataset=dataset, splits={name: len(facts) for name, facts in splits.items()})
+        print(f"{dataset}: datasets.load_dataset({str(dataset)!r})")
+    print("These hold the facts in full, readable by you alone.")

@@ -25,6 +25,7 @@ from ssiuu.cli import (
     init,
     listing,
     purge,
+    push,
     redact,
     report,
     request,
@@ -59,6 +60,7 @@ app.command("report")(spoken(report.command))
 app.command("view")(spoken(view.command))
 app.command("compare")(spoken(compare.command))
 app.command("export")(spoken(export.command))
+app.command("push")(spoken(push.command))
 app.command("redact")(spoken(redact.command))
 app.command("purge")(spoken(purge.command))
 app.command("verify")(spoken(verify.command))
@@ -69,7 +71,19 @@ app.command("check")(spoken(check.command))
 app.command("doctor")(spoken(doctor.command))
 
 # No model is loaded, nothing is trained.
-READERS = {"report", "view", "redact", "purge", "verify", "compare", "list", "init", "check", "doctor"}
+READERS = {
+    "report",
+    "view",
+    "push",
+    "redact",
+    "purge",
+    "verify",
+    "compare",
+    "list",
+    "init",
+    "check",
+    "doctor",
+}
 
 
 def _version(wanted: bool) -> bool:

@@ -19,6 +19,7 @@ from ssiuu.cli.options import (
     Sets,
     Sign,
 )
+from ssiuu.cli.push import pushed
 from ssiuu.cli.sealing import seal_of
 from ssiuu.cli.spoken import result
 from ssiuu.cli.terminal import forcing, redacted, set_up
@@ -52,6 +53,10 @@ def command(
     keep_anyway: Annotated[
         bool, typer.Option("--keep-anyway", help="write the checkpoint whatever the outcome")
     ] = False,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="upload the checkpoint with its card, and no record"),
+    ] = None,
     redact: Redact = False,
     sign: Sign = None,
     fact_digests: FactDigestForm = "keyed",
@@ -72,6 +77,10 @@ def command(
     check_models(model)
     check_out(Path(out), [model])
     check_facts({"--forget": forget, "--retain": retain}, columns, set_ or [])
+    if push_to_hub is not None:
+        from ssiuu.experiment.publish import check
+
+        check(push_to_hub)
     seal = seal_of(sign, fact_digests, digest_key, out)
     from ssiuu.certificate.write import JSON as CERTIFICATE
     from ssiuu.experiment.certify import certify_unlearning
@@ -109,6 +118,8 @@ def command(
     if code == 0 or keep_anyway:
         print(f"checkpoint: {out}")
         print(f"certificate: {out / CERTIFICATE}")
+        if push_to_hub is not None:
+            pushed(out, push_to_hub, anyway=keep_anyway)
         print("An answer that is gone may only be hidden: ssiuu audit --before ... --after ... tells.")
     else:
         print(f"no checkpoint was written (--keep-anyway writes it); the record: {out}.unlearn.json")

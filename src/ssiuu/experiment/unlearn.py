@@ -204,7 +204,9 @@ def _card(session: Session, record: Unlearning) -> str:
         found = try_to_load_from_cache(hub, CARD) if HUB_NAME.fullmatch(hub) else None
         before = Path(found) if isinstance(found, str) else Path()
     hub = hub if HUB_NAME.fullmatch(hub) else ""
-    return model_card(record, info, hub, __version__, card_head(before))
+    lora = session.recipe.unlearn.lora
+    adapter = lora.rank is not None and not lora.merge
+    return model_card(record, info, hub, __version__, card_head(before), adapter)
 
 
 def _key(session: Session) -> str:

@@ -17,6 +17,14 @@ from ssiuu.report.outcome import outcome
 
 CARD = "README.md"
 CARRIED = ("license", "license_name", "license_link", "language")
+ADAPTER = """It is of use only on that model, and without it the facts are said as before:
+
+```python
+from peft import AutoPeftModelForCausalLM
+
+model = AutoPeftModelForCausalLM.from_pretrained("THIS")
+```
+"""
 LIMITS = """## What is not known
 
 - An answer that is not given any more may only be hidden: this card says nothing of that. An audit
@@ -26,7 +34,12 @@ LIMITS = """## What is not known
 
 
 def model_card(
-    record: Unlearning, model: ModelInfo, hub: str, version: str, before: Mapping[str, Any]
+    record: Unlearning,
+    model: ModelInfo,
+    hub: str,
+    version: str,
+    before: Mapping[str, Any],
+    adapter: bool = False,
 ) -> str:
     """Return the card of a checkpoint as Markdown with a head in YAML.
 
@@ -36,6 +49,7 @@ def model_card(
         hub: Its name on the hub; empty where it is a folder, whose place nobody else need know.
         version: Of ssiuu.
         before: What the card of the model before has in its head (`card_head`).
+        adapter: It is saved as an adapter alone, which changes the model before where it is loaded.
     """
     from huggingface_hub import ModelCardData
 
@@ -43,7 +57,7 @@ def model_card(
     base = hub or before.get("base_model")
     name = hub or Path(model.name).name
     data = ModelCardData(
-        library_name="transformers",
+        library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["machine-unlearning", "ssiuu"],
         ignore_metadata_errors=True,
@@ -52,13 +66,15 @@ def model_card(
     result = record.outcome
     facts = result.facts if result is not None else 0
     licence = carried.get("license")
+    kind = "An adapter of" if adapter else "Made from"
     return "\n".join(
         [
             f"---\n{data.to_yaml()}\n---",
             f"# {name}, made to forget {facts} fact{'s' * (facts != 1)}\n",
-            f"Made from `{name}` ({model.parameters:,} parameters) by ssiuu {version}, "
+            f"{kind} `{name}` ({model.parameters:,} parameters) by ssiuu {version}, "
             f"method `{record.method.label}`: {record.method.description}.\n",
             *([f"Of the model before: {model.note}.\n"] if model.note else []),
+            *([ADAPTER] if adapter else []),
             "## What it led to\n",
             *(f"- {line}" for line in outcome(record)),
             f"- {len(record.steps)} steps, seed {record.seed}; not audited when this was written\n",

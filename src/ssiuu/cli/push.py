@@ -1,0 +1,57 @@
+"""`ssiuu push`: a checkpoint with its card to the hub, and no record of facts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ssiuu.cli.spoken import result
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder of a checkpoint or an adapter")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="repository on the hub")],
+    public: Annotated[
+        bool, typer.Option("--public", help="where it is made: for all to see; without: private")
+    ] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="although its record says that it is not forgotten")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say what would go, upload nothing")
+    ] = False,
+) -> None:
+    """Upload weights, tokenizer, configuration and card; records and certificates stay here.
+
+    A model that was never audited may hide what it does not say: audit it first.
+    """
+    from ssiuu.experiment.publish import check, planned
+
+    plan = planned(folder, anyway)
+    if dry_run:
+        told(plan.files, plan.kept_back)
+        return
+    check(repository)
+    pushed(folder, repository, public, anyway)
+
+
+def pushed(folder: Path, repository: str, public: bool = False, anyway: bool = False) -> None:
+    """Upload a checkpoint, and say what went and what did not."""
+    from ssiuu.experiment.publish import planned, upload
+
+    plan = planned(folder, anyway)
+    told(plan.files, plan.kept_back)
+    address = upload(plan, repository, public)
+    result(repository=address)
+    print(f"uploaded: {address}")
+
+
+def told(files: Sequence[str], kept_back: Sequence[str]) -> None:
+    """Say what goes to the hub, and what does not."""
+    names = {"goes to the hub": list(files), "stays here": list(kept_back)}
+    result(uploaded=names["goes to the hub"], kept_back=names["stays here"])
+    for what, some in names.items():
+        print(f"{what}: {', '.join(some) or 'nothing'}")
