@@ -275,6 +275,11 @@ class Recipe(Basis):
     shard_size: float = Field(
         default=SHARD, gt=0, description="gigabytes of weights in a file of a checkpoint, at most"
     )
+    track: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field(
+        default=[],
+        description="who is told losses, scores, the regulariser's share and memory as they come, and "
+        "never a fact; their packages are not installed with ssiuu",
+    )
     keep_checkpoints: bool = Field(default=False, description="keep every unlearned model's weights")
     locks: Way = Field(
         default="auto",

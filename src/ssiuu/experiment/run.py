@@ -47,6 +47,7 @@ from ssiuu.experiment.progress import Meter, stage_line
 from ssiuu.experiment.provenance import machine, versions
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.experiment.session import Session, open_session
+from ssiuu.experiment.tracked import tracked
 from ssiuu.experiment.trials import TrialPlan, Tuner, choose, plan_trials
 from ssiuu.methods import Method
 from ssiuu.models.load import (
@@ -142,7 +143,7 @@ def run(
     check_folder(out, recipe, after)
     make_folder(out, recipe.opens.yours)
     closed = personal if recipe.opens.yours else nullcontext
-    with interrupt.graceful():
+    with interrupt.graceful(), tracked(recipe, out / "tracked", progress) as progress:
         sharing = Sharing(out, recipe.locks) if rank() == 0 else None
         set_up = partial(locked, out / LOCK, partial(progress, SETS_UP), sharing)
         with set_up():
@@ -622,7 +623,10 @@ class _Stages:
         assert cell.method is not None
         require_space(state.parent, 4 * sum(p.numel() for p in session.model.parameters()))
         session.original.restore()
-        record = unlearn_here(session, cell.method, cell.seed, state, self.meter)
+        record = unlearn_here(
+            *(session, cell.method, cell.seed, state),
+            lambda text: self.meter(led("", text, cell.name)),
+        )
         save_weights(session.model, self._beside(stage, WEIGHTS))
         before = read_stage(self.out / stage.path, Unlearning, stage.key)
         if before is None:

@@ -20,6 +20,7 @@ from ssiuu.experiment.tuning import best, divide
 from ssiuu.methods import Method
 from ssiuu.models.precision import release_memory
 from ssiuu.records.files import digest, keyed, read_stage, whole, write_record
+from ssiuu.records.said import led
 from ssiuu.records.schema import Trial, Unlearning
 from ssiuu.records.sharing import Sharing, lock_of
 from ssiuu.report.tuned import budget
@@ -92,7 +93,9 @@ class Tuner:
         unlearning, score = None, None
         try:
             unlearning = unlearn_here(
-                session, plan.method, plan.seed, state, self.meter, retain=self.train
+                *(session, plan.method, plan.seed, state),
+                lambda text: self.meter(led("", text, plan.name)),
+                retain=self.train,
             )
             score = self._score()
             outcome = f"{stage_line(unlearning)}, retain score {score:.3f}"

@@ -26,6 +26,7 @@ from ssiuu.experiment.given import ModelSource, checkpoint, given_settings, in_p
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.run import run
 from ssiuu.experiment.session import Session, open_session
+from ssiuu.experiment.tracked import tracked
 from ssiuu.models.load import place, require_space, save
 from ssiuu.models.shards import by_first
 from ssiuu.models.sources import HUB_NAME, MODELS
@@ -124,7 +125,8 @@ def unlearn_model(
     if not chosen.trains:
         raise ConfigError(f"--method {method} does not unlearn anything.")
     work = work_folder(out)
-    with interrupt.graceful():
+    beside = out.with_name(f"{out.name}.tracked")
+    with interrupt.graceful(), tracked(recipe, beside, progress) as progress:
         session = open_session(recipe, None, progress, given)
         require_space(out, 4 * sum(p.numel() for p in session.model.parameters()))
         check_method(session, chosen)
@@ -211,7 +213,8 @@ def _card(session: Session, record: Unlearning) -> str:
 
 def _key(session: Session) -> str:
     """Return the digest of all that decides what unlearning ends in, before it has begun."""
-    split, recipe = session.split.model_dump(mode="json"), session.recipe.model_dump(mode="json")
+    split = session.split.model_dump(mode="json")
+    recipe = session.recipe.model_dump(mode="json", exclude={"track"})
     return digest(session.loaded.info.fingerprint, split, recipe)
 
 

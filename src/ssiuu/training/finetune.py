@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ssiuu.causal import CausalLM
 from ssiuu.likelihood import Batch, Example
+from ssiuu.records.said import Said
 from ssiuu.training.batches import draw_rows, step_batches
 from ssiuu.training.loop import Loop
 from ssiuu.training.step import Step, StepOutcome
@@ -80,7 +81,8 @@ def finetune(
         if outcome is not None:
             loss = outcome.retain_loss or 0.0
             if number % max(1, count // 10) == 0:
-                progress(f"step {number}/{count} | loss {loss:.3f}")
+                line = f"step {number}/{count} | loss {loss:.3f}"
+                progress(Said(line, {"loss": loss}, number, number, count))
         # Whether this step was the last of an epoch; what is learned is read only there.
         epoch = number * size // len(examples)
         if learned is not None and epoch > (number - 1) * size // len(examples):
