@@ -242,6 +242,10 @@ def test_who_signed_it(place: Place, tmp_path: Path) -> None:
     place.certificate.write_bytes(canonical(envelope))
     done = place.verify("--key", pem)
     assert done.returncode == 10 and "not one of the key" in done.stderr
+    # A signature that was taken out is missed without a key, too.
+    for signatures in ([], None, [{"keyid": "SHA256:x", "sig": 1}], [1]):
+        place.certificate.write_bytes(canonical({**envelope, "signatures": signatures}))
+        assert place.verify().returncode == place.verify("--key", pem).returncode == 10
     unsigned = Place(tmp_path / "unsigned", signed=False)
     assert unsigned.verify("--key", pem).returncode == 10
 

@@ -89,13 +89,16 @@ def check_signature(certificate: Certificate, public: Ed25519PublicKey | None) -
     """Check who signed a certificate; return what is to be said where that was not asked.
 
     Raises:
-        SignatureError: It is not signed by the key.
+        SignatureError: It is not signed by the key, or its signature cannot be read.
     """
     envelope = certificate.envelope
     if public is None:
         if envelope is None:
             return ["It is not signed: whoever can write files can have made it."]
-        name = signature.signed_by(envelope)
+        try:
+            name = signature.signed_by(envelope)
+        except signature.SignatureError as error:
+            raise signature.SignatureError(f"{certificate.path}: {error}.") from error
         return [f"It says that it is signed by {name}, which was not checked: give --key PUB."]
     if envelope is None:
         raise signature.SignatureError(f"{certificate.path} is not signed.")

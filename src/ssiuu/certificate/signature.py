@@ -67,14 +67,9 @@ def check(envelope: Mapping[str, Any], public: Ed25519PublicKey) -> None:
     from cryptography.exceptions import InvalidSignature
 
     name = fingerprint(public)
-    try:
-        (one,) = envelope["signatures"]
-        signed_by, signature = one["keyid"], _decoded(one["sig"])
-        alone = set(one) == {"keyid", "sig"}
-    except (ValueError, TypeError, KeyError) as error:
-        raise SignatureError("its signature cannot be read") from error
-    if not alone or signed_by != name:
-        raise SignatureError(f"it is signed by the key {signed_by}, and the key given is {name}")
+    stated, signature = _only(envelope)
+    if stated != name:
+        raise SignatureError(f"it is signed by the key {stated}, and the key given is {name}")
     try:
         public.verify(signature, pae(PAYLOAD, opened(envelope)))
     except InvalidSignature as error:
@@ -82,11 +77,27 @@ def check(envelope: Mapping[str, Any], public: Ed25519PublicKey) -> None:
 
 
 def signed_by(envelope: Mapping[str, Any]) -> str:
-    """Return the name of the key that an envelope says it is signed by, unchecked."""
+    """Return the name of the key that an envelope says it is signed by, unchecked.
+
+    Raises:
+        SignatureError: Its signature was taken out, or cannot be read.
+    """
+    return _only(envelope)[0]
+
+
+def _only(envelope: Mapping[str, Any]) -> tuple[str, bytes]:
+    """Return the one signature of an envelope, with the name of its key.
+
+    Raises:
+        SignatureError: There is none, there are several, or it cannot be read.
+    """
     try:
-        return str(envelope["signatures"][0]["keyid"])
-    except (LookupError, TypeError):
-        return "nobody"
+        (one,) = envelope["signatures"]
+        if set(one) != {"keyid", "sig"} or not isinstance(one["keyid"], str):
+            raise ValueError
+        return one["keyid"], _decoded(one["sig"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise SignatureError("its signature cannot be read") from error
 
 
 def fingerprint(public: Ed25519PublicKey) -> str:
