@@ -79,7 +79,8 @@ def meaning(path: Path) -> Any:
     content = path.read_bytes()
     size = int.from_bytes(content[:8], "little")
     try:
-        return json.loads(content[8 : 8 + size]), content[8 + size :]
+        header = json.dumps(json.loads(content[8 : 8 + size]))  # False is no 0
+        return header, content[8 + size :]
     except ValueError:
         return content
 

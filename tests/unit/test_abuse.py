@@ -24,6 +24,7 @@ from ssiuu.errors import ConfigError, DataError, DivergedError, ModelError, Outp
 from ssiuu.experiment.folder import locked, make_folder, sweep
 from ssiuu.experiment.recipe import resolve
 from ssiuu.likelihood import Prompt
+from ssiuu.models.checks import check_tokenizer
 from ssiuu.models.load import from_object, load, save
 from ssiuu.models.lora import Lora, check_rank
 from ssiuu.models.weights import work_folder, write_tensors
@@ -112,6 +113,22 @@ def test_a_configuration_that_could_not_be_saved_is_told_before_any_work(
         ModelError, match=r"m: its configuration could not be saved: .*output_attentions"
     ):
         from_object(model, tokenizer, "m")
+
+
+def test_an_unknown_token_that_is_unknown_is_refused(tmp_path: Path, tokenizer: Any) -> None:
+    save(build_model(), tokenizer, tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer.json"
+    whole = json.loads(path.read_text())
+    whole["added_tokens"] = []
+    del whole["model"]["vocab"]["<unk>"]
+    path.write_text(json.dumps(whole | {"model": whole["model"] | {"unk_token": "a"}}))
+    settings = path.with_name("tokenizer_config.json")
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"unk_token": None}))
+    assert load(str(tmp_path / "model"))
+    broken = load(str(tmp_path / "model")).tokenizer
+    broken._special_tokens_map["unk_token"] = "<unk>"
+    with pytest.raises(ModelError, match=r"'<unk>' \(unk_token\), is not in its vocabulary"):
+        check_tokenizer("m", build_model(), broken)
 
 
 def test_an_option_without_tokens_is_refused() -> None:

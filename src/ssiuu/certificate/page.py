@@ -33,6 +33,7 @@ def render(statement: Statement, signed_by: str = "") -> str:
             statement=statement,
             said=statement.predicate,
             facts=statement.predicate.facts,
+            answer=[_once(text, statement.predicate.verdict) for text in statement.predicate.answer],
             signed_by=signed_by,
             meaning=UNLEARNED.get(statement.predicate.verdict, ""),
             words={
@@ -43,3 +44,10 @@ def render(statement: Statement, signed_by: str = "") -> str:
             sure=sure,
         )
     )
+
+
+def _once(sentence: str, verdict: str) -> str:
+    """Return a sentence without the verdict in front of it, which stands above."""
+    head = f"{verdict}: "
+    text = sentence[len(head) :] if sentence.casefold().startswith(head.casefold()) else sentence
+    return text[:1].upper() + text[1:]

@@ -236,6 +236,12 @@ def check_tokenizer(where: str, model: CausalLM, tokenizer: Any) -> None:
     vocabulary = tokenizer.get_vocab()
     if len(vocabulary) <= len(tokenizer.all_special_tokens):
         raise ModelError(f"{where}: the tokenizer has no vocabulary, only {len(vocabulary)} tokens.")
+    unknown = getattr(tokenizer, "unk_token", None)
+    if unknown is not None and str(unknown) not in vocabulary:  # the library would ask for it for ever
+        raise ModelError(
+            f"{where}: the tokenizer's token for what it does not know, {str(unknown)!r} (unk_token), "
+            "is not in its vocabulary: take the key out of tokenizer_config.json, or correct it."
+        )
     try:
         tokenizer("Who?")
     except Exception as error:  # whatever the library makes of a broken file
