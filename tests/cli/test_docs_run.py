@@ -33,6 +33,8 @@ from tofu_folder import write_tofu
 # What cannot be executed here, by how it begins, and why.
 NEVER = {
     "ssiuu request": "their rounds are carried out in tests/e2e/test_requests.py",
+    "ssiuu view": "it serves until it is ended: tests/unit/test_live.py",
+    "ssiuu push": "a stand-in of the hub is in tests/unit/test_publish.py",
     "ssiuu doctor --hub": "the hub is asked in tests/unit/test_place.py",
     "ssiuu run RECIPE --set evaluate.utility=true": "its public tasks come from the hub, by lm-eval",
     "ssiuu verify audit/certificate.json --model forgotten --facts": "keys and signatures: test_certificate.py",
@@ -201,6 +203,8 @@ def check(line: Line, done: Any) -> None:
         written = Path(line.out).read_text() if line.out else done.stdout
         told = {"--append": "lines appended", "--check": " 0 to object to", "": "recovery"}
         assert next(words for flag, words in told.items() if flag in line.text) in written, said
+    elif command == "list":
+        assert '"quick"' in done.stdout, said
     else:
         assert "known" in done.stdout, said
     assert done.returncode == code, said
