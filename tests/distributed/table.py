@@ -80,23 +80,3 @@ def _every() -> dict[str, Case]:
 
 
 EVERY: dict[str, Case] = FEW | _every()
-
-
-def largest(found: dict[int, dict[str, Any]]) -> str:
-    """Return the largest differences as a table in Markdown, a row for each method.
-
-    Args:
-        found: What several processes came to, as `cases.py` writes it, by their number.
-    """
-    heads = [f"{form}, {size}" for form in FORMS for size in found]
-    lines = ["| method | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    for name in SPECS:
-        told = [_told(found[size].get(f"{name}, {form}")) for form in FORMS for size in found]
-        lines.append(f"| {name} | " + " | ".join(told) + " |")
-    return "\n".join(lines)
-
-
-def _told(case: dict[str, Any] | None) -> str:
-    if case is None:
-        return "–"
-    return "refused" if "refused" in case else f"{max(case['apart'], case['told']):.0e}"

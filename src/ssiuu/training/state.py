@@ -10,9 +10,10 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ssiuu.errors import DamagedError, OutputError
-from ssiuu.models.shards import every, full, joined, like, local, own, piece_of, world
+from ssiuu.models.shards import every, full, joined, like, local, own, piece_of, rank, world
 from ssiuu.models.weights import Tensors, read_tensors, write_tensors
 from ssiuu.training.step import Step
 
@@ -32,19 +33,30 @@ def save_state(
         OutputError: No disk space, or the folder cannot be written to.
     """
     tensors: dict[str, torch.Tensor] = {
-        f"kept:{name}": joined(step.named[name], value) for name, value in kept.items()
+        f"kept:{name}": _written(joined(step.named[name], value)) for name, value in kept.items()
     }
     for name, parameter in step.named.items():
-        tensors[f"parameter:{name}"] = full(parameter)
+        tensors[f"parameter:{name}"] = _written(full(parameter))
         for kind, optimizer in step.optimizers.items():
             moments = optimizer.state.get(parameter, {})
-            tensors |= {f"{kind}:{k}:{name}": full(v) for k, v in moments.items() if v is not None}
+            there = {k: _written(full(v)) for k, v in moments.items() if v is not None}
+            tensors |= {f"{kind}:{key}:{name}": value for key, value in there.items()}
     for part, bound in step.bounds.items():
         for key, value in bound.state().items():
             owner = step.named.get(bound.owner(key))
-            tensors[f"part:{part}:{key}"] = value if owner is None else joined(owner, value)
+            tensors[f"part:{part}:{key}"] = _written(value if owner is None else joined(owner, value))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(tensors, path, {"progress": json.dumps(progress)})
+
+
+def _written(whole: Tensor) -> Tensor:
+    """Return what the first of several processes writes, beside the accelerator; nothing elsewhere.
+
+    So an accelerator holds one tensor in whole at a time, not all of the model with its moments.
+    """
+    if world() == 1:
+        return whole
+    return whole.cpu() if rank() == 0 else whole.new_empty(0)
 
 
 def read_state(path: Path) -> Tensors | None:
