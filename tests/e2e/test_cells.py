@@ -31,13 +31,14 @@ from ssiuu.experiment import trials
 from ssiuu.experiment import unlearn as unlearn_module
 from ssiuu.experiment.cells import CellPlan, StagePlan
 from ssiuu.experiment.folder import check_folder
-from ssiuu.experiment.progress import Meter, duration
+from ssiuu.experiment.progress import Meter
 from ssiuu.experiment.tuning import best
 from ssiuu.methods.objectives.gd import GradientDifference
 from ssiuu.models.load import save
 from ssiuu.records import lease as leasing
 from ssiuu.records.files import NOT_THE_SAME, read_record, without_times
 from ssiuu.records.schema import MethodInfo, RunHeader, RunRecord, Unlearning
+from ssiuu.records.underway import duration
 from ssiuu.report import page
 from ssiuu.report.formats import data, markdown
 from ssiuu.report.text import summary

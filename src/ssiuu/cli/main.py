@@ -34,6 +34,7 @@ from ssiuu.cli import (
     unlearn,
     verify,
     view,
+    watch,
 )
 from ssiuu.cli.exits import FAILED, HELP, INTERRUPTED, MISUSE
 from ssiuu.cli.spoken import spoken
@@ -50,6 +51,7 @@ app = typer.Typer(
 )
 app.command("demo")(spoken(demo.command))
 app.command("run")(spoken(run.command))
+app.command("watch")(spoken(watch.command))
 app.command("ask")(spoken(ask.command))
 app.command("teach")(spoken(teach.command))
 app.command("unlearn")(spoken(unlearn.command))
@@ -83,6 +85,7 @@ READERS = {
     "init",
     "check",
     "doctor",
+    "watch",
 }
 
 

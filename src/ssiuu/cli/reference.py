@@ -36,6 +36,7 @@ ENVIRONMENT = {
     "XDG_CACHE_HOME": "its parent where SSIUU_CACHE is not set; else ~/.cache",
     "HF_HOME, HF_TOKEN, HF_HUB_OFFLINE": "the hub's own: its cache, access to gated models, no network",
     "OMP_NUM_THREADS": "torch's own: threads on a CPU; the last digits of results differ with it",
+    "CUDA_VISIBLE_DEVICES": "CUDA's own: of these GPUs each of several workers gets one",
     "SSIUU_SIGN_PASSPHRASE": "of the key that signs certificates, where nobody can be asked",
     "WORLD_SIZE, RANK, LOCAL_RANK": "set by torchrun and accelerate launch for each process",
 }

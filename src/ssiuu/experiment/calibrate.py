@@ -32,7 +32,6 @@ from ssiuu.evaluation.score import score_facts
 from ssiuu.experiment import launched
 from ssiuu.experiment.examine import Examiner
 from ssiuu.experiment.given import given_settings
-from ssiuu.experiment.progress import duration
 from ssiuu.experiment.provenance import machine, versions
 from ssiuu.experiment.recipe import Recipe, resolve
 from ssiuu.experiment.session import Session, open_session
@@ -43,6 +42,7 @@ from ssiuu.models.original import Original
 from ssiuu.records.files import digest, now, read_record, whole, write_bytes, write_record
 from ssiuu.records.said import logged
 from ssiuu.records.schema import BenchmarkInfo, Examination, FactText, Record, Split
+from ssiuu.records.underway import duration
 from ssiuu.training import interrupt
 
 FORGET, HELDOUT = 0.4, 0.1  # shares of the people

@@ -14,6 +14,7 @@ from ssiuu.experiment.cells import CellPlan, StagePlan
 from ssiuu.records.files import field_of
 from ssiuu.records.said import Said, led
 from ssiuu.records.schema import AttackCurve, Diagnosis, Evaluation, Examination, Stability, Unlearning
+from ssiuu.records.underway import duration
 from ssiuu.report.text import DASH, kl, nats, percent, rate, short
 
 
@@ -73,13 +74,6 @@ class Meter:
 
 def _kind(stage: StagePlan) -> str:
     return stage.curve.name if stage.curve is not None and stage.kind == "attack" else stage.kind
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it: 40 s, 5 min, 2.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 Stage = Unlearning | Evaluation | Diagnosis | Examination | AttackCurve | Stability
