@@ -9,8 +9,9 @@ import pytest
 import torch
 from test_second_gradient import MODELS, PAD, Borrowed, log_p
 from torch import Tensor
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from ssiuu.attribution.parameter import SplitGradients
+from ssiuu.attribution.parameter import SplitGradients, _again, _Autocast, _multiplied
 from ssiuu.likelihood import answer_logprobs, collate, join
 from ssiuu.methods import make
 from ssiuu.training.prepare import Prepared, prepare_parts
@@ -179,3 +180,28 @@ def test_nothing_is_left_behind(exact_model: Any, make_examples: Any) -> None:
     assert {n: p.requires_grad for n, p in exact_model.named_parameters()} == before
     assert not any(m._forward_hooks for m in exact_model.modules())
     assert not split.first and not split.later and not split.waiting
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_a_norms_gradient_is_to_the_bit_that_of_running_it_again(kind: torch.dtype) -> None:
+    """Of what autograd has kept, where its last operation is a product with the weight."""
+    norm = LlamaRMSNorm(33).to(kind)
+    torch.nn.init.normal_(norm.weight)
+    states, back = (
+        torch.randn(5, 7, 33, dtype=kind, requires_grad=True),
+        torch.randn(5, 7, 33, dtype=kind),
+    )
+    output = norm(states)
+    factor = _multiplied(norm, {"weight": "norm"}, output)
+    assert factor is not None
+    cast = _Autocast.now(output)
+    (again,) = _again(norm, {"weight": "norm"}, [states[:3]], {}, [back[:3]], cast)
+    assert torch.equal((back * factor)[:3].flatten(0, -2).sum(0), again["norm"])
+
+
+def test_of_a_norm_that_ends_otherwise_nothing_is_taken() -> None:
+    norm, states = torch.nn.LayerNorm(8), torch.randn(2, 3, 8, requires_grad=True)
+    assert _multiplied(norm, {"weight": "w", "bias": "b"}, norm(states)) is None
+    shifted = torch.nn.Module()
+    shifted.weight = torch.nn.Parameter(torch.ones(8))
+    assert _multiplied(shifted, {"weight": "w"}, states * (1 + shifted.weight)) is None

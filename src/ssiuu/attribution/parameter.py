@@ -204,29 +204,38 @@ class SplitGradients:
                 output.requires_grad_(True)  # what comes before has nothing to train
             self.waiting.update(names.values())
             cast = _Autocast.now(output)
+            factor = _multiplied(module, names, output)
             output.register_hook(
-                lambda gradient: self._collect(module, names, args, kwargs, gradient, cast)
+                lambda gradient: self._collect(module, names, args, kwargs, gradient, cast, factor)
             )
 
         return hook
 
     @torch.no_grad()
     def _collect(
-        self, module: Any, names: Names, args: Any, kwargs: Any, gradient: Tensor, cast: _Autocast
+        self,
+        module: Any,
+        names: Names,
+        args: Any,
+        kwargs: Any,
+        gradient: Tensor,
+        cast: _Autocast,
+        factor: Tensor | None,
     ) -> None:
         first, others = gradient[: self.rows], gradient[self.rows :]
         scaled = None if self.scale is None else _weighted(first, self.scale)
         if type(module) not in (torch.nn.Linear, torch.nn.Embedding):
-            # A norm's gradient is no product of what comes in and what comes back: the module runs
-            # again, on the first rows alone. Without a scale there is one gradient to store, and
-            # `zip` ends after it.
+            # A norm's gradient is no product of what comes in and what comes back: where what its
+            # weight was multiplied by is not at hand, the module runs again, on the first rows alone.
+            # Without a scale there is one gradient to store, and `zip` ends after it.
             cut = [a[: self.rows] if isinstance(a, Tensor) else a for a in args]
             wanted = [first] if scaled is None else [first, scaled]
-            for store, part in zip(
-                (self.first, self.second),
-                _again(module, names, cut, kwargs, wanted, cast),
-                strict=False,
-            ):
+            if factor is None:
+                parts = _again(module, names, cut, kwargs, wanted, cast)
+            else:
+                (name,), seen = names.values(), factor[: self.rows]
+                parts = [{name: (c * seen).flatten(0, -2).sum(0)} for c in wanted]
+            for store, part in zip((self.first, self.second), parts, strict=False):
                 for name, value in part.items():
                     _add(store, name, value)
             return
@@ -320,6 +329,22 @@ def _again(
             torch.autograd.grad(again, wanted, c.to(again.dtype), retain_graph=True) for c in cotangents
         ]
     return [dict(zip(names.values(), values, strict=True)) for values in gradients]
+
+
+def _multiplied(module: Any, names: Names, output: Tensor) -> Tensor | None:
+    """Return what a module has multiplied its only parameter by, element by element, in its last
+    operation, as autograd has kept it; None where that was another one.
+    """
+    node: Any = output.grad_fn
+    if len(names) != 1 or type(node).__name__ != "MulBackward0":
+        return None
+    parameter = getattr(module, *names)
+    kept = node._saved_self, node._saved_other
+    for one, other in (kept, kept[::-1]):
+        if one is parameter and other is not None and other.shape == output.shape:
+            same = parameter.dim() == 1 and parameter.dtype == other.dtype == output.dtype
+            return other.detach() if same else None
+    return None
 
 
 def _bias(rows: Tensor, bias: Tensor) -> Tensor:

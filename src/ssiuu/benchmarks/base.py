@@ -27,6 +27,7 @@ from ssiuu.causal import CausalLM
 from ssiuu.config import Section
 from ssiuu.data.fact import Fact
 from ssiuu.errors import DataError, show
+from ssiuu.evaluation.first import First
 from ssiuu.evaluation.scores.base import Score, chance
 from ssiuu.evaluation.scores.ranking import Ranking
 from ssiuu.likelihood import Example, Prompt, encode
@@ -59,6 +60,17 @@ class EvaluateConfig(Section):
     utility: bool = Field(
         default=False, description="the paper's five public tasks, by lm-eval and from the hub"
     )
+    first: First = Field(
+        default="fp32",
+        description="what paraphrases and questions beside a fact are ranked in; bf16: near ties are "
+        "read again in fp32, by the error that was measured",
+    )
+
+    @property
+    def decides(self) -> dict[str, Any]:
+        """What decides a score, for keys; of the first reading only what is not as ever."""
+        told = self.model_dump(mode="json")
+        return {key: value for key, value in told.items() if key != "first" or value != "fp32"}
 
 
 class Mesh(Section):

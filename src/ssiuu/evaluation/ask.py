@@ -108,6 +108,27 @@ def ask(
 
 
 @torch.no_grad()
+def margins(model: CausalLM, questions: Sequence[Question]) -> list[float]:
+    """Return by how much the right answer is likelier than the best other option, nats a token.
+
+    Of a beaten option log p of the first token is taken, so that a margin above 0 is the least that it
+    may be. Above 0 the right answer is ranked first.
+
+    Args:
+        model: A causal LM in evaluation mode.
+        questions: With two options or more.
+    """
+    found: dict[int, float] = {}
+    for tree, indices, paths in grown(model, [(q.prompt, q.options[0]) for q in questions]):
+        tree.read()
+        chunk = [questions[i] for i in indices]
+        for i, sums in zip(indices, _rank(tree, chunk, paths), strict=True):
+            right, *others = _means(questions[i], sums)
+            found[i] = right - max(others)
+    return [found[i] for i in range(len(questions))]
+
+
+@torch.no_grad()
 def write(
     model: CausalLM,
     prompt: Prompt,
@@ -190,8 +211,12 @@ def _rivals(chunk: list[Question], sums: list[list[float]]) -> list[tuple[int, i
 def _first(question: Question, sums: list[float]) -> bool | None:
     if len(sums) < 2:
         return None
-    means = [total / len(o) for total, o in zip(sums, question.options, strict=True)]
+    means = _means(question, sums)
     return means[0] > max(means[1:])
+
+
+def _means(question: Question, sums: list[float]) -> list[float]:
+    return [total / len(o) for total, o in zip(sums, question.options, strict=True)]
 
 
 def _write(

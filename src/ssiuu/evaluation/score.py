@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ssiuu.causal import CausalLM
 from ssiuu.evaluation.ask import Asked, Question, ask
+from ssiuu.evaluation.first import decide, decides_alone
 from ssiuu.evaluation.match import holds
 from ssiuu.evaluation.rouge import rouge_recall
 from ssiuu.likelihood import Prompt
@@ -33,7 +34,9 @@ def score_facts(
         free: Write a free answer to the base question.
         other: Another form to ask the base question in as well.
     """
+    apart = decides_alone()
     questions: list[Question] = []
+    beside: list[Question] = []  # of which only the decision is kept
     bases: list[Question] = []
     others: list[Question] = []
     for fact in facts:
@@ -44,12 +47,12 @@ def score_facts(
             others.append(_base(other, fact, free))
             questions.append(others[-1])
         if paraphrases:
-            questions += [Question.of(prompt.joint(text, options)) for text in fact.paraphrases]
-            questions += [
-                Question.of(prompt.joint(probe.question, probe.options or [probe.answer]))
-                for probe in (*fact.multi_hop, *fact.same_answer)
-            ]
+            probes = (*fact.multi_hop, *fact.same_answer)
+            asked = [(text, options) for text in fact.paraphrases]
+            asked += [(probe.question, probe.options or [probe.answer]) for probe in probes]
+            (beside if apart else questions).extend(Question.of(prompt.joint(*row)) for row in asked)
     answers = iter(ask(model, prompt, questions))
+    decided = iter(decide(model, beside)) if apart else (answer.first for answer in answers)
     scores = {}
     for i, fact in enumerate(facts):
         score = _score(prompt, fact, bases[i], next(answers))
@@ -59,7 +62,7 @@ def score_facts(
             score = score.model_copy(update={f"other_{key}": value for key, value in otherwise.items()})
         if paraphrases:
             kinds = ("paraphrases", "multi_hop", "same_answer")
-            ranked = {kind: [next(answers).first for _ in getattr(fact, kind)] for kind in kinds}
+            ranked = {kind: [next(decided) for _ in getattr(fact, kind)] for kind in kinds}
             score = score.model_copy(update=ranked)
         scores[fact.id] = score
     return scores

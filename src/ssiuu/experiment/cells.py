@@ -113,7 +113,7 @@ class Keys:
 
     def evaluation(self, model: str) -> str:
         """Return the key of a model's scores."""
-        config = self.session.recipe.evaluate.model_dump(mode="json")
+        config = self.session.recipe.evaluate.decides
         return digest(model, "evaluate", EVALUATED, config, texts.version())
 
     @cached_property

@@ -15,6 +15,7 @@ from ssiuu.benchmarks.base import Given, Ground, Mesh, Progress, check_lengths
 from ssiuu.errors import ConfigError
 from ssiuu.evaluation import utility
 from ssiuu.evaluation.divergence import Divergences
+from ssiuu.evaluation.first import check_first, reading_first
 from ssiuu.evaluation.reach import behind_lead, lead, within_reach
 from ssiuu.evaluation.reworded import reworded
 from ssiuu.evaluation.score import score_facts
@@ -57,6 +58,7 @@ class Session(Ground):
     @classmethod
     def on(cls, ground: Ground, recipe: Recipe) -> Session:
         """Return a session on a ground that was opened."""
+        check_first(recipe.evaluate.first, ground.model)
         device = next(ground.model.parameters()).device
         precision = resolve_precision(recipe.precision, device)
         parts = {part.name: getattr(ground, part.name) for part in fields(ground)}
@@ -71,7 +73,8 @@ class Session(Ground):
         Raises:
             ConfigError: The hub cannot be reached for the tasks of utility.
         """
-        scores = self.score.evaluate(self.model, self.prompt, self.split)
+        with reading_first(self.recipe.evaluate.first):
+            scores = self.score.evaluate(self.model, self.prompt, self.split)
         start = time.perf_counter()
         moved = self.divergences.original if original else self.divergences.measure
         unrelated = self._unrelated if original else self._still()
