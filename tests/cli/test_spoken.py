@@ -30,7 +30,7 @@ def test_every_command_takes_them() -> None:
         assert {o.name for o in command.params} >= SHARED.keys(), name
 
 
-def test_the_result_is_one_object_and_what_people_read_goes_to_stderr(place: Path) -> None:
+def test_the_result_is_one_object_in_the_place_of_what_people_read(place: Path) -> None:
     words = ["ask", "--model", place / "model", "--facts", place / "forget.jsonl"]
     done = ssiuu(*words, "--json", "-q")
     told = json.loads(done.stdout)
@@ -69,6 +69,7 @@ def test_a_command_that_reads_answers_too(words: list[str], code: int, holds: st
     done = ssiuu(*words, "--json")
     told = json.loads(done.stdout)
     assert (told["exit_code"], done.returncode) == (code, code) and told[holds]
+    assert (done.stderr == "") == (code == 0)
 
 
 def test_quiet_and_verbose_exclude_each_other() -> None:

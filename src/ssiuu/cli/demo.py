@@ -106,7 +106,7 @@ def _run(step: Step, out: Path) -> None:
     spoken = [flag for flag, is_set in (("-q", manner().quiet), ("-v", manner().verbose)) if is_set]
     words = [sys.executable, "-m", "ssiuu", *step.words, *spoken]
     # What a command prints is this one's result as little as its progress is.
-    out_of_it = subprocess.DEVNULL if manner().quiet else sys.__stderr__
+    out_of_it = sys.__stderr__ if manner().verbose else subprocess.DEVNULL
     try:
         code = subprocess.run(words, cwd=out, stdout=out_of_it if manner().json else None).returncode
     except KeyboardInterrupt:

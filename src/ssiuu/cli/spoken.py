@@ -1,7 +1,7 @@
 """How every command speaks: -q, -v, and --json, which makes its result one JSON object.
 
-With --json what a command prints for people goes to stderr, and stdout gets an object at the end: the
-command, its exit code, what `result` was told meanwhile, and what was wrong where something was.
+With --json stdout gets one object at the end: the exit code, what `result` was told meanwhile, and what
+was wrong where something was. What a command prints for people is left out, or with -v goes to stderr.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHARED = {
         typer.Option("--verbose", "-v", help="every line of progress stays, and the library's log"),
     ],
     "json": Annotated[
-        bool, typer.Option("--json", help="the result as one JSON object; all else on stderr")
+        bool, typer.Option("--json", help="the result as one JSON object; progress on stderr")
     ],
 }
 
@@ -110,7 +110,7 @@ def _answering(out: TextIO) -> Iterator[None]:
     """Print the result as one object to `out` at the end, and until then nothing."""
     code: int | str | None = 0
     problems: list[str] = []
-    people = open(os.devnull, "w") if _manner.quiet else sys.stderr  # noqa: SIM115  # closed below
+    people = sys.stderr if _manner.verbose else open(os.devnull, "w")  # noqa: SIM115  # closed below
     try:
         with redirect_stdout(people):
             yield

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ssiuu.cli.misuse import check_number
-from ssiuu.cli.spoken import result
+from ssiuu.cli.spoken import manner, result
 from ssiuu.errors import InputError, OutputError
 
 
@@ -32,7 +32,8 @@ def command(
     try:
         with serving(runs, port) as server:
             result(url=server.url)
-            print(server.url, flush=True)
+            # --json prints its object at the end, and the address is wanted now.
+            print(server.url, file=sys.stderr if manner().json else sys.stdout, flush=True)
             print("Ctrl-C ends it.", file=sys.stderr, flush=True)
             if opened:
                 typer.launch(server.url)
