@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from architectures import build_architecture
+from ssiuu.benchmarks.base import EvaluateConfig
 from ssiuu.errors import ConfigError
 from ssiuu.evaluation import first
 from ssiuu.evaluation.ask import Question, ask, margins
@@ -130,3 +131,8 @@ def test_what_has_no_bf16_or_nothing_else_is_refused(
         check_first("bf16", tiny_model)
     with pytest.raises(ConfigError, match="held in bf16"):
         check_first("bf16", tiny_model.bfloat16())
+
+
+def test_a_key_knows_of_a_first_reading_only_where_there_is_one() -> None:
+    assert EvaluateConfig().decides == {"options": 3, "utility": False}
+    assert EvaluateConfig(first="bf16").decides == {"options": 3, "utility": False, "first": "bf16"}
