@@ -293,10 +293,12 @@ def read_header(run: Path) -> RunHeader:
 
 def assemble(run: Path, header: RunHeader) -> RunRecord:
     """Return the records that this header names."""
-    cells = []
+    cells, everything, folders = [], header, _by_folder(header)
     for seed in header.seeds:
         for method in header.methods:
             folder = cell_folder(method.label, seed).as_posix()
+            # Of its own stages alone: to go through all of them for every cell takes their square.
+            header = everything.model_copy(update={"stages": folders.get(folder, {})})
             cells.append(
                 Cell(
                     method=method,
@@ -310,10 +312,19 @@ def assemble(run: Path, header: RunHeader) -> RunRecord:
                     failed=_failed(run, header, folder),
                 )
             )
+    header = everything
     original = _only(run, header, "original", Evaluation)
     trials = _all(run, header, "tune/", Trial)
     planted = _only(run, header, "planted", Examination)
     return RunRecord(header=header, original=original, cells=cells, trials=trials, planted=planted)
+
+
+def _by_folder(header: RunHeader) -> dict[str, dict[str, str]]:
+    """Return the stages of a header by the folder that they lie in."""
+    found: dict[str, dict[str, str]] = {}
+    for path, key in header.stages.items():
+        found.setdefault(path.rpartition("/")[0], {})[path] = key
+    return found
 
 
 def read_stage(path: Path, kind: type[S], key: str) -> S | None:
