@@ -116,8 +116,9 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # an ASCII terminal still shows something
     try:
         _run()
-    except SystemExit:
-        launched.end()
+    except SystemExit as end:
+        _flush()
+        launched.end(end.code if isinstance(end.code, int) else FAILED if end.code else 0)
         raise
     finally:
         _flush()

@@ -66,7 +66,13 @@ def begin(what: str) -> None:
         written_by(shards.by_first)
 
 
-def end() -> None:
-    """Leave the other processes, if there are any, when all have come to the end of the command."""
-    if (shards := sys.modules.get("ssiuu.models.shards")) is not None:
-        shards.end()
+def end(code: int) -> None:
+    """End this process, if it is one of several, when all have come to the end of the command.
+
+    At once: what torch keeps of the others is taken apart in an order in which it may abort, after a
+    command that has succeeded.
+    """
+    if (shards := sys.modules.get("ssiuu.models.shards")) is not None and shards.world() > 1:
+        shards.wait()
+        sys.stderr.flush()
+        os._exit(code)

@@ -85,13 +85,18 @@ def arrange(device: str = "cpu", replicate: int = 1, shard: int | None = None) -
 
 
 def end() -> None:
-    """Leave the other processes, together: one that is connected to one that is gone may abort."""
+    """Leave the other processes, together."""
     if _joined:
+        wait()
         _joined.clear()
         _meshes.clear()
-        with suppress(RuntimeError):  # one of them has met something of its own, and is gone
-            dist.all_reduce(torch.zeros(1), async_op=True).wait(LEAVING)
         dist.destroy_process_group()
+
+
+def wait() -> None:
+    """Wait for the other processes: one whose partner is gone in the middle of something may abort."""
+    with suppress(RuntimeError):  # one of them has met something of its own, and is gone
+        dist.all_reduce(torch.zeros(1), async_op=True).wait(LEAVING)
 
 
 def world() -> int:
