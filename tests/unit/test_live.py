@@ -139,12 +139,21 @@ def test_it_follows_a_run(server: Server, runs: list[Path]) -> None:
 
 def test_the_command_tells_where_and_ends_with_ctrl_c(runs: list[Path]) -> None:
     words = [sys.executable, "-m", "ssiuu", "view", str(runs[0].parent)]
-    view = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert view.stdout is not None
-    assert view.stderr is not None
-    url, _ = view.stdout.readline(), view.stderr.readline()
-    view.send_signal(signal.SIGINT)
-    rest, told = view.communicate(timeout=30)
+    # A suite that runs in the background is deaf to Ctrl-C, and so would be what it starts.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        view = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, heard)
+    with view:
+        assert view.stdout is not None
+        assert view.stderr is not None
+        url, _ = view.stdout.readline(), view.stderr.readline()
+        view.send_signal(signal.SIGINT)
+        try:
+            rest, told = view.communicate(timeout=30)
+        finally:
+            view.kill()
     assert url.startswith("http://127.0.0.1:") and rest == ""
     assert view.returncode == 0 and told.strip() == "closed"
 
