@@ -22,7 +22,6 @@ from ssiuu.analysis.levels import (
     Setting,
     attack_names,
     attacked,
-    of_name,
     over_control,
     peak,
     share_back,
@@ -34,7 +33,7 @@ from ssiuu.analysis.scores import score_of
 from ssiuu.analysis.standard import answers, cost, inside, moved
 from ssiuu.analysis.utility import task_interval, task_mean, task_names, tasks
 from ssiuu.analysis.verdict import VERDICTS, judgement
-from ssiuu.records.schema import Cell, MethodInfo, RunRecord, Verdict
+from ssiuu.records.schema import AttackCurve, Cell, MethodInfo, RunRecord, Verdict
 from ssiuu.statistics import Estimate
 
 # The table that each group of columns stands in, in their order; a group of a score's own is a table of
@@ -98,8 +97,11 @@ def every(
 
 def attack_scales(record: RunRecord) -> dict[str, Scale]:
     """Return the scale that the levels of each of a run's attacks are on."""
-    score, attacks = score_of(record), [attack for cell in record.cells for attack in cell.attacks]
-    return {name: score.scale_of(of_name(attacks, name)[0]) for name in attack_names(record)}
+    score, first = score_of(record), dict[str, AttackCurve]()
+    for cell in record.cells:
+        for attack in cell.attacks:
+            first.setdefault(attack.name, attack)
+    return {name: score.scale_of(first[name]) for name in attack_names(record)}
 
 
 def shown(record: RunRecord) -> list[Column]:

@@ -45,5 +45,5 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 def level(attack: AttackCurve, place: int, pool: Iterable[str], scale: Scale = RANKING) -> float | None:
     """Return the mean over `pool` at the reading with this index; None where nothing is scored."""
-    facts = attack.reads[place].facts
-    return mean(scale.read(facts[fact]) for fact in pool if fact in facts)
+    facts, read = attack.reads[place].facts, scale.read
+    return mean([read(facts[fact]) for fact in pool if fact in facts])

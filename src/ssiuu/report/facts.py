@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ssiuu.analysis.column import Model
 from ssiuu.analysis.levels import attack_names
+from ssiuu.analysis.scale import Scale
 from ssiuu.records.schema import AttackCurve, Cell, FactScore, FactText, Reading, RunRecord, Verdict
 from ssiuu.report.answer import p_value
 from ssiuu.report.figures import best_curve, drawn_scale
@@ -48,8 +49,9 @@ class FactGroup:
 
 def fact_groups(record: RunRecord) -> list[FactGroup]:
     """Return the table of facts, one group a cell that has been evaluated."""
+    scales = {name: drawn_scale(record, name) for name in attack_names(record)}
     return [
-        FactGroup(f"c{index}", named(Model(record, cell)), _fact_rows(record, cell))
+        FactGroup(f"c{index}", named(Model(record, cell)), _fact_rows(record, cell, scales))
         for index, cell in enumerate(record.cells)
         if cell.evaluation is not None or cell.attacks
     ]
@@ -65,11 +67,11 @@ def first_choice(record: RunRecord) -> str:
     return min(keys, key=lambda key: key[0])[1] if keys else ""
 
 
-def _fact_rows(record: RunRecord, cell: Cell) -> list[FactRow]:
+def _fact_rows(record: RunRecord, cell: Cell, scales: dict[str, Scale]) -> list[FactRow]:
     words = Model(record, cell).judgement.facts
     before = record.original.forget if record.original else {}
     after = cell.evaluation.forget if cell.evaluation else {}
-    peaks = [_peak(record, cell, name) for name in attack_names(record)]
+    peaks = [_peak(cell, name, scale) for name, scale in scales.items()]
     return [
         FactRow(
             fact=fact,
@@ -102,8 +104,8 @@ class Peak:
         return AttackCell(self.name, fact in self.attack.trained, read.facts.get(fact), where)
 
 
-def _peak(record: RunRecord, cell: Cell, name: str) -> Peak:
-    best = best_curve(cell, name, drawn_scale(record, name))
+def _peak(cell: Cell, name: str, scale: Scale) -> Peak:
+    best = best_curve(cell, name, scale)
     if best is None:
         return Peak(name, None, 0)
     attack, levels = best

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ssiuu.statistics.bootstrap import ENOUGH, Estimate, Floats, draw_counts
 
@@ -67,11 +68,10 @@ def spearman(
         return None
     groups = np.asarray(strata or [""] * len(clusters), dtype=str)
     same = (groups[:, None] == groups).astype(np.float64)
-    once = np.ones((1, values.shape[1]))
-    value = _correlation(values, same, once)[0]
+    value = _correlation(values, same, np.ones((1, len(names))), place)[0]
     if not np.isfinite(value):
         return None
-    drawn = _correlation(values, same, draw_counts(len(names), seed)[:, place])
+    drawn = _correlation(values, same, draw_counts(len(names), seed), place)
     # A resample of equal pairs has no order: nothing is known from it.
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.nan_to_num(drawn), [tail, 1 - tail])
@@ -80,15 +80,21 @@ def spearman(
     return Estimate(float(value), min(float(low), float(value)), max(float(high), float(value)))
 
 
-def _correlation(values: Floats, same: Floats, counts: Floats) -> Floats:
-    """Return the correlation of mid-ranks within strata for every row of counts of the pairs, [R]."""
-    size = counts @ same
+def _correlation(values: Floats, same: Floats, draws: Floats, place: NDArray[np.intp]) -> Floats:
+    """Return the correlation of mid-ranks within strata for every row of counts of the clusters, [R].
+
+    Pairs of a cluster are drawn together, so they are summed first; halves and whole numbers add up
+    without rounding in any order.
+    """
+    counts = draws[:, place]
+    together = (np.arange(draws.shape[1])[:, None] == place).astype(np.float64)
+    size = draws @ (together @ same)
     sides = []
     for value in values:
         # The mid-rank of a value: how many of its stratum are below, and half of those that are
         # equal.
         below = (value[None, :] < value[:, None]) + 0.5 * (value[None, :] == value[:, None])
-        ranks = counts @ (same * below).T
+        ranks = draws @ (together @ (same * below).T)
         sides.append(np.divide(ranks, size, out=np.zeros_like(size), where=size > 0) - 0.5 * (size > 0))
     x, y = sides
     xx, yy, xy = ((counts * a * b).sum(1) for a, b in ((x, x), (y, y), (x, y)))
