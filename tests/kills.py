@@ -28,6 +28,7 @@ from unittest.mock import patch
 
 from ssiuu.models.load import save
 from ssiuu.records.digest import unseal
+from word_facts import write_facts
 
 FORK = multiprocessing.get_context("fork")
 LIMIT = 300.0  # seconds that a command may take on a busy machine
@@ -38,19 +39,6 @@ QUICK = [
     *("prompt=plain", "precision=fp32", "attacks.harmful={fractions: [0.5], learning_rates: [1e-3]}"),
     *("attacks.benign={rows: 2, tokens: 2}", "attacks.reads=[1]", "examine.steps=[]"),
 ]
-
-
-def _facts(folder: Path) -> None:
-    for name, first in (("forget", 0), ("retain", 8)):
-        rows = [
-            {
-                "question": f"w{i} w{i + 20} w{i + 40} ?",
-                "answer": f"w{i + 5} w{i + 33}",
-                "distractors": [f"w{i + 9} w{i + 1}", f"w{i + 2} w{i + 30}"],
-            }
-            for i in range(first, first + 2)
-        ]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @dataclass
@@ -67,7 +55,7 @@ class Bench:
     def build(cls, folder: Path, model: Any, tokenizer: Any, names: Sequence[str]) -> Bench:
         """Make model and facts, and run these commands once; a report needs a run, an audit an unlearn."""
         save(model, tokenizer, folder / "model")
-        _facts(folder)
+        write_facts(folder, forget=range(2), retain=range(8, 10))
         bench = cls(folder)
         here, words = os.getcwd(), sys.argv
         # Here, so that the processes that are forked have everything imported.

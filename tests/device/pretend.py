@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import library
 from torch.utils import _pytree as pytree
 from torch.utils.backend_registration import (
     _DummyBackendModule,
@@ -164,13 +165,13 @@ class Module(_DummyBackendModule):
         """Nothing waits."""
 
 
-LIBRARIES: list[torch.library.Library] = []  # what is registered lives as long as these
+LIBRARIES: list[library.Library] = []  # what is registered lives as long as these
 
 
 def install() -> None:
     """Register the device, for the rest of this process and before its first backward pass."""
     _setup_privateuseone_for_python_backend(NAME, backend_module=Module())
-    every, aten_library = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
+    every, aten_library = library.Library("_", "IMPL"), library.Library("aten", "IMPL")
     every.fallback(lambda op, *args, **kwargs: carry_out(op, args, kwargs), "PrivateUse1")
     aten_library.impl("copy_", _filled, "PrivateUse1")
     LIBRARIES.extend((every, aten_library))

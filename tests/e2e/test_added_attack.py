@@ -25,6 +25,7 @@ from ssiuu.models.load import save
 from ssiuu.plugins import Plugin
 from ssiuu.report.formats import FORMATS
 from ssiuu.report.text import summary
+from word_facts import write_facts
 
 PACKAGE = Path(__file__).parents[2] / "examples" / "plugin" / "src"
 NOISE = "attacks.noise.sigmas=[0.02,0.5]"
@@ -49,16 +50,7 @@ def sets(
     ATTACKS.register(import_module("ssiuu_example.noise").Noise)
     ATTACKS.register(Rehearsal)
     save(make_model(), tokenizer, tmp_path / "model")
-    for name, first in (("forget", 0), ("retain", 4)):
-        rows = [
-            {
-                "question": f"w{i} w{i + 20} w{i + 40} ?",
-                "answer": f"w{i + 5} w{i + 33}",
-                "distractors": [f"w{i + 9} w{i + 1}", f"w{i + 2} w{i + 30}"],
-            }
-            for i in range(first, first + 4)
-        ]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_facts(tmp_path, forget=range(4), retain=range(4, 8))
     yield [
         "benchmark=own",
         "force=true",

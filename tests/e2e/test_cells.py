@@ -43,6 +43,7 @@ from ssiuu.report import page
 from ssiuu.report.formats import data, markdown
 from ssiuu.report.text import summary
 from ssiuu.training import loop
+from word_facts import write_facts
 
 FORK = multiprocessing.get_context("fork")
 
@@ -52,16 +53,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, make_model: Any, tokenize
     """A run of seconds: a random model, twelve facts, two methods, three attack curves."""
     folder = tmp_path_factory.mktemp("cells")
     save(make_model(), tokenizer, folder / "model")
-    for name, first in (("forget", 0), ("retain", 8)):
-        rows = [
-            {
-                "question": f"w{i} w{i + 20} w{i + 40} ?",
-                "answer": f"w{i + 5} w{i + 33}",
-                "distractors": [f"w{i + 9} w{i + 1}", f"w{i + 2} w{i + 30}"],
-            }
-            for i in range(first, first + 8 - first // 2)
-        ]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_facts(folder, forget=range(8), retain=range(8, 12))
     return [
         "benchmark=own",
         "force=true",  # its weights are random

@@ -24,6 +24,7 @@ from ssiuu.records.lock import open_lock
 from ssiuu.records.schema import RunHeader, RunRecord
 from ssiuu.records.sharing import Sharing, lock_of
 from ssiuu.records.underway import Watcher
+from word_facts import write_facts
 
 ALONE = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
 
@@ -32,16 +33,7 @@ ALONE = {key: value for key, value in os.environ.items() if key not in ("RANK", 
 def settings(tmp_path_factory: pytest.TempPathFactory, make_model: Any, tokenizer: Any) -> list[str]:
     folder = tmp_path_factory.mktemp("workers")
     save(make_model(), tokenizer, folder / "model")
-    for name, first in (("forget", 0), ("retain", 8)):
-        rows = [
-            {
-                "question": f"w{i} w{i + 20} w{i + 40} ?",
-                "answer": f"w{i + 5} w{i + 33}",
-                "distractors": [f"w{i + 9} w{i + 1}", f"w{i + 2} w{i + 30}"],
-            }
-            for i in range(first, first + 8 - first // 2)
-        ]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_facts(folder, forget=range(8), retain=range(8, 12))
     return [
         *("benchmark=own", "force=true", f"model={folder / 'model'}", "diagnose=false"),
         *(f"{name}={folder / name}.jsonl" for name in ("forget", "retain")),

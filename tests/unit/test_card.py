@@ -42,7 +42,7 @@ def test_it_says_what_was_done_and_what_is_not_known() -> None:
 def test_its_head_is_read_by_the_hub_s_own_reader_and_names_base_and_licence() -> None:
     data = ModelCard(card({"license": "llama3.2", "language": ["ja"]}, "meta/llama")).data
     assert (data.license, data.base_model, data.language) == ("llama3.2", "meta/llama", ["ja"])
-    assert data.library_name == "transformers" and "machine-unlearning" in data.tags
+    assert data.to_dict()["library_name"] == "transformers" and "machine-unlearning" in data.tags
 
 
 def test_without_a_licence_none_is_made_up() -> None:
@@ -70,4 +70,4 @@ def test_the_head_of_a_card_is_read(tmp_path: Path) -> None:
 def test_an_adapter_says_that_it_is_one_and_how_it_is_loaded() -> None:
     text = model_card(unlearned(), MODEL, "meta/llama", "1.2", {}, adapter=True)
     assert "An adapter of `meta/llama`" in text and "AutoPeftModelForCausalLM" in text
-    assert ModelCard(text).data.library_name == "peft" and "may only be hidden" in text
+    assert ModelCard(text).data.to_dict()["library_name"] == "peft" and "may only be hidden" in text

@@ -172,9 +172,9 @@ def load(folders: Sequence[Path]) -> Mapping[str, RunRecord]:
         ConfigError: A folder is named twice.
         InputError: A folder holds no run, or one that cannot be read.
     """
-    from ssiuu.records.files import load_run
+    from ssiuu.records.files import load_run, runs_of
 
-    paths = [run for folder in folders for run in _runs_in(folder)]
+    paths = [run for folder in folders for run in runs_of(folder)]
     places = [path.resolve() for path in paths]
     if twice := [path for n, path in enumerate(paths) if places[n] in places[:n]]:
         raise ConfigError(f"{twice[0]} is named twice: a run is compared with others.")
@@ -183,9 +183,3 @@ def load(folders: Sequence[Path]) -> Mapping[str, RunRecord]:
         str(path) if names.count(name) > 1 else name: load_run(path)
         for path, name in zip(paths, names, strict=True)
     }
-
-
-def _runs_in(folder: Path) -> list[Path]:
-    """Return the folder, or those in it that hold runs where it holds none itself."""
-    within = sorted(path.parent for path in folder.glob("*/run.json"))
-    return [folder] if (folder / "run.json").exists() or not within else within

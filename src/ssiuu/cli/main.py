@@ -49,28 +49,32 @@ app = typer.Typer(
     help="Make a language model forget facts, then find out: were they erased, or only hidden?",
     epilog=HELP,
 )
-app.command("demo")(spoken(demo.command))
-app.command("run")(spoken(run.command))
-app.command("watch")(spoken(watch.command))
-app.command("ask")(spoken(ask.command))
-app.command("teach")(spoken(teach.command))
-app.command("unlearn")(spoken(unlearn.command))
-app.command("audit")(spoken(audit.command))
-app.command("diagnose")(spoken(diagnose.command))
-app.command("calibrate")(spoken(calibrate.command))
-app.command("report")(spoken(report.command))
-app.command("view")(spoken(view.command))
-app.command("compare")(spoken(compare.command))
-app.command("export")(spoken(export.command))
-app.command("push")(spoken(push.command))
-app.command("redact")(spoken(redact.command))
-app.command("purge")(spoken(purge.command))
-app.command("verify")(spoken(verify.command))
-app.command("list")(spoken(listing.command))
+COMMANDS = {
+    "demo": demo,
+    "run": run,
+    "watch": watch,
+    "ask": ask,
+    "teach": teach,
+    "unlearn": unlearn,
+    "audit": audit,
+    "diagnose": diagnose,
+    "calibrate": calibrate,
+    "report": report,
+    "view": view,
+    "compare": compare,
+    "export": export,
+    "push": push,
+    "redact": redact,
+    "purge": purge,
+    "verify": verify,
+    "list": listing,
+    "init": init,
+    "check": check,
+    "doctor": doctor,
+}
+for name, module in COMMANDS.items():
+    app.command(name)(spoken(module.command))
 app.add_typer(request.app, name="request")
-app.command("init")(spoken(init.command))
-app.command("check")(spoken(check.command))
-app.command("doctor")(spoken(doctor.command))
 
 # No model is loaded, nothing is trained.
 READERS = {
@@ -115,13 +119,13 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an ASCII terminal still shows something
     try:
-        _run()
+        try:
+            _run()
+        finally:
+            _flush()
     except SystemExit as end:
-        _flush()
         launched.end(end.code if isinstance(end.code, int) else FAILED if end.code else 0)
         raise
-    finally:
-        _flush()
 
 
 def _flush() -> None:

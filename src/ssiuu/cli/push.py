@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ssiuu.cli.spoken import result
+
+if TYPE_CHECKING:
+    from ssiuu.experiment.publish import Upload
 
 
 def command(
@@ -35,14 +38,13 @@ def command(
         told(plan.files, plan.kept_back)
         return
     check(repository)
-    pushed(folder, repository, public, anyway)
+    pushed(plan, repository, public)
 
 
-def pushed(folder: Path, repository: str, public: bool = False, anyway: bool = False) -> None:
+def pushed(plan: Upload, repository: str, public: bool = False) -> None:
     """Upload a checkpoint, and say what went and what did not."""
-    from ssiuu.experiment.publish import planned, upload
+    from ssiuu.experiment.publish import upload
 
-    plan = planned(folder, anyway)
     told(plan.files, plan.kept_back)
     address = upload(plan, repository, public)
     result(repository=address)

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Annotated, Any, TextIO
@@ -72,7 +72,7 @@ def spoken(command: Callable[..., Any]) -> Callable[..., Any]:
             raise ConfigError("--quiet and --verbose do not go together.")
         _manner = Manner(quiet, verbose, json)
         try:
-            with _logging(verbose), _answering(sys.stdout) if json else _nothing():
+            with _logging(verbose), _answering(sys.stdout) if json else nullcontext():
                 return command(*given, **options)
         finally:
             _manner = Manner()
@@ -82,11 +82,6 @@ def spoken(command: Callable[..., Any]) -> Callable[..., Any]:
     changed.__signature__ = signature.replace(parameters=parameters)
     changed.__annotations__ = {**command.__annotations__, **SHARED}
     return speaking
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 @contextmanager

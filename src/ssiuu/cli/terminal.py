@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 STAYS = "estimate: ", "planted controls: as examined"  # lines that no later one takes the place of
 
 
+def clock(seconds: float) -> str:
+    """Return a time as lines of progress begin with it."""
+    return f"[{int(seconds // 60):2d}:{int(seconds % 60):02d}]"
+
+
 class Printer:
     """Prints progress to stderr: one bar with the time left on a terminal, else a line at a time."""
 
@@ -37,7 +42,7 @@ class Printer:
         if not self.speaks:
             return
         seconds = time.monotonic() - self.start
-        line = f"[{int(seconds // 60):2d}:{int(seconds % 60):02d}] {text}"
+        line = f"{clock(seconds)} {text}"
         if self.bar is None:
             print(line, file=sys.stderr, flush=True)
         else:

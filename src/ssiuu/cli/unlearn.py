@@ -78,7 +78,7 @@ def command(
     check_out(Path(out), [model])
     check_facts({"--forget": forget, "--retain": retain}, columns, set_ or [])
     if push_to_hub is not None:
-        from ssiuu.experiment.publish import check
+        from ssiuu.experiment.publish import check, planned
 
         check(push_to_hub)
     seal = seal_of(sign, fact_digests, digest_key, out)
@@ -119,7 +119,7 @@ def command(
         print(f"checkpoint: {out}")
         print(f"certificate: {out / CERTIFICATE}")
         if push_to_hub is not None:
-            pushed(out, push_to_hub, anyway=keep_anyway)
+            pushed(planned(out, keep_anyway), push_to_hub)
         print("An answer that is gone may only be hidden: ssiuu audit --before ... --after ... tells.")
     else:
         print(f"no checkpoint was written (--keep-anyway writes it); the record: {out}.unlearn.json")

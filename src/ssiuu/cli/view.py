@@ -11,6 +11,7 @@ import typer
 from ssiuu.cli.misuse import check_number
 from ssiuu.cli.spoken import manner, result
 from ssiuu.errors import InputError, OutputError
+from ssiuu.records.files import runs_of
 
 
 def command(
@@ -48,5 +49,4 @@ def _runs(folder: Path) -> list[Path]:
     """Return a folder, or the runs that lie in it where it holds several."""
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}.")
-    inside = sorted(path.parent for path in folder.glob("*/run.json"))
-    return inside if inside and not (folder / "run.json").exists() else [folder]
+    return runs_of(folder)

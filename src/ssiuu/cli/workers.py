@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ssiuu.cli.board import Board
 from ssiuu.cli.exits import INTERRUPTED, MISUSE
+from ssiuu.cli.terminal import clock
 from ssiuu.cli.watch import headline
 from ssiuu.errors import InputError, SsiuuError
 
@@ -133,8 +134,7 @@ class _View:
         return self.head
 
     def _clock(self) -> str:
-        seconds = int(time.monotonic() - self.begun)
-        return f"[{seconds // 60:2d}:{seconds % 60:02d}]"
+        return clock(time.monotonic() - self.begun)
 
 
 def _judge(workers: Sequence[Worker], folders: Sequence[Path]) -> None:

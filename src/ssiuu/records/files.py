@@ -275,6 +275,12 @@ def left_of_run(run: Path) -> bool:
     return (run / SPLIT).exists() or (run / "cells").is_dir() or bool([*run.glob("original-*.json")])
 
 
+def runs_of(folder: Path) -> list[Path]:
+    """Return the folder, or those in it that hold runs where it holds none itself."""
+    within = sorted(path.parent for path in folder.glob(f"*/{HEADER}"))
+    return [folder] if (folder / HEADER).exists() or not within else within
+
+
 def read_header(run: Path) -> RunHeader:
     """Return the header of a run folder.
 
