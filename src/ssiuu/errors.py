@@ -4,6 +4,7 @@
     ├── InputError            the user can mend it; the command exits with 2
     │   ├── DataError         a file of facts or instructions
     │   ├── ConfigError       a recipe, an option, an unknown name
+    │   │   └── WithheldError an upload of what is not forgotten; exits with 12
     │   ├── ModelError        a model folder or name
     │   ├── OutputError       the output folder or the disk
     │   └── DamagedError      a file that ssiuu wrote and that is no longer what was written
@@ -42,6 +43,10 @@ class DataError(InputError):
 
 class ConfigError(InputError):
     """A recipe, an option or a name is not valid."""
+
+
+class WithheldError(ConfigError):
+    """A checkpoint that is not forgotten is not uploaded unless that is asked for."""
 
 
 class ModelError(InputError):

@@ -39,6 +39,15 @@ def test_it_says_what_was_done_and_what_is_not_known() -> None:
     assert "may only be hidden" in text and "/home/me" not in text and "secret" not in text
 
 
+@pytest.mark.parametrize("state", ["not forgotten", "forgotten at a cost"])
+def test_what_is_not_forgotten_is_said_first_and_as_a_tag(state: str) -> None:
+    outcome = OUTCOME.model_copy(update={"state": state, "reasons": ["it answers"]})
+    text = model_card(unlearned(outcome), MODEL, "", "1.2", {})
+    assert f"# my-model, {state}: 5 facts\n\n**This model " in text and "made to forget 5" not in text
+    assert "not-forgotten" in ModelCard(text).data.tags and f"- {state}: it answers" in text
+    assert "not-forgotten" not in card() and "**" not in card()
+
+
 def test_its_head_is_read_by_the_hub_s_own_reader_and_names_base_and_licence() -> None:
     data = ModelCard(card({"license": "llama3.2", "language": ["ja"]}, "meta/llama")).data
     assert (data.license, data.base_model, data.language) == ("llama3.2", "meta/llama", ["ja"])

@@ -14,7 +14,7 @@ from known_facts import ssiuu
 from ssiuu.config import read_yaml
 from ssiuu.data.exported import data_set, lm_eval_task
 from ssiuu.data.fact import Fact
-from ssiuu.errors import ConfigError, ModelError, OutputError
+from ssiuu.errors import ConfigError, ModelError, OutputError, WithheldError
 from ssiuu.experiment.publish import WANTED, planned, upload
 
 SECRET = "Where does Ada Kowalski live?"
@@ -104,15 +104,53 @@ def test_what_the_hub_refuses_is_one_sentence(
         upload(planned(checkpoint), "me/forgotten")
 
 
-@pytest.mark.parametrize("state", ["not forgotten", "at a cost"])
+@pytest.mark.parametrize("state", ["not forgotten", "forgotten at a cost"])
 def test_what_is_not_forgotten_is_not_offered_as_if_it_were(
-    checkpoint: Path, state: str, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, hub: list[dict[str, Any]], state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = SimpleNamespace(outcome=SimpleNamespace(state=state))
     monkeypatch.setattr("ssiuu.experiment.publish.read_record", lambda *_: record)
-    with pytest.raises(ConfigError, match="--anyway"):
+    with pytest.raises(WithheldError, match="--anyway"):
         planned(checkpoint)
+    with pytest.raises(WithheldError, match=r"its card .* does not"):
+        planned(checkpoint, anyway=True)
+    (checkpoint / "README.md").write_text(f"**{state}**")
     assert planned(checkpoint, anyway=True).files
+    done = ssiuu("push", checkpoint, "me/forgotten", "--json")
+    told = json.loads(done.stdout)
+    assert told["exit_code"] == done.returncode == 12 and "--anyway" in told["errors"][0]
+    assert "uploaded" not in told and hub == []
+    done = ssiuu("push", checkpoint, "me/forgotten", "--anyway")
+    assert done.returncode == 0 and len(hub) == 2
+
+
+@pytest.mark.parametrize("state", ["not forgotten", "forgotten at a cost"])
+def test_unlearning_uploads_what_is_not_forgotten_only_where_that_is_said(
+    checkpoint: Path, hub: list[dict[str, Any]], state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = SimpleNamespace(state=state)
+    monkeypatch.setattr("ssiuu.cli.unlearn._tell", lambda _: None)
+    monkeypatch.setattr("ssiuu.cli.unlearn._result", lambda *_: None)
+    monkeypatch.setattr("ssiuu.cli.misuse.check_out", lambda *_: None)
+    record = SimpleNamespace(outcome=outcome)
+    monkeypatch.setattr("ssiuu.experiment.unlearn.unlearn_model", lambda *_, **__: record)
+    monkeypatch.setattr("ssiuu.experiment.publish.read_record", lambda *_: record)
+    (checkpoint / "README.md").write_text(f"**{state}**")
+    words = ["unlearn", "--model", "m", "--forget", "a/b", "--retain", "none", "--out", checkpoint]
+    words += ["--push-to-hub", "me/forgotten"]
+    lost = ssiuu(*words)
+    assert lost.returncode in (3, 4) and "no checkpoint was written" in lost.stdout and hub == []
+    kept = ssiuu(*words, "--keep-anyway")
+    assert kept.returncode == 12 and "checkpoint: " in kept.stdout and "--push-anyway" in kept.stderr
+    assert hub == []
+    told = json.loads(ssiuu(*words, "--keep-anyway", "--json").stdout)
+    assert told["exit_code"] == 12 and state in told["errors"][0] and "repository" not in told
+    sent = ssiuu(*words, "--keep-anyway", "--push-anyway")
+    assert sent.returncode == lost.returncode and "uploaded: https://hub/me/forgotten" in sent.stdout
+    assert len(hub) == 2
+    for some in ([*words, "--push-anyway"], [*words[:-2], "--keep-anyway", "--push-anyway"]):
+        done = ssiuu(*some)
+        assert done.returncode == 2 and "--push-anyway is about" in done.stderr
 
 
 def test_facts_as_a_data_set_that_datasets_loads(tmp_path: Path) -> None:

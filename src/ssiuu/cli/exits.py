@@ -13,6 +13,7 @@ DIFFERS = 8
 UNREADABLE = 9
 UNSIGNED = 10
 LACKING = 11
+WITHHELD = 12
 INTERRUPTED = 130
 
 CODES = {
@@ -28,6 +29,7 @@ CODES = {
     UNREADABLE: "no certificate, or changed after it was written (verify)",
     UNSIGNED: "not signed, or not by the key that was given (verify)",
     LACKING: "something that is needed is not there (doctor)",
+    WITHHELD: "there, and not uploaded: it is not forgotten (unlearn, push)",
     INTERRUPTED: "interrupted, the same command continues",
 }
 HELP = f"Exit codes: {'; '.join(f'{code} {meaning}' for code, meaning in CODES.items())}."

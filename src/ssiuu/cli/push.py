@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ssiuu.cli.exits import WITHHELD
 from ssiuu.cli.spoken import result
 
 if TYPE_CHECKING:
+    from ssiuu.errors import WithheldError
     from ssiuu.experiment.publish import Upload
 
 
@@ -30,10 +33,16 @@ def command(
     """Upload weights, tokenizer, configuration and card; records and certificates stay here.
 
     A model that was never audited may hide what it does not say: audit it first.
+    Exit code 12: its record says that it is not forgotten, and --anyway is missing.
     """
+    from ssiuu.errors import WithheldError
     from ssiuu.experiment.publish import check, planned
 
-    plan = planned(folder, anyway)
+    try:
+        plan = planned(folder, anyway)
+    except WithheldError as error:
+        withheld(error)
+        raise typer.Exit(WITHHELD) from error
     if dry_run:
         told(plan.files, plan.kept_back)
         return
@@ -49,6 +58,12 @@ def pushed(plan: Upload, repository: str, public: bool = False) -> None:
     address = upload(plan, repository, public)
     result(repository=address)
     print(f"uploaded: {address}")
+
+
+def withheld(error: WithheldError) -> None:
+    """Say why a checkpoint is not uploaded."""
+    result(errors=error.problems)
+    print(f"error: {error}", file=sys.stderr)
 
 
 def told(files: Sequence[str], kept_back: Sequence[str]) -> None:

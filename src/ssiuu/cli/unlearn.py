@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ssiuu.cli.exits import AT_A_COST, NOT_FORGOTTEN
+from ssiuu.cli.exits import AT_A_COST, NOT_FORGOTTEN, WITHHELD
 from ssiuu.cli.options import (
     Base,
     ColumnNames,
@@ -19,7 +19,7 @@ from ssiuu.cli.options import (
     Sets,
     Sign,
 )
-from ssiuu.cli.push import pushed
+from ssiuu.cli.push import pushed, withheld
 from ssiuu.cli.sealing import seal_of
 from ssiuu.cli.spoken import result
 from ssiuu.cli.terminal import forcing, redacted, set_up
@@ -57,6 +57,9 @@ def command(
         str | None,
         typer.Option(metavar="OWNER/NAME", help="upload the checkpoint with its card, and no record"),
     ] = None,
+    push_anyway: Annotated[
+        bool, typer.Option("--push-anyway", help="upload it even where it is not forgotten")
+    ] = False,
     redact: Redact = False,
     sign: Sign = None,
     fact_digests: FactDigestForm = "keyed",
@@ -67,7 +70,8 @@ def command(
     The learning rate is searched, unless --set unlearn.learning_rate=RATE
     gives one. Exit codes: 0 forgotten; 3 not forgotten; 4 forgotten at the
     cost of what should stay (--max-kl, --min-retain). With 3 and 4 there is
-    no checkpoint, unless --keep-anyway.
+    no checkpoint, unless --keep-anyway. 12: that checkpoint is there and was
+    not uploaded, which takes --push-anyway as well.
     """
     from ssiuu.cli.misuse import check_facts, check_models, check_number, check_out, nothing
 
@@ -77,10 +81,7 @@ def command(
     check_models(model)
     check_out(Path(out), [model])
     check_facts({"--forget": forget, "--retain": retain}, columns, set_ or [])
-    if push_to_hub is not None:
-        from ssiuu.experiment.publish import check, planned
-
-        check(push_to_hub)
+    check_upload(push_to_hub, keep_anyway, push_anyway)
     seal = seal_of(sign, fact_digests, digest_key, out)
     from ssiuu.certificate.write import JSON as CERTIFICATE
     from ssiuu.experiment.certify import certify_unlearning
@@ -114,22 +115,54 @@ def command(
     _tell(record)
     assert record.outcome is not None
     code = {"forgotten": 0, "not forgotten": NOT_FORGOTTEN}.get(record.outcome.state, AT_A_COST)
-    _result(record, out if code == 0 or keep_anyway else None)
-    if code == 0 or keep_anyway:
+    kept = code == 0 or keep_anyway
+    _result(record, out if kept else None)
+    if kept:
         print(f"checkpoint: {out}")
         print(f"certificate: {out / CERTIFICATE}")
-        if push_to_hub is not None:
-            pushed(planned(out, keep_anyway), push_to_hub)
+        if push_to_hub is not None and not _upload(out, push_to_hub, push_anyway):
+            code = WITHHELD
         print("An answer that is gone may only be hidden: ssiuu audit --before ... --after ... tells.")
     else:
         print(f"no checkpoint was written (--keep-anyway writes it); the record: {out}.unlearn.json")
     if redact:
         from ssiuu.redaction.keys import default_place
 
-        kept = code == 0 or keep_anyway
         place = out if kept else out.with_name(f"{out.name}.unlearn.json")
         redacted(place, digest_key or default_place(out))
     raise typer.Exit(code)
+
+
+def check_upload(repository: str | None, keep_anyway: bool, push_anyway: bool) -> None:
+    """Refuse an upload that could not be, before any work.
+
+    Raises:
+        ConfigError: The hub cannot be uploaded to, or --push-anyway has nothing to act on.
+    """
+    from ssiuu.errors import ConfigError
+
+    if push_anyway and not (keep_anyway and repository is not None):
+        raise ConfigError(
+            "--push-anyway is about a checkpoint that is not forgotten: it takes --keep-anyway, which "
+            "writes one, and --push-to-hub OWNER/NAME."
+        )
+    if repository is not None:
+        from ssiuu.experiment.publish import check
+
+        check(repository)
+
+
+def _upload(out: Path, repository: str, anyway: bool) -> bool:
+    """Upload the checkpoint, and return whether it went: what is not forgotten stays here."""
+    from ssiuu.errors import WithheldError
+    from ssiuu.experiment.publish import planned
+
+    try:
+        pushed(planned(out, anyway), repository)
+    except WithheldError as error:
+        withheld(error)
+        return False
+    return True
 
 
 def _result(record: Unlearning, checkpoint: Path | None) -> None:

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
-from ssiuu.errors import ConfigError, InputError, ModelError, OutputError
+from ssiuu.errors import ConfigError, InputError, ModelError, OutputError, WithheldError
 from ssiuu.hub import first_line
 from ssiuu.models.adapter import STATED
 from ssiuu.models.sources import HUB_NAME
@@ -48,8 +48,9 @@ def planned(folder: Path, anyway: bool = False) -> Upload:
         anyway: Also where its record says that the facts are not forgotten.
 
     Raises:
-        InputError: It is no checkpoint with a card, names a place on this machine, or is of facts that
-            are not forgotten.
+        InputError: It is no checkpoint with a card, or names a place on this machine.
+        WithheldError: Its record says that the facts are not forgotten, or at a cost; or its card does
+            not say so.
     """
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     files = [name for name in names if any(fnmatchcase(name, one) for one in WANTED)]
@@ -60,11 +61,26 @@ def planned(folder: Path, anyway: bool = False) -> Upload:
             f"{folder} has no card ({CARD}), and none goes to the hub without: ssiuu unlearn writes it."
         )
     _check_base(folder)
+    _check_outcome(folder, anyway)
+    return Upload(folder, files, [name for name in names if name not in files])
+
+
+def _check_outcome(folder: Path, anyway: bool) -> None:
+    """Refuse what is not forgotten, unless it is wanted so and its card tells whoever downloads it."""
     record = read_record(folder / "unlearn.json", Unlearning)
     state = record.outcome.state if record is not None and record.outcome is not None else "forgotten"
-    if state != "forgotten" and not anyway:
-        raise ConfigError(f"{folder}: its record says {state!r}; --anyway uploads it nonetheless.")
-    return Upload(folder, files, [name for name in names if name not in files])
+    if state == "forgotten":
+        return
+    if not anyway:
+        raise WithheldError(
+            f"{folder} is not uploaded: its record says {state!r}. ssiuu push --anyway, or ssiuu "
+            "unlearn --push-anyway, uploads it nonetheless."
+        )
+    if state not in (folder / CARD).read_text(encoding="utf-8"):
+        raise WithheldError(
+            f"{folder} is not uploaded: its record says {state!r} and its card ({CARD}) does not. "
+            "Whoever downloads it has to know: write it there."
+        )
 
 
 def _check_base(folder: Path) -> None:

@@ -25,6 +25,12 @@ from peft import AutoPeftModelForCausalLM
 model = AutoPeftModelForCausalLM.from_pretrained("THIS")
 ```
 """
+WARNINGS = {
+    "not forgotten": "**This model still has facts that it was made to forget.** It did not reach the "
+    "threshold that was set, and was kept all the same (`--keep-anyway`).",
+    "forgotten at a cost": "**This model lost more than the facts that it was made to forget.** It "
+    "passed a limit on what should stay, and was kept all the same (`--keep-anyway`).",
+}
 LIMITS = """## What is not known
 
 - An answer that is not given any more may only be hidden: this card says nothing of that. An audit
@@ -56,21 +62,24 @@ def model_card(
     carried: dict[str, Any] = {key: before[key] for key in CARRIED if before.get(key)}
     base = hub or before.get("base_model")
     name = hub or Path(model.name).name
+    result = record.outcome
+    state = result.state if result is not None else "forgotten"
     data = ModelCardData(
         library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
-        tags=["machine-unlearning", "ssiuu"],
+        tags=["machine-unlearning", "ssiuu", *(["not-forgotten"] if state in WARNINGS else [])],
         ignore_metadata_errors=True,
         **carried | ({"base_model": base} if base else {}),
     )
-    result = record.outcome
     facts = result.facts if result is not None else 0
     licence = carried.get("license")
     kind = "An adapter of" if adapter else "Made from"
+    made = f"{state}:" if state in WARNINGS else "made to forget"
     return "\n".join(
         [
             f"---\n{data.to_yaml()}\n---",
-            f"# {name}, made to forget {facts} fact{'s' * (facts != 1)}\n",
+            f"# {name}, {made} {facts} fact{'s' * (facts != 1)}\n",
+            *([f"{WARNINGS[state]}\n"] if state in WARNINGS else []),
             f"{kind} `{name}` ({model.parameters:,} parameters) by ssiuu {version}, "
             f"method `{record.method.label}`: {record.method.description}.\n",
             *([f"Of the model before: {model.note}.\n"] if model.note else []),
