@@ -36,7 +36,7 @@ def test_every_setting_of_a_recipe_is_told_with_its_default_and_a_description() 
     [
         ("unlearn.learning_rate", "number in (0, 1]"),
         ("unlearn.micro_batch_size", "whole number from 1 on, or null"),
-        ("attacks.quantise", "list of one of int8, int4, nf4"),
+        ("attacks.quantise", "list of one of int8, int4, nf4, bnb-nf4, bnb-nf4-double"),
         ("evaluate.options", "whole number in [2, 6]"),
     ],
 )

@@ -1,14 +1,18 @@
 """Weight quantisation as an attack: small differences between two models round away.
 
-Simulated: every weight is replaced by the value its code stands for, so it runs anywhere. What is
-quantised: every linear map except the output embedding, experts in one tensor each for itself;
-embeddings, norms, biases, routers and convolutions stay.
+Every weight is replaced by the value its code stands for, so it runs anywhere. What is quantised: every
+linear map except the output embedding, experts in one tensor each for itself; embeddings, norms,
+biases, routers and convolutions stay.
 
     int8   one scale an output channel:   w ~ s round(w / s),  s = max |w| / 127
     int4   one scale a group of inputs:   w ~ s round(w / s),  s = max |w| / 7
     nf4    one scale a group of inputs:   w ~ s c(w / s),      s = max |w|, c: nearest code
 
-A group is 64 neighbouring inputs of one output channel; the last one may be shorter.
+A group is 64 neighbouring inputs of one output channel; the last one may be shorter. As deployed, by
+the package that serves it (`ssiuu.models.nf4`):
+
+    bnb-nf4          bitsandbytes' nf4: `nf4` to fp32's last digit, of rows that are whole groups
+    bnb-nf4-double   the same, its scales in 8 bits
 
 Source: int8 and int4, symmetric absmax as in Dettmers et al. 2022; nf4, Dettmers et al. 2023 (QLoRA),
 Sec. 3 and App. E. Departures: scales stay in fp32 and are not quantised themselves.
@@ -17,7 +21,7 @@ Sec. 3 and App. E. Departures: scales stay in fp32 and are not quantised themsel
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import torch
@@ -31,35 +35,42 @@ from transformers.pytorch_utils import Conv1D
 from ssiuu.attacks.base import Attack, Axis, Curve, Victim, different
 from ssiuu.causal import CausalLM
 from ssiuu.errors import ModelError
+from ssiuu.models import nf4 as package_nf4
 from ssiuu.models.maps import is_map, stacked_weights, stored_across
 from ssiuu.records.schema import AttackRead, Reading
 
 GROUP = 64
-BITS = {"int8": 8, "int4": 4, "nf4": 4}
+BITS = {"int8": 8, "int4": 4, "nf4": 4, "bnb-nf4": 4, "bnb-nf4-double": 4}
+
+Format = Literal["int8", "int4", "nf4", "bnb-nf4", "bnb-nf4-double"]
 
 
-class Formats(RootModel[list[Literal["int8", "int4", "nf4"]]]):
+class Formats(RootModel[list[Format]]):
     """The formats, in the order they are read in."""
 
     model_config = ConfigDict(frozen=True)
 
-    root: list[Literal["int8", "int4", "nf4"]] = Field(
-        default=[], description="formats that the weights are rounded to"
-    )
+    root: list[Format] = Field(default=[], description="formats that the weights are rounded to")
 
 
 class Quantised(Attack[Formats]):
     """The model as it would be served on less memory."""
 
     name = "quantised"
-    summary = "round every linear map to int8, int4 or nf4"
+    summary = "round every linear map to int8, int4 or nf4, or to bitsandbytes' nf4"
     Config, key = Formats, "quantise"
     axis = Axis("bits", "weights")
     strong = ("int8", "int4", "nf4")
 
     def problems(self) -> list[str]:
-        """Refuse a format twice."""
-        return different(self.key, self.config.root)
+        """Refuse a format twice, and one whose package is not there."""
+        packaged = [name for name in self.config.root if name.startswith("bnb-")]
+        lacking = [] if not packaged or package_nf4.there() else packaged[:1]
+        needs = f"needs {package_nf4.REMEDY}, or take nf4, which rounds alike without it"
+        return [
+            *different(self.key, self.config.root),
+            *(f"attacks.{self.key}: {name} {needs}." for name in lacking),
+        ]
 
     def curves(self) -> list[Curve]:
         """Return one curve over the formats."""
@@ -94,7 +105,13 @@ def nf4(weight: Float[Tensor, "out in"], group: int = GROUP) -> Float[Tensor, "o
     return _grouped(weight, group, nearest)
 
 
-FORMATS = {"int8": int8, "int4": int4, "nf4": nf4}
+FORMATS: dict[str, Callable[[Tensor], Tensor]] = {
+    "int8": int8,
+    "int4": int4,
+    "nf4": nf4,
+    "bnb-nf4": package_nf4.rounded,
+    "bnb-nf4-double": partial(package_nf4.rounded, double=True),
+}
 
 
 @cache

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from ssiuu.errors import ModelError
 from ssiuu.hub import first_line
+from ssiuu.models import nf4
 from ssiuu.models.checks import SHOWN, check_finite
 from ssiuu.models.files import ADAPTER, ADAPTER_CONFIG, PICKLES, read_json, tensors_of
 from ssiuu.models.quiet import quiet
@@ -55,6 +56,7 @@ def merge(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     Raises:
         ModelError: The adapter is broken, does not fit, or is of a kind that cannot be merged.
     """
+    nf4.muted()  # peft imports it where it is there
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
     weights = _read(folder)

@@ -24,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
+from ssiuu.models import nf4
 from ssiuu.models.maps import adaptable, is_map
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def adapted(model: CausalLM, lora: Lora | None) -> Iterator[PeftModel | None]:
     if lora is None:
         yield None
         return
+    nf4.muted()  # peft imports it where it is there
     from peft import LoraConfig, get_peft_model  # its import takes a second or two
 
     paths = targeted(model, lora)
