@@ -72,6 +72,37 @@ def test_a_command_that_reads_answers_too(words: list[str], code: int, holds: st
     assert (done.stderr == "") == (code == 0)
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("ask --json --modle x", "--modle"),
+        ("ask --modle x --json", "--modle"),
+        ("ask --json", "--model"),
+        ("--json ask --model x", "--json"),
+        ("lst methods --json", "lst"),
+        ("list nonsense --json", "nonsense"),
+        ("view x --port many --json", "--port"),
+        ("check quick extra --json", "extra"),
+        ("request process --json --ledger", "--ledger"),
+        ("request nothing --json", "nothing"),
+        ("check -q -v --json", "do not go together"),
+        ("run --out= --json", "--out has no value"),
+        ("ask --facts --json --model x", "cannot be read as facts"),
+    ],
+)
+def test_what_cannot_be_parsed_is_one_object_too(line: str, told: str) -> None:
+    done, plain = ssiuu(*line.split()), ssiuu(*line.replace("--json", "").split())
+    found = json.loads(done.stdout)
+    assert found.keys() == {"exit_code", "errors"} and found["exit_code"] == done.returncode == 2
+    assert told in " ".join(found["errors"]) and "Traceback" not in done.stderr and done.stderr
+    assert plain.stdout == "" or not plain.stdout.startswith("{")
+
+
+def test_a_word_behind_two_dashes_is_a_folder_and_asks_for_no_object() -> None:
+    done = ssiuu("report", "--", "--json")
+    assert (done.returncode, done.stdout) == (2, "") and "--json" in done.stderr
+
+
 def test_quiet_and_verbose_exclude_each_other() -> None:
     done = ssiuu("check", "-q", "-v")
     assert done.returncode == 2 and "do not go together" in done.stderr

@@ -6,10 +6,13 @@ import io
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ssiuu import __version__
 from ssiuu.cli import (
@@ -37,11 +40,38 @@ from ssiuu.cli import (
     watch,
 )
 from ssiuu.cli.exits import FAILED, HELP, INTERRUPTED, MISUSE
-from ssiuu.cli.spoken import spoken
+from ssiuu.cli.spoken import begin, refused, spoken
 from ssiuu.errors import ConfigError, InputError, SsiuuError
 from ssiuu.experiment import launched
 
+UsageError: Any = typer.BadParameter.__mro__[1]  # of the parser: a word or a value that it cannot use
+
+
+class Parsed(TyperGroup):
+    """The commands; what the parser refuses is an object too, where --json stands on the line."""
+
+    def make_context(self, *given: Any, **more: Any) -> Any:
+        """Parse what stands before the command."""
+        with _answering():
+            return super().make_context(*given, **more)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Parse what stands behind the command, and run it."""
+        with _answering():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except UsageError as error:
+        refused(MISUSE, [error.format_message()], sys.argv[1:])
+        raise
+
+
 app = typer.Typer(
+    cls=Parsed,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=True,
@@ -151,14 +181,17 @@ def _refuse_empty(words: list[str]) -> None:
 
 
 def _run() -> None:
+    begin()
     try:
         _refuse_empty(sys.argv[1:])
         app()
     except InputError as error:
+        refused(MISUSE, error.problems, sys.argv[1:])
         for problem in error.problems if launched.speaks() else ():
             print(f"error: {problem}", file=sys.stderr)
         sys.exit(MISUSE)
     except (SsiuuError, OSError) as error:
+        refused(FAILED, [str(error)], sys.argv[1:])
         print(f"error: {error}", file=sys.stderr)
         sys.exit(FAILED)
     except Exception as error:

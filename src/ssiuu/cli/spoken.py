@@ -1,7 +1,8 @@
 """How every command speaks: -q, -v, and --json, which makes its result one JSON object.
 
 With --json stdout gets one object at the end: the exit code, what `result` was told meanwhile, and what
-was wrong where something was. What a command prints for people is left out, or with -v goes to stderr.
+was wrong where something was; also where the command line cannot be parsed and no command has begun.
+What a command prints for people is left out, or with -v goes to stderr.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from functools import wraps
+from itertools import takewhile
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -45,6 +47,7 @@ class Manner:
 
 
 _manner = Manner()
+_answered = False  # whether stdout has its object
 
 
 def manner() -> Manner:
@@ -55,6 +58,25 @@ def manner() -> Manner:
 def result(**values: Any) -> None:
     """Add to the object that --json prints; paths and records as JSON has them."""
     _manner.values |= values
+
+
+def begin() -> None:
+    """A command line begins: nothing has been answered yet."""
+    global _answered
+    _answered = False
+
+
+def refused(code: int, problems: list[str], words: Sequence[str]) -> None:
+    """Print the object of a command line that was refused before its command could begin.
+
+    Args:
+        code: What the process ends with.
+        problems: What is wrong, a sentence each.
+        words: The command line; --json anywhere on it counts, parsed or not.
+    """
+    wanted = "--json" in takewhile(lambda word: word != "--", words)
+    if wanted and not _answered and launched.first():
+        _print(sys.stdout, code, problems)
 
 
 def spoken(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -132,8 +154,10 @@ def _answering(out: TextIO) -> Iterator[None]:
 
 
 def _print(out: TextIO, code: int, problems: list[str]) -> None:
+    global _answered
     from ssiuu.records.files import dump_json
 
+    _answered = True
     words = {"exit_code": code} | ({"errors": problems} if problems else {})
     print(dump_json(words | _plain(_manner.values)), file=out)
 
