@@ -7,6 +7,7 @@ code. Half of the workers are of another host, whose clock is days off.
 from __future__ import annotations
 
 import hashlib
+import io
 import multiprocessing
 import os
 import platform
@@ -14,7 +15,9 @@ import random
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +29,7 @@ from ssiuu.experiment import folder as folder_module
 from ssiuu.experiment import run as run_module
 from ssiuu.experiment.cells import CellPlan, StagePlan
 from ssiuu.experiment.folder import in_turn
+from ssiuu.experiment.progress import Meter
 from ssiuu.experiment.run import STATE, WEIGHTS
 from ssiuu.records import lease as leasing
 from ssiuu.records.files import cell_folder, digest, keyed
@@ -122,9 +126,9 @@ class Stages(run_module._Stages):
 
 class _Meter:
     def __init__(self, cells: Sequence[CellPlan]) -> None:
-        self.cells = cells
+        self.cells, self.whole = cells, set[Path]()
 
-    def look(self) -> None:
+    def look(self, cell: CellPlan) -> None:
         pass
 
     def __call__(self, text: str) -> None:
@@ -228,3 +232,86 @@ def test_nothing_is_lost_and_nothing_done_twice(
         f"{sum(len(p) - 1 for p in again.values())} begun again, {took:.1f} s"
     )
     assert len(who) > workers / 2
+
+
+# --- what looking costs -------------------------------------------------------------------------
+
+
+class Alike(Stages):
+    """Stages under the meter of a run; of every second cell the model is the original, which is asked."""
+
+    def __init__(self, out: Path, cells: Sequence[CellPlan]) -> None:
+        super().__init__(out, cells, Path(os.devnull), 0.0)
+        self.meter = Meter(out, cells, lambda _: None)
+        self.session.original = SimpleNamespace(restore=lambda: None)
+
+    def _do(self, cell: CellPlan, stages: Sequence[StagePlan]) -> None:
+        for stage in stages:
+            self._write(cell, stage, Made(value=stage.key))  # type: ignore[type-var]
+
+
+def half_alike(cells: int) -> list[CellPlan]:
+    """Return cells of which every second one is of the same model as all those."""
+    jobs, (alike, *_) = plan(cells, 2), plan(1, 2)
+    for number in range(0, cells, 2):
+        folder = cell_folder("none", number)
+        same = [replace(stage, path=folder / stage.path.name) for stage in alike.stages[1:]]
+        jobs[number] = replace(jobs[number], seed=number, stages=same)
+    return jobs
+
+
+@contextmanager
+def counted(patch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """Count what is asked of the file system: files opened or looked for, and entries listed."""
+    count = Counter[str]()
+
+    def counting(module: Any, name: str, each: Callable[[Any], int]) -> None:
+        asked = getattr(module, name)
+
+        def ask(*given: Any, **named: Any) -> Any:
+            found = asked(*given, **named)
+            count[name] += each(given[0] if given else ".")
+            return found
+
+        patch.setattr(module, name, ask)
+
+    listed = os.listdir
+    for module, name in ((os, "stat"), (os, "open"), (io, "open"), (os, "unlink")):
+        counting(module, name, lambda _: 1)
+    for name in ("listdir", "scandir"):
+        counting(os, name, lambda folder: 1 + len(listed(folder)))
+    yield count
+
+
+def count_of(out: Path, jobs: list[CellPlan], told: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch, counted(patch) as count:
+        patch.setattr(os, "fsync", lambda _: None)
+        out.mkdir(exist_ok=True)
+        stages = Alike(out, jobs)
+        in_turn(jobs, stages.attempt, lambda _: None, stages.help_with)
+    told.write_text(str(count.total()))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_is_asked_of_the_file_system_grows_with_the_cells_and_not_faster(
+    tmp_path: Path, workers: int
+) -> None:
+    """Of workers on an empty folder, and of one that comes when all is done."""
+    asked: dict[int, list[int]] = {}
+    for cells in (50, 200):
+        jobs, out, told = half_alike(cells), tmp_path / str(cells), tmp_path / f"told {cells}"
+        told.mkdir()
+        fleet = [FORK.Process(target=count_of, args=(out, jobs, told / str(n))) for n in range(workers)]
+        for worker in fleet:
+            worker.start()
+        for worker in fleet:
+            worker.join(60)
+        assert all(worker.exitcode == 0 for worker in fleet)
+        stages = {stage.path.as_posix() for job in jobs for stage in job.stages}
+        assert {p for p in contents(out) if p != ".lock"} == stages
+        asked[cells] = [sum(int(path.read_text()) for path in told.iterdir())]
+        count_of(out, jobs, tmp_path / "again")
+        asked[cells].append(int((tmp_path / "again").read_text()))
+    print(workers, {cells: [round(n / cells) for n in found] for cells, found in asked.items()})
+    for few, many in zip(asked[50], asked[200], strict=True):
+        assert many / 200 < 1.25 * few / 50

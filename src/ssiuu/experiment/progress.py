@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Final
 
 from ssiuu.analysis.scale import mean
 from ssiuu.analysis.verdict import accuracy, attack_accuracy
@@ -17,40 +21,78 @@ from ssiuu.records.schema import AttackCurve, Diagnosis, Evaluation, Examination
 from ssiuu.records.underway import duration
 from ssiuu.report.text import DASH, kl, nats, percent, rate, short
 
+OTHERS: Final = 2  # cells that other processes may be at, looked at whenever one of this process' ends
+
+
+@dataclass
+class _Spent:
+    """Seconds that the stages of one kind took, and how many they are."""
+
+    seconds: float = 0.0
+    stages: int = 0
+
+    @property
+    def mean(self) -> float:
+        return self.seconds / self.stages
+
 
 class Meter:
-    """Says progress with the cells done and the time left; other processes' work is counted."""
+    """Says progress with the cells done and the time left; other processes' work is counted.
+
+    A look costs the same however many cells there are: it is at the cell given, at those passed over
+    longest ago, and at a few of those to come. What was found done is not looked at again.
+    """
 
     def __init__(
         self, out: Path, cells: Sequence[CellPlan], say: Progress, what: str = "cells"
     ) -> None:
         """Look at what is there."""
         self.out, self.cells, self.say, self.what = out, cells, say, what
-        self.seconds: dict[str, list[float]] = {}
-        self.known: set[Path] = set()
-        self.look()
+        self.spent: dict[str, _Spent] = {}
+        self.missing = {id(cell): cell.stages for cell in cells}
+        self.kinds = Counter(_kind(stage) for cell in cells for stage in cell.stages)
+        self.begun, self.whole = time.monotonic(), set[Path]()  # records read as they were written
+        self.passed: dict[int, CellPlan] = {}
+        self.ahead = {id(cell): cell for cell in cells if self._look(cell)}
 
-    def look(self) -> None:
-        """Take stock again: a stage has ended, here or in another process."""
-        self.missing: list[StagePlan] = []
-        self.done = 0
+    @property
+    def done(self) -> int:
+        """How many cells are."""
+        return len(self.cells) - len(self.missing)
+
+    def look(self, cell: CellPlan) -> None:
+        """Take stock again: something of a cell has ended, or another process is at it."""
         self.begun = time.monotonic()
-        for cell in self.cells:
-            missing = [stage for stage in cell.stages if not self._there(stage)]
-            self.missing += missing
-            self.done += not missing
+        self.ahead.pop(id(cell), None)
+        if self._look(cell):
+            self.passed[id(cell)] = cell
+        for queue in (self.passed, self.ahead):
+            for name in [*islice(queue, OTHERS)]:
+                other = queue.pop(name)
+                if self._look(other):
+                    queue[name] = other
+
+    def _look(self, cell: CellPlan) -> bool:
+        """Count what has been done of a cell meanwhile; whether something is missing."""
+        stages = self.missing.pop(id(cell), [])
+        if left := [stage for stage in stages if not self._there(stage)]:
+            self.missing[id(cell)] = left
+        return bool(left)
 
     def _there(self, stage: StagePlan) -> bool:
         """Whether a stage is done; its time is read when it is first seen."""
-        path = self.out / stage.path
-        if stage.path not in self.known and path.exists():
-            try:
-                spent = field_of(path, "seconds")
-            except DamagedError:  # told of by who makes it again
-                return False
-            self.known.add(stage.path)
-            self.seconds.setdefault(_kind(stage), []).append(float(spent))
-        return stage.path in self.known
+        path, kind = self.out / stage.path, _kind(stage)
+        if not path.exists():
+            return False
+        try:
+            spent = field_of(path, "seconds")
+        except DamagedError:  # told of by who makes it again
+            return False
+        kept = self.spent.setdefault(kind, _Spent())
+        kept.seconds, kept.stages = kept.seconds + float(spent), kept.stages + 1
+        self.kinds[kind] -= 1
+        self.whole.add(stage.path)
+        return True
 
     def __call__(self, text: str) -> None:
         """Say one line."""
@@ -65,10 +107,10 @@ class Meter:
 
         A missing stage is taken to last as long as the mean of its kind in this folder.
         """
-        kinds = [_kind(stage) for stage in self.missing]
-        if any(kind not in self.seconds for kind in kinds):
+        missing = {kind: count for kind, count in self.kinds.items() if count}
+        if missing.keys() - self.spent.keys():
             return None
-        total = sum(sum(self.seconds[k]) / len(self.seconds[k]) for k in kinds)
+        total = sum(self.spent[kind].mean * count for kind, count in missing.items())
         return max(0.0, total - (time.monotonic() - self.begun))
 
 

@@ -400,6 +400,9 @@ class _Stages:
         self._lens: Lens | None = None
         self._weights_of_cell: dict[str, Tensor] | None = None
         self._given_up: set[str] = set()
+        # Of models that several cells have: a record by key, and keys that all cells were searched for.
+        self._same: dict[str, Path] = {}
+        self._sought: set[str] = set()
         # Cells of equal models have equal keys: what is under one is done once.
         self._locks: dict[str, Path] = {}
         for stage in (stage for cell in meter.cells for stage in cell.stages):
@@ -413,7 +416,7 @@ class _Stages:
                 done = mine and self._try(cell)
         except Lost as lost:
             self.meter(f"{cell.name}: {lost}")
-        self.meter.look()
+        self.meter.look(cell)
         return done
 
     def help_with(self, cell: CellPlan) -> bool:
@@ -491,7 +494,7 @@ class _Stages:
             return False
         with self._at(part.stages[0]) as mine:
             if mine:
-                missing = agreed([not self._there(cell, stage) for stage in part.stages])
+                missing = agreed([not self._there(cell, stage, held=True) for stage in part.stages])
                 self._do(cell, [*compress(part.stages, missing)])
         return mine
 
@@ -554,22 +557,48 @@ class _Stages:
             if not self.session.recipe.keep_checkpoints:
                 self._beside(stage, WEIGHTS).unlink(missing_ok=True)
 
-    def _there(self, cell: CellPlan, stage: StagePlan) -> bool:
-        """Whether a stage is done, be it of an equal model in another cell."""
+    def _there(self, cell: CellPlan, stage: StagePlan, held: bool = False) -> bool:
+        """Whether a stage is done, be it of an equal model in another cell; read once where it is.
+
+        Args:
+            cell: Whose stage it is.
+            stage: Which it is.
+            held: Its lock is held: nobody else is at it.
+        """
         path = self.out / stage.path
-        if whole(path, self.meter):
+        if stage.path in self.meter.whole:
             return True
-        if stage.key == self.original.key:
+        done = whole(path, self.meter)
+        if not done and stage.key == self.original.key:
             write_record(path, self.original)
-            return True
-        if cell.stage("unlearn"):
-            return False  # a model of its own
-        for other in sorted((self.out / "cells").glob(f"*/{stage.path.name}")):
+            done = True
+        if not done and not cell.stage("unlearn"):  # else it is a model of its own
+            done = self._copied(stage, held)
+        if done:
+            self.meter.whole.add(stage.path)
+        return done
+
+    def _copied(self, stage: StagePlan, held: bool) -> bool:
+        """Whether another cell has the same result; it is copied then."""
+        for other in self._alike(stage, held):
             with suppress(DamagedError):  # which its own cell tells of
-                if field_of(other, "key") == stage.key:
-                    write_bytes(path, other.read_bytes())
+                if other.exists() and field_of(other, "key") == stage.key:
+                    write_bytes(self.out / stage.path, other.read_bytes())
+                    self._same[stage.key] = other
                     return True
         return False
+
+    def _alike(self, stage: StagePlan, held: bool) -> list[Path]:
+        """Return where the same result may be; all cells are looked through twice for a key at most.
+
+        That is when it is first asked for, and when it is about to be made.
+        """
+        if stage.key in self._same:
+            return [self._same[stage.key]]
+        if stage.key in self._sought and not held:
+            return []
+        self._sought.add(stage.key)
+        return sorted((self.out / "cells").glob(f"*/{stage.path.name}"))
 
     def _beside(self, stage: StagePlan, suffix: str) -> Path:
         return (self.out / stage.path).with_suffix(suffix)
@@ -577,8 +606,10 @@ class _Stages:
     def _write(self, cell: CellPlan, stage: StagePlan, record: R) -> None:
         check()
         write_record(self.out / stage.path, record.model_copy(update={"key": stage.key}))
+        if not cell.stage("unlearn"):
+            self._same[stage.key] = self.out / stage.path
         self._beside(stage, STATE).unlink(missing_ok=True)
-        self.meter.look()
+        self.meter.look(cell)
         self.meter(led(f"{cell.name}: ", stage_line(record), cell.name))
 
     def _put(self, cell: CellPlan) -> bool:

@@ -81,7 +81,7 @@ class Tuner:
                 if not whole(path, self.meter):
                     self._carry_out(plan, path, state)
                 state.unlink(missing_ok=True)
-        self.meter.look()
+        self.meter.look(plan)
         return mine
 
     def _carry_out(self, plan: TrialPlan, path: Path, state: Path) -> None:
@@ -102,7 +102,7 @@ class Tuner:
         except DivergedError as error:
             outcome = f"diverged: {error}"
         write_record(path, self._record(plan, unlearning, score, time.perf_counter() - begin))
-        self.meter.look()
+        self.meter.look(plan)
         self.meter(f"{plan.name}: {outcome}")
 
     def _score(self) -> float:
