@@ -95,6 +95,7 @@ from ssiuu.records.schema import (
 )
 from ssiuu.records.sharing import LOCK, Sharing, lock_of
 from ssiuu.training import interrupt
+from ssiuu.training.state import remove_state
 from ssiuu.training.unlearn import check_steps
 
 R = TypeVar("R", Unlearning, Evaluation, Diagnosis, Examination, AttackCurve, Stability)
@@ -553,7 +554,7 @@ class _Stages:
         for stage in cell.stages:
             if rank() == 0:  # of processes that were killed when they had written
                 clear(lock_of(self.out / stage.path))
-            self._beside(stage, STATE).unlink(missing_ok=True)
+            remove_state(self._beside(stage, STATE))
             if not self.session.recipe.keep_checkpoints:
                 self._beside(stage, WEIGHTS).unlink(missing_ok=True)
 
@@ -608,7 +609,7 @@ class _Stages:
         write_record(self.out / stage.path, record.model_copy(update={"key": stage.key}))
         if not cell.stage("unlearn"):
             self._same[stage.key] = self.out / stage.path
-        self._beside(stage, STATE).unlink(missing_ok=True)
+        remove_state(self._beside(stage, STATE))
         self.meter.look(cell)
         self.meter(led(f"{cell.name}: ", stage_line(record), cell.name))
 

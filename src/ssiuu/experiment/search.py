@@ -32,6 +32,7 @@ from ssiuu.records.said import led
 from ssiuu.records.schema import Attempt, Attempts, Unlearning
 from ssiuu.report.outcome import attempt_line
 from ssiuu.training.optimiser import RATES
+from ssiuu.training.state import remove_state
 
 # Rates are AdamW's; another optimiser's are in proportion to its own default.
 FIRST = 3e-6  # learning rate of the range test's first step
@@ -102,12 +103,12 @@ def search(
                 change=driven,
             )
         except DivergedError as error:
-            (work / "state.safetensors").unlink(missing_ok=True)
+            remove_state(work / "state.safetensors")
             reason = str(error).split(";")[0]
             spent = round(time.perf_counter() - start, 2)
             diverged = Attempt(learning_rate=rate, steps=0, reached=False, seconds=spent, note=reason)
             return None, diverged
-        (work / "state.safetensors").unlink(missing_ok=True)
+        remove_state(work / "state.safetensors")
         record = agreed(judge.settle(record, adapter is None))
         return record, agreed(judge.attempt(record, rate, bool(change), time.perf_counter() - start))
 

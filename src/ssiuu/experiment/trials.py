@@ -24,6 +24,7 @@ from ssiuu.records.said import led
 from ssiuu.records.schema import Trial, Unlearning
 from ssiuu.records.sharing import Sharing, lock_of
 from ssiuu.report.tuned import budget
+from ssiuu.training.state import remove_state
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Tuner:
                 state = path.with_suffix(".state.safetensors")
                 if not whole(path, self.meter):
                     self._carry_out(plan, path, state)
-                state.unlink(missing_ok=True)
+                remove_state(state)
         self.meter.look(plan)
         return mine
 

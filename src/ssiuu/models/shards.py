@@ -156,6 +156,33 @@ def places(named: Mapping[str, Tensor]) -> dict[str, Place]:
     }
 
 
+class Piece(NamedTuple):
+    """Some rows of a tensor: the first of them, and how many there are in all."""
+
+    tensor: Tensor
+    start: int
+    rows: int
+
+
+def piece(parameter: Tensor, part: Tensor) -> Piece | None:
+    """Return what this process has to write of a tensor that is cut as a parameter is.
+
+    Args:
+        parameter: What says where pieces lie.
+        part: What lies here: of the parameter's rows, or of its entries in a row, or a number for each
+            of its rows.
+
+    Returns:
+        None where no row lies here, or only one that another copy of the model has too.
+    """
+    assert isinstance(parameter, DTensor)
+    mesh, rows = parameter.device_mesh, rows_of(parameter)
+    if rows.start == rows.stop or (mesh.ndim > 1 and mesh.get_local_rank(0)):
+        return None
+    width = len(part) // (rows.stop - rows.start)
+    return Piece(part, rows.start * width, parameter.shape[0] * width)
+
+
 def own(parameter: Tensor, whole: Tensor) -> Tensor:
     """Return the rows of a whole tensor that belong to what of a parameter lies here."""
     return whole[rows_of(parameter)] if isinstance(parameter, DTensor) else whole
@@ -176,44 +203,13 @@ def reduce_like(parameter: Tensor, partial: Tensor) -> Tensor:
     return summed.redistribute(mesh, parameter.placements).to_local()
 
 
-@torch.no_grad()
-def joined(parameter: Tensor, piece: Tensor) -> Tensor:
-    """Return the whole of what each process has a piece of, as it has one of this parameter.
-
-    Args:
-        parameter: What says where pieces lie.
-        piece: Of its rows, or of its entries in a row, or a number for each of its rows.
-    """
+def like(parameter: Tensor, part: Tensor) -> Tensor:
+    """Return a copy of the piece that lies here of a tensor of a parameter's shape, as such a piece."""
+    copy = part.clone().to(parameter.device)
     if not isinstance(parameter, DTensor):
-        return piece
-    group, rows = parameter.device_mesh.get_group(parameter.device_mesh.ndim - 1), parameter.shape[0]
-    width = int(shard_sum(float(len(piece)))[0]) // rows
-    size = dist.get_world_size(group)
-    most = -(-rows // size)
-    padded = piece.new_zeros((most * width, *piece.shape[1:]))
-    padded[: len(piece)] = piece
-    found = [torch.empty_like(padded) for _ in range(size)]
-    dist.all_gather(found, padded, group)
-    sizes = [max(0, min(most, rows - n * most)) * width for n in range(size)]
-    return torch.cat([part[:n] for part, n in zip(found, sizes, strict=True)])
-
-
-def piece_of(parameter: Tensor, whole: Tensor) -> Tensor:
-    """Return the piece of this process of what `joined` has put together."""
-    if not isinstance(parameter, DTensor):
-        return whole
-    rows = rows_of(parameter)
-    width = len(whole) // parameter.shape[0]
-    return whole[rows.start * width : rows.stop * width].clone()
-
-
-def like(parameter: Tensor, whole: Tensor) -> Tensor:
-    """Return a copy of a tensor that lies as a parameter does, where it is of its shape; else whole."""
-    if not isinstance(parameter, DTensor) or whole.shape != parameter.shape:
-        return whole.clone().to(parameter.device)
-    piece = own(parameter, whole).clone().to(parameter.device)
+        return copy
     return DTensor.from_local(
-        piece,
+        copy,
         parameter.device_mesh,
         parameter.placements,
         run_check=False,
@@ -337,7 +333,14 @@ def dealt(units: Iterable[U], work: Callable[[U], T]) -> list[T]:
     Raises:
         SsiuuError: What one of the processes met, on all of them.
     """
-    if not _joined or _apart or _pieces:
+    if _pieces:
+        return [work(unit) for unit in units]
+    return spread(units, work)
+
+
+def spread(units: Iterable[U], work: Callable[[U], T]) -> list[T]:
+    """Do as `dealt` does, whether or not a model is in shards: the work passes through none."""
+    if not _joined or _apart:
         return [work(unit) for unit in units]
     done: list[tuple[int, T]] = []
     met: SsiuuError | None = None

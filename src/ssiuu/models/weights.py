@@ -224,10 +224,17 @@ def write_tensors(
     Raises:
         OutputError: The disk is full or the folder cannot be written to.
     """
-    by_first(lambda: _write(tensors, path, metadata))
+    by_first(lambda: write_file(tensors, path, metadata))
 
 
-def _write(tensors: Mapping[str, torch.Tensor], path: Path, metadata: dict[str, str] | None) -> None:
+def write_file(
+    tensors: Mapping[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> str:
+    """Do as `write_tensors` does, on the process that asks; returns the digest.
+
+    Raises:
+        OutputError: The disk is full or the folder cannot be written to.
+    """
     require_space(path.parent, sum(t.numel() * t.element_size() for t in tensors.values()))
     try:
         # In the same folder, as a rename is atomic within a file system only. A folder, as the library
@@ -241,6 +248,7 @@ def _write(tensors: Mapping[str, torch.Tensor], path: Path, metadata: dict[str, 
             save_file(whole, temporary, told)
             sync_folder(temporary.parent)
             os.replace(temporary, path)
+            return told[NAME]
     except (OSError, SafetensorError) as error:
         full = "no space left" if getattr(error, "errno", 0) == errno.ENOSPC else str(error)
         raise OutputError(f"cannot write {path}: {full}") from error
@@ -295,6 +303,33 @@ def read_tensors(path: Path) -> Tensors:
     if wanted != tensors_digest(tensors, told):
         raise DamagedError(path)
     return Tensors(tensors, told, sealed=True)
+
+
+def digest_of(path: Path) -> str | None:
+    """Return the digest that a file says it has; `read_tensors` says whether that is true.
+
+    Raises:
+        DamagedError: It cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return (stored.metadata() or {}).get(NAME)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise DamagedError(path) from error
+
+
+def read_rows(path: Path, name: str, rows: slice) -> torch.Tensor:
+    """Read some rows of a tensor, and no more, of a file whose digest was seen to be right.
+
+    Raises:
+        DamagedError: It is not there, or cut short.
+    """
+    try:
+        with safe_open(path, framework="pt") as stored:
+            found: torch.Tensor = stored.get_slice(name)[rows.start : rows.stop]
+            return found
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise DamagedError(path) from error
 
 
 def complete(path: Path) -> bool:

@@ -12,6 +12,7 @@ from ssiuu.likelihood import Batch, Example
 from ssiuu.records.said import Said
 from ssiuu.training.batches import draw_rows, step_batches
 from ssiuu.training.loop import Loop
+from ssiuu.training.state import remove_state
 from ssiuu.training.step import Step, StepOutcome
 
 MICRO_BATCH = 4  # rows of similar length in memory at once, so that little is padded
@@ -98,5 +99,5 @@ def finetune(
     steps = loop.run()
     model.eval()
     step.close()
-    state.unlink(missing_ok=True)
+    remove_state(state)
     return steps * size // len(examples)

@@ -55,7 +55,7 @@ class Starts:
         kept: dict[str, Any] = {} if stored is None else json.loads(stored.told.get("progress", "{}"))
         if stored is None or kept.get("key") != self.key:
             return 0, {}
-        put(model, stored.tensors, path)
+        put(model, stored.whole, path)
         return int(kept["number"]), kept["memory"]
 
     def keep(self, number: int, model: CausalLM, memory: dict[str, Any]) -> None:

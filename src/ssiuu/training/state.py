@@ -1,4 +1,4 @@
-"""The state of unfinished training: one safetensors file, written whole or not at all."""
+"""The state of unfinished training: written whole or not at all, each piece by its process."""
 
 from __future__ import annotations
 
@@ -11,14 +11,31 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-from ssiuu.errors import DamagedError, OutputError
-from ssiuu.models.shards import every, full, joined, like, local, own, piece_of, rank, world
-from ssiuu.models.weights import Tensors, read_tensors, write_tensors
+from ssiuu.errors import DamagedError
+from ssiuu.models.shards import Piece, like, local, piece
+from ssiuu.training import pieces
+from ssiuu.training.pieces import Stored
 from ssiuu.training.step import Step
 
 SAVE_EVERY = 300.0  # seconds between two saved states of a long run
 NONE: Mapping[str, torch.Tensor] = MappingProxyType({})
+
+
+class _Sorted:
+    """What is written of tensors: of those that are cut the piece that lies here."""
+
+    def __init__(self) -> None:
+        self.whole: dict[str, Tensor] = {}
+        self.cut: dict[str, Piece] = {}
+
+    def take(self, name: str, tensor: Tensor, owner: Tensor | None) -> None:
+        """Take a tensor; `owner`: the parameter of whose piece it is, if it is of one."""
+        if not isinstance(owner, DTensor):
+            self.whole[name] = local(tensor)
+        elif (found := piece(owner, local(tensor))) is not None:
+            self.cut[name] = found
 
 
 def save_state(
@@ -32,43 +49,40 @@ def save_state(
     Raises:
         OutputError: No disk space, or the folder cannot be written to.
     """
-    tensors: dict[str, torch.Tensor] = {
-        f"kept:{name}": _written(joined(step.named[name], value)) for name, value in kept.items()
-    }
+    state = _Sorted()
+    for name, value in kept.items():
+        state.take(f"kept:{name}", value, step.named[name])
     for name, parameter in step.named.items():
-        tensors[f"parameter:{name}"] = _written(full(parameter))
+        state.take(f"parameter:{name}", parameter, parameter)
         for kind, optimizer in step.optimizers.items():
-            moments = optimizer.state.get(parameter, {})
-            there = {k: _written(full(v)) for k, v in moments.items() if v is not None}
-            tensors |= {f"{kind}:{key}:{name}": value for key, value in there.items()}
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if value is not None:
+                    owner = value if isinstance(value, DTensor) else None
+                    state.take(f"{kind}:{key}:{name}", value, owner)
     for part, bound in step.bounds.items():
         for key, value in bound.state().items():
-            owner = step.named.get(bound.owner(key))
-            tensors[f"part:{part}:{key}"] = _written(value if owner is None else joined(owner, value))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(tensors, path, {"progress": json.dumps(progress)})
+            state.take(f"part:{part}:{key}", value, step.named.get(bound.owner(key)))
+    pieces.write(path, state.whole, state.cut, {"progress": json.dumps(progress)})
 
 
-def _written(whole: Tensor) -> Tensor:
-    """Return what the first of several processes writes, beside the accelerator; nothing elsewhere.
+def remove_state(path: Path) -> None:
+    """Remove a state, once what it would lead to is safe."""
+    pieces.remove(path)
 
-    So an accelerator holds one tensor in whole at a time, not all of the model with its moments.
+
+def read_state(path: Path) -> Stored | None:
+    """Read a state; a damaged one, or one without a digest, is told of, and training begins again.
+
+    Every process must ask. None where there is none.
+
+    Raises:
+        OutputError: The processes do not see the same one.
     """
-    if world() == 1:
-        return whole
-    return whole.cpu() if rank() == 0 else whole.new_empty(0)
-
-
-def read_state(path: Path) -> Tensors | None:
-    """Read a state; a damaged one, or one without a digest, is told of, and training begins again."""
     try:
-        stored = read_tensors(path)
+        return pieces.read(path)
     except DamagedError:
-        stored = None
-    if stored is None or not stored.sealed:
         warnings.warn(f"{path} is cut short or damaged: that training begins again.", stacklevel=3)
         return None
-    return stored
 
 
 @torch.no_grad()
@@ -76,32 +90,36 @@ def load_state(
     path: Path, step: Step, key: str, kept: Mapping[str, torch.Tensor] = NONE
 ) -> dict[str, Any] | None:
     """Restore a state saved under the same key; None if there is none that fits, or can be read."""
-    stored = read_state(path) if path.exists() else None
+    stored = read_state(path)
     progress: dict[str, Any] = {} if stored is None else json.loads(stored.told.get("progress", "{}"))
-    fits = stored is not None and progress.get("key") == key
-    if len(set(every([json.dumps(progress if fits else None)]))) > 1:
-        raise OutputError(
-            f"{path} is not the same for all {world()} processes: all of them must see one folder."
-        )
-    if stored is None or not fits:
+    if stored is None or progress.get("key") != key:
         return None
     remembered: dict[str, dict[str, torch.Tensor]] = {part: {} for part in step.bounds}
     device = next(iter(step.named.values())).device
-    for key, tensor in stored.tensors.items():
-        kind, _, rest = key.partition(":")
+    for name in stored.names:
+        kind, _, rest = name.partition(":")
         first, _, last = rest.partition(":")
         if kind == "parameter":
-            local(step.named[rest]).copy_(own(step.named[rest], tensor))
+            local(step.named[rest]).copy_(stored.own(name, step.named[rest]))
         elif kind == "kept":
-            kept[rest].copy_(piece_of(step.named[rest], tensor))
+            kept[rest].copy_(stored.own(name, step.named[rest]))
         elif kind in step.optimizers:
-            parameter = step.named[last]
-            # A copy: what is read from the file must not change with it.
-            step.optimizers[kind].state[parameter][first] = like(parameter, tensor)
+            # Copies: what is read from the file must not change with it.
+            step.optimizers[kind].state[step.named[last]][first] = _moment(
+                stored, name, step.named[last]
+            )
         else:
             owner = step.named.get(step.bounds[first].owner(last))
-            piece = tensor.clone() if owner is None else piece_of(owner, tensor)
-            remembered[first][last] = piece.to(device)
+            mine = stored.whole[name] if owner is None else stored.own(name, owner)
+            remembered[first][last] = mine.clone().to(device)
     for part, bound in step.bounds.items():
         bound.restore(remembered[part])
     return progress
+
+
+def _moment(stored: Stored, name: str, parameter: Tensor) -> Tensor:
+    """Return what an optimiser remembers of a parameter: an entry for each of its own, or a number."""
+    whole = stored.whole.get(name)
+    if whole is not None and whole.shape != parameter.shape:
+        return whole.clone().to(parameter.device)
+    return like(parameter, stored.own(name, parameter))
