@@ -224,6 +224,23 @@ def test_rows_that_no_block_fits_are_kept_in_half_precision(tmp_path: Path) -> N
     assert types["blk.0.ffn_down.weight"] == "F16" and types["blk.0.ffn_up.weight"] == "Q4_0"
 
 
+@pytest.mark.parametrize(
+    ("kind", "down", "q", "number"), [("q4_k_m", "Q6_K", "Q4_K", 15), ("q6_k", "Q6_K", "Q6_K", 18)]
+)
+def test_k_quants_are_written_and_read_back(
+    tmp_path: Path, kind: Kind, down: str, q: str, number: int
+) -> None:
+    model, path = config(hidden_size=256, intermediate_size=512), tmp_path / "model.gguf"
+    write(model, TOKENIZER, path, kind)
+    reader = GGUFReader(path)
+    types = {t.name: t.tensor_type.name for t in reader.tensors}
+    assert (types["blk.0.attn_q.weight"], types["blk.1.ffn_down.weight"]) == (q, down)
+    assert types["token_embd.weight"] == "Q6_K" and types["blk.0.attn_norm.weight"] == "F32"
+    assert reader.fields["general.file_type"].contents() == number
+    assert read_header(path).size == path.stat().st_size
+    assert rounding(model, read_gguf(path)) < (0.06 if kind == "q4_k_m" else 0.02)
+
+
 def test_a_file_is_never_written_over(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(b"mine")

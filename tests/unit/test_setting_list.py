@@ -36,7 +36,10 @@ def test_every_setting_of_a_recipe_is_told_with_its_default_and_a_description() 
     [
         ("unlearn.learning_rate", "number in (0, 1]"),
         ("unlearn.micro_batch_size", "whole number from 1 on, or null"),
-        ("attacks.quantise", "list of one of int8, int4, nf4, bnb-nf4, bnb-nf4-double"),
+        (
+            "attacks.quantise",
+            "list of one of int8, int4, nf4, q8_0, q4_0, q6_k, q4_k, bnb-nf4, bnb-nf4-double",
+        ),
         ("evaluate.options", "whole number in [2, 6]"),
     ],
 )

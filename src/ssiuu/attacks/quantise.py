@@ -8,11 +8,13 @@ biases, routers and convolutions stay.
     int4   one scale a group of inputs:   w ~ s round(w / s),  s = max |w| / 7
     nf4    one scale a group of inputs:   w ~ s c(w / s),      s = max |w|, c: nearest code
 
-A group is 64 neighbouring inputs of one output channel; the last one may be shorter. As deployed, by
-the package that serves it (`ssiuu.models.nf4`):
+A group is 64 neighbouring inputs of one output channel; the last one may be shorter. As deployed,
+through the bits of a file, or of the package that serves them:
 
-    bnb-nf4          bitsandbytes' nf4: `nf4` to fp32's last digit, of rows that are whole groups
-    bnb-nf4-double   the same, its scales in 8 bits
+    q8_0, q4_0, q6_k, q4_k   each map as in a GGUF file (`ssiuu.models.gguf`)
+    bnb-nf4                  bitsandbytes' nf4 (`ssiuu.models.nf4`): `nf4` to fp32's last digit, of rows
+                             that are whole groups
+    bnb-nf4-double           the same, its scales in 8 bits
 
 Source: int8 and int4, symmetric absmax as in Dettmers et al. 2022; nf4, Dettmers et al. 2023 (QLoRA),
 Sec. 3 and App. E. Departures: scales stay in fp32 and are not quantised themselves.
@@ -35,14 +37,16 @@ from transformers.pytorch_utils import Conv1D
 from ssiuu.attacks.base import Attack, Axis, Curve, Victim, different
 from ssiuu.causal import CausalLM
 from ssiuu.errors import ModelError
+from ssiuu.models import gguf
 from ssiuu.models import nf4 as package_nf4
 from ssiuu.models.maps import is_map, stacked_weights, stored_across
 from ssiuu.records.schema import AttackRead, Reading
 
 GROUP = 64
-BITS = {"int8": 8, "int4": 4, "nf4": 4, "bnb-nf4": 4, "bnb-nf4-double": 4}
+BITS = {"int8": 8, "int4": 4, "nf4": 4, "q8_0": 8, "q4_0": 4, "q6_k": 6, "q4_k": 4}
+BITS |= {"bnb-nf4": 4, "bnb-nf4-double": 4}
 
-Format = Literal["int8", "int4", "nf4", "bnb-nf4", "bnb-nf4-double"]
+Format = Literal["int8", "int4", "nf4", "q8_0", "q4_0", "q6_k", "q4_k", "bnb-nf4", "bnb-nf4-double"]
 
 
 class Formats(RootModel[list[Format]]):
@@ -57,7 +61,7 @@ class Quantised(Attack[Formats]):
     """The model as it would be served on less memory."""
 
     name = "quantised"
-    summary = "round every linear map to int8, int4 or nf4, or to bitsandbytes' nf4"
+    summary = "round every linear map to int8, int4 or nf4, or as GGUF or bitsandbytes do"
     Config, key = Formats, "quantise"
     axis = Axis("bits", "weights")
     strong = ("int8", "int4", "nf4")
@@ -109,6 +113,10 @@ FORMATS: dict[str, Callable[[Tensor], Tensor]] = {
     "int8": int8,
     "int4": int4,
     "nf4": nf4,
+    "q8_0": partial(gguf.rounded, form="q8_0"),
+    "q4_0": partial(gguf.rounded, form="q4_0"),
+    "q6_k": partial(gguf.rounded, form="q6_k"),
+    "q4_k": partial(gguf.rounded, form="q4_k"),
     "bnb-nf4": package_nf4.rounded,
     "bnb-nf4-double": partial(package_nf4.rounded, double=True),
 }

@@ -11,7 +11,7 @@ from ssiuu.cli.options import ColumnNames
 from ssiuu.cli.spoken import result
 from ssiuu.errors import ConfigError, OutputError, unknown
 
-KINDS = ("f16", "q8_0", "q4_0")
+KINDS = ("f16", "q8_0", "q4_0", "q6_k", "q4_k_m")
 
 
 def command(

@@ -8,13 +8,16 @@ Formats, of every matrix; vectors stay in fp32:
     f16    half precision
     q8_0   8 bits, one scale for 32 neighbouring inputs
     q4_0   4 bits, the same; the embedding and the output layer in q8_0, as llama.cpp keeps them finer
+    q6_k   6 bits, scales of 16 inputs in 8 bits (`ssiuu.models.kquants`)
+    q4_k_m 4 bits, scales of 32 inputs in 6 bits; the output layer, and v and down of every third block
+           and of the first and last eighth, in q6_k
 
-A matrix whose rows are no multiple of 32 is kept in f16. Rows of q and k are written in the order in
-which llama.cpp rotates them: pairs beside each other, where transformers has halves.
+A matrix whose rows are no multiple of 256 is kept in q5_0 for q4_k and in q8_0 for q6_k; of 32, in f16.
+Rows of q and k are written in the order in which llama.cpp rotates them: pairs beside each other, where
+transformers has halves.
 
-Source: the GGUF specification and llama.cpp's `convert_hf_to_gguf.py`; package gguf, whose numpy code
-rounds as llama.cpp's reference does. Departures: no importance matrix. Only what is read through the
-package can be read back: its k-quants among it.
+Source: the GGUF specification and llama.cpp's `convert_hf_to_gguf.py` and `llama-quantize`; package
+gguf, whose numpy code rounds as llama.cpp's reference does. Departures: no importance matrix.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -37,15 +40,18 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ssiuu.errors import ModelError, OutputError
 from ssiuu.hub import first_line
+from ssiuu.models.kquants import SUPER, quantised
 from ssiuu.models.quiet import quiet
 from ssiuu.records import hashes
 from ssiuu.records.files import readable
 
-Kind = Literal["f16", "q8_0", "q4_0"]
+Kind = Literal["f16", "q8_0", "q4_0", "q6_k", "q4_k_m"]
+Form = Literal["f16", "q8_0", "q5_0", "q4_0", "q6_k", "q4_k"]
 KINDS: Final[tuple[str, ...]] = get_args(Kind)
 SUFFIX: Final = ".gguf"
 BLOCK = 32  # inputs with a scale of their own
-FILE_TYPES: Final = {"f16": 1, "q8_0": 7, "q4_0": 2}  # llama.cpp's numbers of whole files
+FILE_TYPES: Final = {"f16": 1, "q8_0": 7, "q4_0": 2, "q6_k": 18, "q4_k_m": 15}  # llama.cpp's numbers
+NARROW: Final[dict[Form, Form]] = {"q4_k": "q5_0", "q6_k": "q8_0"}  # of rows that are no super-blocks
 FINE: Final = ("token_embd.weight", "output.weight")
 NAMES: Final = {
     "model.embed_tokens": "token_embd",
@@ -172,7 +178,7 @@ def write(model: PreTrainedModel, tokenizer: Any, path: Path, kind: Kind) -> Non
         for key, value in tokens.items():
             getattr(writer, f"add_{key}")(value)
         for name, tensor in tensors.items():
-            _add(writer, name, tensor, kind)
+            _add(writer, name, tensor, form_of(name, kind, model.config.num_hidden_layers, tensors))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -220,18 +226,70 @@ def interleaved(weight: Tensor, heads: int) -> Tensor:
     return weight.reshape(heads, 2, rows // heads // 2, inputs).transpose(1, 2).reshape(rows, inputs)
 
 
-def _add(writer: Any, name: str, tensor: Tensor, kind: Kind) -> None:
+def form_of(name: str, kind: Kind, blocks: int, names: Container[str]) -> Form:
+    """Return the form of a matrix in a file of a kind, as llama.cpp chooses it.
+
+    Args:
+        name: Of the matrix, in the file.
+        kind: Of the file.
+        blocks: How many the model has.
+        names: All in the file: without an output layer of its own the embedding is that.
+    """
+    if kind == "q4_0":
+        return "q8_0" if name in FINE else "q4_0"
+    if kind != "q4_k_m":
+        return kind
+    if name == ("output.weight" if "output.weight" in names else "token_embd.weight"):
+        return "q6_k"
+    part, eighth = name.split("."), blocks // 8
+    if part[0] != "blk" or part[2] not in ("attn_v", "ffn_down"):
+        return "q4_k"
+    block = int(part[1])
+    outer = block < eighth or block >= 7 * blocks // 8
+    return "q6_k" if outer or (block - eighth) % 3 == 2 else "q4_k"
+
+
+def fitting(inputs: int, form: Form) -> Form:
+    """Return the form in which rows of so many inputs are held where this one is asked for."""
+    if form in NARROW and inputs % SUPER:
+        form = NARROW[form]
+    return "f16" if inputs % BLOCK else form
+
+
+def rounded(weight: Tensor, form: Form) -> Tensor:
+    """Return a matrix as it is read back from a file in which it has a form, in its own type.
+
+    Args:
+        weight: [out, in].
+        form: Asked for; rows that it does not fit are held as llama.cpp holds them.
+    """
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    held = fitting(weight.shape[-1], form)
+    made = _packed(weight.float().cpu().contiguous().numpy(), held)
+    return torch.from_numpy(dequantize(made, GGMLQuantizationType[held.upper()])).to(weight)
+
+
+def _packed(values: Any, form: Form) -> Any:
+    """Return the bytes of a matrix, or its halves."""
     from gguf import GGMLQuantizationType
     from gguf.quants import quantize
+
+    if form in ("q4_k", "q6_k"):
+        return quantised(values, form)
+    return quantize(values, GGMLQuantizationType[form.upper()])
+
+
+def _add(writer: Any, name: str, tensor: Tensor, form: Form) -> None:
+    from gguf import GGMLQuantizationType
 
     values = tensor.contiguous().numpy()
     if tensor.dim() == 1:
         writer.add_tensor(name, values)
         return
-    coarse = "q8_0" if kind == "q4_0" and name in FINE else kind
-    kept = "f16" if tensor.shape[-1] % BLOCK else coarse
-    form = GGMLQuantizationType[kept.upper()]
-    writer.add_tensor(name, quantize(values, form), raw_dtype=form)
+    held = fitting(tensor.shape[-1], form)
+    writer.add_tensor(name, _packed(values, held), raw_dtype=GGMLQuantizationType[held.upper()])
 
 
 def _describe(writer: Any, model: PreTrainedModel, kind: Kind) -> None:
