@@ -17,6 +17,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c $(ROOT)con
 ARGS ?=
 OUT ?= $(ROOT)run
 
+# Commands of the tests are processes: compiled once, whatever the surroundings say.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What runs with every annotation checked, shapes among them: where tensors are. The check costs two
 # thirds more time and above, so the rest runs without it; `make typed` checks them all.
 TYPED := tests/oracles tests/invariants tests/unit/test_likelihood.py tests/unit/test_method_losses.py \
@@ -38,8 +41,7 @@ test: $(READY)
 	$(BIN)/ruff format --check $(ROOT)src $(ROOT)tests $(ROOT)perf $(ROOT)examples
 	cd $(ROOT) && $(BIN)/mypy
 	cd $(ROOT) && $(BIN)/lint-imports
-	$(PYTEST) --typed $(TYPED)
-	$(PYTEST) $(TYPED:%=--ignore=%)
+	cd $(ROOT) && PYTHON=$(BIN)/python tests/halves $(TYPED)
 
 typed: $(READY)
 	$(PYTEST) --typed

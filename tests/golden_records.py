@@ -6,6 +6,7 @@ All are `sample_record` with the numbers that such a run has besides; equal at e
 from __future__ import annotations
 
 import random
+from functools import cache
 from typing import Any
 
 from sample_record import PLACES, sample_record
@@ -26,6 +27,7 @@ FORGET, HELDOUT, REAL, WORLD, STEP = 0.25, 0.5, 0.75, 0.25, 0.01
 PAIRS = ("original-unlearned", "original-attacked", "unlearned-attacked")
 
 
+@cache
 def every() -> dict[str, RunRecord]:
     """Return the runs by name; building them takes a second."""
     return {

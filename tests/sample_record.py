@@ -10,6 +10,7 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 from unittest.mock import patch
@@ -93,8 +94,9 @@ KINDS = [
 ]
 
 
+@cache
 def sample_record() -> RunRecord:
-    """Return the same complete record at every call."""
+    """Return the same complete record at every call: one object, as records do not change."""
     rng = random.Random(20261124)
     facts = _facts()
     forget, retain, heldout = facts[:24], facts[24:40], facts[40:56]

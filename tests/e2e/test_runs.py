@@ -23,9 +23,19 @@ ATTACKS = [
 ]
 
 
-@pytest.mark.parametrize(("facts", "measured"), [(4, 4), pytest.param(8, None, marks=pytest.mark.slow)])
+SHORT = ["diagnose=false", "attacks.benign.learning_rates=[]"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "measured", "left_out"),
+    [(4, 4, SHORT), pytest.param(8, None, [], marks=pytest.mark.slow)],
+)
 def test_real_model_end_to_end(
-    facts: int, measured: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    facts: int,
+    measured: int | None,
+    left_out: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What it says beside the facts is read of a few texts and questions, or of all: most of the time."""
     monkeypatch.setattr(session, "unrelated", lambda split: unrelated(split)[:measured])
@@ -38,6 +48,7 @@ def test_real_model_end_to_end(
             "unlearn.max_steps=2",
             "methods=[none,ssiuu+projection]",
             *ATTACKS,
+            *left_out,
         ],
     )
     record = ssiuu.run(recipe, sources, tmp_path / "run")
@@ -45,7 +56,7 @@ def test_real_model_end_to_end(
     assert before["forget"] == before["heldout"] == 1.0  # screening keeps what the model knows
     assert after["forget_logprob"] < before["forget_logprob"]
     assert before["kl"] == 0 < after["kl"] and after["kl_instructions"] > 0
-    assert after["d_minus_100"] > 0 and after["penalty_share"] > 0
+    assert after["penalty_share"] > 0 and (left_out or after["d_minus_100"] > 0)
     assert record.header.model.parameters == 134_515_008
     assert ssiuu.write_report(record, tmp_path / "run").stat().st_size > 50_000
 

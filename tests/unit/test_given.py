@@ -117,8 +117,9 @@ def model(
     return folder
 
 
-@pytest.mark.parametrize("path", [str, Path])
+@pytest.mark.parametrize("path", [str, pytest.param(Path, marks=pytest.mark.slow)])
 def test_every_path_is_taken_as_text_and_as_path(model: Path, tmp_path: Path, path: type) -> None:
+    """All others here give paths as they are."""
     files = {"forget": FORGET, "retain": RETAIN}
     for name, rows in files.items():
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -108,9 +108,11 @@ def search(
             spent = round(time.perf_counter() - start, 2)
             diverged = Attempt(learning_rate=rate, steps=0, reached=False, seconds=spent, note=reason)
             return None, diverged
-        remove_state(work / "state.safetensors")
         record = agreed(judge.settle(record, adapter is None))
-        return record, agreed(judge.attempt(record, rate, bool(change), time.perf_counter() - start))
+        tried = agreed(judge.attempt(record, rate, bool(change), time.perf_counter() - start))
+        # Only now: what is killed while it reads the result need not train again.
+        remove_state(work / "state.safetensors")
+        return record, tried
 
     def keep(tried: Attempt) -> None:
         attempts.append(tried)
