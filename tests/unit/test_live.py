@@ -17,9 +17,10 @@ from matplotlib.figure import Figure
 from sample_record import pinned, sample_record
 from sample_runs import only, with_header, write_run
 from ssiuu.records.files import load_run
+from ssiuu.records.underway import Underway
 from ssiuu.report import write_report
 from ssiuu.report.figures import draw
-from ssiuu.report.live import Server, serving
+from ssiuu.report.live import Server, Watched, how_far, serving
 from ssiuu.report.page import policy, template_text
 
 
@@ -114,7 +115,8 @@ def test_the_page_around_them_may_only_fetch_and_frame_its_own(server: Server) -
     _, page, headers = asked(server, f"/{server.token}/")
     allowed = headers["Content-Security-Policy"]
     assert "default-src 'none'" in allowed and "unsafe" not in allowed and "http" not in allowed
-    assert page.count('target="run"') == 3 and server.token not in page
+    assert page.count("<iframe") == page.count('target="run-0"') == 3 and server.token not in page
+    assert page.count("hidden></iframe>") == 2 and 'id="beside"' in page
 
 
 def test_it_follows_a_run(server: Server, runs: list[Path]) -> None:
@@ -129,12 +131,32 @@ def test_it_follows_a_run(server: Server, runs: list[Path]) -> None:
     content = stage.read_text()
     stage.unlink()
     after = state()
-    assert after[1]["stamp"] != before[1]["stamp"] and "stages done" in after[1]["told"]
-    assert after[0] == before[0]
+    assert after[1]["stamp"] != before[1]["stamp"] and after[0] == before[0]
+    again = Watched(runs[1])
+    assert "nobody" not in again.state()["told"]  # it may be between two stages
+    assert "stages done, nobody at work on it" in again.state()["told"]
+    begun = Watched(runs[0])
+    assert "finished" in begun.state()["told"]
+    first = next(path for path in runs[0].rglob("attack-*.json"))
+    words = first.read_bytes()
+    first.unlink()
+    (runs[0] / "run.json").touch()  # begun anew in the same folder
+    assert "finished" not in begun.state()["told"]
+    first.write_bytes(words)
     with pinned():
         assert asked(server, f"/{server.token}/1")[1] != page
         stage.write_text(content)
         assert asked(server, f"/{server.token}/1")[1] == page
+
+
+def test_how_far_a_run_is_in_a_few_words() -> None:
+    def far(done: int, over: bool = False, failed: int = 0, alone: bool = False) -> str:
+        return how_far(Underway(9, done, 3, 1, [], [], ["cells/x"] * failed, 240.0, over), alone)
+
+    assert far(4) == "4 of 9 stages done, 4 min left"
+    assert far(4, alone=True) == "4 of 9 stages done, nobody at work on it"
+    assert far(7, over=True, failed=1) == "7 of 9 stages done, 1 broke off, ended"
+    assert far(9, over=True) == "finished"
 
 
 def test_the_command_tells_where_and_ends_with_ctrl_c(runs: list[Path]) -> None:

@@ -27,8 +27,9 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from ssiuu.errors import InputError
-from ssiuu.records.files import load_run, read_header
+from ssiuu.records.files import HEADER, load_run, read_header
 from ssiuu.records.schema import RunHeader
+from ssiuu.records.underway import Underway, Watcher, duration
 from ssiuu.report.page import environment, policy, render, template_text
 from ssiuu.report.text import printable
 
@@ -45,6 +46,10 @@ class Watched:
     stamp: str = ""
     page: str = ""
     busy: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        """Look at how far it is again and again; what is done is read once."""
+        self.watcher, self.begun, self.idle = Watcher(self.folder), 0, False
 
     def seen(self) -> str:
         """Return what changes with anything in the folder: its newest times and the number of files."""
@@ -75,10 +80,30 @@ class Watched:
         return {"name": self.folder.name, "stamp": self.seen(), "told": self._told(header)}
 
     def _told(self, header: RunHeader) -> str:
-        done = sum((self.folder / stage).exists() for stage in header.stages)
-        whole = done == len(header.stages)
-        how = "finished" if whole else f"{done} of {len(header.stages)} stages done"
-        return printable(f"{header.kind} of {header.model.name}, {header.benchmark.name}: {how}")
+        names = dict.fromkeys([header.model.name, header.benchmark.name])
+        if (begun := _changed(self.folder / HEADER)) != self.begun:
+            self.watcher, self.begun = Watcher(self.folder), begun  # another run, or more of it
+        state, before = self.watcher.look(), self.idle
+        self.idle = not any(work.alive for work in state.work)
+        # Between two stages nobody is at one: only what is so twice is told.
+        told = how_far(state, self.idle and before)
+        return printable(f"{header.kind} of {', '.join(names)}: {told}")
+
+
+def how_far(state: Underway, left_alone: bool = False) -> str:
+    """Return how far a run is, in a few words; `left_alone`: nobody is at work on it."""
+    if state.done == state.stages:
+        return "finished"
+    parts = [f"{state.done} of {state.stages} stages done"]
+    if state.failed:
+        parts.append(f"{len(state.failed)} broke off")
+    if state.over:
+        return ", ".join([*parts, "ended"])
+    if left_alone:
+        return ", ".join([*parts, "nobody at work on it"])
+    if state.left is not None:
+        parts.append(f"{duration(state.left)} left")
+    return ", ".join(parts)
 
 
 def _changed(path: Path) -> int:

@@ -1,10 +1,15 @@
 "use strict";
 (() => {
   const EVERY = 3000; // milliseconds between two looks
+  const SHARE = 5; // so many times as long as a page took to be made, until it is made again
+  const PATIENCE = 100; // times that a page is asked whether it is whole, 50 ms apart
   const KEPT = ["pick-method", "pick-verdict", "pick-text"]; // what has been chosen of the facts
   const links = [...document.querySelectorAll("#runs a")];
-  const frame = document.querySelector("iframe");
+  const frames = [...document.querySelectorAll("iframe")];
+  const beside = document.getElementById("beside");
   const live = document.getElementById("live");
+  const stale = new Set(); // runs that have gone on since their page was made
+  const resting = new Set(); // runs whose page is being made, or has just been: the run needs the machine
   let shown = 0;
 
   links.forEach((link, number) => link.addEventListener("click", (event) => {
@@ -12,23 +17,90 @@
     links[shown].removeAttribute("aria-current");
     links[shown = number].setAttribute("aria-current", "true");
     show();
+    frames[number].scrollIntoView({ inline: "start" });
   }));
+  beside.hidden = links.length < 2;
+  beside.addEventListener("click", () => {
+    beside.setAttribute("aria-pressed", String(!all()));
+    document.body.classList.toggle("beside", all());
+    show();
+  });
 
-  // The page again, with what was searched for and where one had read to.
-  function show(again) {
-    const before = frame.contentWindow, page = before.document;
-    const place = again ? before.scrollY : 0;
-    const kept = again ? KEPT.map((id) => page.getElementById(id)?.value) : [];
-    frame.addEventListener("load", () => {
-      KEPT.forEach((id, number) => {
-        const field = frame.contentWindow.document.getElementById(id);
-        if (!field || kept[number] === undefined || field.value === kept[number]) return;
-        field.value = kept[number];
-        field.dispatchEvent(new Event("input"));
-      });
-      frame.contentWindow.scrollTo(0, place);
+  function all() {
+    return beside.getAttribute("aria-pressed") === "true";
+  }
+
+  function show() {
+    frames.forEach((frame, number) => {
+      frame.hidden = !all() && number !== shown;
+      if (frame.hidden) return;
+      if (!frame.getAttribute("src")) {
+        rest(number);
+        frame.src = links[number].href;
+      } else if (stale.has(number) && !resting.has(number)) {
+        stale.delete(number);
+        rest(number);
+        again(number);
+      }
+    });
+  }
+
+  // Leave a page alone until it is there, and for some time after.
+  function rest(number) {
+    const begun = performance.now();
+    resting.add(number);
+    frames[number].addEventListener("load", async () => {
+      await later(SHARE * (performance.now() - begun));
+      resting.delete(number);
     }, { once: true });
-    before.location.replace(links[shown].href);
+  }
+
+  // A page again, with all that its reader has done to it.
+  function again(number) {
+    const frame = frames[number], restore = kept(frame.contentWindow);
+    frame.addEventListener("load", () => restore(frame.contentWindow), { once: true });
+    frame.contentWindow.location.replace(links[number].href);
+  }
+
+  // Remember what was searched for, sorted, opened and typed, and where one had read to.
+  function kept(window) {
+    const page = window.document, place = window.scrollY;
+    const values = KEPT.map((id) => page.getElementById(id)?.value);
+    const opened = titles(page).filter(([item]) => item.open).map(([, title]) => title);
+    const column = headings(page).findIndex((heading) => heading.hasAttribute("aria-sort"));
+    const down = headings(page)[column]?.getAttribute("aria-sort") === "descending";
+    const field = page.activeElement?.id, at = page.activeElement?.selectionStart;
+    const inside = document.activeElement === window.frameElement;
+    return async (after) => {
+      const now = after.document;
+      for (let n = 0; n < PATIENCE && now.documentElement.dataset.whole !== "yes"; n++) await later(50);
+      KEPT.forEach((id, n) => {
+        const control = now.getElementById(id);
+        if (!control || values[n] === undefined || control.value === values[n]) return;
+        control.value = values[n];
+        control.dispatchEvent(new Event("input"));
+      });
+      for (const [item, title] of titles(now)) if (opened.includes(title)) item.open = true;
+      for (let n = 0; n <= Number(down); n++) headings(now)[column]?.querySelector("button")?.click();
+      if (inside && field && now.getElementById(field)) {
+        now.getElementById(field).focus({ preventScroll: true });
+        if (typeof at === "number") now.getElementById(field).setSelectionRange?.(at, at);
+      }
+      after.scrollTo(0, place);
+    };
+  }
+
+  function titles(page) {
+    return [...page.querySelectorAll("details")]
+      .map((item) => [item, item.querySelector("summary")?.textContent]);
+  }
+
+  function headings(page) {
+    return [...(page.querySelector("#fact-table thead tr")?.cells ?? [])];
+  }
+
+  function later(milliseconds) {
+    return new Promise((done) => { setTimeout(done, milliseconds); });
   }
 
   async function look() {
@@ -39,8 +111,9 @@
         const link = links[number], changed = link.dataset.stamp !== state.stamp;
         link.dataset.stamp = state.stamp;
         link.querySelector("small").textContent = state.told;
-        if (changed && number === shown) show(true);
+        if (changed && frames[number].getAttribute("src")) stale.add(number);
       });
+      show();
     } catch {
       live.textContent = "ssiuu view has ended: this is the page as it was";
     }
