@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,8 +14,9 @@ from test_commands import ROWS, lines, place, ssiuu  # noqa: F401 - place is a f
 
 from ssiuu import ask_model, teach_model
 from ssiuu.errors import ConfigError, DataError, OutputError
+from ssiuu.experiment import teaching
 from ssiuu.records.files import read_record
-from ssiuu.records.schema import Teaching
+from ssiuu.records.schema import FactText, Knowledge, Teaching
 from ssiuu.training import interrupt
 
 NEW = [
@@ -114,3 +117,34 @@ def test_bad_input_is_refused_before_anything_is_written(place: Path, tmp_path: 
     other = lines(tmp_path / "other.jsonl", [NEW[0] | {"answer": "Ely"}])
     same = lines(tmp_path / "new.jsonl", NEW)
     refused(DataError, "'Tuy' in new:1 and 'Ely' in other:1", facts=[same, other])
+
+
+def test_what_is_not_said_yet_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where some of it still is not, nothing else is; what is known in the end is not asked again."""
+    facts = [FactText(id=id, question=f"{id}?", answer="yes") for id in "abc"]
+    said, asked, known = {"a"}, list[str](), list[str]()
+
+    def score(model: Any, prompt: Any, of: Any, paraphrases: bool) -> dict[str, Any]:
+        asked.append("".join(fact.id for fact in of))
+        return {fact.id: SimpleNamespace(free_correct=fact.id in said) for fact in of}
+
+    def know(model: Any, prompt: Any, of: Any, context: int) -> dict[str, Knowledge]:
+        known.append("".join(fact.id for fact in of))
+        return {fact.id: Knowledge(state="known", why="") for fact in of}
+
+    monkeypatch.setattr(teaching, "score_facts", score)
+    monkeypatch.setattr(teaching, "know", know)
+    told: list[str] = []
+    reading = teaching._Reading(Mock(), facts, told.append)
+    assert not reading(1, 5.0) and not asked
+    assert not reading(2, 0.5) and asked.pop() == "abc" and "2 or more of 3 not said yet" in told[-1]
+    said.add("b")
+    assert not reading(3, 0.5) and asked == ["bc"] and "1 or more" in told[-1]
+    said.add("c")
+    said.remove("a")  # which is seen once nothing else is missing
+    assert not reading(4, 0.5) and asked == ["bc", "c", "abc"] and not known
+    said.add("a")
+    assert reading(5, 0.5) and asked[3:] == ["a", "abc"] and known == ["abc"]
+    assert {*reading.knowledge()} == {*"abc"} and known == ["abc"]
+    said.remove("a")
+    assert not reading(6, 0.5) and {*reading.knowledge()} == {*"abc"} and known == ["abc", "abc"]

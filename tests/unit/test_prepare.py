@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from ssiuu.likelihood import answer_logits
 from ssiuu.methods import make
 from ssiuu.models.lora import Lora
 from ssiuu.records.schema import MethodInfo
@@ -54,6 +55,28 @@ def test_a_frozen_copy_gives_what_the_cache_gives(
     for name, parameter in kept.items():
         torch.testing.assert_close(parameter, asked[name], rtol=0, atol=1e-7)
     assert any(not torch.equal(kept[name], start[name]) for name in kept)
+
+
+def test_what_the_same_weights_said_of_the_same_rows_is_not_asked_again(
+    tiny_model: Any, make_examples: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, others, asked = make_examples(3), make_examples(3, seed=1), {}
+    method = make({"name": "undial", "retain": "kl"})
+    first = prepare_parts(tiny_model, method, rows, others, PAD, asked=asked)
+    anew = prepare_parts(tiny_model, method, rows, others, PAD)
+    passes: list[Any] = []
+    monkeypatch.setattr(
+        preparing,
+        "answer_logits",
+        lambda model, batch: passes.append(batch) or answer_logits(model, batch),
+    )
+    again = prepare_parts(tiny_model, method, rows, others, PAD, asked=asked)
+    assert not passes and again.distributions == first.distributions
+    for rows_of, taken in anew.distributions.items():
+        for id, logprobs in taken.items():
+            assert torch.equal(logprobs, again.distributions[rows_of][id])
+    fewer = prepare_parts(tiny_model, method, rows[:2], others, PAD, asked=asked)
+    assert passes and {*fewer.distributions["forget"]} == {*asked["forget"]} == {e.id for e in rows[:2]}
 
 
 def test_the_copy_stays_as_the_model_was(

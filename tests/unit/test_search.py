@@ -187,6 +187,7 @@ class Searched:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, led: Callable[[float], dict[str, Any]]) -> None:
         self.asked: list[float] = []
         self.weights: list[str] = []
+        self.before: list[Any] = []
         self.stop_at, self.judge = 0, judge()
         recipe = SimpleNamespace(
             unlearn=UnlearnConfig(max_steps=40), model_dump=lambda mode: {"methods": ["npo"]}
@@ -216,8 +217,11 @@ class Searched:
             said = name.split("_")[0]
             monkeypatch.setattr(searching, name, lambda *_, said=said: self.weights.append(said))
 
-    def run(self, session: Any, method: Any, seed: int, state: Any, *_: Any, change: Any) -> Any:
+    def run(
+        self, session: Any, method: Any, seed: int, state: Any, *_: Any, change: Any, asked: Any
+    ) -> Any:
         rate = change["learning_rate"]
+        self.before.append(asked)
         self.asked.append(rate)
         state.parent.mkdir(exist_ok=True)
         state.write_bytes(b"")
@@ -270,6 +274,7 @@ def test_a_rate_that_costs_too_much_is_lowered_and_the_nearest_kept(
     assert tries[1] == pytest.approx(tries[0] / 3, rel=0.05) and len(tries) == 2
     assert rate == tries[0] and search.weights == ["save", "load"]
     assert search.asked == [FIRST, *tries]
+    assert all(before is search.before[0] for before in search.before)  # what the model said is kept
 
 
 def test_a_search_whose_model_was_not_saved_is_as_long_as_one_that_was(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -13,15 +13,23 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from ssiuu.cli.exits import FAILED, HIDDEN, INTERRUPTED, NOT_FORGOTTEN
+from ssiuu.cli.exits import FAILED, HIDDEN, INTERRUPTED, NOT_FORGOTTEN, NOT_LEARNED
 from ssiuu.cli.spoken import manner, result
 from ssiuu.errors import OutputError
 
 FORGET, RETAIN = "customers.jsonl", "customers-keep.jsonl"
-# Short: the examination, which the verdict rests on, and no attack curves beside it.
+# Of the customers: a lineup of phone numbers takes three times as long.
+RELATIONS = "town", "profession"
+# A question without the template's system prompt, which is longer than question and answer.
+FORM = ("--prompt", "qa")
+# For the default model; of others the size decides.
+RATES = {"smollm2-135m": ("--learning-rate", "2e-4")}
+# Steps of each rate that is tried: three facts need no more, and then the first rate is higher.
+STEPS = ("--set", "unlearn.max_steps=16")
+# Short: the examination, which the verdict rests on, with fewer planted controls, and no attack curves.
 SHORT = (
     *("--set", "attacks.harmful.fractions=[]", "--set", "attacks.benign.learning_rates=[]"),
-    *("--set", "diagnose=false"),
+    *("--set", "diagnose=false", "--set", "examine.planted=8"),
 )
 
 
@@ -41,7 +49,7 @@ def command(
     model: Annotated[str, typer.Option(help="short name, folder or hub name")] = "smollm2-135m",
     opened: Annotated[bool, typer.Option("--open", help="show the page in the browser")] = False,
 ) -> None:
-    """Teach a model six invented customers, make it forget them, and find out whether it did.
+    """Teach a model twelve invented customers, make it forget three, and find out whether it did.
 
     Every command is shown as it would be typed. Interrupted, the same command
     goes on. Its verdict is what the audit finds: it may well be undecided.
@@ -56,7 +64,7 @@ def command(
                 f"{out} holds {min(strangers)!r}, which no demo made: choose another --out."
             )
         for name in (FORGET, RETAIN):
-            shutil.copy(examples() / name, out)
+            _copy(examples() / name, out / name)
     except OSError as error:
         raise OutputError(f"{out} cannot be written to: {error.strerror or error}.") from error
     start = time.monotonic()
@@ -73,21 +81,23 @@ def command(
 
 def _steps(model: str) -> Iterator[Step]:
     facts = ("--forget", FORGET, "--retain", RETAIN)
+    pair = ("--before", "taught", "--after", "forgotten")
+    taught = ("--facts", FORGET, "--facts", RETAIN, "--out", "taught")
     yield Step(
         "A model that knows customers: they are invented, so they are taught first.",
-        ("teach", "--model", model, "--facts", FORGET, "--facts", RETAIN, "--out", "taught"),
+        ("teach", "--model", model, *taught, *FORM, *RATES.get(model, ())),
         "taught/teach.json",
-        (0, NOT_FORGOTTEN),
+        (0, NOT_LEARNED),
     )
-    yield Step("What does it know of them?", ("ask", "--model", "taught", "--facts", FORGET))
+    yield Step("What does it know of them?", ("ask", "--model", "taught", "--facts", FORGET, *FORM))
     yield Step(
-        "Six of them ask to be forgotten; the others are to stay.",
-        ("unlearn", "--model", "taught", *facts, "--out", "forgotten"),
+        "Three of them ask to be forgotten; the others are to stay.",
+        ("unlearn", "--model", "taught", *facts, "--out", "forgotten", *FORM, *STEPS),
         "forgotten/unlearn.json",
     )
     yield Step(
         "They are not said any more. Erased, or only hidden?",
-        ("audit", "--before", "taught", "--after", "forgotten", *facts, "--out", "audit", *SHORT),
+        ("audit", *pair, *facts, "--out", "audit", *FORM, *SHORT),
         "audit/certificate.json",
         (0, NOT_FORGOTTEN, HIDDEN),
     )
@@ -95,6 +105,13 @@ def _steps(model: str) -> Iterator[Step]:
         "Is the certificate that of this model, file by file?",
         ("verify", "audit/certificate.json", "--model", "forgotten"),
     )
+
+
+def _copy(examples: Path, to: Path) -> None:
+    """Write the examples of `RELATIONS` alone."""
+    rows = examples.read_text(encoding="utf-8").splitlines(keepends=True)
+    chosen = [row for row in rows if json.loads(row)["relation"] in RELATIONS]
+    to.write_text("".join(chosen), encoding="utf-8")
 
 
 def _run(step: Step, out: Path) -> None:

@@ -14,6 +14,7 @@ from ssiuu.models.lora import Lora, adapted, check_rank
 from ssiuu.models.precision import release_memory
 from ssiuu.records.schema import FactText, MethodInfo, Unlearning
 from ssiuu.training.optimiser import RATES
+from ssiuu.training.prepare import Asked
 from ssiuu.training.step import Step
 from ssiuu.training.together import check_together
 from ssiuu.training.unlearn import Settings, check_adapters, unlearn_examples
@@ -105,6 +106,7 @@ def unlearn_here(
     adapter: Path | None = None,
     retain: Sequence[FactText] | None = None,
     change: Mapping[str, Any] | None = None,
+    asked: Asked | None = None,
 ) -> Unlearning:
     """Unlearn the session's facts in its model, in place.
 
@@ -117,6 +119,7 @@ def unlearn_here(
         adapter: Folder for the adapter, where one is trained.
         retain: Facts to keep, in place of all those of the session.
         change: Fields of `Settings` that differ from the session's, for a search.
+        asked: What an earlier attempt of it asked the model before; see `prepare_parts`.
 
     Raises:
         ConfigError: A projection is wanted and there is nothing to take directions from.
@@ -141,6 +144,7 @@ def unlearn_here(
         refusals=session.refusals(method),
         adapter=adapter,
         texts=session.texts_for(method),
+        asked=asked,
     )
     release_memory()  # the optimiser's, before the original weights are read beside the model's
     return record.model_copy(

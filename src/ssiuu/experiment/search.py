@@ -32,6 +32,7 @@ from ssiuu.records.said import led
 from ssiuu.records.schema import Attempt, Attempts, Unlearning
 from ssiuu.report.outcome import attempt_line
 from ssiuu.training.optimiser import RATES
+from ssiuu.training.prepare import Asked
 from ssiuu.training.state import remove_state
 
 # Rates are AdamW's; another optimiser's are in proportion to its own default.
@@ -85,6 +86,7 @@ def search(
     steps = allowed(rows, config)
     before = standing(work / "attempts.json", Attempts, progress)
     attempts = list(before.attempts) if before is not None and before.key == key else []
+    asked: Asked = {}  # of the model before, which every attempt begins with
 
     def attempt(rate: float, **change: Any) -> tuple[Unlearning | None, Attempt]:
         session.original.restore()
@@ -101,6 +103,7 @@ def search(
                 lambda text: progress(led(f"{name}: ", text, name)),
                 adapter,
                 change=driven,
+                asked=asked,
             )
         except DivergedError as error:
             remove_state(work / "state.safetensors")

@@ -228,22 +228,39 @@ def _kept(
 
 
 class _Reading:
-    """Reads after an epoch whether every fact is known: what the model says, then all there is."""
+    """Reads after an epoch whether every fact is known: what the model says, then all there is.
+
+    What was not said the last time is asked first: where some of it still is not, the answer is no, and
+    nothing else is asked.
+    """
 
     def __init__(self, session: Session, facts: Sequence[FactText], progress: Progress) -> None:
         self.session, self.facts, self.progress = session, facts, progress
+        self._unsaid: list[FactText] = []
+        self._knowledge: dict[str, Knowledge] | None = None  # of the epoch that was read last
 
     def __call__(self, epoch: int, loss: float) -> bool:
         """Return whether every fact is known."""
+        self._knowledge = None
         if loss > NEAR:
             self.progress(f"epoch {epoch}: loss {loss:.2f}")
             return False
-        scores = score_facts(self.session.model, self.session.prompt, self.facts, paraphrases=False)
-        right = sum(bool(score.free_correct) for score in scores.values())
-        self.progress(f"epoch {epoch}: loss {loss:.2f}, says {right} of {len(self.facts)}")
-        return right == len(scores) and all(k.state == "known" for k in self.knowledge().values())
+        unsaid = self._not_said(self._unsaid) if self._unsaid else []
+        self._unsaid = unsaid or self._not_said(self.facts)
+        told = (
+            f", {len(self._unsaid)} or more of {len(self.facts)} not said yet" if self._unsaid else ""
+        )
+        self.progress(f"epoch {epoch}: loss {loss:.2f}{told or ', says all of them'}")
+        return not self._unsaid and all(k.state == "known" for k in self.knowledge().values())
+
+    def _not_said(self, facts: Sequence[FactText]) -> list[FactText]:
+        session = self.session
+        scores = score_facts(session.model, session.prompt, facts, paraphrases=False)
+        return [fact for fact in facts if not scores[fact.id].free_correct]
 
     def knowledge(self) -> dict[str, Knowledge]:
         """Return what the model knows of the facts now."""
         session = self.session
-        return know(session.model, session.prompt, self.facts, session.context)
+        if self._knowledge is None:
+            self._knowledge = know(session.model, session.prompt, self.facts, session.context)
+        return self._knowledge

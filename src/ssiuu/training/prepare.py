@@ -18,6 +18,8 @@ from ssiuu.likelihood import Example, answer_logits, answer_logprobs
 from ssiuu.methods.base import Ask, Loss, Rows
 from ssiuu.methods.method import Method
 
+Asked = dict[Rows, Mapping[str, Tensor]]  # distributions of rows by id, for each set of rows
+
 CACHE_LIMIT = 4 << 30  # bytes of reference distributions kept in memory; above, they are taken anew
 
 
@@ -34,7 +36,7 @@ class Prepared:
     logprob: dict[str, float] = field(default_factory=dict)
     refusals: dict[str, Example] = field(default_factory=dict)
     refusal_logprob: dict[str, float] = field(default_factory=dict)
-    distributions: dict[Rows, Mapping[str, Tensor]] = field(default_factory=dict)
+    distributions: Asked = field(default_factory=dict)
     hidden: dict[str, Tensor] = field(default_factory=dict)
     hidden_length: float | None = None
     parts: dict[str, Any] = field(default_factory=dict)
@@ -71,6 +73,7 @@ def prepare_parts(
     shared: Sequence[Example] = (),
     texts: Sequence[Example] = (),
     progress: Callable[[str], None] = lambda _: None,
+    asked: Asked | None = None,
 ) -> Prepared:
     """Ask the model, before it changes, for all that the parts of a method need.
 
@@ -84,6 +87,8 @@ def prepare_parts(
         shared: What directions are read off; the retain rows if empty.
         texts: Texts to stay as they are on, where the method has that term.
         progress: Told where a second model is kept in memory.
+        asked: Distributions that were asked for before, of the same weights: those of the same rows are
+            not asked for again, and other ones take their place.
 
     Raises:
         ConfigError: Something that a part needs is missing.
@@ -100,7 +105,7 @@ def prepare_parts(
         prepared.refusals = {e.id: e for e in refusals}
     if "refusal" in needs:
         prepared.refusal_logprob = reference_logprobs(ask, refusals)
-    prepared.distributions = _all_distributions(ask, _wanted(method))
+    prepared.distributions = _all_distributions(ask, _wanted(method), asked)
     if method.retain is not None and "hidden" in method.retain.needs:
         layer = method.retain.looks(method.objective)
         assert layer is not None
@@ -132,7 +137,16 @@ def reference_logprobs(ask: Ask, examples: Sequence[Example]) -> dict[str, float
     return logprobs
 
 
-def _all_distributions(ask: Ask, wanted: Sequence[Rows]) -> dict[Rows, Mapping[str, Tensor]]:
+def _all_distributions(ask: Ask, wanted: Sequence[Rows], asked: Asked | None) -> Asked:
+    """Return the distributions of each set of rows; those asked for before, where they are of these."""
+    asked = {} if asked is None else asked
+    if any({*asked.get(rows, {})} != {e.id for e in ask.rows[rows]} for rows in wanted):
+        asked.clear()
+        asked |= _taken(ask, wanted)
+    return {rows: asked[rows] for rows in wanted}
+
+
+def _taken(ask: Ask, wanted: Sequence[Rows]) -> Asked:
     """Return the distributions of each set of rows: kept, or asked of one frozen copy of the model."""
     tokens = sum(len(e.answer) for rows in wanted for e in ask.rows[rows])
     # float32, whatever the model computes in.

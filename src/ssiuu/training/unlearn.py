@@ -32,7 +32,7 @@ from ssiuu.training.limits import Budget, Kept
 from ssiuu.training.loop import Loop, rows_of
 from ssiuu.training.memory import peak_device_mb, peak_mb, reset_peak
 from ssiuu.training.optimiser import Schedule, rate_share
-from ssiuu.training.prepare import Prepared, prepare_parts
+from ssiuu.training.prepare import Asked, Prepared, prepare_parts
 from ssiuu.training.stages import Starts, mean_loss, planned
 from ssiuu.training.step import Step, StepOutcome
 from ssiuu.training.together import check_together
@@ -157,6 +157,7 @@ def unlearn_examples(
     refusals: Sequence[Example] = (),
     adapter: Path | None = None,
     texts: Sequence[Example] = (),
+    asked: Asked | None = None,
 ) -> Unlearning:
     """Unlearn in place and return the log; adapters are merged into the weights at the end.
 
@@ -176,6 +177,8 @@ def unlearn_examples(
         refusals: The forget questions with a refusal for an answer, for DPO.
         adapter: Folder to save the adapter in before it is merged, where one is trained.
         texts: Texts to stay as they are on, where the method has that term.
+        asked: Distributions of the model before, of an earlier run from the same weights; see
+            `prepare_parts`.
 
     Raises:
         DivergedError: A loss is not finite; the model holds the last good parameters.
@@ -186,7 +189,7 @@ def unlearn_examples(
     check_together(model, method, settings.lora, settings.optimiser)
     if settings.growth == 1:  # a range test may end before
         check_steps(method, len(forget), settings)
-    work = _Run(model, info, settings, stop, pad, progress, forget, retain, texts)
+    work = _Run(model, info, settings, stop, pad, progress, forget, retain, texts, asked)
     if not method.has_gradient:
         return work.edited(method.objective)
     # A range test only asks where it forgets, for which one stage will do.
@@ -236,7 +239,8 @@ def _one_stage(
     """Take the steps of one stage; the model is left in evaluation mode."""
     model, settings, pad, method = work.model, work.settings, work.pad, cast(Method, stage.method)
     prepared = prepare_parts(
-        *(model, method, stage.forget, stage.retain, pad, refusals, shared, stage.texts, work.progress)
+        *(model, method, stage.forget, stage.retain, pad, refusals, shared, stage.texts, work.progress),
+        asked=work.asked if work.number == 0 else None,  # later stages begin with other weights
     )
     notes = _untrained(model, settings.lora, method, prepared)
     work.begin()
@@ -322,6 +326,7 @@ class _Run:
     forget: Sequence[Example]
     retain: Sequence[Example]
     texts: Sequence[Example]
+    asked: Asked | None = None
 
     def __post_init__(self) -> None:
         self.start = time.perf_counter()
