@@ -1,13 +1,13 @@
 """What methods hold: bytes a parameter, at the peak of a run and between two of its steps.
 
-    python perf/memory.py [--methods gd ssiuu] [--forms fp32 bf16 lora] [--width 768] [--layers 4]
+    python perf/memory.py [--methods gd ssiuu] [--forms fp32 bf16 lora nf4] [--width 768] [--layers 4]
     python perf/memory.py --write      # into src/ssiuu/experiment/memory.json and docs/memory.md
 
 A run of two steps is taken on a random Llama of so many parameters, with few tokens, so that
 activations are little beside it. Every storage that torch makes is counted from when it is made to
 when it is freed, to the byte; what an operation takes inside of it, and Python, are not. Forms: `fp32`,
 all weights by AdamW; `bf16`, all weights in bf16 by adamw8bit; `lora`, adapters of rank 16 beside
-weights in bf16, bytes for each of these.
+weights in bf16, bytes for each of these; `nf4`, the same while maps are held in 4 bits.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from ssiuu.training.unlearn import Settings, StopRule, unlearn_examples
 
 ROOT = Path(__file__).parents[1]
 TABLE, PAGE = ROOT / "src/ssiuu/experiment/memory.json", ROOT / "docs/memory.md"
-FORMS = ("fp32", "bf16")  # of the table; lora is what its adapters are, beside the weights
+FORMS = ("fp32", "bf16")  # of the table
+BESIDE = ("lora", "nf4")  # adapters beside the weights
 WIDTH, LAYERS = 768, 4  # 25 million parameters
 WORDS, PAD, STEPS, ROWS, TOKENS = 512, 1, 2, 2, 4
 RMU = {"layer": 1, "update": [r"\.[01]\.mlp\.down_proj\.weight$"]}
@@ -77,6 +78,8 @@ class Storages(TorchDispatchMode):
         for each in tree_iter(tree):
             if isinstance(each, torch.Tensor):
                 storage = each.untyped_storage()
+                if storage.filename is not None:
+                    continue  # pages of a file, which the system writes out as it needs the memory
                 key = storage._cdata
                 if key not in self.live:
                     self.live[key] = storage.nbytes()
@@ -130,7 +133,7 @@ def measured(
     parameters = sum(p.numel() for p in model.parameters())
     settings = Settings(
         *(1e-3, count, None, STEPS, 1, 0.0, 0.0, 0, "fp32"),
-        lora=Lora(16, 16.0) if form == "lora" else None,
+        lora=Lora(16, 16.0, base="nf4" if form == "nf4" else None) if form in BESIDE else None,
         optimiser=method.optimiser or ("adamw8bit" if form == "bf16" else "adamw"),
     )
     kept: list[int] = []
@@ -184,7 +187,7 @@ def shown(table: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", nargs="+", default=[*METHODS])
-    parser.add_argument("--forms", nargs="+", default=[*FORMS], choices=(*FORMS, "lora"))
+    parser.add_argument("--forms", nargs="+", default=[*FORMS], choices=(*FORMS, *BESIDE))
     parser.add_argument("--width", type=int, default=WIDTH)
     parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--write", action="store_true", help=f"into {TABLE.name}")

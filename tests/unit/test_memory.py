@@ -18,6 +18,7 @@ from ssiuu.experiment import estimate
 from ssiuu.experiment.memory import Form, activations, held, measured, need, of_recipe, table
 from ssiuu.experiment.recipe import resolve
 from ssiuu.methods import make
+from ssiuu.models import nf4
 from ssiuu.models.size import SMOLLM2, Size, size_of
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +37,7 @@ def perf() -> ModuleType:
     return script("memory")
 
 
+NEEDS = pytest.mark.skipif(not nf4.there(), reason="bitsandbytes is not installed")
 WIDTH, LAYERS = 384, 3  # 5 million parameters, so that it takes two seconds a method
 NAMES: list[tuple[str, Form]] = [("gd", "fp32"), ("ssiuu", "fp32"), ("masked", "fp32")]
 NAMES += [("gd", "bf16"), ("ssiuu, 8 bits", "bf16"), ("ssiuu-gate", "bf16")]
@@ -82,6 +84,7 @@ def test_the_table_has_every_method(perf: ModuleType) -> None:
         ("ssiuu-gate", "bf16", 8, 64, None),
         ("ssiuu", "fp32", 2, 16, None),
         ("gd", "lora", 4, 64, 16),
+        pytest.param("gd", "nf4", 4, 64, 16, marks=NEEDS),
     ],
 )
 def test_what_is_estimated_is_what_is_measured(
@@ -91,12 +94,16 @@ def test_what_is_estimated_is_what_is_measured(
     model = perf.model_of(WIDTH, LAYERS)
     shapes = [m.weight.shape for n, m in model.named_modules() if hasattr(m, "weight") and "proj" in n]
     total = sum(p.numel() for p in model.parameters())
-    size = Size(total, sum(map(sum, shapes)), LAYERS, WIDTH, WIDTH * 8 // 3, model.config.vocab_size)
+    maps = sum(map(math.prod, shapes))
+    size = Size(
+        total, sum(map(sum, shapes)), LAYERS, WIDTH, WIDTH * 8 // 3, model.config.vocab_size, maps
+    )
     found = perf.measured(name, form, WIDTH, LAYERS, count, tokens)["peak"] * total
     kind: Form = "fp32" if form == "fp32" else "bf16"
     # Of each row half is an answer; the last token is only predicted.
     rows = (2 * count * (tokens - 1), count * tokens)
-    assert need(make(name), size, kind, *rows, rank=rank) == pytest.approx(found, rel=0.2)
+    said = need(make(name), size, kind, *rows, rank=rank, nf4=form == "nf4")
+    assert said == pytest.approx(found, rel=0.2)
 
 
 def test_what_is_put_together_holds_the_sum() -> None:
@@ -124,7 +131,8 @@ def test_a_size_is_read_from_a_configuration_alone(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(settings))
     size = size_of(str(tmp_path))
     maps = 2 * (2048 + 2048) + 2 * (2048 + 512) + 3 * (2048 + 8192)
-    assert size == Size(1_235_814_400, 16 * maps, 16, 2048, 8192, 128256)
+    weights = 2 * 2048 * (2048 + 512) + 3 * 2048 * 8192
+    assert size == Size(1_235_814_400, 16 * maps, 16, 2048, 8192, 128256, 16 * weights)
     recipe, _ = resolve(None, [f"model={tmp_path}"])
     told = estimate.estimate(recipe)
     assert "on cpu (" in told and "GB are free now)" in told
@@ -145,7 +153,7 @@ def test_the_default_model_is_as_large_as_is_said_before_it_is_here(monkeypatch:
 
 
 def test_activations_computed_again_are_few() -> None:
-    size = Size(10**9, 10**6, 16, 2048, 8192, 128256)
+    size = Size(10**9, 10**6, 16, 2048, 8192, 128256, 9 * 10**8)
     kept, again = (activations(size, "bf16", 4096, 100, recomputed) for recomputed in (False, True))
     assert again < kept / 4
     assert torch.tensor(kept).isfinite()

@@ -54,7 +54,7 @@ def test_the_precision_is_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     ("sets", "sentence"),
     [
         (["unlearn.lora.base=bf16"], "set unlearn.lora.rank"),
-        (["unlearn.lora.base=nf4", "unlearn.lora.rank=2"], "nf4 are not read here"),
+        (["unlearn.lora.base=nf4"], "set unlearn.lora.rank"),
         (["dtype=fp8"], "'auto', 'fp32' or 'bf16'"),
         (["attention=flash"], "'auto', 'eager' or 'sdpa'"),
     ],

@@ -7,7 +7,7 @@ that model. Versions of libraries and the machine are no part of it; they stand 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -93,7 +93,7 @@ class Keys:
 
     def unlearning(self, method: Method, seed: int) -> str:
         """Return the key of an unlearned model."""
-        settings = asdict(settings_of(self.session, method, seed, self.threshold))
+        settings = settings_of(self.session, method, seed, self.threshold).told()
         parts = [[part.name, part.options] for part in method.all]
         objective = [parts, method.retain_weight, method.plugins()]
         # Only where it is set: a folder of before it was there is still good.

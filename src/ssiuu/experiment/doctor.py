@@ -23,6 +23,7 @@ import torch
 from ssiuu.errors import InputError
 from ssiuu.experiment.provenance import PACKAGES
 from ssiuu.experiment.recipe import Recipe
+from ssiuu.models import nf4
 from ssiuu.models.place import Placement, device_name
 from ssiuu.models.precision import resolve_precision
 from ssiuu.models.sources import MODELS, cache_folder
@@ -58,6 +59,8 @@ def examine(recipe: Recipe, hub: bool = False) -> Iterator[Finding]:
     else:
         yield from _devices(placement)
         yield from _runs(placement, precision)
+    if recipe.unlearn.lora.base == "nf4":
+        yield _base()
     yield _cache()
     yield _model(recipe)
     yield _hub(hub)
@@ -123,6 +126,14 @@ def _runs(placement: Placement, precision: str) -> Iterator[Finding]:
         "screening, preparation, training, scores, looks inside, attacks, planted controls; on the "
         "processor: made-up worlds, reading and writing of files",
     )
+
+
+def _base() -> Finding:
+    """Tell by what weights beside adapters are held in nf4."""
+    if not nf4.there():
+        return Finding("base", f"unlearn.lora.base: nf4 needs {nf4.REMEDY}", missing=True)
+    by = f"{nf4.PACKAGE} {_version(nf4.PACKAGE)}"
+    return Finding("base", f"maps of the blocks in nf4 by {by}, while adapters are trained")
 
 
 def _cache() -> Finding:

@@ -10,7 +10,7 @@ from typing import Any
 from ssiuu.errors import ConfigError
 from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
-from ssiuu.models.lora import Lora, adapted, check_rank
+from ssiuu.models.lora import Lora, adapted, check_rank, held_maps
 from ssiuu.models.precision import release_memory
 from ssiuu.records.schema import FactText, MethodInfo, Unlearning
 from ssiuu.training.optimiser import RATES
@@ -63,6 +63,7 @@ def settings_of(session: Session, method: Method, seed: int, threshold: float) -
             tuple(config.lora.targets),
             config.lora.attribution,
             seed,
+            base="nf4" if config.lora.base == "nf4" else None,
         ),
     )
 
@@ -87,9 +88,11 @@ def check_method(session: Session, method: Method) -> None:
     check_together(session.model, method, driven.lora, driven.optimiser)
     if driven.lora is not None:
         check_rank(session.model, driven.lora)
+        held_maps(session.model, driven.lora)
     if not method.has_gradient:
         return
-    with adapted(session.model, driven.lora):
+    plain = None if driven.lora is None else replace(driven.lora, base=None)
+    with adapted(session.model, plain):
         Step(
             *(session.model, method, 1.0),
             weight_decay=driven.weight_decay,

@@ -36,7 +36,7 @@ SHARE = 0.6  # of the speed of one matrix product that a model reaches
 PRODUCTS = 50  # that are timed together: some clocks of a thread have steps of 16 ms
 STEP = 0.025  # seconds a step takes whatever the model's size
 SMOLLM2 = 134_515_008
-DEFAULT = Size(SMOLLM2, 305_280, 30, 576, 1536, 49_152)
+DEFAULT = Size(SMOLLM2, 305_280, 30, 576, 1536, 49_152, 106_168_320)
 
 
 def estimate(recipe: Recipe, audited: bool = False, **known: Any) -> str:

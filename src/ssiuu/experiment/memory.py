@@ -31,6 +31,7 @@ OWN: dict[str, str] = {
 # widest map's; and of the head, for each answer token and word. Measured: tests/unit/test_memory.py.
 OF_WIDTH, OF_INNER, OF_HEAD = 13.0, 4.0, 3.0
 PROGRAM = 0.7e9  # Python and its libraries
+NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes of a weight, its share of a group's scale and of that one's
 
 
 class Held(NamedTuple):
@@ -86,6 +87,7 @@ def need(
     answers: float,
     rank: int | None = None,
     recomputed: bool = False,
+    nf4: bool = False,
 ) -> float:
     """Return the bytes of one run of unlearning, at its peak, beside those of the program.
 
@@ -97,10 +99,14 @@ def need(
         answers: Of these, those of answers.
         rank: Of adapters on all maps; None: all weights are trained.
         recomputed: Whether activations are computed again.
+        nf4: Whether the maps beside adapters are held in 4 bits meanwhile.
     """
     found = held(method, form if rank is None else "fp32")
     trained = size.parameters if rank is None else rank * size.a_rank
-    fixed = 0.0 if rank is None else GRADIENT[form] * size.parameters
+    whole = GRADIENT[form] * size.parameters
+    fixed = 0.0 if rank is None else whole
+    if nf4:  # and one map at a time in full
+        fixed += (NF4 - GRADIENT[form]) * size.in_maps + GRADIENT[form] * size.width * size.inner
     # While a backward pass runs activations go and gradients come.
     gradient = GRADIENT[form if rank is None else "fp32"]
     steady = fixed + trained * (found.between - gradient)
@@ -108,7 +114,8 @@ def need(
     kept = activations(size, form, tokens, answers, recomputed)
     if rank is not None and form == "bf16" and not recomputed:  # adapters take their inputs in fp32
         kept += 4.0 * tokens * size.layers * (4 * size.width + size.inner)
-    return steady + max(rising, kept)
+    # It is read in full before, and is as large while its first map is brought to 4 bits.
+    return max(steady + max(rising, kept), whole if nf4 else 0.0)
 
 
 def activations(size: Size, form: Form, tokens: float, answers: float, recomputed: bool) -> float:
@@ -131,6 +138,7 @@ def of_recipe(recipe: Recipe, size: Size, tokens: float) -> float:
             *(method, size, form, rows * tokens, rows * tokens / 4),
             rank=config.lora.rank,
             recomputed=recipe.gradient_checkpointing,
+            nf4=config.lora.base == "nf4",
         )
         for method in recipe.made()
         if method.trains

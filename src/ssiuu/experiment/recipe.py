@@ -22,6 +22,7 @@ from ssiuu.evaluation import utility
 from ssiuu.experiment.tuning import tried
 from ssiuu.methods import Method, make
 from ssiuu.methods.base import Optimiser
+from ssiuu.models import nf4
 from ssiuu.models.place import Placement
 from ssiuu.models.weights import SHARD
 from ssiuu.records.sharing import Way
@@ -40,7 +41,7 @@ class LoraConfig(Section):
     )
     base: Literal["bf16", "nf4"] | None = Field(
         default=None,
-        description="what the fixed weights are held in (nf4: refused); null: as dtype says",
+        description="what fixed weights are held in while adapters are trained; null: as dtype says",
     )
     merge: bool = Field(
         default=True, description="ssiuu unlearn: save merged weights, or the adapter alone"
@@ -561,8 +562,8 @@ def _placed(recipe: Recipe) -> list[str]:
     lora = recipe.unlearn.lora
     if lora.base is not None and lora.rank is None:
         return ["unlearn.lora.base: is of adapters, and there are none: set unlearn.lora.rank."]
-    if lora.base == "nf4":
-        return ["unlearn.lora.base: weights in nf4 are not read here: use bf16, or leave it out."]
+    if lora.base == "nf4" and not nf4.there():
+        return [f"unlearn.lora.base: nf4 needs {nf4.REMEDY}, or use bf16."]
     try:
         recipe.placement  # noqa: B018  it is made to be checked
     except ConfigError as error:

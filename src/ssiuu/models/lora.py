@@ -36,7 +36,8 @@ class Lora:
     """Which adapters are trained, and where attribution looks.
 
     `targets`: paths of linear maps, or the ends of paths; none: every one inside the blocks. `key`: the
-    setting they come from, for messages.
+    setting they come from, for messages. `base`: what the linear maps of the blocks are held in
+    meanwhile; None: as they are.
     """
 
     rank: int
@@ -45,6 +46,7 @@ class Lora:
     attribution: Literal["adapter", "effective"] = "adapter"
     seed: int = 0
     key: str = "unlearn.lora.targets"
+    base: Literal["nf4"] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,15 @@ class Adapter:
         weight: Tensor = self.layer.lora_B["default"].weight
         return weight
 
+    def change(self) -> Tensor:
+        """Return s B A as it is added to the weight, in the order of its dimensions."""
+        change: Tensor = self.layer.get_delta_weight("default").detach()
+        return change
+
     @torch.no_grad()
     def effective(self) -> Tensor:
         """Return W + s B A, [out, in]."""
-        fixed: Tensor = self.layer.base_layer.weight.detach()
+        fixed = nf4.whole(self.layer.base_layer)
         across = isinstance(self.layer.base_layer, Conv1D)
         return self.scale * (self.up @ self.down) + (fixed.T if across else fixed)
 
@@ -89,12 +96,59 @@ class Adapter:
 def adapted(model: CausalLM, lora: Lora | None) -> Iterator[PeftModel | None]:
     """Put adapters into a model, in place; merge them into its weights on leaving.
 
+    Where its maps hold something else meanwhile, they have their weights again before.
+
     Raises:
-        ConfigError: A target fits no linear map that an adapter can be put on.
+        ConfigError: A target fits no linear map that an adapter can be put on, or no map can hold what
+            it should.
     """
     if lora is None:
         yield None
         return
+    beside: list[Adapter] = []
+    try:
+        with nf4.held(model, held_maps(model, lora)):
+            wrapped = _wrapped(model, lora)
+            try:
+                yield wrapped
+            finally:
+                if lora.base is None:
+                    wrapped.merge_and_unload()  # the modules of `model` itself are replaced
+                else:
+                    beside = adapters(model)
+                    wrapped.unload()
+                    for adapter in beside:
+                        adapter.layer.base_layer = None  # so that its codes go
+    finally:
+        with torch.no_grad():
+            for adapter in beside:  # one after the other: a change is as large as its weight
+                weight = model.get_parameter(adapter.name)
+                weight.add_(adapter.change().to(weight))
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+
+
+def held_maps(model: CausalLM, lora: Lora) -> list[str]:
+    """Return the paths of the linear maps whose weights are held in nf4 beside these adapters.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    paths = nf4.holdable(model) if lora.base == "nf4" else []
+    if lora.base is not None and not paths:
+        raise ConfigError(
+            f"{lora.key.rpartition('.')[0]}.base: nf4 is held by maps of the kind nn.Linear, of which "
+            f"{type(model).__name__} has none inside its blocks: use bf16, or leave it out."
+        )
+    return paths
+
+
+def _wrapped(model: CausalLM, lora: Lora) -> PeftModel:
+    """Put adapters into a model.
+
+    Raises:
+        ConfigError: A target fits no linear map that an adapter can be put on.
+    """
     nf4.muted()  # peft imports it where it is there
     from peft import LoraConfig, get_peft_model  # its import takes a second or two
 
@@ -112,15 +166,10 @@ def adapted(model: CausalLM, lora: Lora | None) -> Iterator[PeftModel | None]:
             fan_in_fan_out=across,
         )
         try:
-            wrapped = get_peft_model(model.get_submodule(""), config)
+            wrapped: PeftModel = get_peft_model(model.get_submodule(""), config)
         except ValueError as error:
             raise ConfigError(f"{lora.key}: {' '.join(str(error).split())}") from error
-    try:
-        yield wrapped
-    finally:
-        wrapped.merge_and_unload()  # the modules of `model` itself are replaced
-        for parameter in model.parameters():
-            parameter.requires_grad_(True)
+    return wrapped
 
 
 def targeted(model: CausalLM, lora: Lora) -> list[str]:

@@ -70,7 +70,8 @@ def stream_width(model: CausalLM) -> int:
 
 def output_width(module: torch.nn.Linear | Conv1D) -> int:
     """Return how many outputs a linear map has."""
-    return int(module.weight.shape[1 if isinstance(module, Conv1D) else 0])
+    # Not of the weight, which may be held in codes.
+    return int(module.nf if isinstance(module, Conv1D) else module.out_features)
 
 
 def block_maps(model: CausalLM) -> dict[str, torch.nn.Module]:

@@ -43,9 +43,29 @@ def copied(tensors: Sequence[Tensor]) -> list[Tensor]:
     if _fits(need, device):
         return [t.detach().clone() for t in tensors]
     if device.type != "cpu" and _fits(need, torch.device("cpu")):
-        pinned = [torch.empty_like(t, device="cpu", pin_memory=device.type == "cuda") for t in tensors]
-        return [copy.copy_(t) for copy, t in zip(pinned, tensors, strict=True)]
+        return _pinned(tensors)
     return _on_disk(tensors)
+
+
+@torch.no_grad()
+def put_away(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return copies of these tensors that take no room where these lie.
+
+    From an accelerator in main memory, while that leaves as much again free, else in files; see the
+    module.
+
+    Raises:
+        OSError: There is no room for them, not even on the disk.
+    """
+    need = sum(t.numel() * t.element_size() for t in tensors)
+    if tensors and tensors[0].device.type != "cpu" and _fits(need, torch.device("cpu")):
+        return _pinned(tensors)
+    return _on_disk(tensors)
+
+
+def _pinned(tensors: Sequence[Tensor]) -> list[Tensor]:
+    pinned = [torch.empty_like(t, device="cpu", pin_memory=t.device.type == "cuda") for t in tensors]
+    return [copy.copy_(t) for copy, t in zip(pinned, tensors, strict=True)]
 
 
 def _fits(need: int, device: torch.device) -> bool:

@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ssiuu.causal import CausalLM
 from ssiuu.errors import ModelError
-from ssiuu.models.maps import BLOCK, block_matrices, is_map, stacked_weights, summed
+from ssiuu.models.maps import BLOCK, block_matrices, is_map, output_width, stacked_weights, summed
 
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 _ATTENTION = {"q_proj": "q", "k_proj": "k", "v_proj": "v"} | dict.fromkeys(
@@ -147,7 +147,7 @@ def _sites(model: CausalLM, path: str, module: Any) -> Iterator[Site]:
     if match is None or not is_map(module):
         return
     transposed = isinstance(module, Conv1D)
-    width = int(module.weight.shape[1 if transposed else 0])
+    width = output_width(module)
     layer, (*parents, name) = int(match[1]), match[2].split(".")
     if any(parent.isdigit() for parent in parents):
         return  # one of many alike: an expert

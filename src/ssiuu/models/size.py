@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ SMOLLM2: dict[str, Any] = {
 class Size:
     """Parameters of a model (tied ones once), of adapters of rank 1 on all its maps, and its widths.
 
-    `inner`: of the widest map of a block.
+    `inner`: of the widest map of a block. `in_maps`: parameters that are weights of the blocks' maps.
     """
 
     parameters: int
@@ -40,6 +41,7 @@ class Size:
     width: int
     inner: int
     words: int
+    in_maps: int
 
 
 def size_of(name: str) -> Size | None:
@@ -73,4 +75,5 @@ def _measured(model: Any) -> Size:
         width=int(model.get_input_embeddings().weight.shape[1]),
         inner=max((max(shape) for shape in shapes), default=0),
         words=int(config.vocab_size),
+        in_maps=sum(map(prod, shapes)),
     )

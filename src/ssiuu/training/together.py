@@ -23,6 +23,8 @@ def alone(method: Method, lora: Lora | None = None) -> str:
             return f"{part.name}: {part.alone}"
     if lora is not None and lora.attribution == "effective":
         return "unlearn.lora.attribution: effective needs the weights beside the adapters whole"
+    if lora is not None and lora.base == "nf4":
+        return "unlearn.lora.base: weights in nf4 are not cut into shards"
     return ""
 
 

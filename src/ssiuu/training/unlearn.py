@@ -72,6 +72,13 @@ class Settings:
         share = rate_share(self.schedule, number, self.max_steps, self.warmup)
         return self.learning_rate * self.growth ** (number - 1) * share
 
+    def told(self) -> dict[str, Any]:
+        """Return them as JSON has them, for keys."""
+        told = asdict(self)
+        if self.lora is not None and self.lora.base is None:
+            del told["lora"]["base"]  # a folder of before it was there is still good
+        return told
+
     @property
     def rows(self) -> int:
         """Forget rows of a step."""
@@ -309,6 +316,11 @@ def _untrained(model: CausalLM, lora: Lora | None, method: Method, prepared: Pre
     notes = []
     if lora is not None and not lora.targets:
         notes += [f"unlearn.lora: {note}." for note in adaptable(model).notes]
+    if lora is not None and lora.base is not None:
+        notes.append(
+            "unlearn.lora.base: the adapters were trained beside weights in nf4, and are merged into "
+            "the weights before, which were not rounded."
+        )
     untouched = [part.untouched(model, prepared.parts.get(part.name)) for part in method.all]
     return notes + [text for text in untouched if text]
 
@@ -655,8 +667,10 @@ class _Run:
     def decided(self, stage: Stage) -> list[Any]:
         """Return all that decides a stage, so that only the same one is continued."""
         rows = rows_of([*stage.forget, *stage.retain, *stage.texts])
-        size = float(torch.nn.utils.get_total_norm([p.detach() for p in self.model.parameters()]))
-        whole = [self.info.model_dump(), rows, asdict(self.settings), self.stop.kind, size]
+        # Of what is in numbers: maps that are held in codes follow from the model before.
+        numbers = [p.detach() for p in self.model.parameters() if p.is_floating_point()]
+        size = float(torch.nn.utils.get_total_norm(numbers))
+        whole = [self.info.model_dump(), rows, self.settings.told(), self.stop.kind, size]
         limits = [] if self.stop.budget is None else [self.stop.budget.limits]
         return [*whole, *limits, stage.word] if stage.word else [*whole, *limits]
 
