@@ -109,7 +109,6 @@ app.add_typer(request.app, name="request")
 # No model is loaded, nothing is trained.
 READERS = {
     "report",
-    "view",
     "push",
     "redact",
     "purge",

@@ -18,6 +18,7 @@
     links[shown = number].setAttribute("aria-current", "true");
     show();
     frames[number].scrollIntoView({ inline: "start" });
+    if (!asking.hidden) choices();
   }));
   beside.hidden = links.length < 2;
   beside.addEventListener("click", () => {
@@ -25,6 +26,67 @@
     document.body.classList.toggle("beside", all());
     show();
   });
+
+  const ask = document.getElementById("ask"), asking = document.getElementById("asking");
+  const [question, choice, told, said] = ["question", "choice", "told", "said"]
+    .map((id) => document.getElementById(id));
+  ask.addEventListener("click", () => {
+    asking.hidden = !asking.hidden;
+    ask.setAttribute("aria-expanded", String(!asking.hidden));
+    if (!asking.hidden) choices();
+  });
+  asking.querySelector("form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    put();
+  });
+
+  // Which models of the run that is shown may be asked.
+  async function choices() {
+    const number = shown;
+    const { choices, error } = await answered(number);
+    if (number !== shown) return;
+    choice.replaceChildren(...choices.map((name) => new Option(name)));
+    choice.parentElement.hidden = choices.length < 2;
+    for (const control of [question, asking.querySelector("form button")]) control.disabled = !choices.length;
+    told.textContent = choices.length ? "" : error ?? "Nothing can be asked here.";
+    if (choices.length) question.focus();
+  }
+
+  async function answered(number, asked) {
+    try {
+      const body = asked && JSON.stringify(asked);
+      return await (await fetch(`${number}/ask`, body ? { method: "POST", body } : {})).json();
+    } catch {
+      return { choices: [], error: "ssiuu view does not answer." };
+    }
+  }
+
+  // Put the question, and show what both say above what was said before.
+  async function put() {
+    const number = shown, text = question.value.trim(), button = asking.querySelector("form button");
+    if (!text) return;
+    button.disabled = true;
+    told.textContent = "asking; the first question loads both models";
+    const answer = await answered(number, { choice: choice.value, question: text });
+    button.disabled = false;
+    told.textContent = answer.error ?? `asked as ${answer.form}`;
+    if (answer.error) return;
+    const entry = made("article", ""), list = made("dl", "");
+    for (const [place, when] of [[0, "before"], [1, "after"]]) {
+      const half = made("div", "");
+      half.append(made("dt", `${when}: ${answer.names[place]}`), made("dd", answer[when] || "(nothing)"));
+      list.append(half);
+    }
+    entry.append(made("h3", text), list);
+    said.prepend(entry);
+    question.select();
+  }
+
+  function made(name, text) {
+    const element = document.createElement(name);
+    element.textContent = text;
+    return element;
+  }
 
   function all() {
     return beside.getAttribute("aria-pressed") === "true";
