@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from ssiuu.analysis.once import once
 from ssiuu.analysis.scale import mean
 from ssiuu.analysis.verdict import Judgement, common_pool, judgement
 from ssiuu.records.schema import Cell, Evaluation, FactScore, RunRecord
@@ -116,10 +117,22 @@ class Column:
         return f"{self.heading}{arrows[self.direction]}"
 
 
+@once
+def seeds_of(record: RunRecord) -> frozenset[int]:
+    """Return the seeds of a run's models."""
+    return frozenset(cell.seed for cell in record.cells)
+
+
+@once
+def _twins(record: RunRecord) -> Mapping[int, Cell]:
+    """Return the first control of each seed that never saw the facts."""
+    twins = [cell for cell in record.cells if cell.method.name == "never-learned"]
+    return {cell.seed: cell for cell in reversed(twins)}
+
+
 def never_learned(record: RunRecord, seed: int) -> Cell | None:
     """Return the control of this seed that never saw the facts; None where the run has none."""
-    twins = (c for c in record.cells if c.method.name == "never-learned" and c.seed == seed)
-    return next(twins, None)
+    return _twins(record).get(seed)
 
 
 def of_facts(

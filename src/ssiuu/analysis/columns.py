@@ -27,6 +27,7 @@ from ssiuu.analysis.levels import (
     share_back,
     strongest_attacker,
 )
+from ssiuu.analysis.once import once
 from ssiuu.analysis.scale import FREE, RANKING, Scale
 from ssiuu.analysis.score import ScoreColumns
 from ssiuu.analysis.scores import score_of
@@ -53,6 +54,7 @@ TABLES = {
 }
 
 
+@once
 def columns(record: RunRecord) -> list[Column]:
     """Return every column of a run, in its order."""
     score, scales = score_of(record), attack_scales(record)
@@ -95,6 +97,7 @@ def every(
     return sorted(columns, key=lambda c: order.index(c.group) if c.group in order else own)
 
 
+@once
 def attack_scales(record: RunRecord) -> dict[str, Scale]:
     """Return the scale that the levels of each of a run's attacks are on."""
     score, first = score_of(record), dict[str, AttackCurve]()
@@ -114,6 +117,7 @@ def shown(record: RunRecord) -> list[Column]:
     ]
 
 
+@once
 def compared(record: RunRecord) -> list[Column]:
     """Return the columns that models are compared in: those with outcomes of single facts."""
     return [

@@ -24,6 +24,7 @@ import numpy as np
 from ssiuu.analysis.column import Column, Direction, Item, Model, Outcomes
 from ssiuu.analysis.columns import columns, compared
 from ssiuu.analysis.levels import looks
+from ssiuu.analysis.once import once
 from ssiuu.errors import ConfigError, unknown
 from ssiuu.records.schema import Cell, RunRecord
 from ssiuu.statistics import Estimate, Interval, bootstrap_difference, bootstrap_ratio, differs, wilson
@@ -67,6 +68,7 @@ def outcomes(record: RunRecord, cell: Cell, key: str, pool: Collection[str] | No
     return column.outcomes(Model(record, cell), pool) if column and column.outcomes else {}
 
 
+@once
 def entities(record: RunRecord) -> dict[str, str]:
     """Return the entity of each fact of the run; one without, and any other, stands for itself."""
     split = record.header.split

@@ -27,8 +27,8 @@ from ssiuu.analysis.columns import columns
 from ssiuu.analysis.evidence import constants
 from ssiuu.errors import DataError, OutputError
 from ssiuu.records.files import digest
-from ssiuu.records.lock import take
 from ssiuu.records.schema import Record, RunRecord
+from ssiuu.records.sharing import Way, alone
 
 LEADERBOARD: Final = "ssiuu.leaderboard/1"
 # Of a recipe: what names other cells, and what stands in the fingerprints.
@@ -125,16 +125,20 @@ def _is_result(value: Any) -> bool:
 # --- the file ----------------------------------------
 
 
-def append(path: Path, lines: Iterable[Standing]) -> int:
+def append(path: Path, lines: Iterable[Standing], locks: Way = "auto") -> int:
     """Append the lines that are not there yet; return their number. Several processes may do so.
+
+    Args:
+        path: The leaderboard; it is made where it is not there.
+        lines: What is to stand in it.
+        locks: How processes keep apart, see `ssiuu.records.sharing.Sharing`.
 
     Raises:
         DataError: The file holds something that is no leaderboard, or a line that was changed.
         OutputError: It cannot be written to.
     """
     try:
-        with path.open("a+b") as stream:
-            take(stream, wait=True)
+        with path.open("a+b") as stream, alone(path, stream, locks):
             stream.seek(0)
             content = stream.read()
             there = _read(path, content)

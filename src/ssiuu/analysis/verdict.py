@@ -7,12 +7,31 @@ examination would have found it. It is evidence, not proof.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ssiuu.analysis.evidence import FEW, LEVEL, POWER, FactJudged, Judged, bounds, judge
+from ssiuu.analysis.evidence import (
+    FEW,
+    LEVEL,
+    POWER,
+    Constants,
+    FactJudged,
+    Judged,
+    bounds,
+    constants,
+    judge,
+)
 from ssiuu.analysis.scale import level, mean
-from ssiuu.records.schema import AttackCurve, Cell, FactScore, RunRecord, Verdict
+from ssiuu.records.schema import (
+    AttackCurve,
+    Cell,
+    Evaluation,
+    Examination,
+    FactScore,
+    RunRecord,
+    Verdict,
+)
 from ssiuu.statistics import Interval, wilson
 
 VERDICTS: tuple[Verdict, ...] = ("erased", "hidden", "not removed", "undecided")
@@ -71,8 +90,32 @@ class Judgement(NamedTuple):
         return sum(fact.verdict == verdict for fact in self.facts.values())
 
 
+class _Kept(NamedTuple):
+    """A word that was found, with the very objects that it rests on."""
+
+    cell: weakref.ref[Cell]
+    grounds: tuple[Evaluation | None, Examination | None, Constants]
+    word: Judgement
+
+
+_kept: dict[int, _Kept] = {}  # by the cell's identity
+KEPT = 1000  # words, so that a run of any size does not fill the memory with them
+
+
 def judgement(record: RunRecord, cell: Cell) -> Judgement:
-    """Judge one model and its facts (docs/verdict.md)."""
+    """Judge one model and its facts (docs/verdict.md); once, for records do not change."""
+    place, grounds = id(cell), (record.original, record.planted, constants())
+    if (kept := _kept.get(place)) and kept.cell() is cell:
+        if all(one is other for one, other in zip(kept.grounds, grounds, strict=True)):
+            return kept.word
+    elif len(_kept) >= KEPT:
+        del _kept[next(iter(_kept))]
+    word = _judgement(record, cell)
+    _kept[place] = _Kept(weakref.ref(cell, lambda _: _kept.pop(place, None)), grounds, word)
+    return word
+
+
+def _judgement(record: RunRecord, cell: Cell) -> Judgement:
     if record.original is None or cell.evaluation is None:
         return Judgement("undecided", {}, None)
     found = cell.examination

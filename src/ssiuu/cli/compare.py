@@ -125,7 +125,8 @@ def _append(path: Path, records: Mapping[str, RunRecord]) -> None:
     from ssiuu.analysis.leaderboard import append, standings
 
     lines = [line for record in records.values() for line in standings(record)]
-    added = append(path, lines)
+    leases = any(record.header.config.get("locks") == "leases" for record in records.values())
+    added = append(path, lines, "leases" if leases else "auto")
     there = len(lines) - added
     result(leaderboard=path, added=added, there=there)
     print(f"{path}: {added} lines appended{f', {there} were there already' if there else ''}")

@@ -26,10 +26,11 @@ from ssiuu.experiment.asking import ask_model
 from ssiuu.experiment.certify import certify_audit
 from ssiuu.experiment.unlearn import DEFAULT_METHOD, audit_models, unlearn_model
 from ssiuu.records.files import read_record
+from ssiuu.records.lease import check, told_to
 from ssiuu.records.ledger import Ledger, Request, Round
-from ssiuu.records.lock import open_lock, take
 from ssiuu.records.said import logged
 from ssiuu.records.schema import RunRecord, Unlearning
+from ssiuu.records.sharing import LOCK, Sharing, way_of
 from ssiuu.redaction.folder import redact
 
 WORST = ("not removed", "hidden", "undecided", "erased")  # a request is as its worst fact
@@ -65,6 +66,7 @@ def open_ledger(
             "sample": str(sample),
             "sets": json.dumps(list(sets)),
         },
+        way_of(sets),
     )
 
 
@@ -115,13 +117,15 @@ def process(ledger: Ledger, progress: Progress = logged, audit: bool = True) -> 
         OutputError: Another process is at it.
         InputError: A model or a file cannot be used any more.
     """
-    with open_lock(ledger.folder / ".lock") as stream:
-        if not take(stream):
-            raise OutputError(f"{ledger.folder}: another process works on this ledger; wait for it.")
+    held = Sharing(ledger.folder, way_of(json.loads(ledger.about("sets")))).hold(ledger.folder / LOCK)
+    if held is None:
+        raise OutputError(f"{ledger.folder}: another process works on this ledger; wait for it.")
+
+    try:
         round_ = _begun(ledger)
-        if round_ is None:
-            return Processed(None)
-        return _Processing(ledger, round_, progress).run(audit)
+        return _Processing(ledger, round_, told_to(progress)).run(audit) if round_ else Processed(None)
+    finally:
+        held.release()
 
 
 def newest(ledger: Ledger) -> str:
@@ -158,6 +162,7 @@ class _Processing:
     def run(self, audit: bool) -> Processed:
         """Do what is left of the round."""
         record = self._unlearn()
+        check()
         assert record.outcome is not None
         if record.outcome.state != "forgotten":
             self.ledger.drop_round(self.round.id)
@@ -167,6 +172,7 @@ class _Processing:
         self._sample()
         self._keep()
         redact(self.out)
+        check()
         self.ledger.end_round(self.round.id, verdicts, int(self.ledger.about("sample")))
         return Processed(self.ledger.rounds()[-1], record)
 

@@ -78,7 +78,7 @@ from ssiuu.records.files import (
     write_bytes,
     write_record,
 )
-from ssiuu.records.lease import Lost, check, clear, doing
+from ssiuu.records.lease import Lost, check, clear, told_to
 from ssiuu.records.said import led, logged
 from ssiuu.records.schema import (
     AttackCurve,
@@ -139,7 +139,7 @@ def run(
         Interrupted: Ctrl-C; the same command continues.
     """
     launched.begin("diagnose" if look else "run" if after is None else "audit")
-    out, progress = Path(out), _told_to(progress)
+    out, progress = Path(out), told_to(progress)
     after, attacked = (Path(folder) if folder else None for folder in (after, attacked))
     check_folder(out, recipe, after)
     make_folder(out, recipe.opens.yours)
@@ -189,16 +189,6 @@ def run(
             stages = _Stages(session, out, keys, shared, original, examiner, meter, sharing)
             in_turn(cells, stages.attempt, meter, stages.help_with)
         return assemble(out, header)
-
-
-def _told_to(progress: Progress) -> Progress:
-    """Return progress that stands on what this process holds, too; it stops where that is lost."""
-
-    def say(text: str) -> None:
-        doing(text)
-        progress(text)
-
-    return say
 
 
 def _check_given(session: Session, *folders: Path | None) -> None:

@@ -19,6 +19,7 @@ import platform
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
@@ -192,6 +193,16 @@ def doing(text: str) -> None:
     for held in _process.held:
         if held.lost:
             raise Lost(held.path)
+
+
+def told_to(progress: Callable[[str], None]) -> Callable[[str], None]:
+    """Return progress that stands on what this process holds, too; it stops where that is lost."""
+
+    def say(text: str) -> None:
+        doing(text)
+        progress(text)
+
+    return say
 
 
 def check() -> None:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ssiuu.errors import ConfigError, OutputError, unknown
 from ssiuu.records.files import now
+from ssiuu.records.sharing import Sharing, Way, by_lease, noted
 
 FILE = "ledger.sqlite"
 VERSION = "1"
@@ -98,8 +99,13 @@ class Ledger:
             raise ConfigError(f"{folder / FILE} is of version {version}; this ssiuu reads {VERSION}.")
 
     @classmethod
-    def begin(cls, folder: Path, about: Mapping[str, str]) -> Ledger:
+    def begin(cls, folder: Path, about: Mapping[str, str], locks: Way = "auto") -> Ledger:
         """Begin a ledger in an empty folder.
+
+        Args:
+            folder: It must be empty, or not there.
+            about: What it is begun with.
+            locks: How processes keep apart in it; see `ssiuu.records.sharing.Sharing`.
 
         Raises:
             OutputError: The folder holds something, or cannot be written to.
@@ -111,6 +117,7 @@ class Ledger:
             os.close(os.open(folder / FILE, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except OSError as error:
             raise OutputError(f"{folder} cannot be written to: {error.strerror or error}.") from error
+        Sharing(folder, locks)
         with _connected(folder) as base:
             base.executescript(SCHEMA)
             base.executemany("INSERT INTO about VALUES (?, ?)", [*about.items(), ("version", VERSION)])
@@ -223,21 +230,38 @@ class Ledger:
 @contextmanager
 def _connected(folder: Path) -> Iterator[sqlite3.Connection]:
     """Open the file, and commit what is done to it, or nothing."""
-    base = sqlite3.connect(folder / FILE, timeout=60)
-    try:
-        base.execute("PRAGMA secure_delete = ON")
+    with _opened(folder) as (base, check):
         base.execute("PRAGMA journal_mode = DELETE")
         with base:
             yield base
-    finally:
-        base.close()
+            check()
 
 
 def _vacuum(folder: Path) -> None:
     """Write the file anew, so that no page holds what was in it before."""
-    base = sqlite3.connect(folder / FILE, timeout=60, isolation_level=None)
-    try:
-        base.execute("PRAGMA secure_delete = ON")
+    with _opened(folder, isolation_level=None) as (base, _):
         base.execute("VACUUM")
-    finally:
-        base.close()
+
+
+@contextmanager
+def _opened(folder: Path, **settings: Any) -> Iterator[tuple[sqlite3.Connection, Callable[[], None]]]:
+    """Open the file; with what finds out whether it is still this process' to write to.
+
+    Where the system locks nothing SQLite is told to lock nothing either, and a lease stands in for it.
+    """
+    path = folder / FILE
+    with ExitStack() as stack:
+        name, check = str(path), _nothing
+        if noted(folder):
+            name, check = (
+                f"{path.resolve().as_uri()}?nolock=1",
+                stack.enter_context(by_lease(path)).check,
+            )
+        base = sqlite3.connect(name, timeout=60, uri=name != str(path), **settings)
+        stack.callback(base.close)
+        base.execute("PRAGMA secure_delete = ON")
+        yield base, check
+
+
+def _nothing() -> None:
+    """SQLite's own locks are not lost."""

@@ -1,15 +1,18 @@
 """How processes at work in one folder keep out of each other's way: by the system's locks, or leases.
 
 One way for a whole folder: who asks for leases, or finds that there is nothing else, writes so into the
-folder's `.lock`, and all that come later do the same.
+folder's `.lock`, and all that come later do the same. So it is with a file that several write to, as a
+leaderboard; its note lies beside it.
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, Literal
+from typing import IO, Any, Final, Literal, get_args
 
 from ssiuu.errors import OutputError
 from ssiuu.records.lease import Held, keep, lease
@@ -18,6 +21,7 @@ from ssiuu.records.lock import open_lock, take
 Way = Literal["auto", "flock", "leases"]
 LOCK: Final = ".lock"
 LEASES: Final = "leases"
+PAUSE: Final = 0.05  # seconds between two looks at the lease of a file
 MOUNTS: Final = Path("/proc/self/mounts")
 # Mounted so, locks are those of one machine: of Lustre, of NFS.
 ALONE: Final = {"localflock", "local_lock=all", "local_lock=flock"}
@@ -40,16 +44,7 @@ class Sharing:
     """
 
     def __init__(self, folder: Path, wanted: Way = "auto") -> None:
-        said = _said(folder)
-        if said and wanted == "flock":
-            raise OutputError(
-                f"locks: flock, but processes keep apart by leases in {folder}, as its {LOCK} says: "
-                "leave locks at auto, or remove that file when nobody is at work there."
-            )
-        self.leases = said or wanted == LEASES or (wanted == "auto" and not _works(folder))
-        if self.leases and not said:
-            with open_lock(folder / LOCK) as stream:
-                stream.write(LEASES + "\n")
+        self.leases = _leased(folder / LOCK, wanted, folder / LOCK)
 
     def hold(self, path: Path, part: bool = False) -> Held | None:
         """Take a lock; None where another process holds it.
@@ -84,18 +79,84 @@ def _there(path: Path, fd: int) -> bool:
         return False
 
 
-def _said(folder: Path) -> bool:
+def way_of(sets: Sequence[str]) -> Way:
+    """Return what settings (KEY=VALUE) say of `locks`; what is no way is told of where it is read."""
+    said = [
+        line.partition("=")[2].strip() for line in sets if line.partition("=")[0].strip() == "locks"
+    ]
+    return next((way for way in get_args(Way) if [way] == said[-1:]), "auto")
+
+
+def noted(folder: Path) -> bool:
+    """Whether processes keep apart by leases in a folder; nothing is written to find that out."""
+    return _said(folder / LOCK)
+
+
+@contextmanager
+def alone(path: Path, stream: IO[Any], wanted: Way = "auto") -> Iterator[None]:
+    """Have an open file to oneself, for a moment; who has it is waited for.
+
+    Args:
+        path: Its name; a link is followed.
+        stream: The open file.
+        wanted: See `Sharing`.
+
+    Raises:
+        OutputError: See `Sharing`.
+    """
+    path = Path(os.path.realpath(path))
+    if _leased(lock_of(path), wanted, path):
+        with by_lease(path):
+            yield
+    else:
+        take(stream, wait=True)
+        yield
+
+
+@contextmanager
+def by_lease(path: Path) -> Iterator[Held]:
+    """Hold the lease of a file; who holds it is waited for."""
+    while (held := lease(lock_of(path))) is None:
+        time.sleep(PAUSE)
     try:
-        return (folder / LOCK).read_text(errors="replace").strip() == LEASES
+        yield held
+    finally:
+        held.release()
+
+
+def _leased(note: Path, wanted: Way, tried: Path) -> bool:
+    """Whether processes keep apart by leases: a note says so, which is written where there is none yet.
+
+    Args:
+        note: It lies where all of them look.
+        wanted: See `Sharing`.
+        tried: What the system locks otherwise.
+    """
+    said = _said(note)
+    if said and wanted == "flock":
+        raise OutputError(
+            f"locks: flock, but processes keep apart by leases in {note.parent}, as its {note.name} "
+            "says: leave locks at auto, or remove that file when nobody is at work there."
+        )
+    leases = said or wanted == LEASES or (wanted == "auto" and not _works(tried))
+    if leases and not said:
+        with open_lock(note) as stream:
+            stream.write(LEASES + "\n")
+    return leases
+
+
+def _said(note: Path) -> bool:
+    try:
+        return note.read_text(errors="replace").strip() == LEASES
     except OSError:
         return False
 
 
-def _works(folder: Path) -> bool:
-    """Whether the system's locks hold in this folder, for all machines."""
-    if ALONE & {*_mounted(folder)}:
+def _works(tried: Path) -> bool:
+    """Whether the system's locks hold for a file, for all machines."""
+    if ALONE & {*_mounted(tried.parent)}:
         return False
-    with suppress(OutputError), open_lock(folder / LOCK) as stream:
+    with suppress(OutputError), open_lock(tried) as stream:
         take(stream)
         return True
     return False

@@ -25,7 +25,7 @@ def write_report(
     """Render a run into `folder/report.html`; return the page.
 
     Beside it: the numbers of its figures (`figures.csv`) and the verdict on every fact, with its
-    p-values (`verdicts.csv`).
+    p-values (`verdicts.csv`). Of a large run page and figures hold some models (`ssiuu.report.few`).
 
     Args:
         record: The run.
@@ -40,14 +40,16 @@ def write_report(
         OutputError: A file cannot be written.
     """
     # matplotlib waits until it is needed
+    from ssiuu.report.few import few
     from ssiuu.report.figures import figure_numbers, figures
     from ssiuu.report.formats import verdicts_csv
     from ssiuu.report.page import render
 
-    folder, plots = Path(folder), figures(record, against)
+    folder, shown = Path(folder), few(record, baseline)
+    plots = figures(shown.record, against)
     _sweep(folder)
     path = folder / "report.html"
-    write_bytes(path, render(record, baseline, plots, beside, against).encode())
+    write_bytes(path, render(shown, baseline, plots, beside, against).encode())
     write_bytes(folder / "figures.csv", figure_numbers(plots).encode())
     write_bytes(folder / "verdicts.csv", verdicts_csv(record).encode())
     return path

@@ -31,6 +31,7 @@ from ssiuu.report.answer import subject
 from ssiuu.report.audit import audit
 from ssiuu.report.beside import beside_table
 from ssiuu.report.equal import at_equal_retention
+from ssiuu.report.few import Shown, few
 from ssiuu.report.figures import Plot, figures
 from ssiuu.report.findings import Finding, findings
 from ssiuu.report.inside import inside_tables
@@ -52,7 +53,7 @@ SAID: Mapping[Verdict, str] = {
 
 
 def render(
-    record: RunRecord,
+    run: RunRecord | Shown,
     baseline: str | None = None,
     plots: Sequence[Plot] | None = None,
     beside: Sequence[Beside] = (),
@@ -61,15 +62,16 @@ def render(
     """Return the report of a run as one HTML page.
 
     Args:
-        record: The run.
+        run: The run, or what is shown of it; of a large one only some models are (`ssiuu.report.few`).
         baseline: Label of the method the others are compared with; None: gd, or the first that trains.
-        plots: The record's figures; None: they are drawn.
+        plots: The figures of what is shown; None: they are drawn.
         beside: Evaluations of other models by somebody else, shown in a table of their own.
         against: Key of the column that retention is held equal on; None: KL on plain text.
 
     Raises:
         ConfigError: The run has no method with this label.
     """
+    record, left_out = run if isinstance(run, Shown) else few(run, baseline)
     style, script = template_text("style.css"), template_text("script.js")
     cell, found = subject(record), findings(record)
     said = audit(record, cell) if cell else None
@@ -82,6 +84,7 @@ def render(
             script=Markup(script),
             header=record.header,
             redaction=redaction(record.header),
+            left_out=left_out,
             trials=record.trials,
             tuning=tuning(record),
             audit=record.header.kind == "audit" and cell is not None,

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ssiuu.analysis.column import Column, Form, Model
+from ssiuu.analysis.column import Column, Form, Model, seeds_of
 from ssiuu.analysis.columns import attack_scales, models, shown
 from ssiuu.analysis.divergence import DAMAGED, WORDS, damaged_labels
 from ssiuu.analysis.levels import attack_names
@@ -150,7 +150,7 @@ def written(column: Column, model: Model) -> str:
 
 def named(model: Model) -> str:
     """Return what a model is called in a table: its method, and its seed where a run has several."""
-    several = len({cell.seed for cell in model.record.cells}) > 1 and not model.before
+    several = len(seeds_of(model.record)) > 1 and not model.before
     return f"{model.cell.method.label}, seed {model.cell.seed}" if several else model.cell.method.label
 
 
