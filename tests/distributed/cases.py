@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from conftest import build_model
 from nets.test_golden_steps import REFUSALS, RMU, info_of, rows
+from ssiuu.attribution.hidden import blocks
 from ssiuu.errors import ConfigError
 from ssiuu.methods import make
 from ssiuu.models import shards
@@ -47,6 +48,7 @@ def model_of(case: dict[str, Any]) -> Any:
 def unlearned(case: dict[str, Any], **given: Any) -> tuple[dict[str, torch.Tensor], list[Any]]:
     """Return the parameters that a case leads to, and what its steps told."""
     method, model = make(case["spec"]), model_of(case)
+    shards.divide(model, blocks(model))
     lora = Lora(3, 6.0, attribution=case.get("attribution", "adapter")) if case.get("lora") else None
     settings = Settings(RATE, 4, case.get("micro"), STEPS, STEPS, -1.0, 0.0, 0, "fp32", lora)
     settings = Settings(**vars(settings) | case.get("settings", {}))
@@ -58,7 +60,7 @@ def unlearned(case: dict[str, Any], **given: Any) -> tuple[dict[str, torch.Tenso
         **given,
     )
     told = [[getattr(log, key) for key in TOLD] + sorted(log.told.items()) for log in record.steps]
-    return {name: p.detach().clone() for name, p in model.named_parameters()}, told
+    return {name: shards.full(p).clone() for name, p in model.named_parameters()}, told
 
 
 def apart(found: Any, wanted: Any, start: dict[str, torch.Tensor]) -> float:
@@ -94,9 +96,10 @@ def compare(out: Path, cases: dict[str, dict[str, Any]], replicate: int = 1) -> 
                 raise
     dist.barrier()
     shards.join()
-    shards.arrange("cpu", replicate)
     for number, (name, case) in enumerate(cases.items()):
         start = time.perf_counter()
+        shards.arrange("cpu", replicate, divided=case.get("divided", False))
+        shards._pieces.clear()  # a divided model of the case before
         try:
             found = unlearned(case)
         except ConfigError as error:

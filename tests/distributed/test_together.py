@@ -79,5 +79,15 @@ def test_every_method_and_form(processes: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_copies_over_two_processes_each(tmp_path: Path) -> None:
-    check(together(tmp_path, FEW, 4, replicate=2), FEW)
+@pytest.mark.parametrize("processes", [2, 3])
+def test_models_that_stay_in_shards(processes: int, tmp_path: Path) -> None:
+    """Methods, forms and adapters, of a model that is never whole."""
+    cases = {name: {**case, "divided": True} for name, case in FEW.items()}
+    check(together(tmp_path, cases, processes), cases)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("divided", [False, True])
+def test_two_copies_over_two_processes_each(divided: bool, tmp_path: Path) -> None:
+    cases = {name: {**case, "divided": divided} for name, case in FEW.items()}
+    check(together(tmp_path, cases, 4, replicate=2), cases)

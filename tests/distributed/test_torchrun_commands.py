@@ -100,13 +100,18 @@ def test_unlearn_writes_what_a_single_process_does(place: Path) -> None:
     rate = ["--set", "unlearn.learning_rate=1e-3"]
     both = launched(place, torchrun(*unlearning("of 2", *rate)))
     done(place, 1, *unlearning("of 1", *rate))
+    done(place, 2, *unlearning("in shards", *rate, "--set", "mesh={reading: shards}"))
+    assert "the model stays in shards" in (place / "told 0").read_text()
     told, problems = both.communicate(timeout=900)
     assert both.returncode == 0, problems[-2000:]
     assert told.count("checkpoint: ") == 1  # one of them speaks
-    assert apart(place, "of 1", "of 2") < 1e-4
-    one, other = (json.loads((place / f"of {n}" / "unlearn.json").read_text()) for n in (1, 2))
-    assert differences(one, other, 1e-3) == []
-    assert {p.name for p in (place / "of 1").iterdir()} == {p.name for p in (place / "of 2").iterdir()}
+    one = json.loads((place / "of 1" / "unlearn.json").read_text())
+    for name in ("of 2", "in shards"):
+        assert apart(place, "of 1", name) < 1e-4
+        assert differences(one, json.loads((place / name / "unlearn.json").read_text()), 1e-3) == []
+        assert {p.name for p in (place / "of 1").iterdir()} == {
+            p.name for p in (place / name).iterdir()
+        }
     assert not [*place.glob(".of*")]
 
 
@@ -150,6 +155,30 @@ def test_a_run_has_the_record_of_a_single_process(place: Path) -> None:
     for processes in (1, 2):
         done(place, processes, "run", "recipe.yaml", "--out", f"run {processes}")
     assert differences(recorded(place, "run 1"), recorded(place, "run 2"), 1e-2) == []
+
+
+IN_SHARDS = {
+    "mesh": {"reading": "shards"},
+    "inside": True,
+    "examine": {"steps": [2], "planted": 0},
+    "attacks": {
+        "harmful": {"fractions": [0.3], "learning_rates": [1e-3]},
+        "benign": {"learning_rates": []},
+        "spaces": ["full", "lora-all"],
+        "quantise": ["int8", "int4", "nf4"],
+        "reads": [1, 2],
+    },
+}
+
+
+@pytest.mark.slow
+def test_a_run_of_a_model_that_stays_in_shards(place: Path) -> None:
+    """Everything that looks at one, and attacks on all weights, by adapters and by rounding."""
+    (place / "shards.yaml").write_text(json.dumps(RECIPE | IN_SHARDS))
+    for processes in (1, 2):
+        done(place, processes, "run", "shards.yaml", "--out", f"in shards {processes}")
+    one, two = (recorded(place, f"in shards {processes}") for processes in (1, 2))
+    assert differences(one, two, 1e-2) == []
 
 
 @pytest.mark.slow

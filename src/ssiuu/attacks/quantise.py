@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -40,6 +40,7 @@ from ssiuu.errors import ModelError
 from ssiuu.models import gguf
 from ssiuu.models import nf4 as package_nf4
 from ssiuu.models.maps import is_map, stacked_weights, stored_across
+from ssiuu.models.shards import edited, local
 from ssiuu.records.schema import AttackRead, Reading
 
 GROUP = 64
@@ -138,6 +139,39 @@ def normal_float() -> tuple[float, ...]:
     return tuple(code / codes[-1] for code in codes)
 
 
+class _Part(NamedTuple):
+    """A parameter that holds linear maps: one, or one of each expert; `across`: inputs come first."""
+
+    parameter: Tensor
+    several: bool
+    across: bool
+
+    def maps(self, whole: Tensor) -> list[Float[Tensor, "out in"]]:
+        """Return the maps in all of the parameter, as views."""
+        return [one.T if self.across else one for one in (whole if self.several else [whole])]
+
+
+def _parts(model: CausalLM) -> list[_Part]:
+    """Return what holds the linear maps of a model, except its output embedding.
+
+    Raises:
+        ModelError: It has none.
+    """
+    head = model.get_output_embeddings()
+    parts = [
+        _Part(module.weight, False, isinstance(module, Conv1D))
+        for module in model.modules()
+        if is_map(module) and module is not head
+    ]
+    parts += [
+        _Part(model.get_parameter(name), True, stored_across(model, name))
+        for name in stacked_weights(model)
+    ]
+    if not parts:
+        raise ModelError(f"{type(model).__name__} has no linear maps to quantise.")
+    return parts
+
+
 def matrices(model: CausalLM) -> list[Float[Tensor, "out in"]]:
     """Return the weight of every linear map of a model except its output embedding.
 
@@ -146,19 +180,7 @@ def matrices(model: CausalLM) -> list[Float[Tensor, "out in"]]:
     Raises:
         ModelError: It has none.
     """
-    head = model.get_output_embeddings()
-    weights: list[Tensor] = []
-    for module in model.modules():
-        if is_map(module) and module is not head:
-            weight = module.weight.detach()
-            weights.append(weight.T if isinstance(module, Conv1D) else weight)
-    for name in stacked_weights(model):
-        experts = model.get_parameter(name).detach()
-        across = stored_across(model, name)
-        weights += [expert.T if across else expert for expert in experts]
-    if not weights:
-        raise ModelError(f"{type(model).__name__} has no linear maps to quantise.")
-    return weights
+    return [weight for part in _parts(model) for weight in part.maps(part.parameter.detach())]
 
 
 @torch.no_grad()
@@ -167,11 +189,14 @@ def quantised(model: CausalLM, formats: Sequence[str]) -> Iterator[str]:
 
     Every format begins with the weights as they were; those of the last one stay.
     """
-    weights = matrices(model)
-    before = [weight.clone(memory_format=torch.contiguous_format) for weight in weights]
+    parts = _parts(model)
+    before = [local(part.parameter).clone() for part in parts]
     for name in formats:
-        for weight, whole in zip(weights, before, strict=True):
-            weight.copy_(FORMATS[name](whole))
+        for part, kept in zip(parts, before, strict=True):
+            local(part.parameter).copy_(kept)
+            with edited(part.parameter) as whole:
+                for weight in part.maps(whole):
+                    weight.copy_(FORMATS[name](weight.clone(memory_format=torch.contiguous_format)))
         yield name
 
 

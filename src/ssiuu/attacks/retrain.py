@@ -18,7 +18,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-import torch
 from pydantic import BaseModel, Field
 
 from ssiuu.attacks.base import Attack, AttackConfig, Axis, Curve, Victim
@@ -29,6 +28,7 @@ from ssiuu.errors import ConfigError, DivergedError
 from ssiuu.likelihood import Example
 from ssiuu.models.lora import Lora, adapted
 from ssiuu.models.maps import Chosen, adaptable, query_value
+from ssiuu.models.shards import whole_norm
 from ssiuu.records import schema
 from ssiuu.records.schema import AttackRead, Evaluation, Reading, Space
 from ssiuu.training.batches import draw_rows, step_batches
@@ -206,7 +206,7 @@ def retrain(
             progress(f"{curve.name} {setting} step {number}/{last}")
         return False
 
-    size = float(torch.nn.utils.get_total_norm([p.detach() for p in model.parameters()]))
+    size = whole_norm(model.parameters())
     decided = [asdict(curve), batch_size, precision, size, rows_of(examples), list(start)]
     with adapted(model, _adapter(model, curve.space, curve.seed)):
         step = Step(model, None, curve.learning_rate, precision)

@@ -82,6 +82,11 @@ class Mesh(Section):
     shard: int | None = Field(
         default=None, ge=1, description="processes that a copy is cut over; null: all there are for one"
     )
+    reading: Literal["auto", "replicas", "shards"] = Field(
+        default="auto",
+        description="what is asked and looked into: a replica of each process, or the one model in "
+        "shards, by all at once; auto: replicas, where they fit",
+    )
 
 
 class Basis(Section):

@@ -38,7 +38,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "torch's own: threads on a CPU; the last digits of results differ with it",
     "CUDA_VISIBLE_DEVICES": "CUDA's own: of these GPUs each of several workers gets one",
     "SSIUU_SIGN_PASSPHRASE": "of the key that signs certificates, where nobody can be asked",
-    "WORLD_SIZE, RANK, LOCAL_RANK": "set by torchrun and accelerate launch for each process",
+    "WORLD_SIZE, RANK, LOCAL_RANK, LOCAL_WORLD_SIZE": "set by torchrun and accelerate launch",
 }
 
 

@@ -34,6 +34,7 @@ from ssiuu.evaluation.scores.base import ReadFacts
 from ssiuu.evaluation.scores.ranking import read_by_ranking
 from ssiuu.likelihood import Example, Prompt, last_columns
 from ssiuu.models.hooks import hooked
+from ssiuu.models.shards import edited
 from ssiuu.models.sites import Site
 from ssiuu.records.schema import (
     Ablation,
@@ -224,20 +225,20 @@ def restored(model: CausalLM, units: Units, before: Mapping[str, Tensor]) -> Ite
         units: Which neurons.
         before: Parameters by name.
     """
-    present: list[tuple[Tensor, Tensor, Tensor]] = []
+    present: list[tuple[Tensor, Site, Tensor, Tensor]] = []
     try:
-        with torch.no_grad():
-            for site, chosen in units.items():
-                for name, parameter in model.get_submodule(site.path).named_parameters():
-                    rows = site.by_output(parameter)
+        for site, chosen in units.items():
+            for name, parameter in model.get_submodule(site.path).named_parameters():
+                with edited(parameter) as whole:
+                    rows = site.by_output(whole)
                     places = site.places(len(rows))[chosen]
-                    present.append((rows, places, rows[places].clone()))
+                    present.append((parameter, site, places, rows[places].clone()))
                     rows[places] = site.by_output(before[f"{site.path}.{name}"])[places].to(rows)
         yield
     finally:
-        with torch.no_grad():
-            for changed, places, rows in present:
-                changed[places] = rows
+        for changed, site, places, kept in present:
+            with edited(changed) as whole:
+                site.by_output(whole)[places] = kept
 
 
 def mean_level(readings: Readings, facts: Sequence[FactText]) -> Level:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ssiuu.causal import CausalLM
 from ssiuu.likelihood import Batch, Prompt
+from ssiuu.models.shards import callable_alone, picked
 from ssiuu.models.sites import final_norm
 from ssiuu.records.schema import FactText, Lens
 from ssiuu.statistics import wilson
@@ -54,12 +55,13 @@ class LensReader:
         # Column T - n predicts the first of n answer tokens: the prompt's end.
         ends = batch.input_ids.shape[1] - batch.answer_mask.sum(1)[rows]
         last = [state[rows, ends] for state in states]
-        last = [self.norm(x) for x in last[:-1]] + last[-1:]  # the model has normed the last itself
+        norm = callable_alone(self.norm)
+        last = [norm(x) for x in last[:-1]] + last[-1:]  # the model has normed the last itself
         pairs = torch.tensor([self.tokens[batch.ids[row]] for row in rows], device=ends.device)
-        good, bad = self.head.weight[pairs].unbind(1)
+        good, bad = picked(self.head.weight, pairs).unbind(1)
         lead = torch.zeros(len(rows), device=ends.device)
         if getattr(self.head, "bias", None) is not None:
-            good_bias, bad_bias = self.head.bias[pairs].unbind(1)
+            good_bias, bad_bias = picked(self.head.bias, pairs).unbind(1)
             lead = good_bias - bad_bias
         wins = torch.stack([(x * (good - bad)).sum(-1) + lead > 0 for x in last], 1)
         self.wins += wins.tolist()

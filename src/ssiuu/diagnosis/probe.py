@@ -31,6 +31,7 @@ from torch import Tensor
 from ssiuu.causal import CausalLM
 from ssiuu.diagnosis.causal import as_record
 from ssiuu.likelihood import Example, Prompt, collate, last_columns, length_sorted
+from ssiuu.models.shards import picked
 from ssiuu.records.schema import FactText, LinearProbe
 from ssiuu.statistics import Estimate, bootstrap_mean
 
@@ -114,7 +115,8 @@ def option_directions(model: CausalLM, prompt: Prompt, fact: FactText) -> Float[
     """Return the mean output embedding of every option's tokens, the answer's first."""
     embedding = model.get_output_embeddings().weight
     options = prompt.joint(fact.question, fact.options).answers
-    return torch.stack([embedding[ids].float().mean(0).cpu() for ids in options])
+    picks = (torch.tensor(ids, device=embedding.device) for ids in options)
+    return torch.stack([picked(embedding, rows).float().mean(0).cpu() for rows in picks])
 
 
 def entity_folds(facts: Sequence[FactText], seed: int) -> list[int]:

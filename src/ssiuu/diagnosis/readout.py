@@ -37,6 +37,7 @@ from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import last_columns
 from ssiuu.models.hooks import hooked
+from ssiuu.models.shards import full
 from ssiuu.models.sites import final_norm, known_sites
 
 DEPTHS = (0.25, 0.5, 0.75, 1.0)  # of the blocks whose states are features
@@ -72,9 +73,9 @@ class Target:
                 _passed(model, row)
         head = model.get_output_embeddings()
         bias = getattr(head, "bias", None)
-        copied = None if bias is None else bias.detach().clone()
-        scales = {name: parameter.detach().clone() for name, parameter in norm.named_parameters()}
-        return cls(torch.cat(found), scales, head.weight.detach().clone(), copied)
+        copied = None if bias is None else full(bias).clone()
+        scales = {name: full(parameter).clone() for name, parameter in norm.named_parameters()}
+        return cls(torch.cat(found), scales, full(head.weight).clone(), copied)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from torch import Tensor
 from ssiuu.causal import CausalLM
 from ssiuu.errors import ModelError
 from ssiuu.likelihood import Prompt
+from ssiuu.models.shards import callable_alone, copied
 from ssiuu.records.schema import Divergence
 
 TOKENS: Final = 16  # predicted of a text, and
@@ -88,7 +89,7 @@ class Divergences:
         """
         self.version = version
         self._losses: dict[int, float] = {}  # of the original on so many of the texts
-        self._head = copy.deepcopy(_head(model)).requires_grad_(False)
+        self._head = copied(_head(model)).requires_grad_(False)
         self._direct = _direct(model)
         plain = [row for text in texts if (row := _plain(prompt, text, context))]
         answers = [row for pair in instructions if (row := _asked(prompt, *pair, context))]
@@ -165,7 +166,7 @@ class Divergences:
         before = torch.cat([states for _, states in known])
         now = torch.cat(_states(model, rows)) if read else before
         targets = torch.tensor([token for row in rows for token in row.ids[row.start :]])
-        heads = _wide(self._head), _wide(_head(model) if read else self._head)
+        heads = _wide(self._head), _wide(callable_alone(_head(model)) if read else self._head)
         kl, surprise = [], []
         step = max(1, CELLS // _size(model))
         for at in range(0, len(now), step):

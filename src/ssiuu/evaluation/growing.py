@@ -20,6 +20,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from ssiuu.causal import CausalLM
+from ssiuu.models.shards import alike
 
 _KEEPS: WeakKeyDictionary[CausalLM, bool] = WeakKeyDictionary()
 NEAR = 0.02  # of the logits' deviation: rounding is far below, another state far above
@@ -67,7 +68,7 @@ class Kept:
             past_key_values=self.cache,
             use_cache=True,
         ).logits
-        return logits[:, -1]
+        return alike(logits[:, -1])
 
 
 class Again:
@@ -101,7 +102,7 @@ def next_logits(model: CausalLM, texts: Sequence[list[int]]) -> Float[Tensor, "R
     logits: Tensor = model(
         input_ids=rows, use_cache=False, logits_to_keep=torch.tensor(columns, device=device)
     ).logits
-    return logits[range(len(texts)), [columns.index(last) for last in lasts]]
+    return alike(logits[range(len(texts)), [columns.index(last) for last in lasts]])
 
 
 def keeps_states(model: CausalLM) -> bool:

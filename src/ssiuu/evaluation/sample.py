@@ -22,7 +22,7 @@ from transformers import DynamicCache
 from ssiuu.causal import CausalLM
 from ssiuu.evaluation.growing import Again, Growing, Kept, keeps_states, next_logits
 from ssiuu.likelihood import Example, Prompt, collate, last_columns, length_sorted
-from ssiuu.models.shards import dealt
+from ssiuu.models.shards import alike, dealt
 
 TEMPERATURE = 1.0
 TOP_P = 0.95
@@ -109,7 +109,7 @@ def _begun(
         logits_to_keep=last_columns(1, device),
     ).logits
     cache.batch_select_indices(source)
-    return Kept(model, cache, batch.attention_mask[source]), logits[source, -1]
+    return Kept(model, cache, batch.attention_mask[source]), alike(logits[source, -1])
 
 
 def draw_tokens(

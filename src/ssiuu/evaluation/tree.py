@@ -25,6 +25,7 @@ from transformers import DynamicCache
 
 from ssiuu.causal import CausalLM
 from ssiuu.evaluation.growing import Begun, keeps_states
+from ssiuu.models.shards import alike
 
 Pair = tuple[list[int], list[int]]  # token ids of a question and of an answer
 NODES = 512  # tokens of a tree: a small one shares less, and late answers are read once a tree
@@ -80,7 +81,7 @@ class Tree:
         if not self._wanted:
             return
         wanted = sorted(self._wanted)  # as they are laid out
-        logits = self._read_packed(wanted) if self._packs() else self._read_padded(wanted)
+        logits = alike(self._read_packed(wanted) if self._packs() else self._read_padded(wanted))
         wide = logits if logits.dtype == torch.float64 else logits.float()
         logprobs = wide - wide.logsumexp(-1, keepdim=True)  # in fp32 nearer than log_softmax
         self._rows |= {node: len(self._rows) + i for i, node in enumerate(wanted)}

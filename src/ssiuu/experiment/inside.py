@@ -17,6 +17,7 @@ from ssiuu.diagnosis.probe import linear_probe
 from ssiuu.diagnosis.stability import stability
 from ssiuu.experiment.session import Session
 from ssiuu.models.load import load_checkpoint_weights, restore, snapshot
+from ssiuu.models.shards import full
 from ssiuu.models.sites import Site
 from ssiuu.records.schema import BothAttributions, Depth, Evidence, LinearProbe, Reading, Stability
 
@@ -145,7 +146,7 @@ class Inside:
     def _site_weights(self) -> dict[str, Tensor]:
         paths = {site.path for site in self.sites}
         return {
-            name: parameter.detach().clone()
+            name: full(parameter).clone()
             for name, parameter in self.session.model.named_parameters()
             if name.rpartition(".")[0] in paths
         }

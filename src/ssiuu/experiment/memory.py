@@ -8,15 +8,19 @@ several parts is the sum of what each holds beyond gd.
 from __future__ import annotations
 
 import json
+import os
 from functools import cache
 from importlib.resources import files
 from typing import Literal, NamedTuple
 
 import torch
 
+from ssiuu.evaluation.tree import NODES
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.methods import Method
-from ssiuu.models.size import Size
+from ssiuu.models.room import free_bytes
+from ssiuu.models.shards import any_of, world
+from ssiuu.models.size import Size, size_of
 
 Form = Literal["fp32", "bf16"]
 GRADIENT: dict[Form, float] = {"fp32": 4.0, "bf16": 2.0}
@@ -32,6 +36,8 @@ OWN: dict[str, str] = {
 OF_WIDTH, OF_INNER, OF_HEAD = 13.0, 4.0, 3.0
 PROGRAM = 0.7e9  # Python and its libraries
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes of a weight, its share of a group's scale and of that one's
+READ = 12.0  # bytes of a word after a token that is read: logits, log p and what they are made of
+FITS = 0.9  # of what is free, that may be counted on
 
 
 class Held(NamedTuple):
@@ -147,3 +153,32 @@ def of_recipe(recipe: Recipe, size: Size, tokens: float) -> float:
     assert retrained is not None
     attacked = size.parameters * (retrained.peak + GRADIENT[form])
     return PROGRAM + max([*runs, attacked])
+
+
+def of_replicas(recipe: Recipe, size: Size, processes: int) -> float:
+    """Return the bytes of one of several processes that has a replica while it reads between two steps.
+
+    The replica, its part of what is trained with what its optimiser and method hold, and the logits of
+    the tokens that are read at once.
+    """
+    form: Form = "bf16" if recipe.placement.dtype == torch.bfloat16 else "fp32"
+    trained = [method for method in recipe.made() if method.trains]
+    between = [GRADIENT[form] if recipe.unlearn.lora.rank else held(m, form).between for m in trained]
+    plain = measured("gd", form)
+    assert plain is not None
+    part = size.parameters / processes * max([*between, plain.between])
+    return PROGRAM + GRADIENT[form] * size.parameters + part + READ * NODES * size.words
+
+
+def divides(recipe: Recipe) -> bool:
+    """Whether the model stays in shards while it is read, as the recipe says or as there is room."""
+    if recipe.mesh.reading != "auto" or world() == 1:
+        return recipe.mesh.reading == "shards" and world() > 1
+    size = None if recipe.model is None else size_of(str(recipe.model))
+    device = recipe.placement.device
+    free = free_bytes(device)
+    if size is None or free is None:
+        return any_of(False)
+    # Processes share main memory, and each accelerator is one's own.
+    room = free / (int(os.environ.get("LOCAL_WORLD_SIZE", world())) if device.type == "cpu" else 1)
+    return any_of(of_replicas(recipe, size, world()) > FITS * room)

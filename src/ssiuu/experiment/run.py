@@ -24,7 +24,7 @@ from ssiuu.attribution.neuron import extremes
 from ssiuu.benchmarks.base import Given, Progress
 from ssiuu.diagnosis.influence import Baseline, influence
 from ssiuu.diagnosis.lens import LensReader
-from ssiuu.errors import DamagedError, DivergedError, ModelError
+from ssiuu.errors import ConfigError, DamagedError, DivergedError, ModelError
 from ssiuu.experiment import launched
 from ssiuu.experiment.attacking import Attacker, feasible
 from ssiuu.experiment.cells import CellPlan, Keys, StagePlan
@@ -59,7 +59,7 @@ from ssiuu.models.load import (
     snapshot,
 )
 from ssiuu.models.precision import release_memory
-from ssiuu.models.shards import agreed, rank, world
+from ssiuu.models.shards import agreed, is_cut, rank, world
 from ssiuu.models.sites import Site, coverage, find_sites
 from ssiuu.models.weights import complete
 from ssiuu.records.files import (
@@ -154,6 +154,7 @@ def run(
             session = open_session(recipe, split, progress, given)
             session = feasible(session, sources)
             recipe = session.recipe
+            _check_divided(session)
             _check_given(session, after, attacked)
             if recipe.examine.thorough:
                 size, facts = sum(p.numel() for p in session.model.parameters()), session.split.forget
@@ -189,6 +190,19 @@ def run(
             stages = _Stages(session, out, keys, shared, original, examiner, meter, sharing)
             in_turn(cells, stages.attempt, meter, stages.help_with)
         return assemble(out, header)
+
+
+def _check_divided(session: Session) -> None:
+    """Refuse to hide facts in a model that stays in shards.
+
+    Raises:
+        ConfigError: That is asked for.
+    """
+    if session.recipe.examine.plants and is_cut(session.model):
+        raise ConfigError(
+            "examine.planted: facts are hidden by hand, in whole weights, and this model stays in "
+            "shards: set examine.planted to 0, or mesh.reading to replicas where the model fits."
+        )
 
 
 def _check_given(session: Session, *folders: Path | None) -> None:

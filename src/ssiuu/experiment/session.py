@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ssiuu.analysis.scores import SCORES
 from ssiuu.attacks.benign import Benign, instruction_rows
+from ssiuu.attribution.hidden import blocks
 from ssiuu.benchmarks import BENCHMARKS, instructions, texts
 from ssiuu.benchmarks.base import Given, Ground, Mesh, Progress, check_lengths
 from ssiuu.errors import ConfigError
@@ -24,6 +25,7 @@ from ssiuu.evaluation.subject import subject
 from ssiuu.experiment.alternates import alternates
 from ssiuu.experiment.anchors import anchors, plain, unrelated
 from ssiuu.experiment.before import ask_first
+from ssiuu.experiment.memory import divides
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.likelihood import Example
 from ssiuu.methods import Method, Objective
@@ -285,7 +287,11 @@ def open_ground(recipe: Recipe, progress: Progress, given: Given) -> Session:
                 "device: of several processes each takes its own: auto, cpu or cuda, got "
                 f"{recipe.device!r}."
             )
-        shards.arrange(device.type, mesh.replicate, mesh.shard)
+        shards.arrange(device.type, mesh.replicate, mesh.shard, divides(recipe))
     ground = recipe.opens.open(recipe, given, progress)
+    if shards.dividing():
+        progress("the model stays in shards: all processes read it together (mesh.reading)")
+        shards.divide(ground.model, blocks(ground.model))
+        ground.original.divided()
     SCORES.get(ground.score.name, f"benchmark {recipe.benchmark}")
     return Session.on(ground, recipe)

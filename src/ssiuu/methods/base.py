@@ -320,6 +320,11 @@ class Part(Exact):
         """Why it works in a single process only, in words behind its name; "" where it does not."""
         return ""
 
+    @property
+    def undivided(self) -> str:
+        """Why a model that stays in shards does not do, in words behind its name; "" where it does."""
+        return ""
+
     def first_step(self, rows: int, size: int) -> int:
         """Return the first step that changes a weight, of a run on so many rows, `size` a step.
 

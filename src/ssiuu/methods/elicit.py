@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from ssiuu.causal import CausalLM
 from ssiuu.likelihood import Batch, answer_logprobs
 from ssiuu.models.hooks import hooked
+from ssiuu.models.shards import local
 
 
 class Elicitation:
@@ -42,8 +43,9 @@ class Elicitation:
             out, width = weight.T.shape if isinstance(module, Conv1D) else weight.shape
             seeded = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{path}".encode()))
             drawn = torch.rand(rank, width, generator=seeded, dtype=torch.float64) * 2 - 1
-            self.down[path] = (drawn / math.sqrt(width)).to(weight).requires_grad_(True)
-            self.up[path] = weight.new_zeros(out, rank).requires_grad_(True)
+            like = local(weight)
+            self.down[path] = (drawn / math.sqrt(width)).to(like).requires_grad_(True)
+            self.up[path] = like.new_zeros(out, rank).requires_grad_(True)
 
     @property
     def parameters(self) -> list[Tensor]:

@@ -339,8 +339,11 @@ def check_same(folder: Path, model: CausalLM, other: CausalLM) -> None:
     """
     rows = min(embedding_rows(model), embedding_rows(other))
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 32
-    ids = torch.arange(min(32, context)).mul(7).remainder(rows)[None].to(model.device)
-    one, two = (m(input_ids=ids, use_cache=False).logits[..., :rows] for m in (model, other))
+    ids = torch.arange(min(32, context)).mul(7).remainder(rows)[None]
+    one, two = (
+        m(input_ids=ids.to(m.device), use_cache=False).logits[..., :rows] for m in (model, other)
+    )
+    two = two.to(one.device)
     if float((one - two).abs().max()) <= 1e-3 * float(two.abs().max()):
         return
     ours, theirs = model.config.to_dict(), other.config.to_dict()

@@ -38,6 +38,7 @@ from ssiuu.models.gguf import is_gguf
 from ssiuu.models.gguf_header import read_header
 from ssiuu.models.place import PROCESSOR, Placement
 from ssiuu.models.quiet import quiet
+from ssiuu.models.shards import fill, is_cut
 from ssiuu.models.sources import MODELS, cache_folder, find
 from ssiuu.models.tied import untie
 from ssiuu.models.weights import (
@@ -208,15 +209,7 @@ def load_checkpoint_weights(
             )
     for name, parameter in model.named_parameters():
         their_weight = theirs[name]
-        if name not in rows:
-            parameter.copy_(their_weight)
-            continue
-        common = min(len(parameter), len(their_weight))
-        parameter[:common] = their_weight[:common]
-        if common < len(parameter):
-            # No token is there; the mean's logit is the mean logit, at most an equal share of P.
-            wide = torch.promote_types(their_weight.dtype, torch.float32)
-            parameter[common:] = their_weight.to(wide).mean(0)
+        fill(parameter, _of_length(their_weight, len(parameter)) if name in rows else their_weight)
     if tokenizer is not None:
         _lend(model, other)
         check_same(folder, model, other)
@@ -229,12 +222,25 @@ def load_checkpoint_weights(
     return notes
 
 
+def _of_length(weight: Tensor, rows: int) -> Tensor:
+    """Return an embedding with so many rows; where it has fewer, their mean for those that are missing.
+
+    No token is there; the mean's logit is the mean logit, at most an equal share of P.
+    """
+    if len(weight) >= rows:
+        return weight[:rows]
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    return torch.cat([wide, wide.mean(0).expand(rows - len(weight), *weight.shape[1:])])
+
+
 def _lend(model: CausalLM, other: PreTrainedModel) -> None:
     """Let another model compute with this one's weights, where its own lie elsewhere or are of another
     type; no copy is made.
 
     Its embedding keeps its own rows, which may be more.
     """
+    if is_cut(model):
+        return  # what lies here is no model: the other one stays beside the accelerator
     one = next(model.parameters())
     if (device := one.device) == other.device and one.dtype == other.dtype:
         return
@@ -272,6 +278,11 @@ def _untie(model: CausalLM, theirs: Mapping[str, Tensor], folder: Path) -> list[
     # Theirs are tied too, whatever their configuration says.
     if all(torch.equal(theirs[name], theirs[tied[0]]) for name in tied):
         return []
+    if is_cut(model):
+        raise ModelError(
+            f"{folder} has an output layer of its own and the model before shares its embedding: they "
+            "are compared by a single process, or by several with a replica each (mesh.reading)."
+        )
     untie(model)
     return [f"{folder.name} has an output layer of its own, the model before shares its embedding."]
 

@@ -26,6 +26,7 @@ from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.models import nf4
 from ssiuu.models.maps import adaptable, is_map
+from ssiuu.models.shards import is_cut, local, own, whole_in_shape
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -112,7 +113,10 @@ def adapted(model: CausalLM, lora: Lora | None) -> Iterator[PeftModel | None]:
             try:
                 yield wrapped
             finally:
-                if lora.base is None:
+                if lora.base is None and is_cut(model):
+                    _merge(model)
+                    wrapped.unload()
+                elif lora.base is None:
                     wrapped.merge_and_unload()  # the modules of `model` itself are replaced
                 else:
                     beside = adapters(model)
@@ -166,10 +170,20 @@ def _wrapped(model: CausalLM, lora: Lora) -> PeftModel:
             fan_in_fan_out=across,
         )
         try:
-            wrapped: PeftModel = get_peft_model(model.get_submodule(""), config)
+            # Of a weight that is cut it would take the rows that lie here for all.
+            with whole_in_shape([model.get_submodule(path) for path in paths]):
+                wrapped: PeftModel = get_peft_model(model.get_submodule(""), config)
         except ValueError as error:
             raise ConfigError(f"{lora.key}: {' '.join(str(error).split())}") from error
     return wrapped
+
+
+@torch.no_grad()
+def _merge(model: CausalLM) -> None:
+    """Add adapters, which are whole, to the weights beside them, of which each process has a piece."""
+    for adapter in adapters(model):
+        weight: Tensor = adapter.layer.base_layer.weight
+        local(weight).add_(own(weight, adapter.change().to(weight.dtype)))
 
 
 def targeted(model: CausalLM, lora: Lora) -> list[str]:

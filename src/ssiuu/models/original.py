@@ -8,9 +8,11 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from ssiuu.models.files import open_tensors, tensors_of, weight_files
 from ssiuu.models.load import Loaded, restore, snapshot
+from ssiuu.models.shards import is_cut, local, own, rows_of, shard_sum
 
 
 class Original:
@@ -37,7 +39,7 @@ class Original:
     def restore(self) -> None:
         """Put the original weights back into the model."""
         for parameter, weight in self._pairs():
-            parameter.copy_(weight)
+            local(parameter).copy_(weight)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -54,13 +56,23 @@ class Original:
         """Return how far the model is from its original weights, as a share of their norm."""
         moved = whole = 0.0
         for parameter, weight in self._pairs():
-            before = weight.to(parameter)
-            moved += float((parameter - before).square().sum())
+            now = local(parameter)
+            before = weight.to(now)
+            moved += float((now - before).square().sum())
             whole += float(before.square().sum())
+        if is_cut(self.model):
+            moved, whole = shard_sum(moved, whole)
         return math.sqrt(moved / whole)
 
+    def divided(self) -> None:
+        """Keep of a copy what belongs here, once the model was divided."""
+        if self.copy is not None:
+            named = dict(self.model.named_parameters(remove_duplicate=False))
+            # Copies of their own, as the whole would stay with a part of it.
+            self.copy = {name: own(named[name], whole).clone() for name, whole in self.copy.items()}
+
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield every parameter of the model with its original weight."""
+        """Yield every parameter of the model with its original weight: what of it lies here."""
         if self.copy is None:
             yield from self._from_files()
             return
@@ -73,5 +85,8 @@ class Original:
             with open_tensors(path) as tensors:
                 for name, parameter in parameters.items():
                     file, stored = self.places[name]
-                    if file == path:
+                    if file == path and not isinstance(parameter, DTensor):
                         yield parameter, tensors.get_tensor(stored)
+                    elif file == path:
+                        rows = rows_of(parameter)
+                        yield parameter, tensors.get_slice(stored)[rows.start : rows.stop]

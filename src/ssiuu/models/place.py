@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ssiuu.errors import ConfigError
+from ssiuu.models.shards import dividing
 
 Dtype = Literal["auto", "fp32", "bf16"]
 Attention = Literal["auto", "eager", "sdpa"]
@@ -70,7 +71,8 @@ class Placement:
     def options(self) -> dict[str, Any]:
         """What `from_pretrained` is told, the type of the weights among it."""
         told: dict[str, Any] = {"dtype": self.dtype}
-        if self.device.type != "cpu":
+        # What does not fit an accelerator in whole goes there in pieces, once it is cut.
+        if self.device.type != "cpu" and not dividing():
             told["device_map"] = {"": self.device}  # each tensor goes there as it is read
         if self.attention is not None:
             told["attn_implementation"] = self.attention
@@ -79,7 +81,7 @@ class Placement:
     def put(self, model: PreTrainedModel) -> PreTrainedModel:
         """Put a model in place, as one that is loaded here would be; returns the same model."""
         put: Any = model
-        put = put.to(device=self.device, dtype=self.dtype)
+        put = put.to(device=CPU if dividing() else self.device, dtype=self.dtype)
         if self.attention is not None:
             put.set_attn_implementation(self.attention)
         return self.finished(put)

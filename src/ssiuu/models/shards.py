@@ -13,12 +13,16 @@ and each block is whole only while it is passed through. What trains asks only
 and with one process all of them give back what they were given. Gradients are sums over the rows of all
 processes, never means of means: who divides by how many rows or tokens there are counts all of them.
 
-A model is in shards while a step of it stands (`Shards`), and whole on every process before and after.
+A model is in shards while a step of it stands (`Shards`), and whole on every process before and after;
+or for as long as it lives (`divide`), where it does not fit in whole: all processes take every pass of
+it together then, with the same rows unless they are a step's, and have one block in whole at a time.
 """
 
 from __future__ import annotations
 
+import copy
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -30,6 +34,7 @@ from torch import Tensor, nn
 from torch.distributed._composable_state import _module_state_mapping
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp._fully_shard._fsdp_common import TrainingState
 from torch.distributed.tensor import DTensor, Partial
 
 from ssiuu.errors import ConfigError, SsiuuError
@@ -44,6 +49,7 @@ _joined: list[bool] = []  # whether this process works with others
 _apart: list[bool] = []  # while each does something of its own, in which none asks another
 _pieces: list[Any] = []  # models in shards: whoever passes through one needs all others to do so
 _meshes: list[DeviceMesh] = []  # over which models are cut, once it is known what they lie on
+_divided: list[bool] = []  # whether models are to stay in shards for as long as they live
 
 
 def join() -> None:
@@ -58,13 +64,16 @@ def join() -> None:
     _joined.append(True)
 
 
-def arrange(device: str = "cpu", replicate: int = 1, shard: int | None = None) -> None:
+def arrange(
+    device: str = "cpu", replicate: int = 1, shard: int | None = None, divided: bool = False
+) -> None:
     """Say over which processes models are cut from here on.
 
     Args:
         device: The kind of device that models lie on: "cpu" or "cuda".
         replicate: Copies of a model, each cut over an equal part of the processes (over nodes).
         shard: Processes that a copy is cut over; None: as many as there are for one.
+        divided: Whether models stay so for as long as they live; see `divide`.
 
     Raises:
         ConfigError: There are not so many processes.
@@ -76,7 +85,9 @@ def arrange(device: str = "cpu", replicate: int = 1, shard: int | None = None) -
             f"mesh: replicate x shard must be {size}, as there are processes, got {replicate} x {each}."
         )
     _meshes.clear()
+    _divided.clear()
     if size > 1:
+        _divided.extend([True] * divided)
         names = (REPLICATE, SHARD)
         _meshes.append(init_device_mesh(device, (replicate, each), mesh_dim_names=names))
         # Copies of the whole are what torch makes of two dimensions; one is enough for one of them.
@@ -90,6 +101,8 @@ def end() -> None:
         wait()
         _joined.clear()
         _meshes.clear()
+        _divided.clear()
+        _pieces.clear()
         dist.destroy_process_group()
 
 
@@ -154,6 +167,85 @@ def places(named: Mapping[str, Tensor]) -> dict[str, Place]:
         for name, p in named.items()
         if isinstance(p, DTensor)
     }
+
+
+@contextmanager
+def edited(parameter: Tensor) -> Iterator[Tensor]:
+    """Have all of a parameter to write into, on every process; every process must ask.
+
+    It comes to lie as it did when the context ends. A whole parameter is written into itself.
+    """
+    whole = full(parameter)
+    yield whole
+    fill(parameter, whole)
+
+
+@torch.no_grad()
+def fill(parameter: Tensor, whole: Tensor) -> None:
+    """Write a whole tensor into a parameter, of which each process takes its rows."""
+    here = local(parameter)
+    if isinstance(parameter, DTensor) or here.data_ptr() != whole.data_ptr():
+        here.copy_(own(parameter, whole))
+
+
+@torch.no_grad()
+def picked(parameter: Tensor, rows: Tensor) -> Tensor:
+    """Return some rows of a parameter, by number, of whatever shape; every process must ask."""
+    if not isinstance(parameter, DTensor):
+        return parameter.detach()[rows]
+    mine, here = rows_of(parameter), local(parameter)
+    found = here.new_zeros((*rows.shape, *here.shape[1:]))
+    there = (rows >= mine.start) & (rows < mine.stop)
+    found[there] = here[rows[there] - mine.start]
+    return shard_total(found)  # one process has each of them, and all others 0
+
+
+def firsts(t: Tensor) -> Tensor:
+    """Return all of a tensor on the first process, beside its accelerator; every process must ask.
+
+    Elsewhere there is nothing of it then: one tensor at a time is whole on an accelerator. A whole one
+    is returned as it is.
+    """
+    if not isinstance(t, DTensor):
+        return t.detach()
+    whole = full(t)
+    return whole.cpu() if rank() == 0 else whole.new_empty(0, device="cpu")
+
+
+@torch.no_grad()
+def copied(module: nn.Module) -> nn.Module:
+    """Return a copy of a module, whole on every process; every process must ask."""
+    cut = [p for p in module.parameters() if isinstance(p, DTensor)]
+    # Shards cannot be copied: they are said to have been, and these to be their copies.
+    said: dict[int, Any] = {id(p): nn.Parameter(full(p).clone(), p.requires_grad) for p in cut}
+    return copy.deepcopy(module, said)
+
+
+def callable_alone(module: nn.Module) -> nn.Module:
+    """Return a module that may be called outside a pass of its model: of one that is cut, a copy."""
+    return copied(module) if is_cut(module) else module
+
+
+@contextmanager
+def whole_in_shape(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Have weights of the whole's shape, which hold nothing, in modules that are cut."""
+    cut: list[tuple[Any, str, Any]] = [
+        (m, name, p) for m in modules for name, p in m._parameters.items() if isinstance(p, DTensor)
+    ]
+    for module, name, parameter in cut:
+        empty = torch.empty(1, dtype=parameter.dtype, device=parameter.device)
+        module._parameters[name] = nn.Parameter(empty.expand(parameter.shape))
+    try:
+        yield
+    finally:
+        for module, name, parameter in cut:
+            trained = module._parameters[name].requires_grad  # as was said of it meanwhile
+            module._parameters[name] = parameter.requires_grad_(trained)
+
+
+def is_cut(model: Any) -> bool:
+    """Whether each process has a piece of a model's parameters."""
+    return any(isinstance(p, DTensor) for p in model.parameters())
 
 
 class Piece(NamedTuple):
@@ -250,6 +342,17 @@ def shard_total(partial: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def whole_norm(tensors: Iterable[Tensor]) -> float:
+    """Return the L2 norm over all entries, the same to the last bit however the tensors lie."""
+    found = list(tensors)
+    if not any(isinstance(t, DTensor) for t in found):
+        return float(torch.nn.utils.get_total_norm([t.detach() for t in found]))
+    return float(
+        torch.linalg.vector_norm(torch.stack([torch._foreach_norm([full(t)])[0] for t in found]))
+    )
+
+
+@torch.no_grad()
 def norm(tensors: Iterable[Tensor]) -> float:
     """Return the L2 norm over all entries of tensors, wherever they lie; 0 of none."""
     return norm_of_pieces(local(t) for t in tensors)
@@ -275,6 +378,17 @@ def agreed(value: T) -> T:
     said = [value]
     dist.broadcast_object_list(said, src=0, device=torch.device("cpu"))
     return said[0]
+
+
+@torch.no_grad()
+def alike(logits: Tensor) -> Tensor:
+    """Return what the first process read, on all, where all have read the same with a model in shards.
+
+    What is read decides what is read next, and two accelerators may differ in a last bit.
+    """
+    if _pieces and _joined and not _apart:
+        dist.broadcast(logits := logits.contiguous(), 0)
+    return logits
 
 
 def any_of(flag: bool) -> bool:
@@ -372,42 +486,44 @@ class Shards:
     """Has a model in shards from here until it is made `whole`; with one process nothing is done.
 
     The parameters of before stay the same objects: they are empty in between, and hold what training
-    has led to afterwards.
+    has led to afterwards. Of a divided model only what was put into it since, adapters, is cut here
+    and made whole again.
     """
 
     def __init__(self, model: Any, blocks: Iterable[nn.Module]) -> None:
         """Cut a model.
 
         Args:
-            model: Whole, and the same on every process.
+            model: Whole, or divided; the same on every process.
             blocks: Its decoder's blocks, which are made whole one at a time.
         """
         self.root: Any = model.get_submodule("") if world() > 1 else None
+        self.divided = isinstance(self.root, FSDPModule)
         if self.root is None:
             return
         if not _meshes:
             arrange(next(self.root.parameters()).device.type)
-        modules = list(self.root.modules())
+        parts = _uncut(self.root) if self.divided else [*blocks, self.root]
+        modules = parts if self.divided else list(self.root.modules())
         self._before = [(m, type(m), _tables(m), dict(m._parameters)) for m in modules]
         # Explicitly, as else the root would stay whole between passes and miss what is changed there.
-        settings: dict[str, Any] = {"mesh": _meshes[0], "reshard_after_forward": True}
-        for block in blocks:
-            fully_shard(block, **settings)
-        fully_shard(self.root, **settings)
+        for part in parts:
+            fully_shard(part, mesh=_meshes[0], reshard_after_forward=True)
         for module in modules:
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)
                 if _meshes[0].device_type == "cpu":
                     module.set_force_sum_reduction_for_comms(True)
-        # Said now, or a part that is asked first would take itself for the whole.
-        self.root._get_fsdp_state()._lazy_init()
+        if parts:
+            _begin(self.root)
         self._added = [
             (m, {key: set(table) - known.get(key, set()) for key, table in _dicts(m).items()})
             for m, _, known, _ in self._before
         ]
         for parameter in self._originals():
             parameter.data = parameter.data.new_empty(0)
-        _pieces.append(self.root)
+        if not self.divided:
+            _pieces.append(self.root)
 
     def _originals(self) -> list[Tensor]:
         found = [p for _, _, _, each in self._before for p in each.values() if p is not None]
@@ -415,7 +531,7 @@ class Shards:
 
     @torch.no_grad()
     def whole(self) -> None:
-        """Put the model together again on every process."""
+        """Put together again on every process what was cut here."""
         if self.root is None:
             return
         self.settle()
@@ -424,7 +540,8 @@ class Shards:
             for name, parameter in parameters.items():
                 if parameter is not None and id(parameter) not in known:
                     known[id(parameter)] = parameter
-                    parameter.data = full(module._parameters[name]).contiguous()
+                    now: Any = module._parameters[name]
+                    parameter.data = full(now).contiguous()
                     parameter.grad = None
         for module, kind, _, parameters in self._before:
             module.__class__ = kind
@@ -435,7 +552,10 @@ class Shards:
                 for name in names:
                     table.pop(name, None)
             _module_state_mapping.pop(module, None)  # or it could not be cut a second time
-        _pieces.remove(self.root)
+        if not self.divided:
+            _pieces.remove(self.root)
+        elif self._before:
+            _begin(self.root)
         self.root = None
 
     def settle(self) -> None:
@@ -445,8 +565,12 @@ class Shards:
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Have all of the model on every process while it is only read, in whatever way."""
-        cut = [] if self.root is None else [m for m in self.root.modules() if isinstance(m, FSDPModule)]
+        """Have all of the model on every process while it is only read, in whatever way.
+
+        A divided one stays in shards: all processes take the same passes of it.
+        """
+        gathers = self.root is not None and not self.divided
+        cut = [m for m in self.root.modules() if isinstance(m, FSDPModule)] if gathers else []
         for module in cut:
             module.set_reshard_after_forward(False, recurse=False)
             module.unshard()
@@ -460,6 +584,59 @@ class Shards:
             for module in cut:
                 module.set_reshard_after_forward(True, recurse=False)
             self.settle()
+
+
+def dividing() -> bool:
+    """Whether models are to stay in shards for as long as they live."""
+    return bool(_divided)
+
+
+def divide(model: Any, blocks: Iterable[nn.Module]) -> None:
+    """Cut a model for as long as it lives, where that was arranged; every process must ask."""
+    if world() > 1 and dividing():
+        cut = Shards(model, blocks)
+        cut.root.register_forward_pre_hook(_ready, prepend=True)
+        # Logits may be a view, into which nobody writes here.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+
+
+def _ready(root: Any, inputs: Any) -> None:
+    """Prepare a pass of a divided model, which is asked in more ways than a training is.
+
+    What was frozen or freed since is so in its whole form too, which torch makes once; and a pass that
+    was stopped on its way, where nothing is trained, is over.
+    """
+    state = root._get_fsdp_state()
+    stopped = state._training_state is TrainingState.FORWARD
+    if stopped and not getattr(root, "_ssiuu_trains", True):
+        root.reset_iter_state()
+    root._ssiuu_trains = torch.is_grad_enabled()
+    for each in state._state_ctx.all_states:
+        for group in each._fsdp_param_groups:
+            for parameter in group.fsdp_params:
+                if hasattr(parameter, "_unsharded_param"):
+                    parameter._unsharded_param.requires_grad_(parameter.sharded_param.requires_grad)
+
+
+def _begin(root: Any) -> None:
+    """Let a model find its parts, now: one that is asked first would take itself for the whole."""
+    parts = {m._get_fsdp_state() for m in root.modules() if isinstance(m, FSDPModule)}
+    for state in parts:
+        state._is_root = None
+        state._state_ctx.all_states.clear()
+    root._get_fsdp_state()._lazy_init()
+
+
+def _uncut(root: nn.Module) -> list[nn.Module]:
+    """Return the modules of a divided model whose parameters were put there since.
+
+    Each is cut by itself: of a group the parts would have to be passed through one after the other.
+    """
+    return [
+        m
+        for m in root.modules()
+        if any(p is not None and not isinstance(p, DTensor) for p in m._parameters.values())
+    ]
 
 
 def _dicts(module: nn.Module) -> dict[str, Any]:

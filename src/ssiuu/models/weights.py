@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from ssiuu.causal import CausalLM
@@ -27,7 +28,7 @@ from ssiuu.models.checks import check_finite
 from ssiuu.models.files import NOTED
 from ssiuu.models.quiet import quiet
 from ssiuu.models.room import copied
-from ssiuu.models.shards import by_first
+from ssiuu.models.shards import by_first, fill, firsts, is_cut, local, rows_of, spread
 from ssiuu.records.digest import NAME, resembles
 from ssiuu.records.files import readable, unfinished
 
@@ -80,7 +81,9 @@ def save(
         OutputError: The folder holds something or cannot be written to, or the disk is full.
         ModelError: A weight is not finite.
     """
-    by_first(partial(_save, model, tokenizer, folder, note, dtype, beside, shard))
+    # One that is divided is put together first, which all processes have a part in.
+    state = _cast(model, getattr(torch, dtype)) if is_cut(model) else None
+    by_first(partial(_save, model, tokenizer, folder, note, dtype, beside, shard, state))
 
 
 def _save(
@@ -91,6 +94,7 @@ def _save(
     dtype: str,
     beside: Callable[[Path], None],
     shard: float,
+    cast: dict[str, torch.Tensor] | None,
 ) -> None:
     kind: torch.dtype = getattr(torch, dtype)
     try:
@@ -104,7 +108,8 @@ def _save(
         raise OutputError(f"{folder} cannot be written to: {error.strerror or error}.") from error
     try:
         with quiet():
-            state, most = _cast(model, kind), round(shard * 1e9)
+            state, most = _cast(model, kind) if cast is None else cast, round(shard * 1e9)
+            check_finite("the model cannot be saved", state.items())
             model.save_pretrained(temporary, state_dict=state, max_shard_size=most)
             tokenizer.save_pretrained(temporary)
         config = temporary / "config.json"
@@ -130,21 +135,19 @@ def _converted(model: PreTrainedModel, kind: torch.dtype, note: str) -> str:
 
 
 def _cast(model: PreTrainedModel, kind: torch.dtype) -> dict[str, torch.Tensor]:
-    """Return the state in another type; tensors that are tied stay one tensor.
-
-    Raises:
-        ModelError: A weight is not finite, or no longer is in this type.
-    """
+    """Return the state in another type; tensors that are tied stay one tensor."""
     by_address: dict[int, torch.Tensor] = {}
     state = {}
+    parameters = {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
     for name, tensor in model.state_dict().items():
         if not tensor.is_floating_point():
             state[name] = tensor
             continue
-        if tensor.data_ptr() not in by_address:
-            by_address[tensor.data_ptr()] = tensor.to("cpu", kind)  # piece by piece off a device
-        state[name] = by_address[tensor.data_ptr()]
-    check_finite("the model cannot be saved", state.items())
+        # Of what is cut each process has another piece, at places of its own, or none.
+        place = parameters.get(name, 0) if isinstance(tensor, DTensor) else tensor.data_ptr()
+        if place not in by_address:
+            by_address[place] = firsts(tensor).to("cpu", kind)  # piece by piece off a device
+        state[name] = by_address[place]
     return state
 
 
@@ -152,7 +155,7 @@ def _cast(model: PreTrainedModel, kind: torch.dtype) -> dict[str, torch.Tensor]:
 def round_to(model: CausalLM, dtype: str) -> None:
     """Round the weights in place to what a type can hold, as `save` does; they stay in their own."""
     kind: torch.dtype = getattr(torch, dtype)
-    for parameter in model.parameters():
+    for parameter in map(local, model.parameters()):
         parameter.copy_(parameter.to(kind))
 
 
@@ -213,7 +216,7 @@ def save_weights(model: CausalLM, path: Path) -> None:
     Raises:
         OutputError: The disk is full or the folder cannot be written to.
     """
-    write_tensors({name: p.detach() for name, p in model.named_parameters()}, path)
+    write_tensors({name: firsts(p) for name, p in model.named_parameters()}, path)
 
 
 def write_tensors(
@@ -349,7 +352,33 @@ def load_weights(model: CausalLM, path: Path) -> None:
         DamagedError: It is not what was written.
         ModelError: Names or shapes do not fit this model.
     """
-    put(model, read_tensors(path).tensors, path)
+    if not is_cut(model):
+        put(model, read_tensors(path).tensors, path)
+        return
+    if not spread([path], _unharmed)[0]:  # held against its digest by one
+        raise DamagedError(path)
+    with safe_open(path, framework="pt") as file:
+        for name, parameter in model.named_parameters():
+            stored: Any = file.get_slice(name) if name in file.keys() else None  # noqa: SIM118
+            rows = rows_of(parameter)
+            _require_shape(path, name, parameter, None if stored is None else stored.get_shape())
+            local(parameter).copy_(stored[rows.start : rows.stop])
+
+
+def _unharmed(path: Path) -> bool:
+    try:
+        return bool(read_tensors(path).tensors)
+    except DamagedError:
+        return False
+
+
+def _require_shape(path: Path, name: str, parameter: torch.Tensor, found: Sequence[int] | None) -> None:
+    if found is None or tuple(found) != tuple(parameter.shape):
+        shape = "nothing" if found is None else tuple(found)
+        raise ModelError(
+            f"{path} does not fit the model: {name} should have shape "
+            f"{tuple(parameter.shape)} and the file has {shape}."
+        )
 
 
 @torch.no_grad()
@@ -360,22 +389,18 @@ def put(model: CausalLM, stored: Mapping[str, torch.Tensor], path: Path) -> None
         ModelError: Names or shapes do not fit this model.
     """
     for name, parameter in model.named_parameters():
-        if name not in stored or stored[name].shape != parameter.shape:
-            shape = tuple(stored[name].shape) if name in stored else "nothing"
-            raise ModelError(
-                f"{path} does not fit the model: {name} should have shape "
-                f"{tuple(parameter.shape)} and the file has {shape}."
-            )
-        parameter.copy_(stored[name])
+        _require_shape(path, name, parameter, stored[name].shape if name in stored else None)
+        fill(parameter, stored[name])
 
 
 def snapshot(model: CausalLM) -> dict[str, torch.Tensor]:
     """Return a copy of all parameters; those that are tied have one under each name.
 
-    Where it lies is decided by what is free: see `ssiuu.models.room`.
+    Of a model that is cut it has what lies here. Its place is decided by what is free: see
+    `ssiuu.models.room`.
     """
     parameters = list({id(p): p for p in model.parameters()}.values())
-    copies = {id(p): copy for p, copy in zip(parameters, copied(parameters), strict=True)}
+    copies = dict(zip(map(id, parameters), copied([local(p) for p in parameters]), strict=True))
     return {name: copies[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
 
 
@@ -383,4 +408,4 @@ def snapshot(model: CausalLM) -> dict[str, torch.Tensor]:
 def restore(model: CausalLM, weights: dict[str, torch.Tensor]) -> None:
     """Copy a snapshot back into the model."""
     for name, parameter in model.named_parameters():
-        parameter.copy_(weights[name])
+        local(parameter).copy_(weights[name])

@@ -17,6 +17,7 @@ from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Example, answer_logits, answer_logprobs
 from ssiuu.methods.base import Ask, Loss, Rows
 from ssiuu.methods.method import Method
+from ssiuu.models.shards import is_cut
 
 Asked = dict[Rows, Mapping[str, Tensor]]  # distributions of rows by id, for each set of rows
 
@@ -153,6 +154,11 @@ def _taken(ask: Ask, wanted: Sequence[Rows]) -> Asked:
     need = 4 * ask.model.config.vocab_size * tokens
     if need <= CACHE_LIMIT:
         return {rows: _distributions(ask, ask.rows[rows]) for rows in wanted}
+    if is_cut(ask.model):
+        raise ConfigError(
+            f"{ask.label}: the reference's distributions of {tokens} answer tokens would take "
+            f"{need / 1e9:.1f} GB, and a model in shards is not held twice: use fewer rows."
+        )
     frozen = copy.deepcopy(ask.model).requires_grad_(False)
     size = sum(p.numel() * p.element_size() for p in frozen.parameters())
     ask.progress(

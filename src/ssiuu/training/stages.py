@@ -18,6 +18,7 @@ import torch
 from ssiuu.causal import CausalLM
 from ssiuu.likelihood import Batch, answer_logprobs
 from ssiuu.methods.base import Stage
+from ssiuu.models.shards import firsts
 from ssiuu.models.weights import put, write_tensors
 from ssiuu.training.state import read_state
 
@@ -67,7 +68,7 @@ class Starts:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: p.detach() for name, p in model.named_parameters()}
+        tensors = {name: firsts(p) for name, p in model.named_parameters()}
         progress = {"key": self.key, "number": number, "memory": memory}
         write_tensors(tensors, self.path, {"progress": json.dumps(progress)})
 

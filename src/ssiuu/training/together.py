@@ -10,7 +10,7 @@ from ssiuu.errors import ConfigError
 from ssiuu.methods.base import Optimiser
 from ssiuu.methods.method import Method
 from ssiuu.models.lora import Lora
-from ssiuu.models.shards import world
+from ssiuu.models.shards import is_cut, world
 
 # Whose step is taken entry by entry, or by a length over all of them.
 OPTIMISERS: tuple[Optimiser, ...] = ("adamw", "sgd", "momentum", "sign", "normsgd")
@@ -39,6 +39,12 @@ def check_together(
     if world() == 1:
         return
     reason = alone(method, lora)
+    for part in method.all if is_cut(model) else ():
+        if part.undivided:
+            raise ConfigError(
+                f"{method.label!r} does not work on a model that stays in shards: {part.name}: "
+                f"{part.undivided}. Where the model fits each process, set mesh.reading to replicas."
+            )
     kind = method.optimiser or optimiser
     if not reason and kind not in OPTIMISERS:
         reason = f"{kind} takes means over rows and columns of whole weights"

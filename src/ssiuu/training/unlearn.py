@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-import torch
-
 from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError, DivergedError
 from ssiuu.likelihood import Batch, Example
@@ -23,7 +21,7 @@ from ssiuu.models.checks import check_finite
 from ssiuu.models.lora import Lora, adapted
 from ssiuu.models.maps import adaptable
 from ssiuu.models.precision import autocast
-from ssiuu.models.shards import agreed, by_first
+from ssiuu.models.shards import agreed, by_first, whole_norm
 from ssiuu.records.said import Said
 from ssiuu.records.schema import MethodInfo, StepLog, Unlearning
 from ssiuu.training import interrupt
@@ -668,8 +666,7 @@ class _Run:
         """Return all that decides a stage, so that only the same one is continued."""
         rows = rows_of([*stage.forget, *stage.retain, *stage.texts])
         # Of what is in numbers: maps that are held in codes follow from the model before.
-        numbers = [p.detach() for p in self.model.parameters() if p.is_floating_point()]
-        size = float(torch.nn.utils.get_total_norm(numbers))
+        size = whole_norm(p for p in self.model.parameters() if p.is_floating_point())
         whole = [self.info.model_dump(), rows, self.settings.told(), self.stop.kind, size]
         limits = [] if self.stop.budget is None else [self.stop.budget.limits]
         return [*whole, *limits, stage.word] if stage.word else [*whole, *limits]

@@ -153,6 +153,11 @@ class RepSelect(Edit):
     )
     most: int = Field(default=200, ge=1, description="how often G is taken at most")
 
+    @property
+    def undivided(self) -> str:
+        """Gradients of whole weights are taken, and changed in their principal directions."""
+        return "it takes whole weights apart"
+
     def check(self, model: CausalLM) -> None:
         """Refuse a model without feed-forward maps, or with fewer directions."""
         widths = [min(m.weight.shape) for m in feed_forward_maps(model, self.name).values()]

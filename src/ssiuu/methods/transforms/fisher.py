@@ -48,6 +48,11 @@ class Fisher(Transform):
         description="first and last block that keeps a forget gradient, from 0; null: every parameter",
     )
 
+    @property
+    def undivided(self) -> str:
+        """Gradients of whole weights are taken, a row at a time."""
+        return "it squares the gradient of each row"
+
     @model_validator(mode="after")
     def _ascending(self) -> Fisher:
         if self.fisher_blocks is not None and not 0 <= self.fisher_blocks[0] <= self.fisher_blocks[1]:

@@ -16,6 +16,7 @@ from ssiuu.methods.base import Bound, Origin, Rows, Stage, Training, Transform
 from ssiuu.methods.objectives.gd import GradientDifference
 from ssiuu.methods.retain import DivergenceTerm
 from ssiuu.models.lora import adapters
+from ssiuu.models.shards import local, own
 
 
 class Undo(Transform):
@@ -126,8 +127,9 @@ def corrupt(model: CausalLM, alpha: float, beta: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         if parameter.dim() > 1:
-            noise = xavier(parameter, generator)
-            parameter.mul_(1 - alpha).add_(noise.to(parameter), alpha=alpha * beta)
+            here = local(parameter)
+            noise = own(parameter, xavier(parameter, generator))
+            here.mul_(1 - alpha).add_(noise.to(here), alpha=alpha * beta)
 
 
 def xavier(like: Tensor, generator: torch.Generator) -> Tensor:
