@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,15 @@ from ssiuu.records.files import load_run
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Run the steps in this process; what was run is in the list."""
+    """What was run, in words."""
     found: list[list[str]] = []
+    carry_out = demo._carry_out
 
-    def run(words: list[str], cwd: Path, stdout: Any) -> subprocess.CompletedProcess[str]:
-        found.append(words[3:])
-        with monkeypatch.context() as moved:
-            moved.chdir(cwd)
-            done = ssiuu(*words[3:])
-        assert done.returncode != 2, done.stderr
-        return done
+    def run(words: list[str], out: Path, context: Any) -> int:
+        found.append(words)
+        return carry_out(words, out, context)
 
-    monkeypatch.setattr(demo.subprocess, "run", run)
+    monkeypatch.setattr(demo, "_carry_out", run)
     return found
 
 
@@ -50,15 +46,31 @@ def test_a_demonstration_ends_with_a_certificate(
     facts = [*split.forget, *split.unknown]
     assert {fact.entity for fact in facts} == {"Arvid Lomberg", "Caspian Orro", "Emeric Valdo"}
     assert len(split.retain) == 9
+    assert record.header.command == shlex.join(["ssiuu", *ran[3]])
     certificate = json.loads((tmp_path / "demo" / "audit" / "certificate.json").read_text())
     assert (
         certificate["predicate"]["facts"]
         and str(tmp_path / "demo" / "audit" / "report.html") in done.stdout
     )
     ran.clear()
-    again = ssiuu(*words)
-    assert again.returncode == 0 and "done before" in again.stdout
+    again = ssiuu(*words, "--json")
+    told = json.loads(again.stdout)  # one object, of the demonstration and of nothing that it ran
+    assert {*told} == {"exit_code", "page", "certificate"} and told["exit_code"] == 0
     assert [words[0] for words in ran] == ["ask", "verify"]
+
+
+def test_what_cannot_go_on_is_said_and_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = ssiuu("demo", "--model", "nowhere/at/all", "--out", "demo")
+    assert done.returncode == 2 and "nowhere/at/all" in done.stderr
+    assert "ssiuu ask" not in done.stdout and Path.cwd() == tmp_path
+
+    def stopped(*_: object, **__: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ssiuu.experiment.teaching.teach_model", stopped)
+    ended = ssiuu("demo", "--out", "demo")
+    assert ended.returncode == 130 and "the same command continues" in ended.stderr
 
 
 def test_the_rate_of_the_default_model_is_for_it_alone() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -25,7 +25,7 @@ FORM = ("--prompt", "qa")
 # For the default model; of others the size decides.
 RATES = {"smollm2-135m": ("--learning-rate", "2e-4")}
 # Steps of each rate that is tried: three facts need no more, and then the first rate is higher.
-STEPS = ("--set", "unlearn.max_steps=16")
+STEPS = ("--set", "unlearn.max_steps=12")
 # Short: the examination, which the verdict rests on, with fewer planted controls, and no attack curves.
 SHORT = (
     *("--set", "attacks.harmful.fractions=[]", "--set", "attacks.benign.learning_rates=[]"),
@@ -43,6 +43,7 @@ class Step(NamedTuple):
 
 
 def command(
+    context: typer.Context,
     out: Annotated[
         Path, typer.Option(help="folder for all of it; a new one, or one to go on in")
     ] = Path("ssiuu-demo"),
@@ -69,7 +70,7 @@ def command(
         raise OutputError(f"{out} cannot be written to: {error.strerror or error}.") from error
     start = time.monotonic()
     for step in _steps(model):
-        _run(step, out)
+        _run(step, out, context)
     result(page=out / "audit" / "report.html", certificate=out / "audit" / "certificate.html")
     print(
         f"\n{time.monotonic() - start:.0f} s. The page with the answer: {out / 'audit' / 'report.html'}"
@@ -114,21 +115,35 @@ def _copy(examples: Path, to: Path) -> None:
     to.write_text("".join(chosen), encoding="utf-8")
 
 
-def _run(step: Step, out: Path) -> None:
+def _run(step: Step, out: Path, context: typer.Context) -> None:
     """Show and run a command, but where what it leaves is there already."""
     print(f"\n# {step.why}\n$ {shlex.join(['ssiuu', *step.words])}", flush=True)
     if step.leaves and (out / step.leaves).exists():
         print(f"done before: {out / step.leaves}")
         return
     spoken = [flag for flag, is_set in (("-q", manner().quiet), ("-v", manner().verbose)) if is_set]
-    words = [sys.executable, "-m", "ssiuu", *step.words, *spoken]
-    # What a command prints is this one's result as little as its progress is.
-    out_of_it = sys.__stderr__ if manner().verbose else subprocess.DEVNULL
-    try:
-        code = subprocess.run(words, cwd=out, stdout=out_of_it if manner().json else None).returncode
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    if code not in step.fine:
+    if (code := _carry_out([*step.words, *spoken], out, context)) not in step.fine:
         if code != INTERRUPTED:
             print(f"the demonstration ends here: exit code {code}", file=sys.stderr)
-        raise typer.Exit(code if code > 0 else FAILED)
+        raise typer.Exit(code)
+
+
+def _carry_out(words: list[str], out: Path, context: typer.Context) -> int:
+    """Carry a command out in a folder and return its exit code.
+
+    It is not a process of its own, which would import torch and all the rest again every time.
+    """
+    from ssiuu.models.precision import release_memory
+
+    typed, sys.argv = sys.argv, ["ssiuu", *words]
+    try:
+        with chdir(out):
+            code = context.find_root().command.main(words, "ssiuu", standalone_mode=False)
+    except SystemExit as end:
+        code = end.code
+    except typer.Abort:
+        code = INTERRUPTED
+    finally:
+        sys.argv = typed
+        release_memory()
+    return code if isinstance(code, int) else FAILED if code else 0

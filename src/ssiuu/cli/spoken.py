@@ -92,12 +92,12 @@ def spoken(command: Callable[..., Any]) -> Callable[..., Any]:
         global _manner
         if quiet and verbose:
             raise ConfigError("--quiet and --verbose do not go together.")
-        _manner = Manner(quiet, verbose, json)
+        outer, _manner = _manner, Manner(quiet, verbose, json)  # a command may carry out others
         try:
             with _logging(verbose), _answering(sys.stdout) if json else nullcontext():
                 return command(*given, **options)
         finally:
-            _manner = Manner()
+            _manner = outer
 
     changed: Any = speaking
     parameters = [*signature.parameters.values(), *more]
