@@ -18,6 +18,10 @@ from typing import Any, Final
 from ssiuu.errors import ConfigError, SsiuuError, show
 
 CLUSTER: Final = "cluster"  # of the settings: slurm; local or debug, to try it without one
+# What submitit and clusters do otherwise: a job that reaches its time is given up after the third time,
+# and one that is preempted is not queued again where the cluster's default says so.
+TIMES: Final = 1000
+AGAIN: Final[Mapping[str, Any]] = {"slurm_additional_parameters": {"requeue": True}}
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,9 @@ def submit(words: Sequence[str], workers: int, logs: Path, settings: Mapping[str
     own = dict(settings)
     cluster = own.pop(CLUSTER, "slurm")
     try:
-        executor = submitit.AutoExecutor(folder=logs, cluster=cluster)
-        executor.update_parameters(**{"name": "ssiuu"} | own)
+        times = own.pop("slurm_max_num_timeout", TIMES)
+        executor = submitit.AutoExecutor(folder=logs, cluster=cluster, slurm_max_num_timeout=times)
+        executor.update_parameters(**{"name": "ssiuu", **AGAIN, **own})
         with executor.batch():
             jobs = [
                 executor.submit(Job((*words, "--worker", f"j{number}")))

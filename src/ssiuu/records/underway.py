@@ -15,7 +15,8 @@ from typing import Any
 
 from ssiuu.errors import InputError
 from ssiuu.records import lease
-from ssiuu.records.files import field_of, read_header
+from ssiuu.records.files import HEADER, field_of, read_header
+from ssiuu.records.schema import RunHeader
 from ssiuu.records.sharing import lock_of
 
 _KEY = re.compile(r"-[0-9a-f]{8}\.json$")
@@ -58,11 +59,12 @@ class Underway:
 
 @dataclass
 class Watcher:
-    """Looks at a run again and again; what is done is read once."""
+    """Looks at a run again and again; what is done is read once, and the header when it is another."""
 
     run: Path
     seconds: dict[str, float] = field(default_factory=dict)
     seen: dict[str, tuple[str, float]] = field(default_factory=dict)
+    known: tuple[tuple[int, int, int], RunHeader] | None = None
 
     def look(self) -> Underway:
         """Return how far the run is.
@@ -70,16 +72,17 @@ class Watcher:
         Raises:
             InputError: There is no run in this folder.
         """
-        header = read_header(self.run)
-        stages = [*header.stages]
-        missing = [path for path in stages if not self._done(path)]
-        folders = {Path(path).parent.as_posix() for path in missing}
-        work = [w for w in map(self._work, self._locks(missing)) if w is not None]
+        header = self._header()
+        stages, listed = [*header.stages], _Listed(self.run)
+        missing = [path for path in stages if not self._done(path, listed)]
+        folders = {_folder(path) for path in missing}
+        work = [w for w in map(self._work, self._locks(missing, listed)) if w is not None]
         busy = {w.stage for w in work}
-        failed = sorted(f for f in folders if f.startswith(_CELLS) and self._failed(f))
+        failed = sorted(f for f in folders if f.startswith(_CELLS) and _failed(listed.names(f)))
         waiting = [path for path in missing if path not in busy]
-        cells = {Path(path).parent.as_posix() for path in stages if path.startswith(_CELLS)}
-        lost = {path for path in waiting if Path(path).parent.as_posix() in failed}
+        cells = {_folder(path) for path in stages if path.startswith(_CELLS)}
+        broken = {*failed}
+        lost = {path for path in waiting if _folder(path) in broken}
         # Until settings are tuned the header names no cells.
         over = bool(cells) and not work and {*missing} <= lost
         return Underway(
@@ -94,23 +97,27 @@ class Watcher:
             over=over or bool(header.redacted),
         )
 
-    def _done(self, path: str) -> bool:
-        if path not in self.seconds and (self.run / path).exists():
+    def _header(self) -> RunHeader:
+        """Return the header, read again where its file is another one."""
+        try:
+            found = (self.run / HEADER).stat()
+        except OSError:
+            return read_header(self.run)  # which says what is wrong
+        stamp = found.st_ino, found.st_mtime_ns, found.st_size
+        if self.known is None or self.known[0] != stamp:
+            self.known = stamp, read_header(self.run)
+        return self.known[1]
+
+    def _done(self, path: str, listed: _Listed) -> bool:
+        if path not in self.seconds and path.rpartition("/")[2] in listed.names(_folder(path)):
             with suppress(InputError):  # one that is damaged is made again
                 self.seconds[path] = float(field_of(self.run / path, "seconds"))
         return path in self.seconds
 
-    def _failed(self, folder: str) -> bool:
-        return any((self.run / folder).glob("failed-*.json"))
-
-    def _locks(self, missing: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    def _locks(self, missing: Iterable[str], listed: _Listed) -> Iterator[tuple[str, Path]]:
         """Yield stages with the file that somebody signs who is at them."""
-        listed: dict[Path, set[str]] = {}
         for path in missing:
-            lock = lock_of(self.run / path)
-            if lock.parent not in listed:
-                listed[lock.parent] = _names(lock.parent)
-            names = listed[lock.parent]
+            lock, names = lock_of(self.run / path), listed.hidden(_folder(path))
             found = [n for n in names if n == lock.name or n.startswith(f"{lock.name}.")]
             if found:
                 yield path, lock.with_name(max(found, key=_generation))
@@ -158,11 +165,32 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def _names(folder: Path) -> set[str]:
-    try:
-        return {*os.listdir(folder)}
-    except OSError:
-        return set()
+class _Listed:
+    """What lies in the folders of a run, each listed once a look."""
+
+    def __init__(self, run: Path) -> None:
+        self.run, self.found = run, dict[str, set[str]]()
+
+    def names(self, folder: str) -> set[str]:
+        """Return the names in a folder; none where it is not there."""
+        if folder not in self.found:
+            try:
+                self.found[folder] = {*os.listdir(self.run / folder)}
+            except OSError:
+                self.found[folder] = set()
+        return self.found[folder]
+
+    def hidden(self, folder: str) -> list[str]:
+        """Return those that begin with a dot, as locks do."""
+        return [name for name in self.names(folder) if name.startswith(".")]
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _failed(names: Iterable[str]) -> bool:
+    return any(name.startswith("failed-") and name.endswith(".json") for name in names)
 
 
 def _there(pid: int) -> bool:

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -226,14 +226,28 @@ def alone_in(folder: Path) -> Iterator[None]:
         OutputError: One does, or the folder cannot be written to.
     """
     sharing, places = Sharing(folder), [p for p in (folder, *folder.glob("cells/*")) if p.is_dir()]
+    locks = [*(place / LOCK for place in places), *_parts(folder)]
+    _make_room(len(locks))
     with ExitStack() as held:
-        for lock in (*(place / LOCK for place in places), *_parts(folder)):
+        for lock in locks:
             if (mine := sharing.hold(lock, part=lock.name != LOCK)) is None:
                 raise OutputError(
                     f"another process is at work in {lock.parent}: wait for it, or end it."
                 )
             held.callback(mine.release)
         yield
+
+
+def _make_room(files: int) -> None:
+    """Let this process have so many files open, and as many as it has besides, where it may."""
+    with suppress(ImportError, ValueError, OSError):  # of Windows, and of a limit that is a hard one
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = files + 256
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _parts(folder: Path) -> list[Path]:
