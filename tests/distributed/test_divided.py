@@ -22,7 +22,8 @@ from ssiuu.attacks.quantise import quantised
 from ssiuu.attribution.hidden import blocks, hidden_states
 from ssiuu.attribution.integrated import integrated_extremes
 from ssiuu.attribution.neuron import batches, extremes
-from ssiuu.diagnosis.causal import restored
+from ssiuu.diagnosis.causal import mean_outputs, restored
+from ssiuu.diagnosis.depth import answer_states, drops
 from ssiuu.diagnosis.lens import LensReader
 from ssiuu.diagnosis.probe import option_directions, prompt_states
 from ssiuu.diagnosis.readout import Readout, Target
@@ -77,6 +78,8 @@ def looked_at(model: Any, prompt: Prompt) -> dict[str, Any]:
     with torch.no_grad():  # a pass that stops on its way, and one after it
         found["hidden"] = [hidden_states(model, batch, 0) for batch in batches(model, rows, 0)]
     found["states"] = prompt_states(model, prompt, FACTS, 0)
+    found["means"] = [*mean_outputs(model, sites, rows, 0).values()]
+    found["drops"] = drops(model, rows, answer_states(model, rows, 0), 0)
     found["directions"] = option_directions(model, prompt, FACTS[0])
     ids = [row.prompt + row.answer for row in rows]
     target = Target.of(model, ids)
@@ -115,20 +118,21 @@ def changed(model: Any, original: Original, place: Path) -> dict[str, Any]:
     return found
 
 
-def close(one: Any, other: Any, where: str = "") -> Iterator[str]:
+def close(one: Any, other: Any, where: str = "", exact: bool = False) -> Iterator[str]:
     """Yield where two findings are further apart than the sums of one process and of several."""
     if isinstance(one, Tensor):
-        if not torch.allclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=True):
+        bound = {"rtol": 0.0, "atol": 0.0} if exact else {"rtol": 1e-4, "atol": 1e-5}
+        if not torch.allclose(one, other, **bound, equal_nan=True):
             yield f"{where} {float((one - other).abs().max())}"
     elif isinstance(one, dict):
         for key in one:
-            yield from close(one[key], other[key], f"{where} {key}")
+            yield from close(one[key], other[key], f"{where} {key}", exact)
     elif isinstance(one, list | tuple):
         assert len(one) == len(other), where
         for n, pair in enumerate(zip(one, other, strict=True)):
-            yield from close(*pair, f"{where} {n}")
+            yield from close(*pair, f"{where} {n}", exact)
     elif isinstance(one, float):
-        yield from close(torch.tensor(one), torch.tensor(other), where)
+        yield from close(torch.tensor(one), torch.tensor(other), where, exact)
     elif one != other:
         yield f"{where} {one} {other}"
 
@@ -157,8 +161,12 @@ def together(place: Path) -> int:
     loaded = load(str(place / "model"))
     model, original = loaded.model, Original(loaded)
     prompt = Prompt(loaded.tokenizer, "qa")
-    whole = looked_at(model, prompt), changed(model, original, place)
-    assert not shards.is_cut(model)
+    dealt = looked_at(model, prompt)
+    with shards._by_itself():
+        loaded = load(str(place / "model"))
+        model, original = loaded.model, Original(loaded)
+        whole = looked_at(model, prompt), changed(model, original, place)
+    assert not [*close(dealt, whole[0], exact=True)]
     loaded = load(str(place / "model"))
     model, original = loaded.model, Original(loaded)
     shards.divide(model, blocks(model))

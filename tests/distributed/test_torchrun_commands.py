@@ -146,6 +146,7 @@ RECIPE = {
         "reads": [1, 2],
     },
     "examine": {"steps": [2]},
+    "inside": True,
 }
 
 
@@ -159,7 +160,6 @@ def test_a_run_has_the_record_of_a_single_process(place: Path) -> None:
 
 IN_SHARDS = {
     "mesh": {"reading": "shards"},
-    "inside": True,
     "examine": {"steps": [2], "planted": 0},
     "attacks": {
         "harmful": {"fractions": [0.3], "learning_rates": [1e-3]},

@@ -6,6 +6,7 @@ pytest tests/oracles/test_lens.py
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -93,7 +94,8 @@ def test_the_passes_give_the_same_attributions(make_model: Any, make_examples: A
     model, examples = make_model(0), make_examples(20)
     seen: list[int] = []
     plain = extremes(model, find_sites(model), examples, 1)
-    watched = extremes(model, find_sites(model), examples, 1, lambda b, s: seen.append(len(s)))
+    watch = SimpleNamespace(look=lambda batch, states: len(states), take=seen.append)
+    watched = extremes(model, find_sites(model), examples, 1, watch)
     for one, other in zip(plain, watched, strict=True):
         assert torch.equal(one.highest, other.highest) and torch.equal(one.lowest, other.lowest)
     assert seen == [3, 3]  # embeddings and two blocks, for each of two batches

@@ -34,9 +34,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssiuu.attribution.neuron import Extremes, batches, by_path, frozen, token_extremes
+from ssiuu.attribution.neuron import Extremes, batches, by_path, frozen, portable, token_extremes
 from ssiuu.causal import CausalLM
 from ssiuu.likelihood import Batch, Example, answer_logprobs
+from ssiuu.models.shards import in_turns
 from ssiuu.models.sites import Site
 
 STEPS = 6
@@ -54,8 +55,9 @@ def integrated_extremes(
         pad: Padding token id.
         steps: Nodes of the quadrature, at least 1.
     """
-    for batch in batches(model, examples, pad):
-        yield _batch(model, sites, batch, steps)
+    yield from in_turns(
+        batches(model, examples, pad), lambda batch: portable(_batch(model, sites, batch, steps))
+    )
 
 
 def _batch(model: CausalLM, sites: Sequence[Site], batch: Batch, steps: int) -> Extremes:

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,6 +24,7 @@ from torch import Tensor
 from ssiuu.attribution.hidden import residuals
 from ssiuu.causal import CausalLM
 from ssiuu.likelihood import Batch, Example, answer_logprobs, collate, length_sorted
+from ssiuu.models.shards import in_turns, world
 from ssiuu.models.sites import Site
 
 BATCH = 16
@@ -49,7 +50,7 @@ def extremes(
     sites: Sequence[Site],
     examples: Sequence[Example],
     pad: int,
-    watch: Callable[[Batch, Sequence[Tensor]], None] | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[Extremes]:
     """Yield the extremes of every example, a batch at a time, examples with similar lengths together.
 
@@ -58,16 +59,40 @@ def extremes(
         sites: Where the neurons are; N is the sum of their widths, in this order.
         examples: Questions with their answers.
         pad: Padding token id.
-        watch: Told every batch and its residual stream; see `ssiuu.attribution.hidden.residuals`.
+        watch: Shown every batch and its residual stream; see `ssiuu.attribution.hidden.residuals`.
     """
-    for batch in batches(model, examples, pad):
+
+    def read(batch: Batch) -> tuple[Extremes, Any]:
         if watch is None:
-            yield _batch(model, sites, batch)
-            continue
+            return portable(_batch(model, sites, batch)), None
         with residuals(model) as states:
-            batch_extremes = _batch(model, sites, batch)
-        watch(batch, states)
-        yield batch_extremes
+            found = _batch(model, sites, batch)
+        return portable(found), watch.look(batch, states)
+
+    for found, seen in in_turns(batches(model, examples, pad), read):
+        if watch is not None:
+            watch.take(seen)
+        yield found
+
+
+class Watch(Protocol):
+    """Who reads the residual stream of passes that are taken anyway."""
+
+    def look(self, batch: Batch, states: Sequence[Float[Tensor, "B T _"]]) -> Any:
+        """Return what is seen of one batch, on the process that reads it."""
+        ...
+
+    def take(self, seen: Any) -> None:
+        """Take what was seen of a batch, on every process, in the order of the batches."""
+        ...
+
+
+def portable(found: Extremes) -> Extremes:
+    """Return extremes as other processes can have them, where there are any."""
+    if world() == 1:
+        return found
+    gap = None if found.gap is None else found.gap.cpu()
+    return Extremes(found.ids, found.highest.cpu(), found.lowest.cpu(), found.logprob.cpu(), gap)
 
 
 def batches(model: CausalLM, examples: Sequence[Example], pad: int) -> Iterator[Batch]:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -32,9 +33,9 @@ from ssiuu.diagnosis.influence import Baseline, variation
 from ssiuu.errors import ConfigError
 from ssiuu.evaluation.scores.base import ReadFacts
 from ssiuu.evaluation.scores.ranking import read_by_ranking
-from ssiuu.likelihood import Example, Prompt, last_columns
+from ssiuu.likelihood import Batch, Example, Prompt, last_columns
 from ssiuu.models.hooks import hooked
-from ssiuu.models.shards import edited
+from ssiuu.models.shards import dealt, edited
 from ssiuu.models.sites import Site
 from ssiuu.records.schema import (
     Ablation,
@@ -117,18 +118,24 @@ def causal_test(
     generator = torch.Generator().manual_seed(seed)
     unlearned = reading(model, prompt, facts)
 
-    def read(mode: Ablation, units: Units) -> Readings:
+    def read(wanted: tuple[Ablation, Units]) -> Readings:
+        mode, units = wanted
         with _ablation(model, mode, units, before, means):
             return reading(model, prompt, facts)
 
+    asked: list[tuple[Ablation, Units]] = []
+    for side, mode in plan:
+        for m in grid(influence[side]):
+            top = top_units(influence[side], sites, m)
+            # From the same maps, so that what a map does by itself is no evidence.
+            asked += [(mode, random_units(top, generator)) for _ in range(draws)] + [(mode, top)]
+    found = iter(dealt(asked, read))
     curves = []
     for side, mode in plan:
         points = []
         for m in grid(influence[side]):
-            top = top_units(influence[side], sites, m)
-            # From the same maps, so that what a map does by itself is no evidence.
-            others = [read(mode, random_units(top, generator)) for _ in range(draws)]
-            points.append(_point(m, facts, original, unlearned, read(mode, top), others))
+            *others, at_top = islice(found, draws + 1)
+            points.append(_point(m, facts, original, unlearned, at_top, others))
         curves.append(CausalCurve(side=side, mode=mode, points=points))
     headline = [p.share for p in curves[0].points if p.m == HEADLINE]
     return Causal(
@@ -169,18 +176,16 @@ def mean_outputs(
 ) -> dict[Site, Float[Tensor, " width"]]:
     """Return every site's mean output over all real tokens of the examples."""
     device = next(model.parameters()).device
-    sums: dict[Site, Tensor] = {}
-    count = 0
-    for batch in batches(model, examples, pad):
-        keep = batch.attention_mask.bool()
-        count += int(keep.sum())
 
-        def add(site: Site, keep: Tensor, module: Any, inputs: Any, output: Tensor) -> None:
+    def read(batch: Batch) -> tuple[int, dict[Site, Tensor]]:
+        keep, sums = batch.attention_mask.bool(), dict[Site, Tensor]()
+
+        def add(site: Site, module: Any, inputs: Any, output: Tensor) -> None:
             by_token = output.reshape(*keep.shape, -1)  # some models flatten rows and tokens into one
-            total = site.take(by_token[keep].double().sum(0))
+            total = site.take(by_token[keep].double().sum(0)).cpu()
             sums[site] = sums[site] + total if site in sums else total
 
-        with hooked((model.get_submodule(s.path), partial(add, s, keep)) for s in sites):
+        with hooked((model.get_submodule(site.path), partial(add, site)) for site in sites):
             model(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
@@ -188,7 +193,14 @@ def mean_outputs(
                 logits_to_keep=last_columns(0, device),  # nobody reads them
                 use_cache=False,
             )
-    return {site: total / count for site, total in sums.items()}
+        return int(keep.sum()), sums
+
+    totals: dict[Site, Tensor] = {}
+    count = 0
+    for tokens, sums in dealt(batches(model, examples, pad), read):
+        count += tokens
+        totals = {site: totals[site] + part if totals else part for site, part in sums.items()}
+    return {site: (total / count).to(device) for site, total in totals.items()}
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from ssiuu.causal import CausalLM
 from ssiuu.diagnosis.causal import as_record
 from ssiuu.likelihood import Batch, Example, answer_logprobs
 from ssiuu.models.hooks import hooked
+from ssiuu.models.shards import dealt
 from ssiuu.records.schema import Depth
 from ssiuu.statistics import bootstrap_mean
 
@@ -45,25 +46,26 @@ Drops = dict[str, Float[Tensor, " L"]]  # by id: what the answer loses by each b
 @torch.no_grad()
 def answer_states(model: CausalLM, examples: Sequence[Example], pad: int) -> States:
     """Return the states after every block at the positions that predict the answer (on the CPU)."""
-    states: States = {}
-    for batch in batches(model, examples, pad):
+
+    def read(batch: Batch) -> States:
         width = batch.targets.shape[1]
         block_states: list[Tensor] = []
 
         with hooked((block, partial(_keep, block_states, width)) for block in blocks(model)):
             answer_logprobs(model, batch)
         stacked = torch.stack(block_states, 1)
-        for row, id in enumerate(batch.ids):
-            states[id] = stacked[row][:, batch.answer_mask[row].cpu()]
-    return states
+        return {id: stacked[row][:, batch.answer_mask[row].cpu()] for row, id in enumerate(batch.ids)}
+
+    found = dealt(batches(model, examples, pad), read)
+    return {id: states for part in found for id, states in part.items()}
 
 
 @torch.no_grad()
 def drops(model: CausalLM, examples: Sequence[Example], states: States, pad: int) -> Drops:
     """Return what every answer loses when another model's states are put in, block by block."""
-    all_drops: Drops = {}
     layers = blocks(model)
-    for batch in batches(model, examples, pad):
+
+    def read(batch: Batch) -> Drops:
         own = answer_logprobs(model, batch)
         lost = []
         for index, block in enumerate(layers):
@@ -71,8 +73,10 @@ def drops(model: CausalLM, examples: Sequence[Example], states: States, pad: int
             with _patched(block, batch, row_states):
                 lost.append((own.sum - answer_logprobs(model, batch).sum) / own.count)
         stacked = torch.stack(lost, 1).cpu()
-        all_drops |= {id: stacked[row] for row, id in enumerate(batch.ids)}
-    return all_drops
+        return {id: stacked[row] for row, id in enumerate(batch.ids)}
+
+    found = dealt(batches(model, examples, pad), read)
+    return {id: lost for part in found for id, lost in part.items()}
 
 
 def depth_score(unlearned: Drops, reference: Drops, entities: Mapping[str, str]) -> Depth:

@@ -47,11 +47,13 @@ class LensReader:
         self.wins: list[list[bool]] = []
 
     @torch.no_grad()
-    def __call__(self, batch: Batch, states: Sequence[Float[Tensor, "B T _"]]) -> None:
-        """Read one batch, given its residual stream (see `ssiuu.attribution.hidden.residuals`)."""
+    def look(self, batch: Batch, states: Sequence[Float[Tensor, "B T _"]]) -> list[list[bool]]:
+        """Return whether the answer wins, by fact and layer, of one batch, given its residual stream
+        (see `ssiuu.attribution.hidden.residuals`); nothing where that cannot be read.
+        """
         rows = [row for row, id in enumerate(batch.ids) if id in self.tokens]
         if self.norm is None or not rows or states[-1].shape[-1] != states[0].shape[-1]:
-            return  # no known norm, or another map between it and the output embedding
+            return []  # no known norm, or another map between it and the output embedding
         # Column T - n predicts the first of n answer tokens: the prompt's end.
         ends = batch.input_ids.shape[1] - batch.answer_mask.sum(1)[rows]
         last = [state[rows, ends] for state in states]
@@ -63,8 +65,14 @@ class LensReader:
         if getattr(self.head, "bias", None) is not None:
             good_bias, bad_bias = picked(self.head.bias, pairs).unbind(1)
             lead = good_bias - bad_bias
-        wins = torch.stack([(x * (good - bad)).sum(-1) + lead > 0 for x in last], 1)
-        self.wins += wins.tolist()
+        found: list[list[bool]] = torch.stack(
+            [(x * (good - bad)).sum(-1) + lead > 0 for x in last], 1
+        ).tolist()
+        return found
+
+    def take(self, seen: list[list[bool]]) -> None:
+        """Add what was seen of a batch."""
+        self.wins += seen
 
     def lens(self) -> Lens | None:
         """Return the accuracy by layer (0 = embeddings) so far; None where nothing could be read."""

@@ -31,7 +31,7 @@ from torch import Tensor
 from ssiuu.causal import CausalLM
 from ssiuu.diagnosis.causal import as_record
 from ssiuu.likelihood import Example, Prompt, collate, last_columns, length_sorted
-from ssiuu.models.shards import picked
+from ssiuu.models.shards import dealt, picked
 from ssiuu.records.schema import FactText, LinearProbe
 from ssiuu.statistics import Estimate, bootstrap_mean
 
@@ -92,8 +92,8 @@ def prompt_states(
     """
     device = next(model.parameters()).device
     prompts = [prompt.question(fact.question) for fact in facts]
-    by_row: dict[int, Tensor] = {}
-    for rows in length_sorted([len(p) for p in prompts], 16):
+
+    def read(rows: list[int]) -> Float[Tensor, "B L d"]:
         # The last column is never fed, so one token stands in for the answer.
         batch = collate([Example("", prompts[i], [pad]) for i in rows], pad).to(device)
         states = model(
@@ -105,7 +105,11 @@ def prompt_states(
             use_cache=False,
         ).hidden_states
         alike = [state for state in states if state.shape[-1] == states[0].shape[-1]]
-        last = torch.stack([state[:, -1].float().cpu() for state in alike], 1)
+        return torch.stack([state[:, -1].float().cpu() for state in alike], 1)
+
+    order = length_sorted([len(p) for p in prompts], 16)
+    by_row: dict[int, Tensor] = {}
+    for rows, last in zip(order, dealt(order, read), strict=True):
         by_row |= dict(zip(rows, last, strict=True))
     return torch.stack([by_row[i] for i in range(len(facts))])
 

@@ -26,6 +26,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -450,6 +451,13 @@ def dealt(units: Iterable[U], work: Callable[[U], T]) -> list[T]:
     if _pieces:
         return [work(unit) for unit in units]
     return spread(units, work)
+
+
+def in_turns(units: Iterable[U], work: Callable[[U], T]) -> Iterator[T]:
+    """Do as `dealt` does, a round of all processes at a time: what came of no more is held."""
+    left = iter(units)
+    while turn := list(islice(left, world())):
+        yield from dealt(turn, work)
 
 
 def spread(units: Iterable[U], work: Callable[[U], T]) -> list[T]:
