@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from sample_record import sample_record
+from ssiuu.analysis.across import grounds
+from ssiuu.analysis.front import axis, front, layers
 from ssiuu.analysis.verdict import judgement
 from ssiuu.records.schema import RunRecord
 from ssiuu.report import few as module
 from ssiuu.report import page, write_report
-from ssiuu.report.few import few, layers
+from ssiuu.report.compare_page import render_comparison
+from ssiuu.report.few import few, few_members
 
 SAMPLE = sample_record()
 
@@ -54,6 +57,18 @@ def test_a_page_says_what_it_leaves_out(tmp_path: Path, monkeypatch: pytest.Monk
     assert all(f" {word}" in left_out.partition(".")[0] for word in words)
     assert len((tmp_path / "verdicts.csv").read_text().splitlines()) > 60 * 6
     assert "m59" in (tmp_path / "verdicts.csv").read_text() and "m59" not in text
+
+
+def test_a_comparison_says_what_it_leaves_out() -> None:
+    (ground,) = grounds({"one": large(200, 1)})
+    shown = few_members(ground)
+    assert len(shown.members) == module.MOST and shown.members[0].before
+    best = {member.name for member in front(ground, axis(ground))}
+    assert best and (best <= {m.name for m in shown.members} or len(best) > 90)
+    text = render_comparison([ground])
+    assert f"This page shows 100 of {len(ground.members)} rows: " in text
+    (fits,) = grounds({"one": SAMPLE})
+    assert few_members(fits) is fits
 
 
 def test_of_few_methods_more_seeds_are_shown() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 
 from ssiuu.analysis.across import KL, Ground, Member
@@ -61,8 +62,14 @@ def axes_of(record: RunRecord, against: str | None = None) -> list[Column]:
 
 def front(ground: Ground, kept: Column) -> list[Member]:
     """Return the methods that no other one beats in both: what was kept, and what comes back."""
+    found = layers(points_of(ground, kept))
+    return [member for member in ground.members if found.get(member.name) == 0]
+
+
+def points_of(ground: Ground, kept: Column) -> dict[str, tuple[float, float]]:
+    """Return of every method that has both what was kept and what comes back, less being better."""
     sign = 1 if kept.direction == "lower" else -1
-    points = {
+    return {
         member.name: (sign * x, y)
         for member in ground.members
         if not member.control
@@ -70,7 +77,18 @@ def front(ground: Ground, kept: Column) -> list[Member]:
         and (y := member.read(ground.level)) is not None
     }
 
-    def beaten(point: tuple[float, float]) -> bool:
-        return any(o[0] <= point[0] and o[1] <= point[1] and o != point for o in points.values())
 
-    return [e for e in ground.members if e.name in points and not beaten(points[e.name])]
+def layers(points: Mapping[str, tuple[float, float]]) -> dict[str, int]:
+    """Return how often one has to take away what nobody beats in both numbers, until it is the turn of
+    each; of both less is better.
+
+    Sorted by the first number, what beats a point has come before it: it belongs to the first layer
+    whose least second number is above its own.
+    """
+    lowest: list[float] = []
+    found: dict[tuple[float, float], int] = {}
+    for point in sorted({*points.values()}):
+        layer = bisect_right(lowest, point[1])
+        lowest[layer : layer + 1] = [point[1]]
+        found[point] = layer
+    return {name: found[point] for name, point in points.items()}

@@ -8,7 +8,7 @@ Nothing is averaged over what does not compare: that has a table of its own for 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from ssiuu.analysis.across import LEVEL, Ground, Member, apart
@@ -180,14 +180,15 @@ def comma_separated(grounds: Sequence[Ground], against: str | None = None) -> st
     Rows with equal `ground` compare, and no others. An empty field of a ground that has no such column
     at all is one too.
     """
-    lines = [_line(ground, member, against) for ground in grounds for member in ground.members]
+    best = [{member.name for member in front(g, axis(g, against))} for g in grounds]
+    pairs = zip(grounds, best, strict=True)
+    lines = [_line(ground, member, names) for ground, names in pairs for member in ground.members]
     heading = list(dict.fromkeys(key for line in lines for key in line))
     return csv_text(heading, ([line.get(key) for key in heading] for line in lines))
 
 
-def _line(ground: Ground, member: Member, against: str | None) -> dict[str, Any]:
+def _line(ground: Ground, member: Member, best: Collection[str]) -> dict[str, Any]:
     header, highest = next(iter(ground.headers.values())), ground.highest(member)
-    best = {chosen.name for chosen in front(ground, axis(ground, against))}
     return {
         "ground": ground.name,
         "benchmark": header.benchmark.name,

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from ssiuu.analysis.across import Ground
 from ssiuu.analysis.front import axis
 from ssiuu.report.compare import main_table, matrix, remarks, rest
+from ssiuu.report.few import few_members
 from ssiuu.report.figures.front import fronts
 from ssiuu.report.page import environment, policy, template_text
 
@@ -20,7 +21,8 @@ def render_comparison(grounds: Sequence[Ground], against: str | None = None) -> 
     """Return the comparison of runs as one HTML page.
 
     Args:
-        grounds: What compares (`ssiuu.analysis.across.grounds`).
+        grounds: What compares (`ssiuu.analysis.across.grounds`); of many methods some are shown, and
+            the page says which.
         against: Key of the column that the level after attack is drawn against; None: see
             `ssiuu.analysis.front.axis`.
 
@@ -28,6 +30,7 @@ def render_comparison(grounds: Sequence[Ground], against: str | None = None) -> 
         ConfigError: A ground has no such column.
     """
     style = template_text("style.css")
+    grounds = [few_members(ground, against) for ground in grounds]
     return (
         environment()
         .get_template("compare.html.j2")

@@ -6,15 +6,15 @@ programs (tables as CSV or JSON, `verdicts.csv`) has all of them, whatever their
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final, NamedTuple
 
-from ssiuu.analysis.across import LEVEL
+from ssiuu.analysis.across import LEVEL, Ground, Member
 from ssiuu.analysis.column import Column, Model
 from ssiuu.analysis.columns import columns
-from ssiuu.analysis.front import axes_of
+from ssiuu.analysis.front import axes_of, axis, layers, points_of
 from ssiuu.analysis.scale import mean
 from ssiuu.analysis.verdict import VERDICTS, judgement
 from ssiuu.records.schema import Cell, RunRecord
@@ -55,20 +55,34 @@ def few(record: RunRecord, baseline: str | None = None) -> Shown:
     return Shown(small, _said(record, len(cells), methods, len(by_label), seeds, (kept, least)))
 
 
-def layers(points: Mapping[str, tuple[float, float]]) -> dict[str, int]:
-    """Return how often one has to take away what nobody beats in both numbers, until it is the turn of
-    each; of both less is better.
+def few_members(ground: Ground, against: str | None = None) -> Ground:
+    """Return what compares as a page shows it: the methods that `few` would choose, and a remark.
 
-    Sorted by the first number, what beats a point has come before it: it belongs to the first layer
-    whose least second number is above its own.
+    Args:
+        ground: What compares.
+        against: Of what was kept, as for `ssiuu.analysis.front.axis`.
+
+    Raises:
+        ConfigError: There is no such column.
     """
-    lowest: list[float] = []
-    found: dict[tuple[float, float], int] = {}
-    for point in sorted({*points.values()}):
-        layer = bisect_right(lowest, point[1])
-        lowest[layer : layer + 1] = [point[1]]
-        found[point] = layer
-    return {name: found[point] for name, point in points.items()}
+    if len(ground.members) <= MOST:
+        return ground
+    kept = axis(ground, against)
+    found = layers(points_of(ground, kept))
+
+    def rank(member: Member) -> tuple[int, int]:
+        if member.control:
+            return 0, 0
+        return (1, found[member.name]) if member.name in found else (2, 0)
+
+    chosen = {id(member) for member in sorted(ground.members, key=rank)[:MOST]}
+    members = [member for member in ground.members if id(member) in chosen]
+    remark = (
+        f"This page shows {MOST} of {len(ground.members):,} rows: the controls first, then the methods "
+        f"that no other one beats both in {kept.heading} and in what comes back, then those that these "
+        "alone beat, and so on. ssiuu compare with --format csv prints all."
+    )
+    return replace(ground, members=members, remarks=[*ground.remarks, remark])
 
 
 def _axes(record: RunRecord) -> tuple[Column | None, Column | None]:
