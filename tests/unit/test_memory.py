@@ -18,8 +18,9 @@ from ssiuu.experiment import estimate
 from ssiuu.experiment.memory import Form, activations, held, measured, need, of_recipe, table
 from ssiuu.experiment.recipe import resolve
 from ssiuu.methods import make
-from ssiuu.models import nf4
+from ssiuu.models import nf4, room
 from ssiuu.models.size import SMOLLM2, Size, size_of
+from ssiuu.models.weights import snapshot
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,6 +105,17 @@ def test_what_is_estimated_is_what_is_measured(
     rows = (2 * count * (tokens - 1), count * tokens)
     said = need(make(name), size, kind, *rows, rank=rank, nf4=form == "nf4")
     assert said == pytest.approx(found, rel=0.2)
+
+
+def test_a_copy_on_the_disk_takes_no_memory(perf: ModuleType) -> None:
+    model = perf.model_of(WIDTH, LAYERS)
+    total = sum(p.numel() for p in model.parameters())
+    for offload, each in (("memory", 8.0), ("disk", 4.0)):
+        room.choose(model, offload)
+        with perf.counted(model) as storages:
+            copies = snapshot(model)
+            assert storages.peak / total == pytest.approx(each, rel=0.01)
+        del copies
 
 
 def test_what_is_put_together_holds_the_sum() -> None:

@@ -9,8 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from ssiuu.errors import ConfigError
+from ssiuu.experiment.recipe import resolve
 from ssiuu.models import room
+from ssiuu.models.load import Loaded
+from ssiuu.models.original import Original
+from ssiuu.models.place import Placement
 from ssiuu.models.weights import restore, snapshot
+from ssiuu.training.limits import Kept
 
 
 @pytest.mark.parametrize("free", [None, 1 << 40, 0])
@@ -30,6 +36,52 @@ def test_a_snapshot_is_put_back_from_wherever_it_lies(
     assert all(torch.equal(c, b) for c, b in zip(copies.values(), before, strict=True))
     restore(model, copies)
     assert all(map(torch.equal, model.parameters(), before))
+
+
+@pytest.mark.parametrize("offload", ["auto", "memory", "disk"])
+def test_a_model_may_be_told_where_its_copies_lie(
+    offload: room.Offload, tiny_model: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """And whatever is done with them comes out the same, to the last bit."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    model = Placement(offload=offload).put(tiny_model)
+    assert room.chosen(model) == offload and room.chosen(object) == "auto"
+    files = [copy.untyped_storage().filename is not None for copy in snapshot(model).values()]
+    assert set(files) == {offload == "disk"}
+    before = [p.detach().clone() for p in model.parameters()]
+    original = Original(Loaded(model, None, None, None))  # type: ignore[arg-type]
+    kept = Kept(dict(model.named_parameters()), offload=room.chosen(model))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    moved = [p.detach().clone() for p in model.parameters()]
+    with original.in_place():
+        assert all(map(torch.equal, model.parameters(), before))
+    assert all(map(torch.equal, model.parameters(), moved))
+    assert all(map(torch.equal, kept.copies.values(), before))
+    kept.take(1)
+    assert all(map(torch.equal, kept.copies.values(), moved))
+
+
+def test_a_recipe_says_it() -> None:
+    recipe, _ = resolve(None, ["offload=disk"])
+    assert recipe.placement.offload == "disk" and recipe.placement.key == []
+    with pytest.raises(ConfigError, match="'auto', 'memory' or 'disk'"):
+        resolve(None, ["offload=ssd"])
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_container_has_less_than_its_machine(version: int, tmp_path: Path) -> None:
+    folder = tmp_path / "memory" if version == 1 else tmp_path
+    folder.mkdir(exist_ok=True)
+    names = ("limit_in_bytes", "usage_in_bytes") if version == 1 else ("max", "current")
+    assert room._of_group(tmp_path) is None
+    for name, value in zip(names, (4000, 3000), strict=True):
+        (folder / f"memory.{name}").write_text(f"{value}\n")
+    (folder / "memory.stat").write_text("inactive_file 500\ntotal_inactive_file 500\n")
+    assert room._of_group(tmp_path) == 1500
+    (folder / f"memory.{names[0]}").write_text("max\n")
+    assert room._of_group(tmp_path) is None
 
 
 def test_tied_weights_are_copied_once() -> None:

@@ -34,6 +34,7 @@ from ssiuu.likelihood import Example, Prompt, encode
 from ssiuu.models.load import Loaded, load
 from ssiuu.models.original import Original
 from ssiuu.models.place import Attention, Dtype, Placement
+from ssiuu.models.room import Offload
 from ssiuu.plugins import SENTENCES, held_to
 from ssiuu.records.schema import BenchmarkInfo, FactText, Knowledge, Split
 
@@ -125,6 +126,11 @@ class Basis(Section):
     gradient_checkpointing: bool = Field(
         default=False, description="compute activations again in the backward pass: less memory, slower"
     )
+    offload: Offload = Field(
+        default="auto",
+        description="where copies of the weights lie: beside them, in main memory or on the disk, by "
+        "what is free (auto), or in one of the latter two",
+    )
     mesh: Mesh = Mesh()
     prompt: Literal["plain", "qa", "chat"] | None = Field(
         default=None,
@@ -147,7 +153,8 @@ class Basis(Section):
         Raises:
             ConfigError: This machine has no such device.
         """
-        return Placement.of(self.device, self.dtype, self.attention, self.gradient_checkpointing)
+        settings = self.device, self.dtype, self.attention, self.gradient_checkpointing
+        return Placement.of(*settings, offload=self.offload)
 
     def load(self, name: str | None = None) -> Loaded:
         """Load the model, or the one of another name, with all that is said here of how.

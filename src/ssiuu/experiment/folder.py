@@ -48,6 +48,7 @@ CHANGEABLE = {
     "dtype",
     "attention",
     "gradient_checkpointing",
+    "offload",
     "shard_size",
     "mesh",
     "keep_checkpoints",

@@ -151,7 +151,8 @@ def of_recipe(recipe: Recipe, size: Size, tokens: float) -> float:
     ]
     retrained = measured("gd", form)
     assert retrained is not None
-    attacked = size.parameters * (retrained.peak + GRADIENT[form])
+    beside = 0.0 if recipe.offload == "disk" else GRADIENT[form]
+    attacked = size.parameters * (retrained.peak + beside)
     return PROGRAM + max([*runs, attacked])
 
 

@@ -293,7 +293,7 @@ class Recipe(Basis):
         """Where the model is put, and in which type: that of the adapters' base, where it is told."""
         lora = self.unlearn.lora
         settings = self.device, "bf16" if lora.base == "bf16" else self.dtype, self.attention
-        return Placement.of(*settings, self.gradient_checkpointing)
+        return Placement.of(*settings, self.gradient_checkpointing, self.offload)
 
     @property
     def opens(self) -> Benchmark[Any]:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from ssiuu.causal import CausalLM
 from ssiuu.models.maps import adaptable
-from ssiuu.models.room import put_away
+from ssiuu.models.room import chosen, put_away
 
 PACKAGE: Final = "bitsandbytes"
 REMEDY: Final = f"the package {PACKAGE}: pip install 'ssiuu[nf4]'"
@@ -88,7 +88,7 @@ def held(model: CausalLM, paths: Sequence[str]) -> Iterator[None]:
         OSError: There is no room for the weights themselves, not even on the disk.
     """
     maps: list[Any] = [model.get_submodule(path) for path in paths]
-    own = put_away([each.weight for each in maps])
+    own = put_away([each.weight for each in maps], chosen(model))
     try:
         for path, each in zip(paths, maps, strict=True):
             _put(model, path, _coded(each))

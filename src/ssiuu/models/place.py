@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ssiuu.errors import ConfigError
+from ssiuu.models.room import Offload, choose
 from ssiuu.models.shards import dividing
 
 Dtype = Literal["auto", "fp32", "bf16"]
@@ -33,13 +34,14 @@ class Placement:
 
     `dtype`: of the weights in memory, whatever their files hold. `attention`: as transformers names it;
     None: the library's own choice. `checkpointing`: whether activations are computed again in the
-    backward pass.
+    backward pass. `offload`: where copies of its weights lie; see `ssiuu.models.room`.
     """
 
     device: torch.device = CPU
     dtype: torch.dtype = torch.float32
     attention: str | None = None
     checkpointing: bool = False
+    offload: Offload = "auto"
 
     @classmethod
     def of(
@@ -48,6 +50,7 @@ class Placement:
         dtype: Dtype = "auto",
         attention: Attention = "auto",
         checkpointing: bool = False,
+        offload: Offload = "auto",
     ) -> Placement:
         """Return the placement of some settings on this machine.
 
@@ -56,6 +59,7 @@ class Placement:
             dtype: Of the weights; auto is fp32, in which scores are taken (decision 0006).
             attention: The implementation.
             checkpointing: Whether activations are computed again.
+            offload: Where copies of the weights lie.
 
         Raises:
             ConfigError: There is no such device here, or it cannot compute what is needed.
@@ -65,6 +69,7 @@ class Placement:
             dtype=TYPES["fp32" if dtype == "auto" else dtype],
             attention=None if attention == "auto" else attention,
             checkpointing=checkpointing,
+            offload=offload,
         )
 
     @property
@@ -97,6 +102,7 @@ class Placement:
             # Through hooks too, which the other kind would call without a gradient.
             newer = getattr(model, "activation_checkpointing_enable", None)
             (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
+        choose(model, self.offload)
         return model
 
     @property

@@ -27,7 +27,7 @@ from ssiuu.errors import DamagedError, ModelError, OutputError
 from ssiuu.models.checks import check_finite
 from ssiuu.models.files import NOTED
 from ssiuu.models.quiet import quiet
-from ssiuu.models.room import copied
+from ssiuu.models.room import chosen, copied
 from ssiuu.models.shards import by_first, fill, firsts, is_cut, local, rows_of, spread
 from ssiuu.records.digest import NAME, resembles
 from ssiuu.records.files import readable, unfinished
@@ -400,7 +400,8 @@ def snapshot(model: CausalLM) -> dict[str, torch.Tensor]:
     `ssiuu.models.room`.
     """
     parameters = list({id(p): p for p in model.parameters()}.values())
-    copies = dict(zip(map(id, parameters), copied([local(p) for p in parameters]), strict=True))
+    made = copied([local(p) for p in parameters], chosen(model))
+    copies = dict(zip(map(id, parameters), made, strict=True))
     return {name: copies[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
 
 

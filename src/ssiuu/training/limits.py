@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ssiuu.models.room import Offload, put_away
 from ssiuu.models.shards import local
 
 Limit = Literal["kl", "retain_ratio"]
@@ -65,12 +66,15 @@ class Budget:
 
 
 class Kept:
-    """A copy of weights beside the model, in main memory; `step`: whose they are, 0 the first ones."""
+    """A copy of weights beside the model, in main memory or on the disk; `step`: whose they are, 0 the
+    first ones.
+    """
 
-    def __init__(self, named: Mapping[str, Tensor], step: int = 0) -> None:
+    def __init__(self, named: Mapping[str, Tensor], step: int = 0, offload: Offload = "auto") -> None:
         """Copy these tensors as they are."""
         self._named, self.step = dict(named), step
-        self.copies = {name: local(t).to("cpu", copy=True) for name, t in named.items()}
+        copies = put_away([local(t) for t in named.values()], "disk" if offload == "disk" else "memory")
+        self.copies = dict(zip(named, copies, strict=True))
 
     @torch.no_grad()
     def take(self, step: int) -> None:

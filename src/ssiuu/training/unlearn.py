@@ -21,6 +21,7 @@ from ssiuu.models.checks import check_finite
 from ssiuu.models.lora import Lora, adapted
 from ssiuu.models.maps import adaptable
 from ssiuu.models.precision import autocast
+from ssiuu.models.room import chosen
 from ssiuu.models.shards import agreed, by_first, whole_norm
 from ssiuu.records.said import Said
 from ssiuu.records.schema import MethodInfo, StepLog, Unlearning
@@ -366,7 +367,8 @@ class _Run:
             self.teacher = self._loss()
         if self.stage.begin is not None:
             if self.stop.budget is not None:
-                self.kept = Kept(dict(self.model.named_parameters()), len(self.logs))
+                named = dict(self.model.named_parameters())
+                self.kept = Kept(named, len(self.logs), chosen(self.model))
             self.stage.begin(self.model)
 
     def remembered(self, seconds: float, notes: list[str]) -> dict[str, Any]:
@@ -386,7 +388,7 @@ class _Run:
         """Take steps until the stage is at its end."""
         self.bounds, self.reading = list(step.bounds.values()), step.shards.gathered
         if self.stop.budget is not None and self.stage.begin is None:
-            self.kept = Kept(step.named, len(self.logs))
+            self.kept = Kept(step.named, len(self.logs), chosen(self.model))
         loop = Loop(
             step,
             self.stage.steps,
@@ -453,7 +455,8 @@ class _Run:
             return self._record(0.0, [_nothing(self.settings)])
         notes: list[str] = []
         if self.stop.budget is not None:
-            self.kept = Kept(dict(self.model.named_parameters()))
+            named = dict(self.model.named_parameters())
+            self.kept = Kept(named, offload=chosen(self.model))
         for note in edit.edit(self.model, self._work()):
             look, last = self._look(len(self.logs) + 1), self.logs[-1:]
             outcome = StepOutcome(last[0].forget_loss if last else 0.0, None, 0.0)
