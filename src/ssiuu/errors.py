@@ -71,7 +71,9 @@ class DivergedError(SsiuuError):
     """Training or a score produced a value that is not finite, or a loss ran away."""
 
 
-def unknown(kind: str, got: str, allowed: Iterable[str], where: str = "") -> str:
+def unknown(
+    kind: str, got: str, allowed: Iterable[str], where: str = "", deeper: Iterable[str] = ()
+) -> str:
     """Return the sentence for an unknown name, with the nearest known one.
 
     Args:
@@ -79,18 +81,30 @@ def unknown(kind: str, got: str, allowed: Iterable[str], where: str = "") -> str
         got: The name as typed.
         allowed: The known names.
         where: Key, flag or file it stood in; left out when empty.
+        deeper: Dotted names that are known elsewhere, in the order in which they may be meant.
     """
     names = sorted(allowed)
     shown = show(got)
     place = f"{where}: " if where else ""
-    return f"{place}unknown {kind} {shown}.{nearest(got, names)} Known: {', '.join(names)}."
+    near = nearest(got, [*names, *deeper])
+    return f"{place}unknown {kind} {shown}.{near} Known: {', '.join(names)}."
 
 
 def nearest(got: str, names: Iterable[str]) -> str:
-    """Return ' Did you mean ...?' of the name that is nearest to what was typed; nothing if none is."""
-    folded = {name.casefold(): name for name in names}
-    near = difflib.get_close_matches(got[:LENGTH].casefold(), folded, n=1, cutoff=0.4)
-    return f" Did you mean {folded[near[0]]!r}?" if near else ""
+    """Return ' Did you mean ...?' of the name that is nearest to what was typed; nothing if none is.
+
+    Without a dot, what was typed may be the end of a dotted name: the first of those that end so is
+    nearer than a name that is only spelled a little like it.
+    """
+    typed, folded = got[:LENGTH].casefold(), {name.casefold(): name for name in names}
+    whole = folded if "." in typed else {name: said for name, said in folded.items() if "." not in name}
+    ends: dict[str, str] = {}
+    for name, said in folded.items() if "." not in typed else ():
+        ends.setdefault(name.rpartition(".")[2], said)
+    for among, cutoff in ((whole, 0.8), (ends, 0.8), (folded, 0.4)):
+        if near := difflib.get_close_matches(typed, among, n=1, cutoff=cutoff):
+            return f" Did you mean {among[near[0]]!r}?"
+    return ""
 
 
 def show(value: Any) -> str:

@@ -31,9 +31,14 @@ def recipe_file(named: str | Path) -> tuple[Path, str]:
     A file of that name goes before a recipe that comes with the package.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: It is neither, or the path of one that comes with the package where there is none.
     """
     path = Path(named)
+    if not path.exists() and path.suffix == ".yaml" and path.stem in recipes():
+        raise ConfigError(
+            f"there is no file {path}. The recipe that comes with ssiuu is called {path.stem!r}, "
+            "without a folder and an ending."
+        )
     if path.exists() or path.suffix or len(path.parts) != 1:
         return path, str(named)
     if found := recipes().get(str(named)):

@@ -449,7 +449,7 @@ def test_every_shipped_recipe_is_valid_and_opens_with_its_command(recipe: Path) 
     done = ssiuu("check", recipe)
     assert done.returncode == 0, done.stderr
     assert "estimate:" in done.stdout
-    assert f"ssiuu run recipes/{recipe.name}" in recipe.read_text()
+    assert f"ssiuu run {recipe.stem}" in recipe.read_text()
 
 
 def test_the_quick_recipe_is_the_embedded_default() -> None:

@@ -42,8 +42,8 @@ NEVER = {
 }
 # What cannot be as it stands, and is with the small model in the place of its own.
 ONLY_SHORT = {
-    "ssiuu run recipes/paper-faithun.yaml": "its model is gated on the hub and takes a GPU",
-    "ssiuu run recipes/tofu-small.yaml --set tofu.path=FOLDER --set tofu.model=FULL": "FULL is the reader's",
+    "ssiuu run paper-faithun": "its model is gated on the hub and takes a GPU",
+    "ssiuu run tofu-small --set tofu.path=FOLDER --set tofu.model=FULL": "FULL is the reader's",
     "ssiuu audit --before FULL": "FULL is the reader's, and so is UNLEARNED",
 }
 ATTACKS = [
@@ -66,16 +66,16 @@ SHORTER: dict[str, list[str]] = {
     "--out gpu": ["unlearn.learning_rate=1e-2", ON_CPU],
     "--after gpu": [*ATTACKS, ON_CPU],
     "device=cuda": [ON_CPU],
-    "recipes/strong.yaml": [*RUN, *WORLD, *FEWER, FEW, "attacks.samples=[1]"],
+    "ssiuu run strong": [*RUN, *WORLD, *FEWER, FEW, "attacks.samples=[1]"],
     "benchmark=fictional": [*RUN, *WORLD, FEW],
     "tofu.model=FULL": [*RUN, TOFU, "methods=[gd]", "attacks.membership=false"],
-    "recipes/rivals-real.yaml": [*RUN, *SIZES, *ONE],
-    "recipes/rivals.yaml": [*RUN, *WORLD, *ONE, TRIED],
-    "recipes/matrix.yaml": [*RUN, *WORLD, *ONE, "attacks.filler.learning_rates=[]"],
+    "ssiuu run rivals-real": [*RUN, *SIZES, *ONE],
+    "ssiuu run rivals": [*RUN, *WORLD, *ONE, TRIED],
+    "ssiuu run matrix": [*RUN, *WORLD, *ONE, "attacks.filler.learning_rates=[]"],
     "--out longer": [*RUN, *SIZES, *ONE],
-    "recipes/tofu-small.yaml": [*RUN, TOFU, "methods=[gd]"],
+    "ssiuu run tofu-small": [*RUN, TOFU, "methods=[gd]"],
     "benchmark=tofu": [*ATTACKS, TOFU, "attacks.membership=false"],
-    "recipes/paper-faithun.yaml": [*RUN, "model=smollm2-135m", "seeds=[0]", FEW],
+    "ssiuu run paper-faithun": [*RUN, "model=smollm2-135m", "seeds=[0]", FEW],
     "paper.yaml": RUN,
     "ssiuu run": [*RUN, *SIZES],
     "ssiuu audit": ATTACKS,

@@ -222,6 +222,20 @@ def test_unknown_method_names_the_nearest_and_the_key() -> None:
         make("siuu", "recipe.methods[1]")
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [("GradDiff", "gd"), ("gradient-ascent", "ga"), ("IdkDPO", "dpo")]
+)
+def test_what_others_call_a_method_leads_to_ours(theirs: str, ours: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^methods\[0\]: {theirs} is called '{ours}' here\.$"):
+        make(theirs, "methods[0]")
+
+
+def test_known_hyper_parameters_are_named_as_they_are_written() -> None:
+    with pytest.raises(ConfigError, match=r"unknown hyper-parameter") as caught:
+        make({"name": "ssiuu", "lamda": 1})
+    assert "lambda," in str(caught.value) and "lambda_" not in str(caught.value)
+
+
 def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         make({"name": "npo", "beta": -1, "betta": 1, "retain_weight": -2})

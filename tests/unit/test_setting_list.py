@@ -55,6 +55,9 @@ def test_a_section_and_another_spelling_are_found_and_a_slip_names_the_nearest()
         ConfigError, match=r"unknown setting 'examine.stps'. Did you mean 'examine.steps'\?"
     ):
         settings("examine.stps")
+    for typed in ("learning_rate", "learning_rte"):
+        with pytest.raises(ConfigError, match=r"Did you mean 'unlearn.learning_rate'\?"):
+            settings(typed)
 
 
 def test_the_reference_page_is_that_of_the_code() -> None:
@@ -88,6 +91,8 @@ def test_a_recipe_is_found_by_name_and_a_file_of_that_name_goes_first(
         resolve("strng", [])
     with pytest.raises(ConfigError, match=r"recipe no/such.yaml cannot be read"):
         resolve("no/such.yaml", [])
+    with pytest.raises(ConfigError, match=r"no file recipes/tune.yaml. The recipe .* called 'tune'"):
+        resolve("recipes/tune.yaml", [])
 
 
 def test_every_recipe_says_what_it_is() -> None:

@@ -607,7 +607,7 @@ def _read(file: Path, called: str) -> dict[str, Any]:
 
 # What a value of the wrong shape should be.
 _SHAPES: Final = {
-    "list_type": "a list, as in [1, 2]",
+    "list_type": "a list",
     "dict_type": "a section of settings, as in {key: value}",
     "model_type": "a section of settings, as in {key: value}",
 }
@@ -626,10 +626,22 @@ def _sentence(problem: Any, sources: dict[str, str], recipe: type[Recipe]) -> st
             section = section.model_fields[part].annotation
         others = known_settings() if problem["loc"][:-1] == ("attacks",) else ()
         known = {*section.model_fields, *others}
-        return unknown("key", str(problem["loc"][-1]), known, f"{where}: {key}")
+        deeper = _dotted(recipe) if len(problem["loc"]) == 1 else ()
+        return unknown("key", str(problem["loc"][-1]), known, f"{where}: {key}", deeper)
     value = problem["input"]
     if wanted := _SHAPES.get(problem["type"]):
+        wanted += f", as in [{value}]" if wanted == "a list" and isinstance(value, str | int) else ""
         return f"{where}: {key}: must be {wanted}, got {show(value)}."
     quoted = problem["type"] == "string_type" and isinstance(value, int | float)
     hint = f" Text is written in quotes: '{value}'." if quoted else ""
     return f"{where}: {key}: {problem['msg']}, got {show(value)}.{hint}"
+
+
+def _dotted(section: type[Any], prefix: str = "") -> Iterator[str]:
+    """Yield the keys of what stands in sections, in the order of a recipe: unlearn.learning_rate."""
+    for name, field in section.model_fields.items():
+        inner: Any = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            yield from _dotted(inner, f"{prefix}{name}.")
+        elif prefix:
+            yield f"{prefix}{name}"

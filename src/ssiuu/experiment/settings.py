@@ -49,7 +49,7 @@ def settings(below: str = "") -> list[Setting]:
     chosen = [s for s in found if not below or f"{s.key}.".startswith(f"{below}.")]
     if not chosen:
         sections = {s.key.rpartition(".")[0] for s in found} - {""}
-        near = nearest(below, [*(s.key for s in found), *sections])
+        near = nearest(below, [*(s.key for s in found), *sorted(sections)])
         raise ConfigError(
             f"unknown setting {show(below)}.{near} ssiuu list settings shows all of them."
         )

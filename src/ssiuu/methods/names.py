@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -119,6 +119,12 @@ RETAIN_TERMS: Registry[RetainTerm] = Registry(
 )
 
 LONGEST = 400  # characters of a name; the longest of ours has fifty
+# What others call a method, letters alone, where no spelling leads to ours.
+ELSEWHERE: Final = {
+    **dict.fromkeys(("gradascent", "gradientascent"), "ga"),
+    **dict.fromkeys(("graddiff", "gradientdifference"), "gd"),
+    **{"idk": "idknll", "idkdpo": "dpo"},
+}
 ALIASES = {
     alias.name: alias
     for alias in (
@@ -328,6 +334,8 @@ def _head(draft: Draft, word: tuple[str, list[str]], values: dict[str, Any]) -> 
     elif name in OBJECTIVES:
         draft.objective = name
     else:
+        if ours := ELSEWHERE.get("".join(filter(str.isalpha, name)).casefold()):
+            raise ConfigError(f"{draft.where}: {name} is called {ours!r} here.")
         raise ConfigError(unknown("method", name, known_methods(), draft.where))
     draft.add(OBJECTIVES.get(draft.objective, draft.where))
     for knob in knobs:
@@ -526,7 +534,7 @@ def _routed(draft: Draft, values: dict[str, Any], label: str) -> tuple[dict[str,
                 f"{draft.where}: {label}.{key}: {' and '.join(owners)} both have it; write {written}."
             )
         else:
-            known = [*Common.model_fields, *(k for kind in draft.parts.values() for k in _keys(kind))]
+            known = [*Common.model_fields, *(k for kind in draft.parts.values() for k in kind.written())]
             problems.append(unknown(f"hyper-parameter of {label}", key, known, draft.where))
     return common, problems
 

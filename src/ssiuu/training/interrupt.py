@@ -1,4 +1,8 @@
-"""Ctrl-C ends a run between two steps, not in the middle of one."""
+"""Ctrl-C ends a training between two steps, not in the middle of one, and anything else at once.
+
+What is no training (a screening, an evaluation) writes its result at its end or not at all, and takes
+minutes on a large model: there is nothing to wait for.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from ssiuu.models import shards
+
 _asked = threading.Event()
+_training = threading.Event()
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop and did so at a step boundary."""
+    """The run was asked to stop, and did so where the same command goes on."""
 
 
 def check() -> None:
@@ -32,8 +39,24 @@ def pending() -> bool:
 
 
 @contextmanager
+def between_steps() -> Iterator[None]:
+    """Have a Ctrl-C wait for the next step, before which the caller looks for it and saves its state."""
+    if _training.is_set():  # a training within one
+        yield
+        return
+    _training.set()
+    try:
+        yield
+    finally:
+        _training.clear()
+
+
+@contextmanager
 def graceful() -> Iterator[None]:
-    """Turn the first Ctrl-C (or SIGTERM) into a request; the second one stops at once."""
+    """Turn the first Ctrl-C (or SIGTERM) of a training into a request; the second one stops at once.
+
+    Several processes of one model wait for a step in any case: all must end at the same place.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -43,6 +66,8 @@ def graceful() -> Iterator[None]:
         if _asked.is_set():
             raise KeyboardInterrupt
         _asked.set()
+        if not _training.is_set() and shards.world() == 1:
+            raise Interrupted
         print("\nstopping after this step; again to stop at once", file=sys.stderr, flush=True)
 
     for number in previous:

@@ -83,6 +83,10 @@ class Loop:
             DivergedError: A loss is not finite; the model holds the last good parameters.
             Interrupted: Ctrl-C; the state has been saved.
         """
+        with interrupt.between_steps():
+            return self._run()
+
+    def _run(self) -> int:
         saved = time.perf_counter()
         while self.done < self.steps and not self.ended:
             # Saved first, because the check behind it raises. No step is ever cut in two. All processes
