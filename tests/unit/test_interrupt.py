@@ -20,13 +20,12 @@ def test_what_is_no_training_ends_at_once() -> None:
 
 
 def test_a_training_goes_on_to_its_next_step(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(KeyboardInterrupt) as ended, interrupt.graceful():
+    with pytest.raises(KeyboardInterrupt) as ended, interrupt.graceful(), interrupt.between_steps():
+        press()
+        assert interrupt.pending() and "stopping after this step" in capsys.readouterr().err
         with interrupt.between_steps():
-            press()
-            assert interrupt.pending() and "stopping after this step" in capsys.readouterr().err
-            with interrupt.between_steps():
-                pass
-            press()  # again: at once
+            pass
+        press()  # again: at once
     assert not isinstance(ended.value, interrupt.Interrupted)
     with pytest.raises(interrupt.Interrupted), interrupt.graceful():
         press()

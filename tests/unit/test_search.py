@@ -99,6 +99,19 @@ def test_a_range_test_that_has_not_met_every_row_twice_counts_up_to_its_threshol
     assert not _crossing(tried(reached=False, steps=5), record, rows, 4).reached
 
 
+def test_a_score_that_begins_at_its_threshold_says_nothing_of_the_way() -> None:
+    """Facts known in another form than the one of training: only what is still answered tells."""
+    logs = [
+        StepLog(step=n, forget_loss=0.0, gradient_norm=0.0, forget_score=score)
+        for n, score in enumerate([None, 0.3, 0.3, 0.2], 1)
+    ]
+    record = Mock(spec=Unlearning, steps=logs, threshold=0.35)
+    answered = _crossing(tried(reached=False, steps=4), record, 10, 4)
+    assert (answered.steps, answered.reached) == (4, False)
+    gone = _crossing(tried(steps=4), record, 10, 4)
+    assert (gone.steps, gone.reached) == (4, True)
+
+
 @pytest.mark.parametrize(
     ("values", "passes"),
     [

@@ -170,15 +170,20 @@ def _crossing(
 
     It ends where next to nothing is answered freely any more. If it has not met every row twice by then
     it has gone too far for those that it has met, and it counts as it was when its score first stood at
-    the threshold.
+    the threshold. A score that stood there from its first step on says nothing of the way: facts that
+    are known in another form than the one of training begin at guessing.
     """
-    scores = [(log.step, log.forget_score) for log in record.steps] if record is not None else []
+    logs = record.steps if record is not None else []
+    scores = [(log.step, log.forget_score) for log in logs if log.forget_score is not None]
     threshold = record.threshold if record is not None else 0.0
-    steps_below = [step for step, score in scores if score is not None and score <= threshold]
+    steps_below = [step for step, score in scores if score <= threshold]
+    if steps_below and steps_below[0] == scores[0][0]:
+        steps_below = []
     met = ranged.reached and ranged.steps * batch >= 2 * rows
     steps = ranged.steps if met or not steps_below else steps_below[0]
     rate = _rounded(FIRST * unit * GROWTH ** max(steps - 1, 0))
-    crossing = {"growing": True, "reached": bool(steps_below), "steps": steps, "learning_rate": rate}
+    reached = ranged.reached or bool(steps_below)
+    crossing = {"growing": True, "reached": reached, "steps": steps, "learning_rate": rate}
     return ranged.model_copy(update=crossing)
 
 

@@ -534,7 +534,8 @@ def _routed(draft: Draft, values: dict[str, Any], label: str) -> tuple[dict[str,
                 f"{draft.where}: {label}.{key}: {' and '.join(owners)} both have it; write {written}."
             )
         else:
-            known = [*Common.model_fields, *(k for kind in draft.parts.values() for k in kind.written())]
+            parts = draft.parts.values()
+            known = [*Common.model_fields, *(key for kind in parts for key in kind.written())]
             problems.append(unknown(f"hyper-parameter of {label}", key, known, draft.where))
     return common, problems
 

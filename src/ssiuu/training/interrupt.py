@@ -40,7 +40,7 @@ def pending() -> bool:
 
 @contextmanager
 def between_steps() -> Iterator[None]:
-    """Have a Ctrl-C wait for the next step, before which the caller looks for it and saves its state."""
+    """Have a Ctrl-C wait for the next step: the caller looks for one there and saves its state."""
     if _training.is_set():  # a training within one
         yield
         return
