@@ -34,8 +34,9 @@ def shown(text: str) -> list[list[str]]:
 
 
 def test_a_demonstration_ends_with_a_certificate(
-    place: Path, tmp_path: Path, ran: list[list[str]]
+    place: Path, tmp_path: Path, ran: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("ssiuu.experiment.examine.HIDING_STEPS", 12)  # a third of the time
     words = ("demo", "--model", place / "model", "--out", tmp_path / "demo")
     done = ssiuu(*words)
     assert done.returncode == 0, done.stdout + done.stderr
