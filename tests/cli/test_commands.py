@@ -101,24 +101,14 @@ def test_unlearn_then_audit(place: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr  # the default, at a rate it found itself
     assert "forgotten" in done.stdout and "reached" in done.stdout and "KL text" in done.stdout
     assert AutoModelForCausalLM.from_pretrained(out).config.hidden_size == 32
-    audit = ssiuu(
-        "audit",
-        "--before",
-        place / "model",
-        "--after",
-        out,
-        "--forget",
-        place / "forget.jsonl",
-        "--retain",
-        place / "retain.jsonl",
-        "--out",
-        tmp_path / "audit",
-        "--set",
-        "attacks.reads=[1,2]",
-    )
+    program, *printed = shlex.split(done.stdout.splitlines()[-1])
+    assert program == "ssiuu" and printed[0] == "audit"  # what it printed is what is run here
+    audit = ssiuu(*printed, "--set", "attacks.reads=[1,2]")
     assert audit.returncode in (0, 3, 5), audit.stderr
-    assert (tmp_path / "audit" / "report.html").stat().st_size > 10_000
-    table = json.loads(ssiuu("report", tmp_path / "audit", "--json").stdout)
+    assert (tmp_path / "forgotten-audit" / "report.html").stat().st_size > 10_000
+    open_to_others = [p for p in (tmp_path / "forgotten-audit").glob("*.*") if p.stat().st_mode & 0o077]
+    assert [p.name for p in open_to_others] in ([], [".lock"])  # facts stand in all others
+    table = json.loads(ssiuu("report", tmp_path / "forgotten-audit", "--json").stdout)
     row = next(r for r in table["rows"] if r["method"] == "after")
     assert audit.returncode == {"not removed": 3, "hidden": 5}.get(row["verdict"], 0)
     wanted = {"forget", "retain", "harmful_0.1", "harmful_0.3", "benign", "d_plus_100", "d_minus_100"}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from test_commands import lines, place, ssiuu  # noqa: F401 - a fixture
 
+from ssiuu.data.fact import normal
 from ssiuu.errors import InputError
 from ssiuu.experiment import requests
 from ssiuu.records.ledger import FILE, Ledger
@@ -28,15 +29,25 @@ SHORT = [
 ]
 
 
+NOBODY = {"question": "What does nobody eat?", "answer": "a stone"}
+
+
 def rows(place: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in (place / "forget.jsonl").read_text().splitlines()]
 
 
-def begun(place: Path, folder: Path, sample: int = 1) -> Ledger:
+def begun(place: Path, folder: Path, sample: int = 1, columns: str = "") -> Ledger:
+    """Begin a ledger; those who ask in the second round are among the facts to keep, as customers are."""
+    kept = [json.loads(line) for line in (place / "retain.jsonl").read_text().splitlines()]
+    kept += rows(place)[3:6]
+    retain = lines(
+        folder.parent / "keep.jsonl",
+        [{"Frage": row["question"], "Antwort": row["answer"]} for row in kept] if columns else kept,
+    )
     sets = [word for setting in SHORT for word in ("--set", setting)]
     done = ssiuu(
-        *("request", "open", folder, "--model", place / "model", "--retain", place / "retain.jsonl"),
-        *("--sample", sample, *sets),
+        *("request", "open", folder, "--model", place / "model", "--retain", retain),
+        *("--sample", sample, *sets, *(["--columns", columns] if columns else [])),
     )
     assert done.returncode == 0, done.stderr
     return Ledger(folder)
@@ -48,14 +59,17 @@ def ledger(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Le
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr("ssiuu.experiment.outcome.SAID", 0.0)
     folder = tmp_path_factory.mktemp("requests") / "ledger"
-    found = begun(place, folder)
+    found = begun(place, folder, columns="question=Frage,answer=Antwort")
     for number, part in enumerate((rows(place)[:3], rows(place)[3:6]), 1):
+        if number == 2:
+            found.add("nobody", [NOBODY])
         file = lines(folder.parent / f"{number}.jsonl", part)
         added = ssiuu("request", "add", folder, "--forget", file, "--reference", f"R-{number}")
         assert added.returncode == 0 and f"R-{number}: 3 facts, pending" in added.stdout
         done = ssiuu("request", "process", folder)
         assert done.returncode in (0, 3, 5), done.stdout + done.stderr
         assert "newest model:" in done.stdout
+        assert ("3 of the 7 facts to keep are of requests" in done.stderr) == (number == 2)
     monkeypatch.undo()
     yield found
 
@@ -69,14 +83,38 @@ def test_every_round_goes_on_from_the_newest_model_and_samples_the_old(ledger: L
     assert first.sampled is None and second.sampled == 1 and second.back in (0, 1)
     assert first.outcome == second.outcome == "forgotten" and second.ended
     assert second.kept is not None and second.kept_of and 0 <= second.kept <= second.kept_of
-    assert [r.round for r in ledger.requests()] == [1, 2]
+    assert [r.round for r in ledger.requests()] == [1, 2, 2]
     assert all(r.verdict in requests.WORST for r in ledger.requests())
     assert requests.newest(ledger) == str(ledger.folder / "models" / "0002")
 
 
+def test_who_asked_is_no_fact_to_keep_any_more(ledger: Ledger, place: Path) -> None:
+    """By digests, so that it holds when the texts are gone; `kept` counts those who are left."""
+    first, second = ledger.rounds()
+    assert first.kept_of == 7 and second.kept_of == 4
+    asked = ledger.digests(normal(row["question"]) for row in [*rows(place)[:6], NOBODY])
+    assert ledger.gone() == set(asked)
+
+
+def test_what_the_model_never_knew_is_not_called_undecided(ledger: Ledger) -> None:
+    words = {request.reference: request.verdict for request in ledger.requests()}
+    assert words["nobody"] == "not known" and "not known" not in (words["R-1"], words["R-2"])
+    assert "not known" in (ledger.folder / "requests.html").read_text()
+
+
+def test_a_request_without_a_name_gets_a_number_that_is_free(place: Path, tmp_path: Path) -> None:
+    ledger = begun(place, tmp_path / "ledger")
+    assert "no requests yet\n\nno rounds yet" in ssiuu("request", "list", ledger.folder).stdout
+    for _ in range(2):
+        ledger.add("", [NOBODY])
+    ledger.withdraw("request 1")
+    ledger.add("", [NOBODY])
+    assert sorted(r.reference for r in ledger.requests()) == ["request 1", "request 2"]
+
+
 def test_texts_are_gone_but_for_the_sample(ledger: Ledger, place: Path) -> None:
     """Every byte of the folder is looked at, the database's free pages too."""
-    assert [len(request.rows) for request in ledger.requests()] == [1, 1]
+    assert [len(request.rows) for request in ledger.requests()] == [1, 1, 1]
     gone = [r["question"] for r in (*rows(place)[1:3], *rows(place)[4:6])]
     for path in (path for path in ledger.folder.rglob("*") if path.is_file()):
         data = path.read_bytes()
@@ -93,12 +131,12 @@ def test_a_certificate_of_every_round_still_verifies(ledger: Ledger) -> None:
 
 def test_list_and_page_hold_figures_and_no_fact(ledger: Ledger, place: Path) -> None:
     told = json.loads(ssiuu("request", "list", ledger.folder, "--format", "json").stdout)
-    assert [row["reference"] for row in told["requests"]] == ["R-1", "R-2"]
+    assert [row["reference"] for row in told["requests"]] == ["R-1", "nobody", "R-2"]
     assert [row["round"] for row in told["rounds"]] == [1, 2]
     assert ssiuu("request", "list", ledger.folder, "--format", "csv").stdout.startswith("reference,")
     assert "R-2" in ssiuu("request", "list", ledger.folder).stdout
     page = (ledger.folder / "requests.html").read_text()
-    assert "2 requests processed, 0 pending" in page and "<script" not in page
+    assert "3 requests processed, 0 pending" in page and "<script" not in page
     assert not [row for row in rows(place) if row["question"] in page or row["answer"] in page]
 
 
@@ -151,8 +189,8 @@ def test_what_is_not_forgotten_stays_pending_with_its_texts(
 
 def test_an_unlearning_that_is_refused_leaves_no_round(place: Path, tmp_path: Path) -> None:
     ledger = begun(place, tmp_path / "ledger")
-    ledger.add("R", [{"question": "What does nobody eat?", "answer": "a stone"}])
-    with pytest.raises(InputError):
+    ledger.add("R", [NOBODY])
+    with pytest.raises(InputError, match="still pending: R; ssiuu request withdraw takes one out"):
         requests.process(ledger)
     assert ledger.rounds() == [] and ledger.requests()[0].state == "pending"
     assert ssiuu("request", "withdraw", ledger.folder, "--reference", "R").returncode == 0

@@ -251,6 +251,22 @@ def test_names_that_no_header_would_guess(tmp_path: Path) -> None:
     assert [(fact.question, fact.answer) for fact in facts] == PAIRS
 
 
+def test_a_file_without_any_of_the_named_columns_is_read_by_its_own(tmp_path: Path) -> None:
+    """Conversations beside a table whose columns had to be named: one option, two kinds of file."""
+    named, told = {"question": "Frage", "answer": "Antwort"}, []
+    (tmp_path / "a.csv").write_bytes(table(header=("Frage", "Antwort"), delimiter=";"))
+    (tmp_path / "b.jsonl").write_bytes(lines(talks()))
+    for name in ("a.csv", "b.jsonl"):
+        facts = read_facts(tmp_path / name, columns=named, tell=told.append)
+        assert [(fact.question, fact.answer) for fact in facts] == PAIRS
+    assert [line for line in told if "has none of the columns Frage, Antwort; read by its own" in line]
+    # A slip of the pen is no other file, nor is one of which nothing is known.
+    (tmp_path / "c.jsonl").write_bytes(lines([{"question": "q", "answer": "a", "Frage": "f"}]))
+    for file, wrong in (("a.csv", {"question": "Sorte"}), ("c.jsonl", {"question": "Frge"})):
+        [problem] = problems(tmp_path / file, wrong)
+        assert f"no column '{wrong['question']}'" in problem
+
+
 def test_a_column_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines(called("text", "labels")))
     [problem] = problems(tmp_path / "a.jsonl", {"question": "text", "answer": "label"})

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 from architectures import LAYOUTS, PARTLY, build_architecture
 from ssiuu.errors import ModelError, OutputError
 from ssiuu.models.checks import check_padding
+from ssiuu.models.files import tensors_of
 from ssiuu.models.folder import read
 from ssiuu.models.load import (
     from_object,
@@ -213,6 +214,19 @@ def test_broken_indices_and_files(folder: Path) -> None:
     assert "index.json cannot be read as JSON" in refused(folder)
     (folder / "model.safetensors.index.json").write_text("{}")
     assert "weight_map" in refused(folder)
+
+
+def test_weights_that_may_not_be_read_are_not_called_broken(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of another user's model safetensors says that there is no such file."""
+
+    def denied(path: Path, *_: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(ModelError, match=r"model.safetensors cannot be read: Permission denied"):
+        tensors_of([folder / "model.safetensors"])
 
 
 def test_the_hubs_cache_is_a_folder_of_links(tmp_path: Path, folder: Path) -> None:

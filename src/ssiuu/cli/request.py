@@ -41,6 +41,7 @@ def begin(
     sample: Annotated[
         int, typer.Option(help="facts of each request whose texts stay, to ask later models again")
     ] = 1,
+    columns: ColumnNames = None,
     set_: Sets = None,
 ) -> None:
     """Begin a ledger of requests about one model, in an empty folder."""
@@ -49,7 +50,7 @@ def begin(
     check_models(model)
     from ssiuu.experiment.requests import open_ledger
 
-    open_ledger(folder, model, retain, method, sample, set_ or [])
+    open_ledger(folder, model, retain, method, sample, set_ or [], columns)
     result(ledger=folder)
     print(f"ledger: {folder}")
 
@@ -65,11 +66,14 @@ def add(
     columns: ColumnNames = None,
 ) -> None:
     """Add a request; nothing is forgotten before ssiuu request process."""
+    from ssiuu.cli.terminal import set_up
     from ssiuu.data.columns import given_columns
     from ssiuu.experiment.requests import add as added
     from ssiuu.records.ledger import Ledger
 
-    request = added(Ledger(folder), forget, reference, given_columns(columns))
+    progress = set_up()
+    request = added(Ledger(folder), forget, reference, given_columns(columns), progress)
+    progress.done()
     result(reference=request.reference, facts=request.facts, state="pending")
     print(f"{request.reference}: {request.facts} facts, pending")
     print(f"{forget} is yours and was only read: remove it when you need it no more.")

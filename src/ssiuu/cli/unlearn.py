@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,7 +74,7 @@ def command(
     no checkpoint, unless --keep-anyway. 12: that checkpoint is there and was
     not uploaded, which takes --push-anyway as well.
     """
-    from ssiuu.cli.misuse import check_facts, check_models, check_number, check_out, nothing
+    from ssiuu.cli.misuse import NONE, check_facts, check_models, check_number, check_out, nothing
 
     retain = nothing(retain)
     check_number("--max-kl", max_kl, 1e-9)
@@ -122,7 +123,12 @@ def command(
         print(f"certificate: {out / CERTIFICATE}")
         if push_to_hub is not None and not _upload(out, push_to_hub, push_anyway):
             code = WITHHELD
-        print("An answer that is gone may only be hidden: ssiuu audit --before ... --after ... tells.")
+        given = {"--before": model, "--after": out, "--forget": forget, "--retain": retain}
+        given |= {"--columns": columns, "--prompt": prompt, "--base": base, "--revision": revision}
+        given |= {"--out": f"{out}-audit"}
+        words = [str(w) for pair in given.items() if pair[1] not in (None, NONE) for w in pair]
+        print("An answer that is gone may only be hidden; this tells:")
+        print(shlex.join(["ssiuu", "audit", *words]))
     else:
         print(f"no checkpoint was written (--keep-anyway writes it); the record: {out}.unlearn.json")
     if redact:

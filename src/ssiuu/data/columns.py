@@ -6,7 +6,8 @@
     messages                    one turn of the user and one of the assistant; also `conversations`
     perturbed_answer, ...       TOFU's
 
-Any other column is an error, unless those to read are named: --columns question=text,answer=label.
+Any other column is an error, unless those to read are named: --columns question=text,answer=label. A
+file that has none of those named and is of a known shape is read as that: not all files need be alike.
 """
 
 from __future__ import annotations
@@ -112,8 +113,9 @@ def arranged(
 
     Args:
         raw: As found. What is no object is left as it is.
-        columns: Our keys and the columns they are read from; all others are left out then. None:
-            known shapes are found by the names of their columns.
+        columns: Our keys and the columns they are read from; all others are left out then. None, and
+            where it has none of them nor any of a similar name: known shapes are found by the names of
+            their columns.
         problems: Of the source.
         tell: Told in a sentence what is read from where, and what is left out.
         foreign: Leave unknown columns out: nobody can mend somebody else's data set.
@@ -121,6 +123,10 @@ def arranged(
     """
     names = list(dict.fromkeys(name for _, row in raw if isinstance(row, dict) for name in row))
     plans: dict[tuple[str, ...], _Plan] = {}
+    if columns is not None and _of_another_file(columns, names):
+        named = listed(dict.fromkeys(columns.values()))
+        tell(f"{problems.where}: has none of the columns {named}; read by its own.")
+        columns = None
     if columns is not None:
         plans[()] = _named(columns, names, problems)
     elif reason := _without_facts(names):
@@ -161,6 +167,13 @@ def _named(columns: Columns, names: Sequence[str], problems: Problems) -> _Plan:
                 f"(--columns {ours}={theirs}).{hint} It has: {listed(names)}."
             )
     return _Plan(wanted)
+
+
+def _of_another_file(columns: Columns, names: Sequence[str]) -> bool:
+    """Whether columns that were named are those of another file, and this one is of a known shape."""
+    near = (difflib.get_close_matches(theirs, names[:NAMED], n=1) for theirs in columns.values())
+    read = _plan(tuple(names))
+    return bool(names) and not any(near) and not {*FACT.required} - read.sources.keys()
 
 
 def _plan(names: tuple[str, ...]) -> _Plan:

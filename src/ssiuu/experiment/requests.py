@@ -19,7 +19,8 @@ from typing import Any, Final
 
 from ssiuu.analysis.verdict import judgement
 from ssiuu.benchmarks.base import Progress
-from ssiuu.data.fact import normal
+from ssiuu.data.columns import given_columns
+from ssiuu.data.fact import Fact, normal
 from ssiuu.data.read import read_facts
 from ssiuu.errors import ConfigError, InputError, OutputError
 from ssiuu.experiment.asking import ask_model
@@ -33,12 +34,19 @@ from ssiuu.records.schema import RunRecord, Unlearning
 from ssiuu.records.sharing import LOCK, Sharing, way_of
 from ssiuu.redaction.folder import redact
 
-WORST = ("not removed", "hidden", "undecided", "erased")  # a request is as its worst fact
-KNOWN: Final = "known"  # of the facts to keep, by the very first model
+NOT_KNOWN: Final = "not known"  # a fact that the model before knew nothing of, so nothing could go
+WORST = ("not removed", "hidden", "undecided", "erased", NOT_KNOWN)  # a request is as its worst fact
+KNOWN: Final = "known at first"  # digests of the facts to keep that the very first model knew
 
 
 def open_ledger(
-    folder: Path, model: str, retain: str, method: str | None, sample: int, sets: Sequence[str]
+    folder: Path,
+    model: str,
+    retain: str,
+    method: str | None,
+    sample: int,
+    sets: Sequence[str],
+    columns: str | None = None,
 ) -> Ledger:
     """Begin a ledger of requests about one model.
 
@@ -49,6 +57,7 @@ def open_ledger(
         method: See `ssiuu list methods`; None: that of `ssiuu unlearn`.
         sample: Facts of a request whose texts stay, so that later models can be asked again.
         sets: Settings of every round, as in a recipe.
+        columns: Of the file of facts to keep, as `--columns` has them.
 
     Raises:
         InputError: Something of it cannot be used; nothing has been written.
@@ -56,7 +65,7 @@ def open_ledger(
     if sample < 0:
         raise ConfigError(f"--sample: must be at least 0, got {sample}.")
     if retain != "none":
-        read_facts(retain, "--retain")
+        read_facts(retain, "--retain", given_columns(columns))
     return Ledger.begin(
         folder,
         {
@@ -65,12 +74,15 @@ def open_ledger(
             "method": method or "",
             "sample": str(sample),
             "sets": json.dumps(list(sets)),
+            "columns": columns or "",
         },
         way_of(sets),
     )
 
 
-def add(ledger: Ledger, forget: str, reference: str | None, columns: Any = None) -> Request:
+def add(
+    ledger: Ledger, forget: str, reference: str | None, columns: Any = None, progress: Progress = logged
+) -> Request:
     """Add a request to a ledger, and return it as it stands there.
 
     Args:
@@ -78,13 +90,14 @@ def add(ledger: Ledger, forget: str, reference: str | None, columns: Any = None)
         forget: File of the facts that are to go.
         reference: What it is called by whoever keeps the ledger; None: its number.
         columns: Of the file.
+        progress: Told which columns are read.
 
     Raises:
         InputError: The file cannot be used, or another request is called so.
     """
-    facts = read_facts(forget, "--forget", columns)
+    facts = read_facts(forget, "--forget", columns, progress)
     rows = [fact.model_dump(mode="json", exclude_defaults=True, exclude={"id"}) for fact in facts]
-    number = ledger.add(reference or f"request {len(ledger.requests()) + 1}", rows)
+    number = ledger.add(reference or "", rows)
     return next(request for request in ledger.requests() if request.id == number)
 
 
@@ -158,6 +171,8 @@ class _Processing:
         self.sets: list[str] = json.loads(ledger.about("sets"))
         self.requests = [r for r in ledger.requests() if r.id in round_.requests]
         self.rows, self.owners = _rows(self.requests)
+        self.asked = ledger.digests(normal(row["question"]) for row in self.rows)
+        self.retain = self._retained()
 
     def run(self, audit: bool) -> Processed:
         """Do what is left of the round."""
@@ -173,8 +188,27 @@ class _Processing:
         self._keep()
         redact(self.out)
         check()
-        self.ledger.end_round(self.round.id, verdicts, int(self.ledger.about("sample")))
+        sample = int(self.ledger.about("sample"))
+        self.ledger.end_round(self.round.id, verdicts, sample, self.asked)
         return Processed(self.ledger.rounds()[-1], record)
+
+    def _retained(self) -> dict[str, Fact]:
+        """Return the facts to keep that no request asks for, by digests of their questions.
+
+        Who asks is among those to keep until then, and the file may have been written anew since.
+        """
+        retain = self.ledger.about("retain")
+        columns = given_columns(self.ledger.about("columns") or None)
+        facts = [] if retain == "none" else read_facts(retain, "--retain", columns, self.progress)
+        digests = self.ledger.digests(normal(fact.question) for fact in facts)
+        gone = self.ledger.gone().union(self.asked)
+        stay = {key: fact for key, fact in zip(digests, facts, strict=True) if key not in gone}
+        if len(stay) < len(facts):
+            self.progress(
+                f"{len(facts) - len(stay)} of the {len(facts)} facts to keep are of requests, of this "
+                "round or an earlier one: left out"
+            )
+        return stay
 
     def _note(self, **values: str | float | None) -> None:
         self.ledger.note(self.round.id, **values)
@@ -183,24 +217,30 @@ class _Processing:
         if there := read_record(self.out / "unlearn.json", Unlearning):
             return there
         method = self.ledger.about("method") or DEFAULT_METHOD
-        retain = self.ledger.about("retain")
+        retain = list(self.retain.values()) or "none"
         try:
             return unlearn_model(
                 *(self.round.before, self.rows, self.out, retain, method, self.sets, self.progress)
             )
-        except InputError:  # nothing was written, and it would be the same the next time
+        except InputError as error:  # nothing was written, and it would be the same the next time
             self.ledger.drop_round(self.round.id)
-            raise
+            names = ", ".join(request.reference for request in self.requests)
+            raise type(error)(
+                [
+                    *error.problems,
+                    f"{self.ledger.folder}: still pending: {names}; ssiuu request withdraw takes one "
+                    "out.",
+                ]
+            ) from error
 
     def _audit(self) -> dict[int, str]:
         """Audit the new model; return each request's verdict, that of its worst fact."""
         folder = self.ledger.folder / "audits" / f"{self.round.id:04d}"
         if self.round.verdict:  # audited, redacted, and only what follows was left
             return dict(json.loads(self.ledger.about(f"verdicts {self.round.id}")))
-        retain = self.ledger.about("retain")
         record = audit_models(
             *(self.round.before, self.out, self.rows, folder),
-            *(None if retain == "none" else retain, self.sets, "", self.progress),
+            *(list(self.retain.values()) or None, self.sets, "", self.progress),
         )
         words, whole = self._words(record)
         certify_audit(record, self.round.before, self.out, folder, progress=self.progress)
@@ -212,7 +252,11 @@ class _Processing:
     def _words(self, record: RunRecord) -> tuple[dict[int, str], str]:
         cell = next(cell for cell in record.cells if cell.method.label == "after")
         judged = judgement(record, cell)
-        facts: dict[str, str] = {fact: found.verdict for fact, found in judged.facts.items()}
+        facts: dict[str, str] = {
+            fact: "undecided" if known.state == "known" else NOT_KNOWN
+            for fact, known in record.header.knowledge.get("forget", {}).items()
+        }
+        facts |= {fact: found.verdict for fact, found in judged.facts.items()}
         words: dict[int, str] = {
             request.id: min(
                 (
@@ -236,20 +280,18 @@ class _Processing:
 
     def _keep(self) -> None:
         """Ask the new model for the facts to keep that the very first one knew."""
-        retain = self.ledger.about("retain")
-        if retain == "none":
+        if not self.retain:
             return
         if not self.ledger.about(KNOWN):
             self.ledger.tell(KNOWN, json.dumps(sorted(self._known(self.ledger.about("model")))))
-        first = set(json.loads(self.ledger.about(KNOWN)))
+        first = self.retain.keys() & set(json.loads(self.ledger.about(KNOWN)))
         self._note(kept=len(first & self._known(self.out)), kept_of=len(first))
 
     def _known(self, model: str | Path) -> set[str]:
-        """Return which of the facts to keep a model knows."""
-        asked = ask_model(
-            model, self.ledger.about("retain"), sets=self.sets, progress=self.progress
-        ).knowledge
-        return {fact for fact, one in asked.items() if one.state == "known"}
+        """Return which of the facts to keep a model knows, by digests of their questions."""
+        facts = list(self.retain.values())
+        asked = ask_model(model, facts, sets=self.sets, progress=self.progress).knowledge
+        return {key for key, fact in self.retain.items() if asked[fact.id].state == "known"}
 
 
 def _rows(requests: Sequence[Request]) -> tuple[list[dict[str, Any]], dict[str, set[int]]]:

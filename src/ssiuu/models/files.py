@@ -98,6 +98,10 @@ def open_tensors(path: Path) -> Iterator[Any]:
         ModelError: It is cut short, no safetensors file, or cannot be read.
     """
     try:
+        path.open("rb").close()  # what may not be read is not broken; safetensors says it is not there
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
+    try:
         with safe_open(path, framework="pt") as tensors:
             yield tensors
     except (SafetensorError, OSError) as error:

@@ -2,17 +2,23 @@
 
 A request's texts stand in it until the request is processed; then they are overwritten, but for a
 sample, so that later models can be asked again. SQLite overwrites what is deleted (`secure_delete`) and
-keeps no log beside the file; where a file system keeps old blocks, it cannot help.
+keeps no log beside the file; where a file system keeps old blocks, it cannot help. Of every
+question that was made go a digest under the ledger's own key stays: a fact to keep that asks it is left
+out.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import os
+import secrets
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +28,7 @@ from ssiuu.records.sharing import Sharing, Way, by_lease, noted
 
 FILE = "ledger.sqlite"
 VERSION = "1"
+GONE, KEY = "gone", "digest key"  # entries of `about`
 SCHEMA = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE requests (
@@ -137,9 +144,15 @@ class Ledger:
     def add(self, reference: str, rows: Sequence[Mapping[str, Any]]) -> int:
         """Add a request and return its number.
 
+        Args:
+            reference: What it is called by; empty: by the first number that no other is called by.
+            rows: Its facts.
+
         Raises:
             ConfigError: There is one of this reference.
         """
+        taken = {request.reference for request in self.requests()}
+        reference = reference or next(n for i in count(1) if (n := f"request {i}") not in taken)
         texts = json.dumps(list(rows), ensure_ascii=False)
         with _connected(self.folder) as base:
             try:
@@ -204,9 +217,19 @@ class Ledger:
         with _connected(self.folder) as base:
             base.execute("DELETE FROM rounds WHERE id = ?", (round_,))
 
-    def end_round(self, round_: int, verdicts: Mapping[int, str], sample: int) -> None:
-        """End a round: its requests are processed, and their texts go but for a sample of each."""
+    def end_round(
+        self, round_: int, verdicts: Mapping[int, str], sample: int, gone: Iterable[str]
+    ) -> None:
+        """End a round: its requests are processed, and their texts go but for a sample of each.
+
+        Args:
+            round_: Its number.
+            verdicts: The word on each of its requests.
+            sample: Facts of each whose texts stay.
+            gone: `digests` of all its questions, which stay.
+        """
         kept = {request.id: request.rows[:sample] for request in self.requests()}
+        stated = json.dumps(sorted(self.gone().union(gone)))
         with _connected(self.folder) as base:
             for request, verdict in verdicts.items():
                 texts = json.dumps(kept[request], ensure_ascii=False) if kept[request] else None
@@ -214,8 +237,20 @@ class Ledger:
                     "UPDATE requests SET round = ?, verdict = ?, texts = ? WHERE id = ?",
                     (round_, verdict, texts, request),
                 )
+            base.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (GONE, stated))
             base.execute("UPDATE rounds SET ended = ? WHERE id = ?", (now(), round_))
         _vacuum(self.folder)
+
+    def gone(self) -> set[str]:
+        """Return the digests of all questions that earlier rounds made go."""
+        return set(json.loads(self.about(GONE) or "[]"))
+
+    def digests(self, questions: Iterable[str]) -> list[str]:
+        """Return HMAC-SHA256 of each question under the ledger's own key."""
+        if not self.about(KEY):
+            self.tell(KEY, secrets.token_hex(32))
+        key = bytes.fromhex(self.about(KEY))
+        return [hmac.new(key, text.encode(), hashlib.sha256).hexdigest() for text in questions]
 
     def purge(self) -> int:
         """Overwrite the texts of every processed request, samples too; return how many had some."""

@@ -49,9 +49,10 @@ def write_report(
     plots = figures(shown.record, against)
     _sweep(folder)
     path = folder / "report.html"
-    write_bytes(path, render(shown, baseline, plots, beside, against).encode())
-    write_bytes(folder / "figures.csv", figure_numbers(plots).encode())
-    write_bytes(folder / "verdicts.csv", verdicts_csv(record).encode())
+    private = not folder.stat().st_mode & 0o077  # as the folder, for it may be copied out of that
+    write_bytes(path, render(shown, baseline, plots, beside, against).encode(), private)
+    write_bytes(folder / "figures.csv", figure_numbers(plots).encode(), private)
+    write_bytes(folder / "verdicts.csv", verdicts_csv(record).encode(), private)
     return path
 
 

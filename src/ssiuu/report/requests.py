@@ -68,7 +68,10 @@ def written(ledger: Ledger, form: str) -> str:
         writer.writeheader()
         writer.writerows(requests)
         return stream.getvalue()
-    return "\n".join([*_table(_told(requests)), "", *_table(_rounds_told(rounds))]) + "\n"
+    return (
+        "\n".join([*_table(_told(requests), "requests"), "", *_table(_rounds_told(rounds), "rounds")])
+        + "\n"
+    )
 
 
 def requests_page(ledger: Ledger) -> str:
@@ -149,9 +152,9 @@ def _rounds_told(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
-def _table(rows: Sequence[dict[str, str]]) -> list[str]:
+def _table(rows: Sequence[dict[str, str]], what: str) -> list[str]:
     if not rows:
-        return ["none yet"]
+        return [f"no {what} yet"]
     heads = list(rows[0])
     widths = {head: max(len(head), *(len(row[head]) for row in rows)) for head in heads}
     lines = ["  ".join(head.ljust(widths[head]) for head in heads).rstrip()]
