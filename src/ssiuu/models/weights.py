@@ -193,9 +193,10 @@ def require_space(folder: Path, need: int) -> None:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < need * 1.1:
+        unit, name = (1e9, "GB") if need >= 1e9 else (1e6, "MB")
         raise OutputError(
-            f"no disk space: {folder} has {free / 1e9:.2f} GB free and this needs "
-            f"{need * 1.1 / 1e9:.2f} GB. Free some, or choose another folder."
+            f"no disk space: {folder} has {free / unit:.2f} {name} free and this needs "
+            f"{need * 1.1 / unit:.2f} {name}. Free some, or choose another folder."
         )
 
 

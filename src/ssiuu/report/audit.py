@@ -257,8 +257,8 @@ def _wanted(model: Model) -> list[str]:
     read = len(model.judgement.facts)
     if FEW * read < 1:
         parts.append(
-            f"More facts of the same request: of {read} one alone is more than the {FEW:.0%} that may be "
-            "hidden or still there."
+            f"More facts of the same request: of {read} one alone is more than the {FEW:.0%} that may "
+            "be hidden or still there."
         )
     parts.append(
         "For more than evidence: a model trained again without the data, and proof that it was. No "
