@@ -39,7 +39,12 @@ CASES: dict[str, Case] = {
 def joined() -> None:
     if "WORLD_SIZE" in os.environ:
         shards.join()
-        shards.arrange("cpu")
+        arranged()
+
+
+def arranged(divided: bool = False) -> None:
+    shards.arrange("cpu", divided=divided)
+    shards._pieces.clear()  # a divided model of the case before
 
 
 def name_of(case: str) -> str:
@@ -71,7 +76,8 @@ def continued(places: Sequence[Path], first: int = STEPS - 1) -> int:
 
     with patch.object(Loop, "resume", resumed), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for place in places:
+        for number, place in enumerate(places):
+            arranged(divided=bool(number))  # the second ones by a model that stays in shards
             for name, case in CASES.items():
                 found = unlearned(case, state=place / name_of(name))
                 wanted = load_file(place / f"led to {name_of(name)}")

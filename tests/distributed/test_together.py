@@ -63,6 +63,10 @@ def _dealing() -> int:
         shards.dealt(range(5), failing)
     assert shards.dealt(range(1), lambda n: shards.dealt(range(n + 2), failing)) == [[0, 1]]
     assert shards.dealt([], failing) == []
+    assert [*shards.in_turns(range(5), lambda n: (n, shards.rank()))] == [(n, n % 2) for n in range(5)]
+    assert shards.by_turns(shards.rank) == shards.rank()
+    with pytest.raises(DataError, match="3 cannot be read"):
+        shards.by_turns(lambda: failing(2 + shards.rank()))
     shards.end()
     return 0
 

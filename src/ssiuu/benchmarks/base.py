@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import Field, field_validator
 
+from ssiuu.attribution.hidden import blocks
 from ssiuu.causal import CausalLM
 from ssiuu.config import Section
 from ssiuu.data.fact import Fact
@@ -31,6 +32,7 @@ from ssiuu.evaluation.first import First
 from ssiuu.evaluation.scores.base import Score, chance
 from ssiuu.evaluation.scores.ranking import Ranking
 from ssiuu.likelihood import Example, Prompt, encode
+from ssiuu.models import shards
 from ssiuu.models.load import Loaded, load
 from ssiuu.models.original import Original
 from ssiuu.models.place import Attention, Dtype, Placement
@@ -162,7 +164,16 @@ class Basis(Section):
         Raises:
             ModelError: It is not one of which anything can be said.
         """
-        return load(name or str(self.model), self.base, self.placement, self.revision)
+        where = (name or str(self.model), self.base, self.placement, self.revision)
+        if not shards.dividing():
+            return load(*where)
+
+        def cut() -> Loaded:
+            loaded = load(*where)
+            shards.divide(loaded.model, blocks(loaded.model))
+            return loaded
+
+        return shards.by_turns(cut)  # whole in main memory in one process at a time
 
     @field_validator("prompt_form", "prompt_system")
     @classmethod

@@ -291,7 +291,8 @@ def open_ground(recipe: Recipe, progress: Progress, given: Given) -> Session:
     ground = recipe.opens.open(recipe, given, progress)
     if shards.dividing():
         progress("the model stays in shards: all processes read it together (mesh.reading)")
-        shards.divide(ground.model, blocks(ground.model))
-        ground.original.divided()
+        if not shards.is_cut(ground.model):  # one that was taught here, or was in memory
+            shards.divide(ground.model, blocks(ground.model))
+            ground.original.divided()
     SCORES.get(ground.score.name, f"benchmark {recipe.benchmark}")
     return Session.on(ground, recipe)

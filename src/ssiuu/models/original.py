@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from ssiuu.models.files import open_tensors, tensors_of, weight_files
 from ssiuu.models.load import Loaded, restore, snapshot
-from ssiuu.models.shards import is_cut, local, own, rows_of, shard_sum
+from ssiuu.models.shards import any_of, is_cut, local, own, rows_of, shard_sum
 
 
 class Original:
@@ -31,8 +31,11 @@ class Original:
         # Kept by name, for parameters that are tied now and may be parted later.
         self.places = {n: (stored[named[id(p)]].file, named[id(p)]) for n, p in every if id(p) in named}
         same = len(self.places) == len(every) and all(
-            torch.equal(parameter, weight.to(parameter)) for parameter, weight in self._from_files()
+            torch.equal(local(parameter), weight.to(local(parameter)))
+            for parameter, weight in self._from_files()
         )
+        if is_cut(self.model):
+            same = not any_of(not same)
         self.copy = None if same else snapshot(self.model)
 
     @torch.no_grad()

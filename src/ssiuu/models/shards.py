@@ -28,6 +28,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -48,7 +49,7 @@ LEAVING = timedelta(seconds=20)  # until it leaves without the others
 
 _joined: list[bool] = []  # whether this process works with others
 _apart: list[bool] = []  # while each does something of its own, in which none asks another
-_pieces: list[Any] = []  # models in shards: whoever passes through one needs all others to do so
+_pieces: WeakSet[Any] = WeakSet()  # models in shards: all pass through one together, or nobody does
 _meshes: list[DeviceMesh] = []  # over which models are cut, once it is known what they lie on
 _divided: list[bool] = []  # whether models are to stay in shards for as long as they live
 
@@ -434,6 +435,29 @@ def by_first(action: Callable[[], T]) -> T | None:
     return done
 
 
+def by_turns(action: Callable[[], T]) -> T:
+    """Do something on every process, on those of one machine one after the other.
+
+    Raises:
+        SsiuuError: What one of them met, on all of them.
+    """
+    if not _joined or _apart:
+        return action()
+    mine = int(os.environ.get("LOCAL_RANK", rank()))
+    done: list[T] = []
+    for turn in range(max(every([mine])) + 1):
+        met: SsiuuError | None = None
+        if turn == mine:
+            try:
+                with _by_itself():
+                    done.append(action())
+            except SsiuuError as error:
+                met = error
+        if told := [error for error in every([met]) if error is not None]:
+            raise told[0]
+    return done[0]
+
+
 def dealt(units: Iterable[U], work: Callable[[U], T]) -> list[T]:
     """Have every unit of a work done by one process; return what came of all of them, in order.
 
@@ -531,7 +555,7 @@ class Shards:
         for parameter in self._originals():
             parameter.data = parameter.data.new_empty(0)
         if not self.divided:
-            _pieces.append(self.root)
+            _pieces.add(self.root)
 
     def _originals(self) -> list[Tensor]:
         found = [p for _, _, _, each in self._before for p in each.values() if p is not None]
@@ -561,7 +585,7 @@ class Shards:
                     table.pop(name, None)
             _module_state_mapping.pop(module, None)  # or it could not be cut a second time
         if not self.divided:
-            _pieces.remove(self.root)
+            _pieces.discard(self.root)
         elif self._before:
             _begin(self.root)
         self.root = None
@@ -583,12 +607,12 @@ class Shards:
             module.set_reshard_after_forward(False, recurse=False)
             module.unshard()
         if cut:
-            _pieces.remove(self.root)
+            _pieces.discard(self.root)
         try:
             yield
         finally:
             if cut:
-                _pieces.append(self.root)
+                _pieces.add(self.root)
             for module in cut:
                 module.set_reshard_after_forward(True, recurse=False)
             self.settle()
