@@ -8,20 +8,28 @@ A package adds one by an entry point, and it is there wherever the built-in ones
     [project.entry-points."ssiuu.objectives"]
     pdu = "my_package:PrimalDual"
 
+Without a package, a file that registers what it adds is named in the variable SSIUU_PLUGINS, and every
+command, its workers included, runs it first (`from_files`).
+
 Entry points are read when a name is first looked up, and a package is imported when its class is first
 asked for, so that commands that need neither stay as fast as they were. Where a class came from
-(package and version) stands in the record and in the keys of what it decides.
+(package and version, or file and digest) stands in the record and in the keys of what it decides.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import inspect
+import os
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import InitVar, dataclass
 from functools import cached_property, wraps
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
-from typing import Any, Generic, NamedTuple, TypeVar
+from pathlib import Path
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from ssiuu.errors import ConfigError, unknown
 
@@ -32,6 +40,7 @@ GROUPS = [
     for kind in ("objectives", "transforms", "retain_terms", "attacks", "benchmarks", "scores")
 ]
 SENTENCES = (str, "sentences")  # what a method that names problems returns
+VARIABLE: Final = "SSIUU_PLUGINS"  # files, separated as the folders of PATH are
 
 
 class Plugin(NamedTuple):
@@ -42,6 +51,52 @@ class Plugin(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.package} {self.version}".strip()
+
+
+_files: dict[str, Plugin] = {}  # by the module that a file became
+_added: list[str] = []  # what was registered, in order
+
+
+def from_files() -> None:
+    """Run the files that `SSIUU_PLUGINS` names; each registers what it adds, once a process.
+
+    A file counts as a package of its own name; its version is its digest, so that nothing is taken for
+    a result of what it says now that came of what it said before.
+
+    Raises:
+        ConfigError: One is not there, breaks off, or registers nothing.
+    """
+    for named in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
+        path = Path(named).expanduser().resolve()
+        module = f"_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}_{path.stem}"
+        if module not in _files:
+            _run(path, module)
+
+
+def _run(path: Path, module: str) -> None:
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        raise ConfigError(f"{VARIABLE}: {path} cannot be read: {error.strerror}.") from error
+    spec = importlib.util.spec_from_file_location(module, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{VARIABLE}: {path} is no Python file: it must end in .py.")
+    sys.modules[module] = ran = importlib.util.module_from_spec(spec)
+    _files[module], before = Plugin(path.name, digest), len(_added)
+    try:
+        spec.loader.exec_module(ran)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a file of the user's does
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{last.filename}, line {last.lineno}"
+        raise ConfigError(
+            f"{VARIABLE}: {path} breaks off: {type(error).__name__}: {error} ({where})."
+        ) from error
+    if len(_added) == before:
+        raise ConfigError(
+            f"{VARIABLE}: {path} registers nothing: end it with OBJECTIVES.register(Class), say."
+        )
 
 
 @dataclass
@@ -125,6 +180,7 @@ class Registry(Generic[T]):
         ):
             raise ConfigError(f"{self.kind} {name!r} is there already: give yours another name.")
         self._registered[name] = added
+        _added.append(name)
         return added
 
     def plugin(self, name: str) -> Plugin | None:
@@ -133,6 +189,8 @@ class Registry(Generic[T]):
             return None
         if name in self._registered:
             package = self._registered[name].__module__.partition(".")[0]
+            if package in _files:
+                return _files[package]
             try:
                 return Plugin(package, version(package))
             except PackageNotFoundError:
@@ -215,7 +273,7 @@ def _returning(method: Callable[..., Any], kind: type, words: str) -> Callable[.
 def _packages() -> dict[str, Plugin]:
     """Return the packages that add something, by the name of their outermost module."""
     points = [point for group in GROUPS for point in entry_points(group=group)]
-    return {
+    return _files | {
         point.module.partition(".")[0]: Plugin(point.dist.name, point.dist.version)
         for point in points
         if point.dist is not None

@@ -20,7 +20,7 @@ from ssiuu.evaluation import knowledge
 from ssiuu.evaluation.alternatives import MOST, alternatives, answer_kind, numbers_nearby
 from ssiuu.evaluation.knowledge import know
 from ssiuu.likelihood import Prompt
-from ssiuu.records.schema import FactText
+from ssiuu.records.schema import FactText, Knowledge
 from ssiuu.report.knowledge import sentences
 
 PEOPLE = ["Ada", "Bo", "Cy", "Di", "Ed", "Flo", "Gus", "Hal", "Ivy", "Jo", "Kit", "Lou"]
@@ -298,3 +298,16 @@ def test_an_audit_says_of_no_fact_that_it_was_trained_on() -> None:
         assert "1 of 2 facts to forget were not known before" in said
         assert ("trained on with the others" in said) is ("teaches them" in said) is trained
         assert ("left out" in said) is not trained
+
+
+def test_what_most_facts_are_said_in_is_named_where_it_is_not_the_form_asked() -> None:
+    def said(here: bool, otherwise: bool) -> Any:
+        return Knowledge(state="known", why="", holds=here, holds_otherwise=otherwise)
+
+    def told(*known: Any) -> bool:
+        return "another form of question alone" in " ".join(
+            sentences({"forget": {str(n): one for n, one in enumerate(known)}})
+        )
+
+    assert told(said(False, True), said(False, True), said(True, True))
+    assert not told(said(False, True), said(True, True)) and not told(said(False, False))

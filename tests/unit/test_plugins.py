@@ -1,7 +1,12 @@
 """What is added from outside: found by its name, and refused in a sentence where it cannot be used."""
 
+import hashlib
+import os
+import re
 import sys
+from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest.mock import Mock
@@ -10,6 +15,7 @@ import pytest
 from pydantic import Field
 
 import ssiuu
+from ssiuu import plugins
 from ssiuu.analysis.scores import SCORES
 from ssiuu.attacks import ATTACKS
 from ssiuu.attacks.base import Attack, AttackConfig, Axis, Curve, Victim
@@ -17,9 +23,9 @@ from ssiuu.benchmarks import BENCHMARKS
 from ssiuu.benchmarks.base import Benchmark
 from ssiuu.config import Section
 from ssiuu.errors import ConfigError
-from ssiuu.methods import OBJECTIVES, RETAIN_TERMS, TRANSFORMS
+from ssiuu.methods import OBJECTIVES, RETAIN_TERMS, TRANSFORMS, make
 from ssiuu.methods.base import Objective
-from ssiuu.plugins import Plugin, Registry, blamed
+from ssiuu.plugins import Plugin, Registry, blamed, from_files
 from ssiuu.records.schema import Evaluation
 
 
@@ -204,3 +210,63 @@ def test_what_is_a_list_of_sentences_is_passed_on() -> None:
     made = attack(problems=lambda self: ["too much"], curves=lambda self: [Curve("a", "b")])
     assert made(Settings(), AttackConfig()).problems() == ["too much"]
     assert made(Settings(), AttackConfig()).curves() == [Curve("a", "b")]
+
+
+ROOT = Path(__file__).parents[2]
+FLOOR = re.findall(r"```python\n(.*?)```", (ROOT / "docs/tutorials/add-a-method.md").read_text(), re.S)[
+    0
+]
+
+
+@pytest.fixture
+def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Path]]:
+    """Names a file of this text in the variable; what it has registered is gone afterwards."""
+    before = dict(OBJECTIVES._registered)
+    monkeypatch.setattr(OBJECTIVES, "_registered", {})
+
+    def name(text: str) -> Path:
+        path = tmp_path / "floor.py"
+        path.write_text(text)
+        monkeypatch.setenv("SSIUU_PLUGINS", f"{path}{os.pathsep}")
+        return path
+
+    yield name
+    OBJECTIVES._registered.update(before)
+    for module in [m for m in plugins._files if m.endswith("_floor")]:
+        del plugins._files[module], sys.modules[module]
+
+
+def test_a_file_is_a_package_of_its_own_whose_version_is_its_digest(
+    named: Callable[[str], Path],
+) -> None:
+    path = named(FLOOR)
+    from_files()
+    from_files()  # once a process
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    assert OBJECTIVES.plugin("floor") == Plugin("floor.py", digest)
+    method = make({"name": "floor+ssiuu", "floor": -3.0})
+    assert method.plugins() == {"objective floor": f"floor.py {digest}"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1\n", r"floor\.py registers nothing: end it with OBJECTIVES\.register\(Class\)"),
+        ("x = 1\nx / 0\n", r"floor\.py breaks off: ZeroDivisionError: .*floor\.py, line 2\)"),
+        (FLOOR.replace('"floor"', '"npo"'), r"objective 'npo' is there already"),
+    ],
+)
+def test_a_file_that_adds_nothing_is_refused(
+    named: Callable[[str], Path], text: str, said: str
+) -> None:
+    named(text)
+    with pytest.raises(ConfigError, match=said):
+        from_files()
+
+
+def test_a_file_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSIUU_PLUGINS", "nowhere.py")
+    with pytest.raises(
+        ConfigError, match=r"^SSIUU_PLUGINS: .*nowhere\.py cannot be read: No such file"
+    ):
+        from_files()

@@ -183,6 +183,10 @@ def _run() -> None:
     begin()
     try:
         _refuse_empty(sys.argv[1:])
+        if os.environ.get("SSIUU_PLUGINS"):
+            from ssiuu.plugins import from_files
+
+            from_files()
         app()
     except InputError as error:
         refused(MISUSE, error.problems, sys.argv[1:])

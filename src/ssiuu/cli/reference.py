@@ -32,6 +32,7 @@ methods in [papers](papers.md).
 OF_ALL = {"help", *SHARED}
 ENVIRONMENT = {
     "SSIUU_CACHE": "folder of what is made once and used again: models, worlds, planted controls",
+    "SSIUU_PLUGINS": "files that add methods, attacks, benchmarks or scores, separated as in PATH",
     "SSIUU_DEVICE": "what `device: auto` is, cuda:1 say; unset: an accelerator, else the processor",
     "XDG_CACHE_HOME": "its parent where SSIUU_CACHE is not set; else ~/.cache",
     "HF_HOME, HF_TOKEN, HF_HUB_OFFLINE": "the hub's own: its cache, access to gated models, no network",

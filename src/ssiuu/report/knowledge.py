@@ -47,6 +47,14 @@ def sentences(knowledge: Mapping[str, Mapping[str, Knowledge]], trained: bool = 
         )
     if forget and unsure and unknown + unsure < len(forget):
         notes.append(f"Whether {unsure} of {len(forget)} facts to forget were known before is unsure.")
+    sayers = [known for known in forget.values() if known.holds or known.holds_otherwise]
+    otherwise = sum(not known.holds for known in sayers)
+    if otherwise > len(sayers) / 2:
+        notes.append(
+            f"{otherwise} of the {len(sayers)} facts to forget that it says it says in another form of "
+            "question alone, not in the one that is asked and trained in here: is `prompt` the form "
+            "that it was taught in?"
+        )
     lost = sum(known.state in UNKNOWN for known in retain.values())
     if lost:
         notes.append(
