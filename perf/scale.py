@@ -1,6 +1,7 @@
 """What the folder of a run costs as it grows: files, bytes, time to look, to read, to write its page.
 
     python perf/scale.py RUN [--cells 100 1000 10000] [--seeds 5] [--page 10000]
+    python perf/scale.py RUN --write       # into docs/fleet.md
 
 RUN is the folder of any run; records of its last cell are copied under as many methods and seeds as
 there are to be cells. What is done with a folder is done by a process of its own: seconds are those it
@@ -18,7 +19,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from ssiuu.records.underway import Watcher
 from ssiuu.report import write_report
 
 SPAWN = multiprocessing.get_context("spawn")
+PAGE = Path(__file__).parents[1] / "docs/fleet.md"
+MARKS = "<!-- perf/scale.py: begin -->\n", "<!-- perf/scale.py: end -->"
 BLOCK = 512  # bytes that st_blocks counts in
 
 
@@ -184,19 +187,51 @@ def measured(run: Path, out: Path, cells: int, given: argparse.Namespace) -> dic
     return row
 
 
+def table(rows: Sequence[Mapping[str, float]]) -> str:
+    """Return what was measured in Markdown, a column a number of cells."""
+
+    def line(name: str, *keys: str) -> str:
+        cells = [" / ".join(f"{row[key]:,g}" if key in row else "–" for key in keys) for row in rows]
+        return f"| {name} | {' | '.join(cells)} |"
+
+    lines = [
+        line("cells", "cells"),
+        "|---" * (len(rows) + 1) + "|",
+        line("files / files and folders", "files", "inodes"),
+        line("MB / on the disk", "MB", "MB_on_disk"),
+        line("header, MB", "header_MB"),
+        line("`watch`: first look / next, s", "first_look_s", "next_look_s"),
+        line("memory, MB", "watch_MB_of_memory"),
+        line("a worker: takes stock, s / looks after a stage, ms", "stock_s", "look_ms"),
+        line("memory, MB", "worker_MB_of_memory"),
+        line("read all, s", "read_s"),
+        line("memory, MB", "read_MB_of_memory"),
+        line("write the page once all is read, s / its MB", "page_s", "page_MB"),
+        line("memory, MB", "page_MB_of_memory"),
+        line("compare with as many, s / MB of the page", "compare_s", "compare_MB"),
+        line("memory, MB", "compare_MB_of_memory"),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--cells", type=int, nargs="+", default=[100, 1000, 10000])
     parser.add_argument("--seeds", type=int, default=5, help="cells of one method")
     parser.add_argument("--page", type=int, default=10000, help="pages are made up to so many cells")
-    given = parser.parse_args()
+    parser.add_argument("--write", action="store_true", help="put the table into docs/fleet.md")
+    given, rows = parser.parse_args(), []
     with tempfile.TemporaryDirectory() as place:
         for way in ("flock", "leases"):
             print(json.dumps({"locks": way, "ms": round(locks(Path(place) / way, way), 2)}), flush=True)
         for cells in given.cells:
-            row = measured(given.run, Path(place) / str(cells), cells, given)
-            print(json.dumps(row), flush=True)
+            rows.append(measured(given.run, Path(place) / str(cells), cells, given))
+            print(json.dumps(rows[-1]), flush=True)
+    print(f"\n{table(rows)}")
+    if given.write:
+        before, _, rest = PAGE.read_text().partition(MARKS[0])
+        PAGE.write_text(f"{before}{MARKS[0]}\n{table(rows)}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
 
 
 if __name__ == "__main__":

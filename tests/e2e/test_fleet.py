@@ -73,7 +73,7 @@ class Stages(run_module._Stages):
     def __init__(self, out: Path, cells: Sequence[CellPlan], log: Path, pause: float) -> None:
         session: Any = SimpleNamespace(recipe=SimpleNamespace(keep_checkpoints=False))
         stub: Any = SimpleNamespace(key="", progress=None)
-        meter: Any = _Meter(cells)
+        meter = Meter(out, cells, lambda _: None)
         super().__init__(session, out, stub, stub, stub, stub, meter, Sharing(out))
         self.log, self.pause, self.draw = log, pause, random.Random(os.getpid())
 
@@ -122,17 +122,6 @@ class Stages(run_module._Stages):
     def _write(self, cell: CellPlan, stage: StagePlan, record: Any) -> None:
         super()._write(cell, stage, record)
         self.tell("wrote", stage.path)
-
-
-class _Meter:
-    def __init__(self, cells: Sequence[CellPlan]) -> None:
-        self.cells, self.whole = cells, set[Path]()
-
-    def look(self, cell: CellPlan) -> None:
-        pass
-
-    def __call__(self, text: str) -> None:
-        pass
 
 
 def value_of(stage: StagePlan) -> str:
@@ -238,11 +227,10 @@ def test_nothing_is_lost_and_nothing_done_twice(
 
 
 class Alike(Stages):
-    """Stages under the meter of a run; of every second cell the model is the original, which is asked."""
+    """Stages without work; of every second cell the model is the original, which no stage unlearns."""
 
     def __init__(self, out: Path, cells: Sequence[CellPlan]) -> None:
         super().__init__(out, cells, Path(os.devnull), 0.0)
-        self.meter = Meter(out, cells, lambda _: None)
         self.session.original = SimpleNamespace(restore=lambda: None)
 
     def _do(self, cell: CellPlan, stages: Sequence[StagePlan]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import resource
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ from ssiuu.experiment import requests
 from ssiuu.records import lease as leasing
 from ssiuu.records.lease import lease
 from ssiuu.records.ledger import FILE, Ledger
-from ssiuu.records.sharing import LOCK, Sharing, lock_of, noted, way_of
+from ssiuu.records.sharing import LOCK, Sharing, flock, lock_of, noted, way_of
+from ssiuu.redaction.folder import alone_in
 
 FORK = multiprocessing.get_context("fork")
 LINES = standings(sample_record())
@@ -122,3 +124,15 @@ def test_settings_say_how_the_processes_of_a_ledger_keep_apart(tmp_path: Path) -
     requests.open_ledger(tmp_path / "one", "m", "none", None, 1, ["locks=leases"])
     requests.open_ledger(tmp_path / "other", "m", "none", None, 1, [])
     assert noted(tmp_path / "one") and not noted(tmp_path / "other")
+
+
+def hold_all(folder: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    with alone_in(folder):
+        assert flock(folder / "cells/c199" / LOCK) is None
+
+
+def test_all_cells_of_a_folder_are_held_at_once_where_few_files_may_be_open(tmp_path: Path) -> None:
+    for number in range(200):
+        (tmp_path / f"cells/c{number}").mkdir(parents=True)
+    at_once(lambda _: hold_all(tmp_path), 1)

@@ -60,6 +60,10 @@ class Meter:
         """How many cells are."""
         return len(self.cells) - len(self.missing)
 
+    def finished(self, cell: CellPlan) -> bool:
+        """Whether all of a cell was found done, every record as it was written."""
+        return id(cell) not in self.missing
+
     def look(self, cell: CellPlan) -> None:
         """Take stock again: something of a cell has ended, or another process is at it."""
         self.begun = time.monotonic()

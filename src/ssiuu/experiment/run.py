@@ -8,6 +8,7 @@ where there is none it helps with a part of one: its scores, its look inside, on
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -415,6 +416,8 @@ class _Stages:
 
     def attempt(self, cell: CellPlan) -> bool:
         """Do what is not done yet of a cell; False if another process is at it, or at a part."""
+        if world() == 1 and self._over(cell):
+            return True
         done = False
         try:
             with locked(self.out / cell.folder / LOCK, sharing=self.sharing) as mine:
@@ -423,6 +426,24 @@ class _Stages:
             self.meter(f"{cell.name}: {lost}")
         self.meter.look(cell)
         return done
+
+    def _over(self, cell: CellPlan) -> bool:
+        """Whether all of a cell is there, and nothing to be put in order: no lock has to be asked for.
+
+        With many workers most cells that one comes to are so, and a folder is listed then instead of a
+        lock taken and every file looked for that a killed process may have left.
+        """
+        if self.session.recipe.keep_checkpoints and cell.stage("unlearn"):
+            return False  # its weights have to be there, too
+        try:
+            names = {*os.listdir(self.out / cell.folder)}
+        except OSError:
+            return False
+        left = (n for n in names if n.startswith((".", "failed-")) or n.endswith(WEIGHTS))
+        if {*left} - {LOCK} or not {stage.path.name for stage in cell.stages} <= names:
+            return False
+        self.meter.look(cell)
+        return self.meter.finished(cell)
 
     def help_with(self, cell: CellPlan) -> bool:
         """Do one part of a cell that another process is at; False if there is none to do."""
