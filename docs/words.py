@@ -27,7 +27,7 @@ def main() -> None:
     """Draw the share of every word, truth by truth, over facts that nothing was fitted on."""
     matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "ssiuu"}
     rows = [r for r in json.loads(CALIBRATED.read_text())["rows"] if not r["fitted"] and r["facts"] is None]
-    figure = Figure(figsize=(8.6, 2.7), layout="constrained")
+    figure = Figure(figsize=(5.8, 2.7), layout="constrained")
     axes = figure.add_subplot()
     for place, (truth, label) in enumerate(reversed(TRUTHS.items())):
         counts = sum((Counter(r["words"]) for r in rows if r["truth"] == truth), Counter())
@@ -35,7 +35,7 @@ def main() -> None:
         for word, colour in WORDS.items():
             share = counts[word] / whole
             axes.barh(place, share, left=left, color=colour, height=0.62)
-            if share > 0.03:
+            if share > 0.05:
                 ink = INK if word == "undecided" else "white"
                 axes.text(left + share / 2, place, f"{share:.0%}", ha="center", va="center", color=ink)
             left += share

@@ -10,6 +10,7 @@ pytest -m slow tests/cli/test_docs_run.py    the model itself, half an hour: onl
 # ruff: noqa: F811 - a fixture is imported
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -22,6 +23,8 @@ from test_commands import moved, place, ssiuu  # noqa: F401 - two are fixtures
 from test_docs import PAGES, ROOT, blocks, inline
 
 from people_files import write_faithun
+from sample_record import sample_record
+from sample_runs import only, with_header, write_run
 from small_llama import small
 from ssiuu.analysis.columns import verdict
 from ssiuu.models.load import save
@@ -192,6 +195,8 @@ def check(line: Line, done: Any) -> None:
         assert taught.learned and (out / "model.safetensors").exists(), said
     elif "--facts" in line.words and command == "export":
         assert Path("task/facts.yaml").exists() and Path("customers/README.md").exists(), said
+    elif "--inspect" in line.words:
+        assert len(json.loads(next(Path("logs").glob("*.json")).read_text())["samples"]) > 2, said
     elif command == "export":
         assert "read back" in done.stdout and Path("deployed.gguf").stat().st_size > 10_000, said
     elif command in ("redact", "purge", "verify"):
@@ -208,6 +213,14 @@ def check(line: Line, done: Any) -> None:
     else:
         assert "known" in done.stdout, said
     assert done.returncode == code, said
+
+
+def made_before(page: Path) -> None:
+    """Make what a page takes for granted: it begins with an audit, or reads one."""
+    if page.name == "privacy.md":
+        shutil.copytree("my-model", "forgotten")
+    if page.name == "inputs.md":
+        write_run(with_header(only(sample_record(), "none", "gd"), kind="audit"), Path("audit"))
 
 
 def carried_out(line: Line, words: list[str], before: dict[str, tuple[Any, Path]]) -> Any:
@@ -253,8 +266,7 @@ def test_every_command_of_a_page_is_carried_out(
     monkeypatch.setenv("SSIUU_CACHE", str(stand_in))
     for name in ("FULL", "RETAIN", "UNLEARNED"):
         shutil.copytree(stand_in / "models" / "smollm2-135m", name)
-    if page.name == "privacy.md":  # which begins with the audit
-        shutil.copytree("my-model", "forgotten")
+    made_before(page)
     named(page)
     for line in TYPED[page]:
         check(line, carried_out(line, shortened(line), before))
@@ -271,8 +283,7 @@ def test_what_is_left_out_stands_on_some_page() -> None:
 @pytest.mark.parametrize("page", ITSELF, ids=lambda page: page.name)
 def test_every_command_of_a_page_is_carried_out_with_the_model_itself(page: Path) -> None:
     """Runs are shortened here too: as they stand those of the README alone take two hours."""
-    if page.name == "privacy.md":  # which begins with the audit
-        shutil.copytree("my-model", "forgotten")
+    made_before(page)
     named(page)
     for line in ITSELF[page]:
         words = shortened(line) if line.words[0] == "run" else line.words

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import ssiuu
+from known_facts import make_place
 from sample_record import sample_record
 from sample_runs import only, write_run
 from ssiuu.errors import OutputError
@@ -21,32 +22,129 @@ from ssiuu.records.lock import open_lock, take
 SOURCE = Path(ssiuu.__file__).parent
 POSIX = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog", "posix", "nis", "crypt"}
 
+# What a platform has not, of what Linux has: modules; what `os` and `signal` hold; whether /proc is there.
+LACKS = {
+    "win32": {
+        "modules": sorted(POSIX - {"posix"}),
+        "os": [
+            *(
+                "getuid",
+                "geteuid",
+                "getgid",
+                "getegid",
+                "O_NOFOLLOW",
+                "O_CLOEXEC",
+                "O_NONBLOCK",
+                "O_SYNC",
+            ),
+            *(
+                "O_DIRECTORY",
+                "O_DSYNC",
+                "fchmod",
+                "fchown",
+                "chown",
+                "lchown",
+                "fork",
+                "killpg",
+                "getpgid",
+            ),
+            *("setsid", "getloadavg", "uname", "statvfs", "fstatvfs", "sysconf", "sched_getaffinity"),
+            *("mkfifo", "mknod", "sync", "fdatasync", "posix_fallocate", "posix_fadvise", "sendfile"),
+            *(
+                "pread",
+                "pwrite",
+                "register_at_fork",
+                "WNOHANG",
+                "geteuid",
+                "nice",
+                "memfd_create",
+                "fchdir",
+            ),
+        ],
+        "signal": [
+            *("SIGKILL", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGPIPE", "SIGCHLD", "SIGQUIT"),
+            *(
+                "SIGTSTP",
+                "SIGCONT",
+                "SIGSTOP",
+                "setitimer",
+                "alarm",
+                "pthread_sigmask",
+                "sigwait",
+                "pause",
+            ),
+        ],
+        "name": "nt",
+    },
+    "darwin": {
+        "modules": [],
+        "os": [
+            *("sched_getaffinity", "posix_fallocate", "posix_fadvise", "fdatasync", "memfd_create"),
+            *(
+                "O_DIRECT",
+                "eventfd",
+                "copy_file_range",
+                "splice",
+                "pidfd_open",
+                "getrandom",
+            ),
+        ],
+        "signal": ["SIGRTMIN", "SIGRTMAX", "SIGPWR", "SIGSTKFLT", "sigtimedwait", "sigwaitinfo"],
+        "name": "posix",
+    },
+}
 # The standard library and torch ask for the system's own modules while they are imported, so those come
-# first; then what Windows has not is taken away, and ssiuu is told that it is there.
-WITHOUT = f"""
+# first; then what the platform has not is taken away, and ssiuu is told that it is there. Only pathlib
+# and shutil still know better: they would make paths, and ask for what this system does not have.
+WITHOUT = """
 import sys
-import asyncio, importlib.metadata, multiprocessing, pathlib, shutil, signal, subprocess, tempfile, uuid
-import filelock, jinja2, matplotlib.figure, numpy, os, pydantic, ruamel.yaml, scipy.stats, typer
+import asyncio, importlib.metadata, multiprocessing, pathlib, shutil, signal, sqlite3, subprocess
+import platform, tempfile, types, uuid
+import filelock, jinja2, matplotlib.figure, numpy, os, platformdirs, psutil, pydantic, ruamel.yaml
+import rich.console, rich.live, rich.progress, scipy.stats, typer, typer.rich_utils
 if "torch" in sys.argv:
-    import accelerate, peft, tokenizers, torch, transformers
+    import accelerate, huggingface_hub, peft, safetensors.torch, tokenizers, torch, transformers
+    import torch._dynamo, torch.distributed
     from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, Trainer
-for name in {sorted(POSIX - {"posix"})!r}:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+known = types.ModuleType("os")
+known.__dict__.update(vars(os))
+for name in LACKS["modules"]:
     sys.modules[name] = None
-for name in ("getuid", "geteuid", "getgid", "O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK", "O_DIRECTORY",
-             "fchmod", "fchown", "chown", "fork", "killpg", "getpgid", "setsid", "getloadavg", "uname",
-             "statvfs", "sysconf", "sched_getaffinity", "mkfifo"):
-    delattr(os, name) if hasattr(os, name) else None
-for name in ("SIGKILL", "SIGHUP", "SIGALRM", "SIGUSR1", "setitimer", "alarm", "pthread_sigmask"):
-    delattr(signal, name) if hasattr(signal, name) else None
-sys.platform = "win32"
+for module, lacking in ((os, LACKS["os"]), (signal, LACKS["signal"])):
+    for name in lacking:
+        delattr(module, name) if hasattr(module, name) else None
+pathlib.os = shutil.os = known
+os.name, sys.platform = LACKS["name"], PLATFORM
+ours = pathlib.Path.open
+def no_proc(path, *given, **more):
+    if str(path).startswith("/proc/"):
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+    return ours(path, *given, **more)
+pathlib.Path.open = no_proc
+platform.libc_ver = lambda *_: ("", "")
+if os.name == "nt":  # what psutil tells there of a process
+    told = types.SimpleNamespace(peak_wset=3e8, rss=3e8)
+    psutil.Process.memory_info = lambda process: told
 assert not any(name.split(".")[0] == "ssiuu" for name in sys.modules)
+"""
+MAIN = """
+from ssiuu.cli.main import main
+def said(*words):
+    sys.argv = ["ssiuu", *words]
+    try:
+        main()
+    except SystemExit as end:
+        return end.code or 0
+    return 0
 """
 
 
-def without_posix(code: str, *args: str) -> str:
-    """Return what Python says to some code where Windows' lacks are."""
-    command = [sys.executable, "-c", WITHOUT + code, *args]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+def elsewhere(platform: str, code: str, *args: str, folder: Path | None = None) -> str:
+    """Return what Python says to some code where a platform's lacks are."""
+    set_up = f"LACKS, PLATFORM = {LACKS[platform]!r}, {platform!r}\n"
+    command = [sys.executable, "-c", set_up + WITHOUT + MAIN + code, *args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -61,23 +159,21 @@ def test_no_module_of_posix_is_imported_outside_of_functions() -> None:
     assert not found
 
 
-def test_reports_are_made_without_posix(tmp_path: Path) -> None:
+@pytest.mark.parametrize("platform", ["win32", pytest.param("darwin", marks=pytest.mark.slow)])
+def test_commands_that_need_no_torch_work_there(platform: str, tmp_path: Path) -> None:
     run = write_run(only(sample_record(), "npo"), tmp_path / "run")
-    code = """
-from ssiuu.cli.main import main
-for extra in ([], ["--json"]):
-    sys.argv = ["ssiuu", "report", *RUN, *extra]
-    try:
-        main()
-    except SystemExit as end:
-        assert not end.code, end.code
+    code = f"""
+assert said("report", {str(run)!r}) == said("report", {str(run)!r}, "--json") == 0
+assert said("list", "recipes") == 0
+assert said("report", "nowhere", "--json") == said("nonsense", "--json") == 2
 """
-    assert without_posix(f"RUN = [{str(run)!r}]\n{code}")
+    assert "quick" in elsewhere(platform, code, folder=tmp_path)
     assert (run / "report.html").stat().st_size > 50_000
 
 
 @pytest.mark.slow
-def test_every_module_is_imported_without_posix() -> None:
+@pytest.mark.parametrize("platform", LACKS)
+def test_every_module_is_imported_there(platform: str) -> None:
     code = """
 import importlib, pkgutil
 import ssiuu
@@ -87,8 +183,46 @@ for name in names:
         importlib.import_module(name)
 print(len(names), ssiuu.run.__name__, ssiuu.audit.__name__)
 """
-    count, *names = without_posix(code, "torch").split()
+    count, *names = elsewhere(platform, code, "torch").split()
     assert int(count) > 250 and names == ["run", "audit"]
+
+
+SHORT = [
+    *("unlearn.max_steps=2", "unlearn.threshold=0", "attacks.reads=[1]", "examine.steps=[]"),
+    *("attacks.harmful={fractions: [0.3], learning_rates: [1e-4]}", "attacks.benign.learning_rates=[]"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", LACKS)
+def test_a_deletion_a_run_and_a_request_work_there(platform: str, tmp_path: Path) -> None:
+    """On a model made up here: asked, unlearned, audited, a run that is begun again, a ledger."""
+    make_place(tmp_path)
+    (tmp_path / "ångström-request.jsonl").rename(tmp_path / "forget.jsonl")
+    facts = ["--forget", "forget.jsonl", "--retain", "retain.jsonl"]
+    sets = [word for setting in SHORT for word in ("--set", setting)]
+    own = ["benchmark=own", "model=model", "forget=forget.jsonl", "retain=retain.jsonl"]
+    own += ["methods=[none, gd]", "diagnose=false"]
+    run = ["run", "--out", "run", *sets, *(word for one in own for word in ("--set", one))]
+    code = f"""
+sets, facts, run = {sets!r}, {facts!r}, {run!r}
+assert said("list", "methods") == said("list", "settings") == 0
+assert said("init", "recipe.yaml") == said("check", "recipe.yaml") == said("check") == 0
+assert said("doctor") in (0, 11)
+assert said("ask", "--model", "model", "--facts", "forget.jsonl") == 0
+words = ["unlearn", "--model", "model", *facts, "--out", "gone", "--keep-anyway"]
+assert said(*words, "--set", "unlearn.learning_rate=1e-3", "--set", "unlearn.max_steps=4") in (0, 3, 4)
+assert said("audit", "--before", "model", "--after", "gone", *facts, "--out", "audit", *sets) in (0, 3, 5)
+assert said("verify", "audit/certificate.json", "--model", "gone") == 0
+assert said(*run) == said(*run) == 0
+assert said("request", "open", "ledger", "--model", "model", "--retain", "retain.jsonl") == 0
+assert said("request", "add", "ledger", "--forget", "forget.jsonl", "--reference", "1") == 0
+assert said("request", "list", "ledger") == 0
+assert said("redact", "audit") == said("purge", "audit", "--yes") == 0
+"""
+    assert "4 known" in elsewhere(platform, code, "torch", folder=tmp_path)
+    for file in ("gone/model.safetensors", "run/report.html", "gone/certificate.json"):
+        assert (tmp_path / file).stat().st_size > 1000, file
 
 
 def test_a_lock_is_one_processes_and_keeps_what_stands_in_its_file(tmp_path: Path) -> None:

@@ -84,6 +84,34 @@ def test_a_container_has_less_than_its_machine(version: int, tmp_path: Path) -> 
     assert room._of_group(tmp_path) is None
 
 
+def test_where_a_file_cannot_be_allocated_or_removed_while_it_is_mapped(
+    tiny_model: Any, monkeypatch: Any, tmp_path: Path
+) -> None:
+    """As on Windows; on macOS the first of the two."""
+    monkeypatch.delattr("os.posix_fallocate", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(room, "free_bytes", lambda device: 0)
+    later: list[tuple[Any, ...]] = []
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if not later or path not in later[-1]:
+            raise PermissionError(13, "in use")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(room.atexit, "register", lambda *call: later.append(call))
+    monkeypatch.setattr(Path, "unlink", refuse)
+    tensors = [torch.randn(300_001), torch.ones(2, dtype=torch.bfloat16)]
+    copies = room.copied(tensors)
+    assert all(map(torch.equal, copies, tensors)) and len(later) == 2
+    sizes = sorted(path.stat().st_size for path in tmp_path.iterdir())
+    assert sizes == [4, 1_200_004]
+    monkeypatch.setattr(Path, "unlink", unlink)
+    for remove, *given in later:
+        remove(*given)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_tied_weights_are_copied_once() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -1,4 +1,4 @@
-"""`ssiuu export`: a checkpoint as one file for another program, or facts in the form of another one."""
+"""`ssiuu export`: a checkpoint, facts or an audit in the form of another program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ KINDS = ("f16", "q8_0", "q4_0", "q6_k", "q4_k_m")
 
 
 def command(
-    model: Annotated[str | None, typer.Argument(help="short name, folder or hub name")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="short name, folder or hub name; with --inspect an audit")
+    ] = None,
     gguf: Annotated[
         Path | None, typer.Option(metavar="FILE", help="file for llama.cpp to write, .gguf")
     ] = None,
@@ -30,21 +32,41 @@ def command(
     dataset: Annotated[
         Path | None, typer.Option(metavar="DIR", help="folder of a set that datasets loads")
     ] = None,
+    inspect: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="folder, or .json, for a log of inspect_ai")
+    ] = None,
     columns: ColumnNames = None,
 ) -> None:
-    """Write a Llama model to a GGUF file and read it back; or facts as a task or a data set.
+    """Write a model to a GGUF file; facts as a task or a data set; an audit as a log.
 
-    What was unlearned may come back when weights are rounded:
+    A GGUF file is read back. What was unlearned may come back when weights are rounded:
     ssiuu audit --before MODEL --after FILE.gguf judges that very file.
     """
+    if inspect is not None:
+        if model is None or gguf or facts or retain or lm_eval or dataset:
+            raise ConfigError("--inspect DIR goes with the folder of an audit and nothing else.")
+        _audit(Path(model), inspect)
+        return
     if facts is not None and model is None and gguf is None:
         _facts(facts, retain, lm_eval, dataset, columns)
         return
     if model is None or gguf is None or facts or retain or lm_eval or dataset:
         raise ConfigError(
-            "give either MODEL with --gguf FILE, or --facts FILE with --lm-eval DIR, --dataset DIR."
+            "give MODEL with --gguf FILE, or --facts FILE with --lm-eval DIR, --dataset DIR, or AUDIT "
+            "with --inspect DIR."
         )
     _model(model, gguf, type_)
+
+
+def _audit(folder: Path, path: Path) -> None:
+    """Write an audit as a log of inspect_ai."""
+    from ssiuu.records.files import load_run
+    from ssiuu.report.inspect_log import write_log
+
+    log, count = write_log(load_run(folder), path)
+    result(inspect=log, samples=count)
+    print(f"{log}: {count} facts; inspect view --log-dir {log.parent}")
+    print("It holds the facts in full, readable by you alone.")
 
 
 def _model(model: str, gguf: Path, type_: str) -> None:

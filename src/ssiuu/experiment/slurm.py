@@ -44,7 +44,8 @@ class Job:
 
 def _deaf() -> None:
     """Leave the signals that a job is told of its end by to submitit: a worker would end at once."""
-    for number in (signal.SIGUSR1, signal.SIGUSR2):
+    for name in ("SIGUSR1", "SIGUSR2"):
+        number: Any = getattr(signal, name)  # only where there are clusters
         signal.signal(number, signal.SIG_IGN)
 
 

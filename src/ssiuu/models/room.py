@@ -8,9 +8,11 @@ tensor. These have no names, and are gone with it. A model may be told where its
 
 from __future__ import annotations
 
+import atexit
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 from weakref import WeakKeyDictionary
@@ -26,6 +28,7 @@ GROUPS: Final = (
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
 )
 MOUNT: Final = Path("/sys/fs/cgroup")
+ZEROS: Final = bytes(1 << 20)
 _chosen: WeakKeyDictionary[object, Offload] = WeakKeyDictionary()  # by model
 
 
@@ -131,10 +134,40 @@ def _on_disk(tensors: Sequence[Tensor]) -> list[Tensor]:
     for tensor in tensors:
         handle, name = tempfile.mkstemp(prefix="ssiuu-copy-")
         try:
-            os.posix_fallocate(handle, 0, max(1, tensor.numel() * tensor.element_size()))
+            _allocate(handle, max(1, tensor.numel() * tensor.element_size()))
             copy = torch.from_file(name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
             copies.append(copy.view(tensor.shape).copy_(tensor))
         finally:
             os.close(handle)
-            os.unlink(name)  # what is mapped stays until it is let go
+            _discard(Path(name))
     return copies
+
+
+def _allocate(handle: int, size: int) -> None:
+    """Give a file its size and the room for it: a full disk is an error now, and a crash later.
+
+    Raises:
+        OSError: There is no room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, size)
+        return
+    for _ in range(0, size, len(ZEROS)):
+        os.write(handle, ZEROS)
+    os.ftruncate(handle, size)
+
+
+def _discard(path: Path) -> None:
+    """Remove a file that is mapped: what is mapped stays until it is let go.
+
+    Windows removes none that is, so there it goes when the process ends.
+    """
+    try:
+        path.unlink()
+    except PermissionError:
+        atexit.register(_remove, path)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
