@@ -194,6 +194,9 @@ def test_damage_is_said_of_methods_that_moved_far_and_of_no_control(record: RunR
     assert note in summary(record)
     none = record.cells[0]
     far = record.cells[1].evaluation
+    near = record.cells[1].model_copy(update={"seed": 7, "evaluation": none.evaluation})
+    seeds = record.model_copy(update={"cells": [*record.cells, near]})
+    assert "0.1): gd (1 of 2 seeds), ssiuu." in summary(seeds)
     control = record.model_copy(update={"cells": [none.model_copy(update={"evaluation": far})]})
     assert "damaged (" not in summary(control) and "damaged" not in kept(control, control.cells[0])
 
@@ -207,3 +210,9 @@ def test_an_older_record_is_not_scored_rather_than_unmoved(older: RunRecord, rec
     table = next(part for part in FORMATS["md"](half, None).split("\n\n###") if "KL ↓" in part)
     lines = {line.split(" | ")[0]: line for line in table.splitlines()}
     assert f" | {DASH} | {DASH} |" in lines["| npo"] and "0.40 ± 0.04" in lines["| gd"]
+
+
+def test_where_nothing_was_examined_it_is_said_what_a_verdict_is_worth(record: RunRecord) -> None:
+    bare = [cell.model_copy(update={"examination": None}) for cell in record.cells]
+    said = " ".join(summary(record.model_copy(update={"cells": bare})).split())
+    assert "No model was examined (examine.steps), so nothing tells erased from hidden" in said

@@ -18,5 +18,12 @@ def damaged(cell: Cell) -> bool:
 
 
 def damaged_labels(cells: Iterable[Cell]) -> list[str]:
-    """Return the labels of the methods with a damaged model, each once."""
-    return list(dict.fromkeys(cell.method.label for cell in cells if damaged(cell)))
+    """Return the labels of the methods with a damaged model; where not all of one's are, how many."""
+    of: dict[str, list[bool]] = {}
+    for cell in cells:
+        of.setdefault(cell.method.label, []).append(damaged(cell))
+    return [
+        label if all(found) else f"{label} ({sum(found)} of {len(found)} seeds)"
+        for label, found in of.items()
+        if any(found)
+    ]

@@ -28,6 +28,10 @@ NOT_PROOF = (
     "'Erased' means that hidden facts would have shown in this examination and these did not: "
     "evidence, not proof."
 )
+UNEXAMINED = (
+    "No model was examined (examine.steps), so nothing tells erased from hidden: 'not removed' says "
+    "that surely more than a tenth of the answers are still written freely, guesses among them."
+)
 
 
 def subject(record: RunRecord) -> Cell | None:

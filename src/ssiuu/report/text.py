@@ -19,7 +19,7 @@ from ssiuu.analysis.levels import attack_names
 from ssiuu.analysis.scores import score_of
 from ssiuu.analysis.standard import seconds
 from ssiuu.records.schema import RunRecord
-from ssiuu.report.answer import NOT_PROOF, answer
+from ssiuu.report.answer import NOT_PROOF, UNEXAMINED, answer
 from ssiuu.report.knowledge import sentences, trains
 from ssiuu.report.redacted import redaction
 
@@ -196,14 +196,17 @@ def block_table(title: str, headings: Sequence[str], *rows: Sequence[str]) -> st
 
 
 def _answers(record: RunRecord) -> list[str]:
-    """Return the answer on every model that was examined, controls last."""
+    """Return the answer on every model that was examined, controls last; or that none was."""
     ordered = sorted(record.cells, key=lambda cell: cell.method.origin == "control")
     examined = [m for m in (Model(record, cell) for cell in ordered) if m.judgement.judged]
     lines = []
     for model in examined:
         text = f"{_label(model)}: {' '.join(answer(model.judgement))}".replace("\u00a0", " ")
         lines += textwrap.wrap(plain(text), WIDTH, break_on_hyphens=False, subsequent_indent="  ")
-    return [*lines, NOT_PROOF, ""] if lines else []
+    if lines:
+        return [*lines, NOT_PROOF, ""]
+    judged = any(Model(record, cell).judgement.facts for cell in ordered)
+    return [*textwrap.wrap(UNEXAMINED, WIDTH), ""] if judged else []
 
 
 def _headline(record: RunRecord) -> str:
