@@ -221,10 +221,14 @@ MADE_UP = {
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("reading", ["replicas", "shards"])
 def test_a_made_up_world_has_the_record_of_a_single_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reading: str
 ) -> None:
-    (tmp_path / "recipe.yaml").write_text(json.dumps(MADE_UP))
+    recipe = MADE_UP | {"mesh": {"reading": reading}}
+    if reading == "shards":
+        recipe |= {"examine": {"steps": [2], "planted": 0}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     for processes in (1, 2):
         monkeypatch.setenv("SSIUU_CACHE", str(tmp_path / f"cache {processes}"))
         done(tmp_path, processes, "run", "recipe.yaml", "--out", f"run {processes}")
