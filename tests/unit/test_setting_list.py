@@ -14,11 +14,13 @@ import pytest
 
 from ssiuu import shipped
 from ssiuu.cli import exits
+from ssiuu.cli.listing import knobs
 from ssiuu.cli.reference import ENVIRONMENT, reference_page
 from ssiuu.config import flatten
 from ssiuu.errors import ConfigError
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.settings import settings
+from ssiuu.methods import TRANSFORMS
 
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {"tune.space", "columns"}  # mappings that are whole
@@ -121,3 +123,8 @@ def test_a_wheel_holds_recipes_and_examples(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {"ssiuu/recipes/strong.yaml", "ssiuu/examples/customers.jsonl", "ssiuu/py.typed"} <= {*names}
     assert {f"ssiuu/recipes/{name}.yaml" for name in shipped.recipes()} <= {*names}
+
+
+def test_a_suffix_is_listed_with_what_it_sets() -> None:
+    (value,) = (value for name, value, _ in knobs(TRANSFORMS.get("projection")) if name == "projection")
+    assert value == 32

@@ -168,13 +168,11 @@ def _knobs(part: Any) -> None:
 
 def knobs(part: Any) -> Iterator[tuple[str, Any, str | None]]:
     """Yield what can be set of a part of a method, or of its class: name, value or default, meaning."""
-    kind = part if isinstance(part, type) else type(part)
-    for name, knob in kind.model_fields.items():  # type: ignore[attr-defined]
-        yield (
-            knob.alias or name,
-            knob.default if part is kind else getattr(part, name),
-            knob.description,
-        )
+    kind: Any = part if isinstance(part, type) else type(part)
+    word = getattr(kind, "suffixes", {}).get(kind.name, {})  # what its name behind a plus sets
+    for name, knob in kind.model_fields.items():
+        value = word.get(name, knob.default) if part is kind else getattr(part, name)
+        yield knob.alias or name, value, knob.description
 
 
 def _from(plugin: object) -> str:

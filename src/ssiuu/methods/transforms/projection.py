@@ -81,7 +81,8 @@ class Projection(Transform):
     projection_outputs: int | None = Field(
         default=None,
         ge=1,
-        description="ours: the same with the directions of each linear map's output gradients",
+        description="ours: the same with the directions of each linear map's output gradients; "
+        f"null for none, {DEFAULT_OUTPUTS} by +outputs",
     )
     projection_from: Literal["retain", "forget", "both", "random"] = Field(
         default="retain",

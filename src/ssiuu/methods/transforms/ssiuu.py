@@ -47,7 +47,7 @@ class Ssiuu(Transform):
 
     name: ClassVar[str] = "ssiuu"
     origin: ClassVar[Origin] = "paper"
-    source: ClassVar[str] = "Yang et al. 2026 (ICLR), Algorithm 1."
+    source: ClassVar[str] = "Yang et al. 2026 (ICLR)."
     summary: ClassVar[str] = "with the attribution regulariser of Ssiuu"
     order: ClassVar[int] = 10
     published_on: ClassVar[frozenset[str]] = frozenset({"gd"})
