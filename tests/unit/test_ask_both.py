@@ -22,7 +22,7 @@ from ssiuu.cli.view import Asking
 from ssiuu.errors import ConfigError, DataError, InputError, ModelError
 from ssiuu.experiment.both import Both, Pair, pairs_of
 from ssiuu.models.load import load, save, save_weights
-from ssiuu.records.files import write_record
+from ssiuu.records.files import read_header, write_record
 from ssiuu.records.schema import MethodInfo, Unlearning
 from ssiuu.report.live import LONGEST, Server, serving
 
@@ -112,6 +112,18 @@ def test_a_run_has_the_weights_of_cells_at_work(place: Path, tmp_path: Path) -> 
     assert [*pairs] == ["gd-s0"]
     said = Both().ask(pairs["gd-s0"], QUESTION)
     assert (said.before, said.after) == (ANSWER, greedy(place / "gone", QUESTION))
+
+
+def test_a_name_that_was_no_hub_name_is_not_asked_for_there(place: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    record_of(run, "run", "ssiuu run --set benchmark=fictional", "fictional", "0" * 64)
+    record = read_header(run)
+    model = record.model.model_copy(update={"source": "folder"})
+    write_record(run / "run.json", record.model_copy(update={"model": model}))
+    save_weights(load(str(place / "gone")).model, run / "cells" / "gd-s0" / "unlearn-1.safetensors")
+    with pytest.raises(InputError, match=r"fictional, is no folder here: .* made by a benchmark"):
+        pairs_of(run)
+    assert [*pairs_of(run, before=str(place / "model"))] == ["gd-s0"]
 
 
 def test_a_checkpoint_names_the_model_before_in_its_card(place: Path, tmp_path: Path) -> None:

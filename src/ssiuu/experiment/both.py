@@ -135,24 +135,30 @@ def pairs_of(folder: Path, before: str | None = None, after: Path | None = None)
         header = read_header(folder)
         basis, out = {key: header.config.get(key) for key in KEPT}, _option(header.command, "--out")
         pairs = _of_audit(folder, header) if header.kind == "audit" else _of_run(folder)
-        why = GONE[header.kind]
+        why, made_here = GONE[header.kind], header.model.source not in ("hub", "cache")
         fingerprint = header.model.fingerprint
     else:
         record = read_record(folder / RECORD, Unlearning)
         if record is None:
             raise InputError(f"{folder} holds neither a run nor a checkpoint of ssiuu unlearn.")
-        out = why = ""
+        out, why, made_here = "", "", False
         form, pairs, fingerprint = record.prompt.partition(":")[0], {folder.name: folder}, ""
         basis = {"model": _stated(folder), "prompt": form if form in FORMS else None}
     if after is not None:
         pairs = {after.name: after}
     if before is not None:
         basis, fingerprint = basis | {"model": before, "base": None, "revision": None}, ""
+        made_here = False
     if not pairs:
         raise InputError(f"{folder}: {why}. {GIVE}.")
     model = _standing(str(basis["model"] or ""), folder, out)
     if not model:
         raise InputError(f"{folder} does not say which model it was before. {GIVE}.")
+    if made_here and not Path(model).exists():  # its name may be another's on the hub
+        raise InputError(
+            f"{folder}: the model before, {model}, is no folder here: it has been moved, was made by a "
+            f"benchmark, or was in memory. {GIVE}."
+        )
     made = Basis(**{key: value for key, value in (basis | {"model": model}).items() if value})
     return {name: Pair(made, path, fingerprint) for name, path in pairs.items()}
 
