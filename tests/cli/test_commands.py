@@ -101,6 +101,7 @@ def test_unlearn_then_audit(place: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr  # the default, at a rate it found itself
     assert "forgotten" in done.stdout and "reached" in done.stdout and "KL text" in done.stdout
     assert AutoModelForCausalLM.from_pretrained(out).config.hidden_size == 32
+    assert f"{out / 'unlearn.json'} holds the facts" in done.stdout
     program, *printed = shlex.split(done.stdout.splitlines()[-1])
     assert program == "ssiuu" and printed[0] == "audit"  # what it printed is what is run here
     audit = ssiuu(*printed, "--set", "attacks.reads=[1,2]")

@@ -86,7 +86,7 @@ def command(
     seal = seal_of(sign, fact_digests, digest_key, out)
     from ssiuu.certificate.write import JSON as CERTIFICATE
     from ssiuu.experiment.certify import certify_unlearning
-    from ssiuu.experiment.unlearn import DEFAULT_METHOD, unlearn_model
+    from ssiuu.experiment.unlearn import DEFAULT_METHOD, RECORD, unlearn_model
 
     progress, sets = set_up(), forcing(set_, force, prompt, revision=revision)
 
@@ -121,6 +121,8 @@ def command(
     if kept:
         print(f"checkpoint: {out}")
         print(f"certificate: {out / CERTIFICATE}")
+        if not redact:
+            print(f"{out / RECORD} holds the facts: before {out} is copied, ssiuu redact {out}")
         if push_to_hub is not None and not _upload(out, push_to_hub, push_anyway):
             code = WITHHELD
         given = {"--before": model, "--after": out, "--forget": forget, "--retain": retain}

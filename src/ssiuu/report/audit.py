@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ssiuu.analysis.column import Model
 from ssiuu.analysis.evidence import FEW, LEVEL, POWER, Judged, constants, shown
+from ssiuu.analysis.verdict import answered
 from ssiuu.records.schema import (
     Attacker,
     Cell,
@@ -207,6 +208,13 @@ def _shown(model: Model) -> list[str]:
         f"On {header.created[:10]} the model was examined for {len(word.facts)} facts that it was to "
         f"lose, against the model before ({plain(header.model.name)}). {' '.join(answer(word)[:1])}"
     ]
+    if model.record.original is not None:
+        first = model.record.original.forget
+        was = sum(answered(first[fact]) for fact in word.facts if fact in first)
+        now = sum(fact.said for fact in word.facts.values())
+        parts.append(
+            f"Asked freely, it said {was or 'none'} of them before and says {now or 'none'} now."
+        )
     judged = word.judged
     erased, hidden = word.count("erased"), word.count("hidden")
     if erased and judged and judged.power is not None:
