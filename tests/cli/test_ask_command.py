@@ -37,6 +37,7 @@ def test_one_question_is_asked_without_a_file(place: Path) -> None:
     words = ("ask", "--model", place / "model", "--question", "Where was Ada born?")
     done = ssiuu(*words, "--answer", "Ulm")
     assert done.returncode == 0 and "1 fact: 1 known" in done.stdout
+    assert "–: too few alternatives to rank it against" in done.stdout
     assert "1 fact: 1 unknown" in ssiuu(*words, "--answer", "Rome").stdout
     for wrong in ((), ("--facts", "x.jsonl"), ("--answer", "Ulm", "--facts", "x.jsonl")):
         refused = ssiuu(*words, *wrong)

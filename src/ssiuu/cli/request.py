@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ssiuu.records.ledger import Ledger
 
 app = typer.Typer(no_args_is_help=True, help="Keep a ledger of deletion requests, and process them.")
+TRY_AGAIN = {"not removed": NOT_FORGOTTEN, "hidden": HIDDEN}  # verdicts and exit codes
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="folder of the ledger")]
 
 
@@ -122,7 +123,7 @@ def process(
     unlearning no model is kept and the requests stay pending.
     """
     from ssiuu.cli.terminal import set_up
-    from ssiuu.experiment.requests import newest
+    from ssiuu.experiment.requests import audit_folder, newest
     from ssiuu.experiment.requests import process as processed
     from ssiuu.records.ledger import Ledger
     from ssiuu.report.outcome import outcome
@@ -143,9 +144,17 @@ def process(
     print(answer(ledger))
     result(model=newest(ledger))
     print(f"newest model: {newest(ledger)}")
+    certificate = audit_folder(ledger, done.round.id) / "certificate.html"
+    if certificate.exists():
+        result(certificate=certificate)
+        print(f"certificate: {certificate}")
     _write(ledger)
-    codes = {"not removed": NOT_FORGOTTEN, "hidden": HIDDEN}
-    if code := codes.get(done.round.verdict):
+    if done.round.verdict in TRY_AGAIN:
+        print(
+            f"{done.round.verdict}: the requests count as processed. To try harder, begin a ledger "
+            f"with --model {newest(ledger)} and another --method, and add them there."
+        )
+    if code := TRY_AGAIN.get(done.round.verdict):
         raise typer.Exit(code)
 
 

@@ -147,6 +147,11 @@ def newest(ledger: Ledger) -> str:
     return str(_checkpoint(ledger, ended[-1].id)) if ended else ledger.about("model")
 
 
+def audit_folder(ledger: Ledger, round_: int) -> Path:
+    """Return where the audit of a round is, or would be."""
+    return ledger.folder / "audits" / f"{round_:04d}"
+
+
 def _begun(ledger: Ledger) -> Round | None:
     """Return the round that is under way, or a new one of what is pending."""
     rounds = ledger.rounds()
@@ -235,7 +240,7 @@ class _Processing:
 
     def _audit(self) -> dict[int, str]:
         """Audit the new model; return each request's verdict, that of its worst fact."""
-        folder = self.ledger.folder / "audits" / f"{self.round.id:04d}"
+        folder = audit_folder(self.ledger, self.round.id)
         if self.round.verdict:  # audited, redacted, and only what follows was left
             return dict(json.loads(self.ledger.about(f"verdicts {self.round.id}")))
         record = audit_models(

@@ -49,6 +49,8 @@ def table(record: ModelKnowledge) -> str:
     many = f"{len(record.facts)} fact{'s' if len(record.facts) > 1 else ''}"
     tally = f"{many}: {counts(record.knowledge)}."
     note = "Rank and margin (nats a token): against the best alternative; log p: nats, of the answer."
+    if any(record.knowledge[fact.id].rank is None for fact in record.facts):
+        note += f"\n{DASH}: too few alternatives to rank it against."
     return "\n".join([*lines, "", *record.notes, tally, f"Asked as {record.asked}", note])
 
 
