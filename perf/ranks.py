@@ -3,8 +3,8 @@
     python perf/ranks.py 2 3            # so many processes, one number after the other
     python perf/ranks.py 2 3 --write    # into docs/scale.md
 
-It takes an hour of one core. What was found is kept in `--out`, a line a case: the same command goes on
-after the last one. What is compared stands in `tests/distributed/table.py`, and how in
+It takes 24 minutes of two busy cores. What was found is kept in `--out`, a line a case: the same
+command goes on after the last one. What is compared stands in `tests/distributed/table.py`, and how in
 `tests/distributed/cases.py`.
 """
 

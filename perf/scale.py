@@ -208,7 +208,7 @@ def table(rows: Sequence[Mapping[str, float]]) -> str:
         line("memory, MB", "read_MB_of_memory"),
         line("write the page once all is read, s / its MB", "page_s", "page_MB"),
         line("memory, MB", "page_MB_of_memory"),
-        line("compare with as many, s / MB of the page", "compare_s", "compare_MB"),
+        line("set beside itself by `compare`, s / MB of the page", "compare_s", "compare_MB"),
         line("memory, MB", "compare_MB_of_memory"),
     ]
     return "\n".join(lines) + "\n"
