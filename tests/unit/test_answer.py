@@ -186,7 +186,7 @@ def test_the_terminal_and_a_notebook_say_the_same_sentence(record: RunRecord) ->
     assert f"after: {word}" in re.sub(r"\s+", " ", summary(record))
     assert "evidence, not proof" in re.sub(r"\s+", " ", summary(record))
     found = Audited(record)
-    assert found.answer == word and word in found._repr_html_()
+    assert found.answer == word and word in found._repr_html_() and word in repr(found)
     assert found.verdict == "hidden" and found.facts()[0]["p_hidden"] is not None
     bare = record.cells[0].model_copy(update={"examination": None})
     unexamined = record.model_copy(update={"cells": [bare], "planted": None})

@@ -255,6 +255,7 @@ def test_a_model_in_hand_is_unlearned_and_audited(
     log = result.to_dataframe()
     assert list(log["step"]) == [1, 2] and log["forget_loss"].notna().all()
     assert "not forgotten" in result._repr_html_()
+    assert ": not forgotten" in repr(result) and len(repr(result)) < 1000
     found = ssiuu.audit(first, held, rows, RETAIN, tokenizer=tokenizer, settings=QUIET)
     table, facts = found.to_dataframe(), found.to_dataframe("facts")
     assert list(table["verdict"])[-1] == found.verdict

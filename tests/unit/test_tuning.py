@@ -52,7 +52,8 @@ def test_more_trials_or_methods_keep_those_that_were_drawn() -> None:
     ("space", "said"),
     [
         ({}, "nothing is varied of 'gd'"),
-        ({"npo": {"beta": [0.1, 0.2]}}, "unknown method 'npo'"),
+        ({"npoo": {"beta": [0.1, 0.2]}}, "unknown method 'npoo'"),
+        ({"npo": {"beta": [0.1, 0.2]}}, "nothing is varied of 'gd'"),
         ({"gd": {"betta": [0.1, 0.2]}}, "tune.space: gd: unknown hyper-parameter"),
         ({"*": {"learning_rate": [1e-3, 1e-5]}}, "0 < low < high"),
         ({"*": {"learning_rate": [0, 1e-5]}}, "0 < low < high"),
@@ -173,3 +174,10 @@ def test_the_validation_facts_are_a_quarter_and_not_trained_on() -> None:
     assert len(divide(facts[:2], 0)[1]) == 1
     with pytest.raises(ConfigError, match="at least 2 facts"):
         divide(facts[:1], 0)
+
+
+def test_a_recipes_space_serves_a_part_of_its_methods() -> None:
+    """As where one row of a table is made again: --set 'methods=[gd]'."""
+    given = ["tune.trials=2", "tune.space={'*': {learning_rate: [1e-4, 1e-3]}, cir: {decay: [0.5]}}"]
+    recipe, _ = ssiuu.resolve(None, ["methods=[gd]", *given])
+    assert {label for label in recipe.tune.space} == {"*", "cir"}

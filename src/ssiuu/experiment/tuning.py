@@ -34,7 +34,8 @@ def tried(
 
     Args:
         specs: The methods of a recipe.
-        space: By label, or "*" for all: a hyper-parameter's low and high end, or its choices.
+        space: By label, or "*" for all: a hyper-parameter's low and high end, or its choices. That of
+            a method which is not among them is left out.
         trials: Settings a method.
         seed: Decides what is drawn.
 
@@ -46,7 +47,7 @@ def tried(
     problems = [
         unknown("method", label, ["*", *labels], "tune.space")
         for label in space
-        if label not in ("*", *labels)
+        if label not in ("*", *labels) and not _is_method(label)
     ]
     problems += [p for of in space.values() for key, ends in of.items() for p in _wrong(key, ends)]
     if problems:
@@ -59,6 +60,15 @@ def tried(
         drawn = [_draw(varied, f"tune:{seed}:{method.label}:{n}") for n in range(trials)]
         settings[method.label] = [(values, _with(spec, values, method.label)) for values in drawn]
     return settings
+
+
+def _is_method(label: str) -> bool:
+    """Whether it is a method's, of this run or not: a space may serve a part of its methods."""
+    try:
+        make(label.partition("@")[0])
+    except ConfigError:
+        return False
+    return True
 
 
 def _wrong(key: str, ends: Sequence[Any]) -> list[str]:

@@ -24,7 +24,7 @@ FACTS = "facts"
 M = TypeVar("M")  # the class of the caller's model; nothing here needs torch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Unlearned(Generic[M]):
     """What unlearning led to.
 
@@ -52,6 +52,10 @@ class Unlearned(Generic[M]):
         """
         return _frame(step.model_dump() for step in self.record.steps)
 
+    def __repr__(self) -> str:
+        said = "\n".join(outcome(self.record)) or self.state
+        return f"{self.record.method.label}: {said}"
+
     def _repr_html_(self) -> str:
         lines = [*outcome(self.record), *self.record.notes]
         tried = Markup("<pre>{}</pre>").format("\n".join(attempts(self.record)))
@@ -60,7 +64,7 @@ class Unlearned(Generic[M]):
         return str(title + Markup("<ul>") + listed + Markup("</ul>") + tried)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Audited:
     """What an audit found of a pair of models."""
 
@@ -107,6 +111,9 @@ class Audited:
         if of != FACTS:
             raise ConfigError(unknown("table", of, ["models", FACTS], "to_dataframe"))
         return _frame(_facts(self.record))
+
+    def __repr__(self) -> str:
+        return f"{self.verdict}. {self.answer}"
 
     def _repr_html_(self) -> str:
         first = column_tables(self.record, compare(self.record))[0]
