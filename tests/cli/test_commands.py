@@ -97,6 +97,8 @@ def test_unlearn_then_audit(place: Path, tmp_path: Path) -> None:
         place / "retain.jsonl",
         "--out",
         out,
+        "--reference",
+        "2026-014",
     )
     assert done.returncode == 0, done.stdout + done.stderr  # the default, at a rate it found itself
     assert "forgotten" in done.stdout and "reached" in done.stdout and "KL text" in done.stdout
@@ -105,6 +107,9 @@ def test_unlearn_then_audit(place: Path, tmp_path: Path) -> None:
     program, *printed = shlex.split(done.stdout.splitlines()[-1])
     assert program == "ssiuu" and printed[0] == "audit"  # what it printed is what is run here
     audit = ssiuu(*printed, "--set", "attacks.reads=[1,2]")
+    for folder in (out, tmp_path / "forgotten-audit"):
+        certificate = json.loads((folder / "certificate.json").read_text())
+        assert certificate["predicate"]["references"] == ["2026-014"]
     assert audit.returncode in (0, 3, 5), audit.stderr
     assert (tmp_path / "forgotten-audit" / "report.html").stat().st_size > 10_000
     open_to_others = [p for p in (tmp_path / "forgotten-audit").glob("*.*") if p.stat().st_mode & 0o077]

@@ -127,6 +127,9 @@ def test_a_certificate_of_every_round_still_verifies(ledger: Ledger) -> None:
     for number in (1, 2):
         certificate = ledger.folder / "audits" / f"{number:04d}" / "certificate.json"
         model = ledger.folder / "models" / f"{number:04d}"
+        told = json.loads(certificate.read_text())["predicate"]
+        assert told["references"] == ([], ["R-1"], ["nobody", "R-2"])[number]
+        assert "R-" in certificate.with_suffix(".html").read_text()
         checked = ssiuu("verify", certificate, "--model", model)
         assert checked.returncode == 0, checked.stdout + checked.stderr
 

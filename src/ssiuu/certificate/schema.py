@@ -119,9 +119,13 @@ class Tried(Record):
 
 
 class Predicate(Record):
-    """What was done and found. `digest`: of the statement without it, so that no change goes unseen."""
+    """What was done and found. `digest`: of the statement without it, so that no change goes unseen.
+
+    `references`: what the requests are called by whoever keeps them.
+    """
 
     kind: Literal["audit", "unlearn"]
+    references: list[str] = Field(default=[])
     measured: str
     issued: str
     versions: dict[str, str]

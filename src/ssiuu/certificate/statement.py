@@ -59,7 +59,8 @@ class Checkpoint:
 class Issue:
     """What a certificate holds beside what its record says.
 
-    `attacks`: the names of all that this version has, so that those left out can be told.
+    `attacks`: the names of all that this version has, so that those left out can be told. `references`:
+    what the requests are called.
     """
 
     checkpoints: Sequence[Checkpoint]
@@ -67,6 +68,7 @@ class Issue:
     issued: str
     versions: Mapping[str, str]
     attacks: Sequence[str] = field(default=())
+    references: Sequence[str] = field(default=())
 
 
 def of_audit(record: RunRecord, issue: Issue) -> Statement:
@@ -91,6 +93,7 @@ def of_audit(record: RunRecord, issue: Issue) -> Statement:
         issue,
         Predicate(
             kind="audit",
+            references=list(issue.references),
             measured=header.created,
             issued=issue.issued,
             versions=dict(header.versions),
@@ -131,6 +134,7 @@ def of_unlearning(
         issue,
         Predicate(
             kind="unlearn",
+            references=list(issue.references),
             measured=measured,
             issued=issue.issued,
             versions=dict(issue.versions),

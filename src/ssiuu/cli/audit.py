@@ -17,6 +17,7 @@ from ssiuu.cli.options import (
     FactDigestForm,
     PromptForm,
     Redact,
+    Reference,
     Revision,
     Sets,
     Sign,
@@ -43,6 +44,7 @@ def command(
     thorough: Thorough = False,
     redact: Redact = False,
     sign: Sign = None,
+    reference: Reference = None,
     fact_digests: FactDigestForm = "keyed",
     digest_key: DigestKeyFile = None,
     force: Annotated[
@@ -62,7 +64,7 @@ def command(
         raise ConfigError(f"--after {after} is not a folder, nor a GGUF file.")
     check_out(out, [before, after], empty=False)
     check_facts({"--forget": forget, "--retain": retain}, columns, set_ or [])
-    seal = seal_of(sign, fact_digests, digest_key, out)
+    seal = seal_of(sign, fact_digests, digest_key, out, reference)
     from ssiuu.analysis.columns import verdict
     from ssiuu.certificate.write import JSON as CERTIFICATE
     from ssiuu.experiment.certify import certify_audit

@@ -33,6 +33,10 @@ Sign = Annotated[
         "read from SSIUU_SIGN_PASSPHRASE",
     ),
 ]
+Reference = Annotated[
+    str | None,
+    typer.Option(help="what the request is called; in the certificate, so no personal data"),
+]
 FactDigestForm = Annotated[
     str,
     typer.Option(

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 FORMS = ("keyed", "salted")
 
 
-def seal_of(sign: Path | None, form: str, key: Path | None, out: Path) -> Seal:
+def seal_of(
+    sign: Path | None, form: str, key: Path | None, out: Path, reference: str | None = None
+) -> Seal:
     """Return how a certificate is made; the signing key is read now, before any work.
 
     Raises:
@@ -30,7 +32,7 @@ def seal_of(sign: Path | None, form: str, key: Path | None, out: Path) -> Seal:
     signer = None if sign is None else read_signer(sign, passphrase)
     from ssiuu.experiment.certify import Seal
 
-    return Seal(form == "salted", key, signer)
+    return Seal(form == "salted", key, signer, () if reference is None else (reference,))
 
 
 def passphrase(prompt: str) -> str:

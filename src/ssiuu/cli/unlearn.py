@@ -16,6 +16,7 @@ from ssiuu.cli.options import (
     FactDigestForm,
     PromptForm,
     Redact,
+    Reference,
     Revision,
     Sets,
     Sign,
@@ -63,6 +64,7 @@ def command(
     ] = False,
     redact: Redact = False,
     sign: Sign = None,
+    reference: Reference = None,
     fact_digests: FactDigestForm = "keyed",
     digest_key: DigestKeyFile = None,
 ) -> None:
@@ -83,7 +85,7 @@ def command(
     check_out(Path(out), [model])
     check_facts({"--forget": forget, "--retain": retain}, columns, set_ or [])
     check_upload(push_to_hub, keep_anyway, push_anyway)
-    seal = seal_of(sign, fact_digests, digest_key, out)
+    seal = seal_of(sign, fact_digests, digest_key, out, reference)
     from ssiuu.certificate.write import JSON as CERTIFICATE
     from ssiuu.experiment.certify import certify_unlearning
     from ssiuu.experiment.unlearn import DEFAULT_METHOD, RECORD, unlearn_model
@@ -127,7 +129,7 @@ def command(
             code = WITHHELD
         given = {"--before": model, "--after": out, "--forget": forget, "--retain": retain}
         given |= {"--columns": columns, "--prompt": prompt, "--base": base, "--revision": revision}
-        given |= {"--out": f"{out}-audit"}
+        given |= {"--reference": reference, "--out": f"{out}-audit"}
         words = [str(w) for pair in given.items() if pair[1] not in (None, NONE) for w in pair]
         print("An answer that is gone may only be hidden; this tells:")
         print(shlex.join(["ssiuu", "audit", *words]))

@@ -36,11 +36,13 @@ class Seal:
         salted: Facts by salted digests, which need no key to be checked.
         key: File of the key of the others; None: beside the folder.
         signer: Signs it.
+        references: What the requests are called by whoever keeps them.
     """
 
     salted: bool = False
     key: Path | None = None
     signer: Ed25519PrivateKey | None = None
+    references: tuple[str, ...] = ()
 
     def facts(self, out: Path) -> FactDigests:
         """Return what makes the digests of facts.
@@ -82,7 +84,7 @@ def certify_audit(
     revision = record.header.config.get("revision")
     place = find(before, revision).folder
     found = tuple(_checkpoints(place, after, base, record.header.model, progress))
-    issue = Issue(found, seal.facts(out), now(), versions(), tuple(ATTACKS))
+    issue = Issue(found, seal.facts(out), now(), versions(), tuple(ATTACKS), seal.references)
     return write(of_audit(record, issue), out, seal.signer)
 
 
@@ -122,7 +124,7 @@ def certify_unlearning(
     kept = 0 if retain in (None, "none") else len(read_facts(str(retain), "--retain", named))
     folder = written or out
     found = tuple(_checkpoints(find(model, revision).folder, folder, base, None, progress))
-    issue = Issue(found, seal.facts(out), now(), versions())
+    issue = Issue(found, seal.facts(out), now(), versions(), references=seal.references)
     return write(of_unlearning(record, issue, facts, kept, issue.issued), folder, seal.signer)
 
 

@@ -24,7 +24,7 @@ from ssiuu.data.fact import Fact, normal
 from ssiuu.data.read import read_facts
 from ssiuu.errors import ConfigError, InputError, OutputError
 from ssiuu.experiment.asking import ask_model
-from ssiuu.experiment.certify import certify_audit
+from ssiuu.experiment.certify import Seal, certify_audit
 from ssiuu.experiment.unlearn import DEFAULT_METHOD, audit_models, unlearn_model
 from ssiuu.records.files import read_record
 from ssiuu.records.lease import check, told_to
@@ -248,7 +248,8 @@ class _Processing:
             *(list(self.retain.values()) or None, self.sets, "", self.progress),
         )
         words, whole = self._words(record)
-        certify_audit(record, self.round.before, self.out, folder, progress=self.progress)
+        seal = Seal(references=tuple(request.reference for request in self.requests))
+        certify_audit(record, self.round.before, self.out, folder, None, seal, self.progress)
         self.ledger.tell(f"verdicts {self.round.id}", json.dumps(list(words.items())))
         redact(folder)
         self._note(verdict=whole)
