@@ -179,7 +179,8 @@ def test_a_run_holds_its_metrics(
         "holdout": data.non_members,
     }
     ran(record, model, Prompt(tokenizer, "qa"), facts)
-    assert "model_utility" in ssiuu.write_report(record, tmp_path / "run").read_text()
+    page = ssiuu.write_report(record, tmp_path / "run").read_text()
+    assert "model_utility" in page and "which the paper has not: ROUGE-L recall" in page
 
 
 @pytest.mark.parametrize(("split", "count"), [("forget01", 40), ("forget05", 200), ("forget10", 400)])

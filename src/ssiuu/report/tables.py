@@ -273,8 +273,11 @@ def paper(record: RunRecord) -> Table:
         for row in table.rows
     ]
     kind = table.kind
+    whose = f"As the paper's {kind.name}: {kind.unit}"
+    if record.header.score not in kind.scores:
+        whose = f"By this run's own score, which the paper has not: {score_of(record).scale.unit}"
     note = (
-        f"As the paper's {kind.name}: {kind.unit} in %, means over seeds. FS forget score, RS "
+        f"{whose} in %, means over seeds. FS forget score, RS "
         f"held-out, US {kind.utility}, then the highest after each attack on the {table.pool}."
     )
     if table.same:
