@@ -135,6 +135,7 @@ def test_a_folder_may_have_any_name(name: str) -> None:
         ("seed=1", "^--set: .*'seed'. Did you mean 'seeds'"),
         ("seeds=0", r"^--set: seeds: must be a list, as in \[0\], got 0\.$"),
         ("methods=gd", r"^--set: methods: must be a list, as in \[gd\], got 'gd'\.$"),
+        ("methods=[gd, gd]", r"^methods: 'gd' stands twice: a tag tells them apart, as in \{name: gd"),
         ("unlearn.lora=3", "^--set: unlearn.lora: must be a section of settings.*got 3"),
         ("attacks.reads=a", "^--set: attacks.reads: must be a list.*got 'a'"),
         ("methods=[3]", r"^--set: methods\.0: must be a name, or a mapping .*, got 3\.$"),

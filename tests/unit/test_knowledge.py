@@ -305,7 +305,7 @@ def test_what_most_facts_are_said_in_is_named_where_it_is_not_the_form_asked() -
         return Knowledge(state="known", why="", holds=here, holds_otherwise=otherwise)
 
     def told(*known: Any) -> bool:
-        return "another form of question alone" in " ".join(
+        return "another form than the one" in " ".join(
             sentences({"forget": {str(n): one for n, one in enumerate(known)}})
         )
 

@@ -11,10 +11,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from ssiuu import shipped
 from ssiuu.cli import exits
 from ssiuu.cli.listing import knobs
+from ssiuu.cli.main import app
 from ssiuu.cli.reference import ENVIRONMENT, reference_page
 from ssiuu.config import flatten
 from ssiuu.errors import ConfigError
@@ -128,3 +130,12 @@ def test_a_wheel_holds_recipes_and_examples(tmp_path: Path) -> None:
 def test_a_suffix_is_listed_with_what_it_sets() -> None:
     (value,) = (value for name, value, _ in knobs(TRANSFORMS.get("projection")) if name == "projection")
     assert value == 32
+
+
+def test_a_setting_that_is_typed_as_an_option_is_told_how_it_is_given() -> None:
+    for typed, meant in (("--methods", "'methods'"), ("--learning-rate", "'unlearn.learning_rate'")):
+        refused = CliRunner().invoke(app, ["run", typed, "gd"])
+        said = " ".join(re.findall(r"[\w.'=-]+", refused.output))
+        assert refused.exit_code == 2 and f"--set KEY=VALUE. Did you mean {meant}" in said
+    slip = CliRunner().invoke(app, ["run", "--ot", "gd"]).output
+    assert "--out" in slip and "KEY=VALUE" not in slip

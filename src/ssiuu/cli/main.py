@@ -41,7 +41,7 @@ from ssiuu.cli import (
 )
 from ssiuu.cli.exits import FAILED, HELP, INTERRUPTED, MISUSE
 from ssiuu.cli.spoken import begin, refused, spoken
-from ssiuu.errors import ConfigError, InputError, SsiuuError
+from ssiuu.errors import ConfigError, InputError, SsiuuError, nearest
 from ssiuu.experiment import launched
 
 UsageError: Any = typer.BadParameter.__mro__[1]  # of the parser: a word or a value that it cannot use
@@ -66,8 +66,25 @@ def _answering() -> Iterator[None]:
     try:
         yield
     except UsageError as error:
+        error.message += _setting_meant(error)
         refused(MISUSE, [error.format_message()], sys.argv[1:])
         raise
+
+
+def _setting_meant(error: Any) -> str:
+    """Return how a setting is given, where an option that no other is like is called as one is."""
+    option = getattr(error, "option_name", "").removeprefix("--")
+    takes = getattr(getattr(error.ctx, "command", None), "params", ())
+    if (
+        not option
+        or getattr(error, "possibilities", None)
+        or not any("--set" in parameter.opts for parameter in takes)
+    ):
+        return ""
+    from ssiuu.experiment.settings import settings
+
+    near = nearest(option.replace("-", "_"), [setting.key for setting in settings()])
+    return f". Settings are given as --set KEY=VALUE.{near}"
 
 
 app = typer.Typer(

@@ -48,6 +48,7 @@ class LoraConfig(Section):
     )
 
 
+TAGGED: Final = "a tag tells them apart, as in {name: gd, learning_rate: 1e-4, tag: slow}."
 SIZE, RATE = 135e6, 1e-4  # AdamW's learning rate that suits a model of that size
 
 
@@ -316,7 +317,7 @@ class Recipe(Basis):
                 problems += error.problems
         labels = [m.label for m in methods]
         twice = sorted({label for label in labels if labels.count(label) > 1})
-        problems += [f"methods: {label!r} stands twice." for label in twice]
+        problems += [f"methods: {label!r} stands twice: {TAGGED}" for label in twice]
         if problems:
             raise ConfigError(first_ten(problems))
         return methods

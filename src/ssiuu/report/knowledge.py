@@ -51,9 +51,9 @@ def sentences(knowledge: Mapping[str, Mapping[str, Knowledge]], trained: bool = 
     otherwise = sum(not known.holds for known in sayers)
     if otherwise > len(sayers) / 2:
         notes.append(
-            f"{otherwise} of the {len(sayers)} facts to forget that it says it says in another form of "
-            "question alone, not in the one that is asked and trained in here: is `prompt` the form "
-            "that it was taught in?"
+            f"{otherwise} of the {len(sayers)} facts to forget that are said before are said only when "
+            "asked in another form than the one that is asked and trained in here: is `prompt` the "
+            "form that the model was taught in?"
         )
     lost = sum(known.state in UNKNOWN for known in retain.values())
     if lost:
