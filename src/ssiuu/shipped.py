@@ -39,7 +39,8 @@ def recipe_file(named: str | Path) -> tuple[Path, str]:
             f"there is no file {path}. The recipe that comes with ssiuu is called {path.stem!r}, "
             "without a folder and an ending."
         )
-    if path.exists() or path.suffix or len(path.parts) != 1:
+    there = path.exists() and not path.is_dir()  # a folder is what `--out` of the same name has left
+    if there or path.suffix or len(path.parts) != 1:
         return path, str(named)
     if found := recipes().get(str(named)):
         return found, f"recipe {named}"

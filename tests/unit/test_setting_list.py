@@ -89,6 +89,8 @@ def test_a_recipe_is_found_by_name_and_a_file_of_that_name_goes_first(
     monkeypatch.chdir(tmp_path)
     recipe, sources = resolve("strong", [])
     assert recipe.protocol == "strong" and sources["protocol"] == "recipe strong"
+    Path("tune").mkdir()  # as `ssiuu run tune --out tune` does; the same command continues
+    assert resolve("tune", [])[1]["tune.trials"] == "recipe tune"
     Path("strong").write_text("seeds: [3]\n")
     assert resolve("strong", [])[0].seeds == [3]
     with pytest.raises(ConfigError, match=r"unknown recipe 'strng'. Did you mean 'strong'"):
