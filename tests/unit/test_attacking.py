@@ -35,12 +35,10 @@ from ssiuu.records.schema import (
 # --- the plan -----------------------------------------------------------------------------------
 
 
-def test_the_default_run_has_the_attacks_it_always_had() -> None:
+def test_the_attacks_of_the_default_run() -> None:
     recipe, _ = resolve(None, [])
     assert [c.file for c in plan(recipe)] == [
-        "attack-harmful_0.1-2e-05.json",
         "attack-harmful_0.1-0.0001.json",
-        "attack-harmful_0.3-2e-05.json",
         "attack-harmful_0.3-0.0001.json",
         "attack-benign-0.0001.json",
     ]
@@ -96,7 +94,7 @@ def test_the_page_of_attacks_has_them_all() -> None:
         ("attacks.seeds=[1,1]", r"attacks\.seeds"),
         ("attacks.shots=[4,2]", r"attacks\.shots"),
         ("attacks.shots=[1,97]", r"attacks\.shots: 97 .*split\.retain is 96"),
-        ("attacks.harmful.fractions=[0.3,0.995]", r"fractions: 0\.995 of 48 forget facts"),
+        ("attacks.harmful.fractions=[0.3,0.995]", r"fractions: 0\.995 of 36 forget facts"),
         ("attacks.samples=[0]", r"attacks\.samples"),
         ("attacks.quantise=[int3]", r"attacks\.quantise"),
         ("attacks.quantise=[nf4,nf4]", r"attacks\.quantise"),

@@ -18,7 +18,7 @@ class HarmfulConfig(RetrainingConfig):
     """Retraining on a fraction of the forget set."""
 
     fractions: list[float] = Field(default=[0.1, 0.3], description="p, each in (0, 1)")
-    learning_rates: list[float] = Field(default=[2e-5, 1e-4], description="the attacker's sweep")
+    learning_rates: list[float] = Field(default=[1e-4], description="the attacker's sweep")
 
 
 class Harmful(Retraining[HarmfulConfig]):

@@ -50,7 +50,7 @@ TOKENS = 18  # of a question with its answer, typical of short facts
 class SplitConfig(Section):
     """How many facts are forgotten, retained and held out."""
 
-    forget: int = Field(default=48, ge=4, description="facts to forget")
+    forget: int = Field(default=36, ge=4, description="facts to forget")
     retain: int = Field(default=96, ge=0, description="facts to keep, trained on")
     heldout: int = Field(default=64, ge=0, description="facts to keep, never trained on")
     seed: int = Field(default=0, ge=0, description="decides which facts")

@@ -250,7 +250,6 @@ class Recipe(Basis):
         default=[
             "none",
             "gd",
-            {"name": "npo", "learning_rate": 1e-4},
             "ssiuu",
             {"name": "ssiuu+projection", "learning_rate": 4e-4},
         ],
