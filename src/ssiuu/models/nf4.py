@@ -26,6 +26,7 @@ from typing import Any, Final, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from ssiuu.causal import CausalLM
 from ssiuu.models.maps import adaptable
@@ -100,8 +101,8 @@ def held(model: CausalLM, paths: Sequence[str]) -> Iterator[None]:
             each.weight.data = weight.to(each.weight.device, copy=True)
 
 
-def whole(linear: nn.Linear) -> Float[Tensor, "out in"]:
-    """Return the weight of a linear map, dequantised where it is held in nf4."""
+def whole(linear: nn.Linear | Conv1D) -> Float[Tensor, "out in"]:
+    """Return the weight of a linear map as it is stored, dequantised where it is held in nf4."""
     weight: Any = linear.weight.detach()
     state = getattr(linear.weight, "quant_state", None)
     if state is None:
