@@ -100,7 +100,7 @@ def test_what_nobody_beats_in_both_comes_first() -> None:
 
 
 def test_a_verdict_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    record, asked = sample_record(), list[object]()
+    record, asked = sample_record().model_copy(deep=True), list[object]()
     real = judgement.__globals__["_judgement"]
     monkeypatch.setitem(
         judgement.__globals__, "_judgement", lambda *given: asked.append(given) or real(*given)

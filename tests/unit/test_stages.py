@@ -124,8 +124,8 @@ def test_each_stage_asks_the_model_that_it_begins_with(
     asked = []
     inner = unlearn.prepare_parts
 
-    def prepare(model: Any, *given: Any) -> Any:
-        asked.append((weights(model), inner(model, *given)))
+    def prepare(model: Any, *given: Any, **more: Any) -> Any:
+        asked.append((weights(model), inner(model, *given, **more)))
         return asked[-1][1]
 
     monkeypatch.setattr(unlearn, "prepare_parts", prepare)

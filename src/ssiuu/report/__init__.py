@@ -47,10 +47,11 @@ def write_report(
 
     folder, shown = Path(folder), few(record, baseline)
     plots = figures(shown.record, against)
+    page = render(shown, baseline, plots, beside, against)
     _sweep(folder)
     path = folder / "report.html"
     private = not folder.stat().st_mode & 0o077  # as the folder, for it may be copied out of that
-    write_bytes(path, render(shown, baseline, plots, beside, against).encode(), private)
+    write_bytes(path, page.encode(), private)
     write_bytes(folder / "figures.csv", figure_numbers(plots).encode(), private)
     write_bytes(folder / "verdicts.csv", verdicts_csv(record).encode(), private)
     return path

@@ -141,7 +141,7 @@ def reference_logprobs(ask: Ask, examples: Sequence[Example]) -> dict[str, float
 def _all_distributions(ask: Ask, wanted: Sequence[Rows], asked: Asked | None) -> Asked:
     """Return the distributions of each set of rows; those asked for before, where they are of these."""
     asked = {} if asked is None else asked
-    if any({*asked.get(rows, {})} != {e.id for e in ask.rows[rows]} for rows in wanted):
+    if any(rows not in asked or {*asked[rows]} != {e.id for e in ask.rows[rows]} for rows in wanted):
         asked.clear()
         asked |= _taken(ask, wanted)
     return {rows: asked[rows] for rows in wanted}
