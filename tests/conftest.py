@@ -117,6 +117,12 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> None:
+    """What a test writes need not outlive the machine; that files are synced is held by its own test."""
+    os.fsync = lambda _: None
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _few_threads() -> None:
     torch.set_num_threads(1)  # matrices of 16 x 16 gain nothing from a second core
 

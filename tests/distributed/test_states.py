@@ -103,7 +103,7 @@ def ran(place: Path, size: int, action: Any) -> None:
     assert begun.done() == 0, begun.told() + begun.told(1)
 
 
-@pytest.mark.parametrize("after", [1, 3, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("after", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_any_number_goes_on(states: dict[int, Path], tmp_path: Path, after: int) -> None:
     assert all(pieces.folder_of(states[2] / name_of(name)).is_dir() for name in CASES)
     assert not [*states[1].glob("pieces.*")]

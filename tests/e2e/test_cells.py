@@ -156,9 +156,7 @@ def test_every_evaluation_says_how_far_the_model_moved(whole: tuple[Path, list[s
 @pytest.mark.parametrize(
     ("at", "goes_on"),
     [
-        ("original model: evaluating", "original model: evaluating"),
         ("gd step 3/5", "gd step 3/5"),
-        ("ssiuu seed 0: unlearned", "ssiuu seed 0: evaluating"),
         (
             "gd seed 0: harmful_0.25 full lr 0.01 seed 0 step 3/3",
             "gd seed 0: harmful_0.25 full lr 0.01 seed 0 step 3/3",

@@ -7,11 +7,14 @@ import json
 import sqlite3
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_commands import lines, place, ssiuu  # noqa: F401 - a fixture
 
+from ssiuu.cli.exits import HIDDEN
 from ssiuu.data.fact import normal
 from ssiuu.errors import InputError
 from ssiuu.experiment import requests
@@ -165,7 +168,7 @@ def test_a_round_that_was_cut_off_goes_on_where_it_stopped(
 
     def counted(*words: object, **more: object) -> object:
         calls.append("unlearn")
-        return real(*words, **more)  # type: ignore[arg-type]
+        return real(*words, **more)
 
     def cut(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -228,3 +231,18 @@ def test_misuse_is_said_in_a_sentence(place: Path, tmp_path: Path) -> None:
         assert done.returncode == 2 and sentence in done.stderr, (words, done.stderr)
         assert "Traceback" not in done.stderr
     base.close()
+
+
+def test_a_request_that_is_hidden_decides_though_its_round_is_undecided(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = replace(ledger.rounds()[-1], verdict="undecided")
+    words = {one.id: "hidden" if one.round == last.id else "undecided" for one in ledger.requests()}
+    told = [replace(one, verdict=words[one.id]) for one in ledger.requests()]
+    forgotten = SimpleNamespace(outcome=SimpleNamespace(state="forgotten"))
+    monkeypatch.setattr(Ledger, "requests", lambda _: told)
+    monkeypatch.setattr(requests, "process", lambda *_: requests.Processed(last, forgotten))
+    monkeypatch.setattr("ssiuu.report.outcome.outcome", lambda _: [])
+    done = ssiuu("request", "process", ledger.folder)
+    assert done.returncode == HIDDEN, done.stdout + done.stderr
+    assert f"{told[-1].reference} hidden: the requests count as processed" in done.stdout

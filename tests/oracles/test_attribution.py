@@ -235,7 +235,13 @@ def both(model: Any, examples: list[Example]) -> list[Extremes]:
     ]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+# One of each kind of map and of place; the others are of the same kinds.
+QUICK = ("llama", "gemma2", "gpt2", "gpt_neox", "falcon 40b", "opt 350m", "bloom")
+
+
+@pytest.mark.parametrize(
+    "layout", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in LAYOUTS]
+)
 def test_a_row_has_the_same_attribution_alone_and_padded(layout: str) -> None:
     model = build_architecture(layout)
     examples = rows()

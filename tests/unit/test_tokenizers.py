@@ -521,13 +521,13 @@ LANGUAGES = {
     ("kind", "chat", "language"),
     [
         ("byte-level", True, "English"),
-        ("prepend", False, "English"),
-        ("byte-level", True, "Arabic"),
+        pytest.param("prepend", False, "English", marks=pytest.mark.slow),
+        pytest.param("byte-level", True, "Arabic", marks=pytest.mark.slow),
         ("unigram", False, "Arabic"),
         pytest.param("unigram, whole", True, "Arabic", marks=pytest.mark.slow),
         ("unigram", False, "Hindi"),
         pytest.param("metaspace first, whole", True, "Hindi", marks=pytest.mark.slow),
-        ("unigram", True, "Thai"),
+        pytest.param("unigram", True, "Thai", marks=pytest.mark.slow),
         ("unigram, whole", False, "Thai"),
     ],
 )

@@ -119,8 +119,9 @@ def process(
     """Forget what is pending on the newest model, audit it, ask it for older requests, certify, purge.
 
     Exit codes: 0 done, or nothing pending; 3 not forgotten, or not removed; 4
-    forgotten at the cost of what should stay; 5 hidden. With 3 and 4 of the
-    unlearning no model is kept and the requests stay pending.
+    forgotten at the cost of what should stay; 5 hidden. A single request that
+    is not removed, or hidden, decides. With 3 and 4 of the unlearning no model
+    is kept and the requests stay pending.
     """
     from ssiuu.cli.terminal import set_up
     from ssiuu.experiment.requests import audit_folder, newest
@@ -149,13 +150,17 @@ def process(
         result(certificate=certificate)
         print(f"certificate: {certificate}")
     _write(ledger)
-    if done.round.verdict in TRY_AGAIN:
-        print(
-            f"{done.round.verdict}: the requests count as processed. To try harder, begin a ledger "
-            f"with --model {newest(ledger)} and another --method, and add them there."
-        )
-    if code := TRY_AGAIN.get(done.round.verdict):
-        raise typer.Exit(code)
+    for verdict, code in TRY_AGAIN.items():
+        # A round is undecided where one of its requests is known not to be done.
+        of_round = [one for one in ledger.requests() if one.round == done.round.id]
+        found = [one for one in of_round if one.verdict == verdict]
+        if found or done.round.verdict == verdict:
+            of = f"{', '.join(one.reference for one in found)} {verdict}" if found else verdict
+            print(
+                f"{of}: the requests count as processed. To try harder, begin a ledger "
+                f"with --model {newest(ledger)} and another --method, and add them there."
+            )
+            raise typer.Exit(code)
 
 
 @app.command("report")

@@ -226,12 +226,15 @@ def _alike(wanted: Segment, found: Segment, first: bool, last: bool) -> bool:
         return False
     if ours in _bare(theirs) or theirs in _bare(ours):
         return True
-    if not first or len(ours) < (3 if last else 2) or not regex.match(r"[\p{Arabic}\p{Hebrew}]", ours):
+    if not first or len(ours) < (3 if last else 2) or not _ATTACHES.match(ours):
         return False
     return any(
         _attached(ours).fullmatch(theirs) is not None
         for ours, theirs in product({ours, *_bare(ours)}, {theirs, *_bare(theirs)})
     )
+
+
+_ATTACHES = regex.compile(r"[\p{Arabic}\p{Hebrew}]")
 
 
 @lru_cache(maxsize=4096)

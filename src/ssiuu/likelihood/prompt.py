@@ -26,6 +26,9 @@ _OTHER: Final[dict[PromptStyle, PromptStyle]] = {"chat": "qa", "qa": "plain", "p
 _MARK: Final = "spoken"
 
 
+KEPT: Final = 4096  # questions with answers that are tokenised once
+
+
 class Joint(NamedTuple):
     """A prompt and answers that may follow it, as token ids.
 
@@ -163,6 +166,22 @@ class Prompt:
         Raises:
             DataError: Question and answer are one token, so nothing is left to answer after.
         """
+        key = (question, tuple(answers), tuple(shots), begun)
+        if key not in self._joints:
+            if len(self._joints) >= KEPT:
+                self._joints.clear()
+            self._joints[key] = self._joint(question, answers, shots, begun)
+        prompt, found, alone = self._joints[key]
+        return Joint([*prompt], [[*ids] for ids in found], [*alone])
+
+    @cached_property
+    def _joints(self) -> dict[Any, Joint]:
+        """What was tokenised: the same facts are read again after every few steps."""
+        return {}
+
+    def _joint(
+        self, question: str, answers: Sequence[str], shots: Sequence[tuple[str, str]], begun: str
+    ) -> Joint:
         text = self._written(question, shots)
         gap = self._gap(text)
         if begun:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import lru_cache
 from threading import Thread
 from typing import Any, Final
 
@@ -27,7 +28,7 @@ def rendered(tokenizer: Any, turns: Sequence[tuple[str, str]], generate: bool = 
     """
     if not tokenizer.chat_template:
         raise ConfigError(f"prompt: chat needs a chat template, and this model has none. {REMEDY}")
-    _check_powers(tokenizer.chat_template)
+    _check_powers(str(tokenizer.chat_template))
     chat = [{"role": role, "content": content} for role, content in turns]
     outcomes: list[str | Exception] = []
 
@@ -63,7 +64,8 @@ def rendered(tokenizer: Any, turns: Sequence[tuple[str, str]], generate: bool = 
     return text
 
 
-def _check_powers(template: object) -> None:
+@lru_cache(maxsize=16)
+def _check_powers(template: str) -> None:
     """Refuse a power: one can take for ever in a single step, in which no thread can be given up.
 
     Raises:
@@ -72,7 +74,7 @@ def _check_powers(template: object) -> None:
     from jinja2 import Environment, TemplateError
 
     try:
-        tokens = list(Environment().lex(str(template)))
+        tokens = list(Environment().lex(template))
     except TemplateError:
         return  # which is said when it is rendered
     before = ""
