@@ -25,7 +25,7 @@ unexport PYTHONDONTWRITEBYTECODE
 TYPED := tests/oracles tests/invariants tests/unit/test_likelihood.py tests/unit/test_method_losses.py \
 	tests/unit/test_split_gradients.py tests/unit/test_second_gradient.py tests/unit/test_probe.py \
 	tests/unit/test_projection.py tests/unit/test_influence.py tests/unit/test_lora.py \
-	tests/unit/test_composition.py tests/unit/test_pdu.py tests/unit/test_satimp.py
+	tests/unit/test_pdu.py tests/unit/test_satimp.py
 FUZZ_MINUTES ?= 30
 SOAK ?= 300
 PYTEST = cd $(ROOT) && $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

@@ -130,7 +130,10 @@ def every_unit(model: Any) -> list[tuple[Site, Tensor]]:
     return [(site, torch.tensor([unit])) for site in sites for unit in range(site.width)]
 
 
-@pytest.mark.parametrize("layout", FUSED)
+@pytest.mark.parametrize(
+    "layout",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in FUSED],
+)
 def test_every_unit_has_the_same_effect(layout: str) -> None:
     fused, fused_before, apart, apart_before = models(layout)
     torch.testing.assert_close(logits(fused), logits(apart))

@@ -59,7 +59,7 @@ def test_lines_of_several_processes_all_stand_in_a_leaderboard_without_locks(
     found = check(board, {})
     assert (found.lines, found.problems) == (21, [])
     assert {p.name for p in tmp_path.iterdir()} == {"board.jsonl", ".board.lock"}
-    monkeypatch.setattr(leasing, "PATIENCE", 1e-3)
+    monkeypatch.setattr(leasing, "PATIENCE", 0.0)
     dead = lease(lock_of(board))  # as of a process that is not there any more
     assert dead is not None
     leasing._process.forget(dead)
@@ -108,7 +108,7 @@ def test_one_process_works_on_a_ledger_and_a_dead_one_is_made_up_for(
     with pytest.raises(OutputError, match="another process works on this ledger"):
         requests.process(ledger)
     leasing._process.forget(held)  # it signs no more
-    monkeypatch.setattr(leasing, "PATIENCE", 1e-3)
+    monkeypatch.setattr(leasing, "PATIENCE", 0.0)
     assert requests.process(ledger).round is None
     with pytest.raises(leasing.Lost):
         held.check()
