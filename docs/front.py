@@ -23,11 +23,13 @@ from ssiuu.report.figures.draw import COLOURS, FAINT, INK, MARKERS
 from ssiuu.statistics import wilson
 
 HERE = Path(__file__).parent / "rivals"
-TITLES = {"made-up": "two made-up worlds, 48 facts each", "smollm2": "SmolLM2-135M, 12 facts"}
+TITLES = {
+    "made-up": "two made-up worlds, 48 facts each",
+    "smollm2": "SmolLM2-135M, 12 facts, two splits",
+    "smollm2-48": "SmolLM2-135M, 48 facts, one split",
+}
 GUESS, SMALLEST = 1 / 3, 1e-3
 BUDGETS = (0.01, 0.03, 0.1, 0.3)
-# Mean probability of an answer token before unlearning, over the facts set aside.
-BEFORE = {"smollm2": 0.116, "made-up": 0.897}
 
 
 def collect(name: str, folders: Sequence[str]) -> None:
@@ -36,7 +38,11 @@ def collect(name: str, folders: Sequence[str]) -> None:
     for folder in folders:
         files = sorted(Path(folder).glob("*.json"))
         found = [json.loads(f.read_text()) for f in files if f.stem not in ("split", "original")]
-        splits[Path(folder).name] = {m["method"]: [_short(row) for row in m["rows"]] for m in found}
+        before = json.loads((Path(folder) / "original.json").read_text())["kept"]
+        splits[Path(folder).name] = {
+            m["method"]: [_short(row) | {"kept_before": round(before, 5)} for row in m["rows"]]
+            for m in found
+        }
     HERE.mkdir(exist_ok=True)
     (HERE / f"{name}.json").write_text(json.dumps(splits, indent=1) + "\n")
 
@@ -57,7 +63,8 @@ class Point:
         self.forget, self.held, self.free = (_share(rows, k) for k in ("forget", "heldout", "free"))
         self.kl = _geometric([row["kl"] for row in rows])
         self.instructions = _geometric([row["kl_instructions"] for row in rows])
-        self.kept = sum(row["kept"] for row in rows) / len(rows)
+        # Mean probability of an answer token, over the facts set aside, of what it was.
+        self.kept = _geometric([row["kept"] / row["kept_before"] for row in rows])
         attacked = [row for row in rows if row["attacks"]]
         self.whole = len(attacked) == len(rows)
         self.back = sum(max(row["attacks"].values()) for row in attacked)
@@ -68,13 +75,14 @@ class Point:
         """The highest share ranked first after an attack; None: not attacked on every split."""
         return self.back / self.pool if self.whole and self.pool else None
 
-    def cell(self, before: float) -> str:
+    @property
+    def cell(self) -> str:
         """What stands in the table; the first number is bold where all splits reached the threshold."""
         if self.splits < self.of:
             return "–"
         first = f"{100 * self.forget:.0f}"
         first = f"**{first}**" if self.reached else first
-        return f"{first} · {100 * self.held:.0f} · {100 * self.kept / before:.0f}"
+        return f"{first} · {100 * self.held:.0f} · {100 * self.kept:.0f}"
 
 
 def _share(rows: Sequence[dict[str, Any]], key: str) -> float:
@@ -106,7 +114,7 @@ def table(name: str) -> str:
     heads = ["method", *within, "spent, plain · instructions", "after attack"]
     lines = [" | ".join(["", *heads, ""]).strip(), "|" + " --- |" * len(heads)]
     for method, of in sorted(found.items(), key=lambda pair: _order(pair[1])):
-        cells = [of[b].cell(BEFORE[name]) if b in of else "–" for b in budgets]
+        cells = [of[b].cell if b in of else "–" for b in budgets]
         last = of[max(of)]
         spent = f"{_kl(last.kl)} · {_kl(last.instructions)}"
         back = "–"
@@ -141,7 +149,7 @@ def draw(names: Sequence[str]) -> None:
             found = [of[budget] for budget in sorted(of)]
             for axes, xs in (
                 (by_cost, [max(p.kl, SMALLEST) for p in found]),
-                (by_kept, [p.kept / BEFORE[name] for p in found]),
+                (by_kept, [min(p.kept, 1.0) for p in found]),
             ):
                 axes.plot(xs, [p.forget for p in found], lw=1.0, ms=6, label=method, **looks[method])
                 if (level := found[-1].level) is not None:
@@ -154,7 +162,7 @@ def draw(names: Sequence[str]) -> None:
         for budget in BUDGETS:
             by_cost.axvline(budget, color=FAINT, lw=0.5)
         by_cost.set_xlabel("KL on plain text, nats a token (left: kept)")
-        by_kept.set_xlabel("probability left to answers to keep, of before (right: kept)")
+        by_kept.set_xlabel("probability left to answers to keep, of before (1: all or more)")
         by_kept.set_xlim(0, 1.05)
         for axes in (by_cost, by_kept):
             axes.axhline(GUESS, color=INK, ls=(0, (1, 2)), lw=1.0)

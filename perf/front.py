@@ -98,7 +98,8 @@ class Front:
         self.attacker = Attacker(self.session)
         self.train, self.validation = divide(self.session.split.retain, 0)
         if not (out / "original.json").exists():
-            write(out / "original.json", numbers(self._scores("original")))
+            scores = numbers(self._scores("original"))
+            write(out / "original.json", scores | {"kept": self._kept()})
 
     def method(self, spec: str | dict[str, Any]) -> None:
         """Try a method's settings, and judge the best within each budget."""
