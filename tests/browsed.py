@@ -61,9 +61,10 @@ class Page:
         return made["result"].get("value")
 
     def wait(self, script: str, seconds: float = 30) -> None:
-        """Wait until an expression is true."""
+        """Wait until an expression is true; in a page that is not whole yet it may have nothing to ask."""
         end = time.monotonic() + seconds
-        while not self.run(f"!!({script})"):
+        asked = f"(() => {{ try {{ return !!({script}); }} catch {{ return false; }} }})()"
+        while not self.run(asked):
             assert time.monotonic() < end, script
             time.sleep(0.05)
 
