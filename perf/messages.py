@@ -30,12 +30,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from pages import put  # noqa: E402
+
 from distributed import cases  # noqa: E402
 from distributed.forked import Forked  # noqa: E402
 from ssiuu.models import shards  # noqa: E402
 
-PAGE = ROOT / "docs/scale.md"
-MARKS = "<!-- perf/messages.py: begin -->\n", "<!-- perf/messages.py: end -->"
 GATHERED, CUT, SMALL, OTHER = "gathered", "summed and cut", "small sums", "other"
 # Of torch's operations, by a part of their name.
 KINDS = {"allgather": GATHERED, "all_gather": GATHERED, "reduce_scatter": CUT, "allreduce": SMALL}
@@ -154,8 +154,7 @@ def main() -> None:
         told = table(json.loads(out.read_text()))
     print(told)
     if given.write:
-        before, _, rest = PAGE.read_text().partition(MARKS[0])
-        PAGE.write_text(f"{before}{MARKS[0]}\n{told}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
+        put(__file__, "scale.md", told)
 
 
 if __name__ == "__main__":

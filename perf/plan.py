@@ -11,15 +11,14 @@ disks are is assumed, and stands below.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import NamedTuple
+
+from pages import put
 
 from ssiuu.evaluation.tree import PIECE
 from ssiuu.experiment.memory import GRADIENT, PROGRAM, activations, measured
 from ssiuu.models.size import Size
 
-PAGE = Path(__file__).parents[1] / "docs/scale.md"
-MARKS = "<!-- perf/plan.py: begin -->\n", "<!-- perf/plan.py: end -->"
 # Of Llama 3 70B, by its config.json.
 WIDTH, INNER, KEYS, WORDS, BLOCKS = 8192, 28672, 1024, 128_256, 80
 MAPS = ((WIDTH, WIDTH), (WIDTH, KEYS), (WIDTH, KEYS), (WIDTH, WIDTH), *[(WIDTH, INNER)] * 3)
@@ -140,8 +139,7 @@ def main() -> None:
         f"{SIZE.parameters / 1e9:.2f} billion parameters, a block {BLOCK / 1e6:.0f} million\n\n{told}"
     )
     if given.write:
-        before, _, rest = PAGE.read_text().partition(MARKS[0])
-        PAGE.write_text(f"{before}{MARKS[0]}\n{told}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
+        put(__file__, "scale.md", told)
 
 
 if __name__ == "__main__":

@@ -22,12 +22,12 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from pages import put  # noqa: E402
+
 from distributed.table import EVERY, FORMS, SPECS  # noqa: E402
 from distributed.test_together import check, together  # noqa: E402
 
-PAGE = ROOT / "docs/scale.md"
 AT_ONCE = 20  # cases that the processes are started for
-MARKS = "<!-- perf/ranks.py: begin -->\n", "<!-- perf/ranks.py: end -->"
 
 
 def lacking(out: Path, numbers: Sequence[int]) -> Iterator[tuple[int, list[str]]]:
@@ -91,8 +91,7 @@ def main() -> None:
     told = table(found)
     print(told)
     if given.write:
-        before, _, rest = PAGE.read_text().partition(MARKS[0])
-        PAGE.write_text(f"{before}{MARKS[0]}\n{told}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
+        put(__file__, "scale.md", told)
 
 
 if __name__ == "__main__":

@@ -23,14 +23,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pages import put
+
 from ssiuu.records.files import HEADER, cell_folder, load_run, read_header, write_record
 from ssiuu.records.sharing import Sharing, Way, lock_of
 from ssiuu.records.underway import Watcher
 from ssiuu.report import write_report
 
 SPAWN = multiprocessing.get_context("spawn")
-PAGE = Path(__file__).parents[1] / "docs/fleet.md"
-MARKS = "<!-- perf/scale.py: begin -->\n", "<!-- perf/scale.py: end -->"
 BLOCK = 512  # bytes that st_blocks counts in
 
 
@@ -230,8 +230,7 @@ def main() -> None:
             print(json.dumps(rows[-1]), flush=True)
     print(f"\n{table(rows)}")
     if given.write:
-        before, _, rest = PAGE.read_text().partition(MARKS[0])
-        PAGE.write_text(f"{before}{MARKS[0]}\n{table(rows)}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
+        put(__file__, "fleet.md", table(rows))
 
 
 if __name__ == "__main__":

@@ -150,9 +150,9 @@ def process(
         result(certificate=certificate)
         print(f"certificate: {certificate}")
     _write(ledger)
+    of_round = [one for one in ledger.requests() if one.round == done.round.id]
     for verdict, code in TRY_AGAIN.items():
         # A round is undecided where one of its requests is known not to be done.
-        of_round = [one for one in ledger.requests() if one.round == done.round.id]
         found = [one for one in of_round if one.verdict == verdict]
         if found or done.round.verdict == verdict:
             of = f"{', '.join(one.reference for one in found)} {verdict}" if found else verdict
