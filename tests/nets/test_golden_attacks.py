@@ -4,8 +4,8 @@ The golden file is written anew by
 
     python tests/nets/test_golden_attacks.py
 
-On the torch and the processor that it was written with the readings are the same to the last digit; on
-others to five.
+Under the arithmetic (`arithmetic.py`) that it was written with the readings are the same to the last
+digit; under others to five.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import torch
 
+from arithmetic import arithmetic
 from ssiuu.evaluation.scores.sentences import Sentences
 from ssiuu.experiment.attacking import Attacker, plan
 from ssiuu.experiment.recipe import resolve
@@ -136,11 +137,6 @@ def planned() -> dict[str, Any]:
             told = files if len(files) < 20 else len(files)
             found[f"{benchmark} {protocol}"] = {"files": told, "names": names, "curves": whole}
     return found
-
-
-def arithmetic() -> str:
-    """Return what decides the last digits."""
-    return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def everything(folder: Path, model: Any, tokenizer: Any) -> dict[str, Any]:

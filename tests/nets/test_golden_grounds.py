@@ -3,8 +3,8 @@
     pytest tests/nets/test_golden_grounds.py
     PYTHONPATH=tests python tests/nets/test_golden_grounds.py      # writes golden_grounds.json again
 
-Choices, texts, prompts and settings are compared exactly; so are all numbers on a torch and processor
-that the file has digests of, and elsewhere their mean up to rounding. Settings that are new since may
+Choices, texts, prompts and settings are compared exactly; so are all numbers under an
+arithmetic (`arithmetic.py`) that the file has digests of, and elsewhere their mean up to rounding. Settings that are new since may
 only have come from a default.
 """
 
@@ -20,6 +20,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from arithmetic import arithmetic
 from conftest import build_model
 from conftest import tokenizer as word_tokenizer
 from people_files import write_faithun, write_rwku
@@ -33,7 +34,6 @@ from ssiuu.records.files import digest
 from tofu_folder import write_tofu
 
 GOLDEN = Path(__file__).with_name("golden_grounds.json")
-MACHINE = f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
 BENCHMARKS = ("worldfacts", "fictional", "tofu", "faithun", "rwku", "own")
 PROTOCOLS = ("paper", "strong")
 NEEDED = {"own": ["forget=f.jsonl", "model=m"]}
@@ -171,8 +171,8 @@ def test_what_is_opened_and_what_is_scored(
     monkeypatch.setenv("SSIUU_CACHE", str(tmp_path / "cache"))
     wanted, found = recorded()["grounds"][name], ground_of(name, tmp_path)
     assert found["exact"] == wanted["exact"]
-    if MACHINE in wanted["machine"]:
-        assert found["machine"] == wanted["machine"][MACHINE]
+    if arithmetic() in wanted["machine"]:
+        assert found["machine"] == wanted["machine"][arithmetic()]
     else:
         near = 0.3 if name == "fictional" else 1e-3
         assert found["mean"] == pytest.approx(wanted["mean"], rel=near)
@@ -192,7 +192,7 @@ def _rewrite() -> None:
             os.environ["SSIUU_CACHE"] = f"{place}/cache"
             found = ground_of(name, Path(place))
         machines = golden["grounds"].get(name, {}).get("machine", {})
-        golden["grounds"][name] = found | {"machine": machines | {MACHINE: found["machine"]}}
+        golden["grounds"][name] = found | {"machine": machines | {arithmetic(): found["machine"]}}
     GOLDEN.write_text(json.dumps(golden, indent=1, sort_keys=True) + "\n")
 
 

@@ -1,9 +1,9 @@
 """Golden digests: what every method does to a model's parameters, bit by bit.
 
 A digest is of all parameters after three steps and of what the steps told. Bits depend on torch and on
-the processor, so digests are kept by an arithmetic: versions, and a digest of sums that use nothing of
-this package. Under one that is not kept every case is run twice and must repeat itself, and the
-invariants below hold on any machine. To keep the digests of this machine:
+the processor, so digests are kept by an arithmetic (`arithmetic.py`). Under one that is not kept every
+case is run twice and must repeat itself, and the invariants below hold on any machine. To keep the
+digests of this machine:
 
     python tests/nets/test_golden_steps.py
 """
@@ -11,20 +11,18 @@ invariants below hold on any machine. To keep the digests of this machine:
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from scipy import __version__ as scipy_version
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from arithmetic import PAD, WORDS, arithmetic, digest, fresh
 from ssiuu.attacks.base import Curve
 from ssiuu.attacks.retrain import retrain
 from ssiuu.likelihood import Example, collate
@@ -38,7 +36,7 @@ from ssiuu.training.step import Step
 from ssiuu.training.unlearn import Settings, StopRule, unlearn_examples
 
 KEPT = Path(__file__).with_name("golden_steps.json")
-PAD, WORDS, STEPS, RATE = 1, 64, 3, 1e-2
+STEPS, RATE = 3, 1e-2
 LOSSES = "forget_loss retain_loss gradient_norm penalty_share penalty_parameters text_loss".split()
 
 RMU = {"name": "rmu", "layer": 1, "update": [r"\.[01]\.mlp\.down_proj\.weight$"]}
@@ -106,26 +104,6 @@ def specs() -> dict[str, Any]:
 SPECS = specs()
 
 
-@cache
-def fresh() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=WORDS,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.3,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=0,
-        pad_token_id=PAD,
-    )
-    return LlamaForCausalLM(config).eval()
-
-
 def rows(kind: str, count: int) -> list[Example]:
     rng = random.Random(kind)
 
@@ -137,28 +115,6 @@ def rows(kind: str, count: int) -> list[Example]:
 
 FORGET, RETAIN, TEXTS, BENIGN = (rows(k, n) for k, n in zip("frtb", (6, 7, 12, 9), strict=True))
 REFUSALS = [Example(e.id, e.prompt, [5, 6, 7 + n % 2]) for n, e in enumerate(FORGET)]
-
-
-def digest(model: Any, *told: Any) -> str:
-    """Return a digest of all parameters, and of what is given beside them."""
-    found = hashlib.sha256(json.dumps(told).encode())
-    for name, parameter in sorted(model.named_parameters()):
-        found.update(name.encode())
-        found.update(parameter.detach().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
-
-
-def arithmetic() -> str:
-    """Name the bits of this machine, by sums that use nothing of this package."""
-    model = copy.deepcopy(fresh())
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-2, fused=True)
-    ids = torch.arange(48).view(4, 12) % WORDS
-    for _ in range(2):
-        model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss.backward()
-        optimizer.step()
-    sums = digest(model, float(model.lm_head.weight.detach().norm()))
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"torch {torch.__version__}, scipy {scipy_version}, {capability}, {sums}"
 
 
 def info_of(method: Any) -> MethodInfo:
