@@ -100,6 +100,8 @@ def _sentence(rng: random.Random, place: int) -> dict[str, float]:
         "truth_ratio_geometric": rng.uniform(0.1, 0.8) + 0.05 * place,
         "extraction_strength": known * rng.uniform(0.1, 0.7),
         "exact_memorisation": known * rng.uniform(0.2, 0.8),
+        "reworded_probability": known * 0.25,
+        "wrong_probability": 0.1,
     }
 
 

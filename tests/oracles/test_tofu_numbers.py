@@ -162,6 +162,10 @@ def test_every_score_of_a_fact(full: Any, prompt: Prompt, data: TofuSets, scored
             arithmetic, geometric = ratios(full, prompt, fact)
             assert score.truth_ratio == pytest.approx(arithmetic, rel=CLOSE)
             assert score.truth_ratio_geometric == pytest.approx(geometric, rel=CLOSE)
+            reworded = fact.paraphrased_answer or fact.answer
+            right = probability(full, prompt, fact.question, reworded)
+            assert score.reworded_probability == pytest.approx(right, abs=CLOSE)
+            assert score.wrong_probability == pytest.approx(arithmetic * right, abs=CLOSE)
             bare = token_logprobs(full, prompt, fact.question, fact.answer, end=False)
             assert (score.logprob, score.tokens) == (pytest.approx(sum(bare), abs=CLOSE), len(bare))
             hits = is_likeliest(full, prompt, fact)

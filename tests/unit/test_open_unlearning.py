@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,29 @@ def test_answers_are_written_to_the_end_token(
 def ran(record: RunRecord, model: Any, prompt: Prompt, facts: dict[str, list[FactText]]) -> None:
     """Compare a run's row with the aggregates written out."""
     row = ssiuu.rows(record)["rows"][0]
+
+    def likely(name: str, texts: Callable[[FactText], list[str]]) -> float:
+        return float(
+            np.mean(
+                [
+                    np.mean([math.exp(-average(model, prompt, f.question, text)) for text in texts(f)])
+                    for f in facts[name]
+                ]
+            )
+        )
+
+    for name in ("forget", "retain", "ra", "wf"):
+        wrong = likely(name, lambda f: f.perturbed)
+        assert row[f"{name}_Q_A_PERT_Prob"] == pytest.approx(wrong, abs=CLOSE)
+        right = likely(name, lambda f: [f.paraphrased_answer or f.answer])
+        called = "PARA_Prob" if name in ("forget", "retain") else "Prob"
+        assert row[f"{name}_Q_A_{called}"] == pytest.approx(right, abs=CLOSE)
+    known = np.mean([1 / (1 + ratio(model, prompt, f)) for f in facts["forget"]])
+    assert row["truth_ratio_knowledge"] == pytest.approx(known, abs=CLOSE)
+    # Nothing was unlearned, and nothing told members apart as a model without them would be.
+    assert row["memorisation_score"] == 0
+    assert row["utility_without_fluency"] is None and row["model_utility"] == 0  # nothing to keep
+    assert row["privacy_alignment"] is None and row["overall_alignment"] is None
 
     def kept(name: str) -> float:
         return float(np.mean([max(0.0, 1 - ratio(model, prompt, f)) for f in facts[name]]))

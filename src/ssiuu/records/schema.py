@@ -214,8 +214,10 @@ class FactScore(Record):
     `texts`) F1. `other_form`, `other_text`, `other_free`: the same of the base question in another form
     than facts are learned in (`RunHeader.other_prompt`): ranked first, the greedy answer, does it hold
     the answer. TOFU's scores, defined in ssiuu.statistics.tofu: `probability` a token, or over the
-    answers given, `truth_ratio` and `truth_ratio_geometric`, all of answers with their end token;
-    `extraction_strength` and `exact_memorisation` without it.
+    answers given, `reworded_probability` of the answer in other words (of the answer itself where there
+    is none), `wrong_probability` the mean over the wrong ones, `truth_ratio` and
+    `truth_ratio_geometric`, all of answers with their end token; `extraction_strength` and
+    `exact_memorisation` without it.
     """
 
     correct: bool | None
@@ -230,6 +232,8 @@ class FactScore(Record):
     other_text: str | None = None
     other_free: bool | None = None
     probability: float | None = None
+    reworded_probability: float | None = None
+    wrong_probability: float | None = None
     rouge: float | None = None
     truth_ratio: float | None = None
     truth_ratio_geometric: float | None = None

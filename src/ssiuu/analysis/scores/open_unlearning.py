@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ssiuu.analysis.column import Column, Direction, Form, Model, never_learned
 from ssiuu.analysis.scale import mean
+from ssiuu.analysis.scores.aggregates import aggregate_columns, aggregate_notes
 from ssiuu.analysis.scores.rouge import recalls
 from ssiuu.analysis.scores.sentences import SentenceColumns
 from ssiuu.records.schema import Cell, Evaluation, FactScore, RunRecord
@@ -39,6 +40,11 @@ class OpenUnlearningColumns(SentenceColumns):
         shares: dict[str, tuple[Callable[[Model], float | None], str, Direction]] = {
             "forget_Q_A_Prob": (_of("forget", _probability), "Probability, forget set.", "lower"),
             "forget_Q_A_ROUGE": (_of("forget", _rouge), "ROUGE-L recall, forget set.", "lower"),
+            "forget_Q_A_PARA_Prob": (
+                _of("forget", _reworded),
+                "Probability of the reworded answers, forget set.",
+                "lower",
+            ),
             "forget_truth_ratio": (_of("forget", _ratio), "Truth ratio, forget set.", "higher"),
             "model_utility": (utility, "Harmonic mean of the nine of the kept sets.", "higher"),
             "extraction_strength": (_of("forget", _strength), "Extraction strength.", "lower"),
@@ -64,11 +70,28 @@ class OpenUnlearningColumns(SentenceColumns):
                 _column(key, _auc_of(name), f"AUC of {name}; 0.5: not told apart.", None)
                 for key, name in AUCS.items()
             ),
+            *_beneath(),
+            *aggregate_columns(utility),
         ]
 
     def notes(self, record: RunRecord) -> dict[str, str]:
         """Say whose numbers they are."""
-        return {GROUP: NOTE}
+        return {GROUP: NOTE, **aggregate_notes(record)}
+
+
+def _beneath() -> list[Column]:
+    """Return what its other metrics are made of, which its file holds too; not shown in tables."""
+    made: dict[str, tuple[Callable[[Model], float | None], str]] = {
+        "retain_Q_A_PARA_Prob": (_of("retain", _reworded), "of the reworded answers, the retain set"),
+        "ra_Q_A_Prob": (_of("ra", _reworded), f"of the answers, {SETS['ra']}"),
+        "wf_Q_A_Prob": (_of("wf", _reworded), f"of the answers, {SETS['wf']}"),
+    }
+    for name, words in {"forget": "the forget set", **SETS}.items():
+        made[f"{name}_Q_A_PERT_Prob"] = _of(name, _wrong), f"of the wrong answers, {words}"
+    return [
+        Column(key, key, GROUP, "share", read, f"Probability {words}.", shown=False)
+        for key, (read, words) in made.items()
+    ]
 
 
 def utility(model: Model) -> float | None:
@@ -117,6 +140,14 @@ def _set(evaluation: Evaluation, name: str) -> Scores:
 
 def _probability(scores: Scores) -> float | None:
     return mean(score.probability for score in scores.values())
+
+
+def _reworded(scores: Scores) -> float | None:
+    return mean(score.reworded_probability for score in scores.values())
+
+
+def _wrong(scores: Scores) -> float | None:
+    return mean(score.wrong_probability for score in scores.values())
 
 
 def _rouge(scores: Scores) -> float | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ssiuu.analysis.column import Column, Direction, Model, never_learned, of_facts
 from ssiuu.analysis.scale import WRITTEN, mean
 from ssiuu.analysis.score import ScoreColumns
+from ssiuu.analysis.scores.aggregates import aggregate_columns, aggregate_notes
 from ssiuu.analysis.scores.privacy import privleak_column
 from ssiuu.analysis.scores.rouge import recalls
 from ssiuu.analysis.verdict import accuracy
@@ -84,6 +85,7 @@ class SentenceColumns(ScoreColumns):
                 f"{ratio}, by mean log-probabilities.",
                 "higher",
             ),
+            _mean_of("reworded_probability", "Mean probability of the reworded answers, a token."),
             _mean_of("extraction_strength", "Share of an answer that is written when given the rest."),
             _mean_of("exact_memorisation", "Share of an answer's tokens that are the most probable."),
             of_facts(
@@ -102,6 +104,7 @@ class SentenceColumns(ScoreColumns):
                 "Truth ratio of the facts held out.",
                 "higher",
             ),
+            *aggregate_columns(lambda model: _utility(model, geometric=True)),
         ]
 
     def guessing(self, record: RunRecord, cell: Cell) -> float | None:
@@ -116,7 +119,8 @@ class SentenceColumns(ScoreColumns):
 
     def notes(self, record: RunRecord) -> dict[str, str]:
         """Say what the numbers are, and where those of an older record are others."""
-        return {GROUP: NOTE + (OLDER if record.header.benchmark.version == "1" else "")}
+        older = OLDER if record.header.benchmark.version == "1" else ""
+        return {GROUP: NOTE + older, **aggregate_notes(record)}
 
 
 def utility(evaluation: Evaluation, geometric: bool = False) -> float | None:

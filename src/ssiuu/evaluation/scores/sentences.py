@@ -145,6 +145,8 @@ def score_sentences(
             probability=normalised_probability(right, wrong, epsilon)
             if normalise
             else probability(right),
+            reworded_probability=probability(reworded),
+            wrong_probability=sum(map(probability, wrong)) / len(wrong),
             rouge=conventions.rouge(fact.answer, text),
             truth_ratio=truth_ratio(reworded, wrong),
             truth_ratio_geometric=truth_ratio_geometric(reworded, wrong, epsilon),
