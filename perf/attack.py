@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 
-import torch
+from clock import on_device
 
 from ssiuu.attacks.base import Curve
 from ssiuu.attacks.retrain import retrain
@@ -41,7 +41,7 @@ class Sweep:
         self.examples = [encode(self.prompt, f.id, f.question, f.answer, 512) for f in self.facts[:14]]
         self.start = read_by_ranking(loaded.model, self.prompt, self.facts[14:])
         self.reads = (max(1, steps // 2), steps)
-        self.precision = resolve_precision("auto", torch.device("cpu"))
+        self.precision = resolve_precision("auto", loaded.model.device)
 
     def curve(self, loaded: Loaded, seed: int) -> None:
         """Attack the model as it is."""
@@ -57,10 +57,11 @@ def main() -> None:
     parser.add_argument("--curves", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--json", action="store_true")
+    on_device(parser)
     parser.add_argument("--alone", type=int, help=argparse.SUPPRESS)  # the seed of one curve
     args = parser.parse_args()
     keep_memory()
-    kept = load(args.model)
+    kept = load(args.model, placement=args.device)
     sweep = Sweep(kept, args.steps)
     if args.alone is not None:
         sweep.curve(kept, args.alone)
@@ -82,8 +83,9 @@ def main() -> None:
 
     for seed in range(args.curves):
         timed("memory", memory, seed)
-        timed("reload", lambda: load(args.model), seed)
+        timed("reload", lambda: load(args.model, placement=args.device), seed)
         alone = ["--model", args.model, "--steps", str(args.steps), "--alone", str(seed)]
+        alone += ["--device", str(args.device.device)]
         begin = time.perf_counter()
         subprocess.run([sys.executable, __file__, *alone], check=True)
         times["process_curve"].append(time.perf_counter() - begin)
@@ -92,7 +94,8 @@ def main() -> None:
     for name in ("reload_weights", "reload_curve", "process_curve"):
         way, what = name.split("_")
         result[f"{way}_over_memory_{what}"] = round(medians[name] / medians[f"memory_{what}"], 2)
-    result |= {n: v for n, v in vars(args).items() if n not in ("json", "alone")}
+    result |= {n: v for n, v in vars(args).items() if n not in ("json", "alone", "device")}
+    result["device"] = args.device.described
     print(json.dumps(result | {"precision": sweep.precision}, indent=None if args.json else 1))
 
 

@@ -15,11 +15,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from clock import now, on_device
 from torch import Tensor
 
 from ssiuu.benchmarks import tofu_rows
@@ -46,9 +46,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--json", action="store_true")
+    on_device(parser)
     args = parser.parse_args()
     keep_memory()
-    loaded = load(args.model)
+    loaded = load(args.model, placement=args.device)
     model, prompt = loaded.model.eval(), Prompt(loaded.tokenizer, "qa")
     facts = tofu_rows.load(args.path, "forget05", 3).forget[: args.rows]
     parts = {
@@ -61,9 +62,9 @@ def main() -> None:
     found: dict[str, Any] = {}
     for _ in range(args.rounds):
         for name, part in parts.items():
-            start = time.perf_counter()
+            start = now(model.device)
             found[name] = part(model, prompt, facts)
-            times[name].append(time.perf_counter() - start)
+            times[name].append(now(model.device) - start)
     result: dict[str, Any] = {f"{n}_seconds": round(statistics.median(t), 2) for n, t in times.items()}
     for part in ("scores", "answers"):
         ratio = result[f"plain_{part}_seconds"] / result[f"ours_{part}_seconds"]
@@ -79,6 +80,7 @@ def main() -> None:
     pairs = zip(found["ours_answers"], found["plain_answers"], strict=True)
     result["different_answers"] = sum(not _agree(a, b) for a, b in pairs)
     result |= {key: value for key, value in vars(args).items() if key not in ("json", "path")}
+    result["device"] = args.device.described
     print(json.dumps(result, indent=None if args.json else 1))
 
 
@@ -143,7 +145,7 @@ def plain_answers(model: Any, prompt: Prompt, facts: Sequence[FactText]) -> list
     texts = []
     for start in range(0, len(facts), BATCH):
         asked = [prompt.question(f.question) for f in facts[start : start + BATCH]]
-        ids, mask = _padded(asked, left=True)
+        ids, mask = (tensor.to(model.device) for tensor in _padded(asked, left=True))
         written = model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -176,12 +178,13 @@ def _forward(
     found = []
     for start in range(0, len(examples), BATCH):
         chunk = examples[start : start + BATCH]
-        ids, mask = _padded([e.prompt + e.answer for e in chunk], left=False)
+        padded = _padded([e.prompt + e.answer for e in chunk], left=False)
+        ids, mask = (tensor.to(model.device) for tensor in padded)
         logits = model(input_ids=ids, attention_mask=mask).logits
         every = logits.log_softmax(-1)
         for row, e in enumerate(chunk):
             place = slice(len(e.prompt) - 1, len(e.prompt) + len(e.answer) - 1)
-            answer = torch.tensor(e.answer)
+            answer = torch.tensor(e.answer, device=model.device)
             tokens = every[row, place].gather(-1, answer[:, None])[:, 0]
             found.append((tokens, (logits[row, place].clone(), answer)))
     return found

@@ -78,8 +78,8 @@ class Storages(TorchDispatchMode):
         for each in tree_iter(tree):
             if isinstance(each, torch.Tensor):
                 storage = each.untyped_storage()
-                if storage.filename is not None:
-                    continue  # pages of a file, which the system writes out as it needs the memory
+                if storage.filename is not None or storage.device.type == "meta":
+                    continue  # pages of a file, which the system writes out at need; no memory
                 key = storage._cdata
                 if key not in self.live:
                     self.live[key] = storage.nbytes()

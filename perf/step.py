@@ -1,13 +1,13 @@
 """What a step costs: GD and the forms of Ssiuu, interleaved in one process.
 
     python perf/step.py --json [--model smollm2-135m] [--rounds 7] [--rows 8] [--tokens 64]
-        [--micro-batches 1] [--kinds gd ssiuu_gate]
+        [--micro-batches 1] [--kinds gd ssiuu_gate] [--device cuda]
 
 naive: forget and retain in two passes, a separate forward and backward for P, its gradient kept
 whole; two_passes: GD in two passes, while the others run forget and retain as one batch, unless a
 step has several micro-batches of `rows` (the field's default is 32 rows in four parts). Every kind
-takes a step in turn. Prints the median seconds, the median ratio to the GD step of the same turn, and
-the bytes a parameter that a form keeps between two steps.
+takes a step in turn. Prints the median seconds (`clock.py`), the median ratio to the GD step of the
+same turn, and the bytes a parameter that a form keeps between two steps.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 
 import torch
+from clock import now, on_device
 
 from ssiuu.benchmarks import worldfacts
 from ssiuu.likelihood import Batch, Example, Prompt, answer_logprobs, collate
@@ -67,19 +67,20 @@ def main() -> None:
     parser.add_argument("--micro-batches", type=int, default=1)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--json", action="store_true")
+    on_device(parser)
     args = parser.parse_args()
     keep_memory()
-    loaded = load(args.model)
-    model = loaded.model
+    loaded = load(args.model, placement=args.device)
+    model, device = loaded.model, args.device.device
     forget, retain = (
         [
-            _batch(loaded.tokenizer, args.rows, args.tokens, 2 * part + side)
+            _batch(loaded.tokenizer, args.rows, args.tokens, 2 * part + side).to(device)
             for part in range(args.micro_batches)
         ]
         for side in (0, 1)
     )
     kinds = {name: make(KINDS[name]) for name in dict.fromkeys(["gd", *args.kinds])}
-    precision = resolve_precision("auto", torch.device("cpu"))
+    precision = resolve_precision("auto", device)
     steps = {
         name: (NaiveStep if name == "naive" else Step)(
             model,
@@ -96,10 +97,10 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in kinds}
     for turn in range(args.rounds + 2):  # the first allocates, the second stores A_{t-1}
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = now(device)
             step(forget, retain)
             if turn > 1:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(now(device) - start)
     kept = {name: _bytes(step) for name, step in steps.items()}
     medians = {name: statistics.median(values) for name, values in times.items()}
     result: dict[str, object] = {f"{n}_seconds": round(v, 4) for n, v in medians.items()}
@@ -110,6 +111,7 @@ def main() -> None:
     result["extra_bytes_per_parameter"] = {n: round(b, 3) for n, b in kept.items()}
     result |= vars(args) | {"precision": precision, "threads": torch.get_num_threads()}
     del result["json"], result["kinds"]
+    result["device"] = args.device.described
     print(json.dumps(result, indent=None if args.json else 1))
 
 

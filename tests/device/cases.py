@@ -12,6 +12,7 @@ import copy
 import importlib
 import json
 import os
+import random
 import sys
 import tempfile
 from collections.abc import Callable
@@ -114,6 +115,23 @@ def attacked(space: str, device: str) -> list[float]:
     return found
 
 
+def ranked_first(device: str) -> list[float]:
+    """Return what is decided of questions, on another device with a first reading in TF32."""
+    from architectures import build_architecture
+    from ssiuu.evaluation.ask import Question
+    from ssiuu.evaluation.first import check_first, decide, reading_first
+
+    draw = random.Random(0)
+    tokens = [[draw.randrange(3, 70) for _ in range(4)] for _ in range(300)]
+    questions = [Question(tokens[n], tokens[100 + n : 300 : 100]) for n in range(100)]
+    model = build_architecture("llama").to(device)
+    model.set_attn_implementation("eager")
+    precision: Any = "fp32" if device == "cpu" else "tf32"
+    check_first(precision, model)
+    with reading_first(precision):
+        return [float(bool(first)) for first in decide(model, questions)]
+
+
 def _parameters(model: Any, *told: Any) -> list[float]:
     flat = [p.detach().cpu().double().reshape(-1) for _, p in sorted(model.named_parameters())]
     return torch.cat(flat)[::7].tolist()
@@ -184,6 +202,7 @@ def cases(folder: Path) -> tuple[dict[str, Case], dict[str, Case]]:
     few: dict[str, Case] = {f"steps/{n}": lambda d, s=s: steps(s, d) for n, s in SPECS.items()}
     few["steps/lora effective"] = lambda d: steps(SPECS["ssiuu"], d, lora=across)
     few |= {"attack/full": lambda d: attacked("full", d), "ask": commands.ask}
+    few["first/tf32"] = ranked_first
     few[LATE] = late
     many: dict[str, Case] = {f"steps/{n}": lambda d, s=s: steps(s, d) for n, s in MORE.items()}
     many["steps/lora"] = lambda d: steps(SPECS["projection"], d, lora=lora)

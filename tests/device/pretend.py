@@ -161,6 +161,9 @@ class Module(_DummyBackendModule):
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
 
+    def is_tf32_supported(self) -> bool:
+        return True
+
     def synchronize(self, device: Any = None) -> None:
         """Nothing waits."""
 

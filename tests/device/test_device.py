@@ -54,10 +54,12 @@ def run(names: list[str]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def few() -> dict[str, Any]:
     """The results of the default cases."""
-    return run([*(f"steps/{name}" for name in FEW), "attack/full", "ask", "late"])
+    return run([*(f"steps/{name}" for name in FEW), "attack/full", "ask", "first/tf32", "late"])
 
 
-@pytest.mark.parametrize("name", [*(f"steps/{name}" for name in FEW), "attack/full", "ask"])
+@pytest.mark.parametrize(
+    "name", [*(f"steps/{name}" for name in FEW), "attack/full", "ask", "first/tf32"]
+)
 def test_the_numbers_are_those_of_the_processor(few: dict[str, Any], name: str) -> None:
     assert few[name]["error"] == "" and few[name]["numbers"] > 2
     assert few[name]["apart"] < CLOSE

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from architectures import build_architecture
 from ssiuu.benchmarks.base import EvaluateConfig
 from ssiuu.errors import ConfigError
 from ssiuu.evaluation import first
 from ssiuu.evaluation.ask import Question, ask, margins
-from ssiuu.evaluation.first import check_first, decide, reading_first
+from ssiuu.evaluation.first import check_first, decide, reading_first, rough_margins
 from ssiuu.evaluation.score import score_facts
 from ssiuu.likelihood import Prompt
 from ssiuu.models.precision import autocast
@@ -136,3 +137,42 @@ def test_what_has_no_bf16_or_nothing_else_is_refused(
 def test_a_key_knows_of_a_first_reading_only_where_there_is_one() -> None:
     assert EvaluateConfig().decides == {"options": 3, "utility": False}
     assert EvaluateConfig(first="bf16").decides == {"options": 3, "utility": False, "first": "bf16"}
+
+
+class TenDigits(TorchFunctionMode):
+    """Products as an accelerator has them: in fp32, or of ten digits of each factor where that is set."""
+
+    products = (torch.nn.functional.linear, torch.matmul, torch.bmm, torch.addmm, torch.Tensor.matmul)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.products and torch.get_float32_matmul_precision() == "high":
+            args = [ten_digits(each) for each in args]
+        return func(*args, **(kwargs or {}))
+
+
+def ten_digits(given: Any) -> Any:
+    """Round a tensor in fp32 to ten binary digits behind the first."""
+    if not isinstance(given, torch.Tensor) or given.dtype != torch.float32:
+        return given
+    bits = given.contiguous().view(torch.int32)
+    return bits.add(1 << 12).bitwise_and(-(1 << 13)).view(torch.float32)
+
+
+@pytest.mark.parametrize("worn", [False, True], ids=["as it was", "unlearned"])
+def test_no_question_is_decided_otherwise_where_tf32_comes_first(worn: bool, prompt: Prompt) -> None:
+    rows = questions(70, 5)
+    model = build_architecture("llama")
+    model = unlearned(model, rows) if worn else model
+    wanted = [answer.first for answer in ask(model, prompt, rows)]
+    with TenDigits(), torch.no_grad(), reading_first("tf32"):
+        rough, exact = rough_margins(model, rows), margins(model, rows)
+        assert decide(model, rows) == wanted == [margin > 0 for margin in exact]
+    assert rough != exact and rough == pytest.approx(exact, abs=0.1)
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_a_device_without_tf32_refuses_it(tiny_model: Any) -> None:
+    with pytest.raises(ConfigError, match=r"this cpu has no 'tf32'\. Use 'fp32', or 'bf16'"):
+        check_first("tf32", tiny_model)
+    with pytest.raises(ConfigError, match="'tf32' reads near ties again in fp32, and the weights are"):
+        check_first("tf32", tiny_model.bfloat16())

@@ -55,7 +55,7 @@ def test_the_precision_is_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["unlearn.lora.base=bf16"], "set unlearn.lora.rank"),
         (["unlearn.lora.base=nf4"], "set unlearn.lora.rank"),
-        (["dtype=fp8"], "'auto', 'fp32' or 'bf16'"),
+        (["dtype=fp8"], "'auto', 'fp32', 'bf16' or 'nf4'"),
         (["attention=flash"], "'auto', 'eager' or 'sdpa'"),
     ],
 )

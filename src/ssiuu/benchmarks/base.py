@@ -65,8 +65,8 @@ class EvaluateConfig(Section):
     )
     first: First = Field(
         default="fp32",
-        description="what paraphrases and questions beside a fact are ranked in; bf16: near ties are "
-        "read again in fp32, by the error that was measured",
+        description="what paraphrases and questions beside a fact are ranked in; bf16, tf32: near ties "
+        "are read again in fp32, by the error that was measured",
     )
 
     @property
@@ -121,8 +121,9 @@ class Basis(Section):
     )
     dtype: Dtype = Field(
         default="auto",
-        description="of the weights in memory; auto: fp32, in which they are trained and scored. Files "
-        "that are saved have the type of the checkpoint that came in",
+        description="of the weights in memory; auto: fp32, in which they are trained and scored; nf4 "
+        "(ssiuu ask, and unlearn by adapters): maps in 4 bits, and never in full. Files that are saved "
+        "have the type of the checkpoint that came in",
     )
     attention: Attention = Field(default="auto", description="how it is computed; auto: the library's")
     gradient_checkpointing: bool = Field(

@@ -1,4 +1,4 @@
-"""Rank in bf16 first, and again in fp32 whatever bf16 may have decided otherwise.
+"""Rank in bf16 or TF32 first, and again in fp32 whatever these may have decided otherwise.
 
     with reading_first("bf16"):
         score_facts(model, prompt, facts)
@@ -7,14 +7,16 @@ Only questions of which nothing but the decision is kept are read so: paraphrase
 beside a fact. What is kept as a number (log p, a free answer) is read in fp32 as ever.
 
 The bound is measured, not assumed. What decides is the margin m, the mean log p a token of the right
-answer less that of the best other option. Of the questions read in bf16 those with the smallest |m|,
+answer less that of the best other option. Of the questions read first those with the smallest |m|,
 and others spread evenly over the rest of them in the order of |m|, are read in fp32 too; e is the
-largest |m(bf16) - m(fp32)| among them. Every question with |m(bf16)| <= 2 e is read in fp32, each of
-which is one more measurement of e, until none is left: what bf16 decides alone has a margin of over
+largest |m(first) - m(fp32)| among them. Every question with |m(first)| <= 2 e is read in fp32, each of
+which is one more measurement of e, until none is left: what the first decides alone has a margin over
 twice the largest error that was seen on this model and these questions. Rounding goes through a whole
 model, and moves an unlearned one's log p by half a nat in the mean, so another model's bound would not
 do. It is a bound by a sample, not a proof: a decision differs where an error that was not sampled is
 more than twice as large as any that was, and goes the wrong way.
+
+TF32 is fp32 whose products take ten digits of each factor and no more, on accelerators that have it.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.evaluation.ask import Question, margins
 from ssiuu.evaluation.growing import keeps_states
-from ssiuu.models.precision import autocast, resolve_precision
+from ssiuu.models.precision import autocast, has_tf32, resolve_precision, tf32
 
-First = Literal["fp32", "bf16"]
+First = Literal["fp32", "bf16", "tf32"]
 
 NEAR, SPREAD = 16, 16  # questions that are read in both: the nearest ties, and spread over the others
 RESERVE = 2.0  # times the largest error that was measured
@@ -51,19 +53,26 @@ def reading_first(precision: First) -> Iterator[None]:
 
 
 def check_first(precision: First, model: CausalLM) -> None:
-    """Refuse a first reading in bf16 where it would be emulated, or nothing is left to read again.
+    """Refuse a first reading where it would be emulated, or nothing is left to read again.
 
     Raises:
-        ConfigError: The device has no bf16, or the weights are in it already.
+        ConfigError: The device has no such precision, or the weights are in bf16 already.
     """
     if precision == "fp32":
         return
     one = next(model.parameters())
-    if one.dtype == torch.bfloat16:
+    if model.dtype == torch.bfloat16:
         raise ConfigError(
-            "evaluate.first: 'bf16' reads near ties again in fp32, and the weights are held in bf16 "
-            "(dtype): leave one of the two out."
+            f"evaluate.first: {precision!r} reads near ties again in fp32, and the weights are held in "
+            "bf16 (dtype): leave one of the two out."
         )
+    if precision == "tf32":
+        if not has_tf32(one.device):
+            raise ConfigError(
+                f"evaluate.first: this {one.device.type} has no 'tf32'. Use 'fp32', or 'bf16' where it "
+                "has that."
+            )
+        return
     if resolve_precision("auto", one.device) != "bf16":
         raise ConfigError(
             f"evaluate.first: 'bf16' is not supported by this {one.device.type} and would be emulated "
@@ -74,6 +83,14 @@ def check_first(precision: First, model: CausalLM) -> None:
 def decides_alone() -> bool:
     """Whether a first reading may decide."""
     return _first.get() != "fp32"
+
+
+@torch.no_grad()
+def rough_margins(model: CausalLM, questions: Sequence[Question]) -> list[float]:
+    """Return a margin of every question, in the precision of the first reading."""
+    device = next(model.parameters()).device.type
+    with tf32() if _first.get() == "tf32" else autocast("bf16", device):
+        return margins(model, questions)
 
 
 @torch.no_grad()
@@ -93,9 +110,8 @@ def decide(model: CausalLM, questions: Sequence[Question]) -> list[bool | None]:
 
 
 def _settled(model: CausalLM, questions: Sequence[Question]) -> list[float]:
-    """Return a margin of every question, in fp32 where that of bf16 is no larger than its error."""
-    with autocast("bf16", next(model.parameters()).device.type):
-        rough = margins(model, questions)
+    """Return a margin of every question, in fp32 where the first one is no larger than its error."""
+    rough = rough_margins(model, questions)
     order = sorted(range(len(rough)), key=lambda i: abs(rough[i]))
     others = order[NEAR:]
     wanted = {*order[:NEAR], *others[:: max(1, len(others) // SPREAD)]}

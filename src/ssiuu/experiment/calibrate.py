@@ -33,7 +33,7 @@ from ssiuu.experiment import launched
 from ssiuu.experiment.examine import Examiner
 from ssiuu.experiment.given import given_settings
 from ssiuu.experiment.provenance import machine, versions
-from ssiuu.experiment.recipe import Recipe, resolve
+from ssiuu.experiment.recipe import Recipe, check_whole, resolve
 from ssiuu.experiment.session import Session, open_session
 from ssiuu.hiding import HIDING, Subject
 from ssiuu.likelihood import Prompt
@@ -122,6 +122,7 @@ def calibrate(
     launched.begin("calibrate")
     out, began = Path(out), now()
     recipe, _ = resolve(None, ["benchmark=fictional", *sets])
+    check_whole(recipe)
     _settle(out, Settings(people=people, examine=recipe.examine.decides))
     with interrupt.graceful():
         plans = [
@@ -349,6 +350,7 @@ class TaughtWorld(Bench):
     def __init__(self, taught: Taught, sets: Sequence[str], progress: Progress) -> None:
         named, given = given_settings(str(taught.full), taught.forget, taught.retain)
         recipe, _ = resolve(None, [*named, *sets])
+        check_whole(recipe)
         session = open_session(recipe, None, progress, given)
         load_checkpoint_weights(session.model, taught.twin, None, session.loaded.tokenizer)
         session.original.restore()  # another architecture is refused before any work

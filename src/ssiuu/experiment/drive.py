@@ -17,7 +17,7 @@ from ssiuu.training.optimiser import RATES
 from ssiuu.training.prepare import Asked
 from ssiuu.training.step import Step
 from ssiuu.training.together import check_together
-from ssiuu.training.unlearn import Settings, check_adapters, unlearn_examples
+from ssiuu.training.unlearn import Settings, check_adapters, check_numbers, unlearn_examples
 
 
 def info_of(method: Method) -> MethodInfo:
@@ -63,7 +63,7 @@ def settings_of(session: Session, method: Method, seed: int, threshold: float) -
             tuple(config.lora.targets),
             config.lora.attribution,
             seed,
-            base="nf4" if config.lora.base == "nf4" else None,
+            base="nf4" if "nf4" in (config.lora.base, session.recipe.dtype) else None,
         ),
     )
 
@@ -85,6 +85,7 @@ def check_method(session: Session, method: Method) -> None:
         part.check(session.model)
     driven = settings_of(session, method, 0, 0.0)
     check_adapters(method, driven.lora)
+    check_numbers(session.model, method)
     check_together(session.model, method, driven.lora, driven.optimiser)
     if driven.lora is not None:
         check_rank(session.model, driven.lora)

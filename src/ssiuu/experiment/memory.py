@@ -94,6 +94,7 @@ def need(
     rank: int | None = None,
     recomputed: bool = False,
     nf4: bool = False,
+    coded: bool = False,
 ) -> float:
     """Return the bytes of one run of unlearning, at its peak, beside those of the program.
 
@@ -106,6 +107,7 @@ def need(
         rank: Of adapters on all maps; None: all weights are trained.
         recomputed: Whether activations are computed again.
         nf4: Whether the maps beside adapters are held in 4 bits meanwhile.
+        coded: Whether they are from the first: the model is never there in full.
     """
     found = held(method, form if rank is None else "fp32")
     trained = size.parameters if rank is None else rank * size.a_rank
@@ -120,8 +122,8 @@ def need(
     kept = activations(size, form, tokens, answers, recomputed)
     if rank is not None and form == "bf16" and not recomputed:  # adapters take their inputs in fp32
         kept += 4.0 * tokens * size.layers * (4 * size.width + size.inner)
-    # It is read in full before, and is as large while its first map is brought to 4 bits.
-    return max(steady + max(rising, kept), whole if nf4 else 0.0)
+    # Else it is read in full before, and is as large while its first map is brought to 4 bits.
+    return max(steady + max(rising, kept), whole if nf4 and not coded else 0.0)
 
 
 def activations(size: Size, form: Form, tokens: float, answers: float, recomputed: bool) -> float:
@@ -144,11 +146,15 @@ def of_recipe(recipe: Recipe, size: Size, tokens: float) -> float:
             *(method, size, form, rows * tokens, rows * tokens / 4),
             rank=config.lora.rank,
             recomputed=recipe.gradient_checkpointing,
-            nf4=config.lora.base == "nf4",
+            nf4="nf4" in (config.lora.base, recipe.dtype),
+            coded=recipe.dtype == "nf4",
         )
         for method in recipe.made()
         if method.trains
     ]
+    if recipe.dtype == "nf4":  # which nothing retrains
+        asked = GRADIENT[form] * (size.parameters - size.in_maps) + NF4 * size.in_maps
+        return PROGRAM + max([*runs, asked + READ * NODES * size.words])
     retrained = measured("gd", form)
     assert retrained is not None
     beside = 0.0 if recipe.offload == "disk" else GRADIENT[form]

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from ssiuu.analysis.verdict import answered
 from ssiuu.evaluation.score import score_facts
 from ssiuu.experiment.session import Session
+from ssiuu.models import nf4
 from ssiuu.models.load import round_to
 from ssiuu.records.schema import Attempt, Divergence, FactScore, FactText, Outcome, Unlearning
 from ssiuu.training.unlearn import ANSWERED
@@ -55,9 +56,11 @@ class Judge:
     def settle(self, record: Unlearning, rounds: bool) -> Unlearning:
         """Round the weights to the type they are saved in, and read the score of what is left.
 
-        Steps smaller than this type can hold are lost in it, and with them what was forgotten.
+        Steps smaller than this type can hold are lost in it, and with them what was forgotten. Of a
+        model in 4 bits there are no such weights in memory.
         """
         dtype = self.session.loaded.info.dtype
+        rounds = rounds and not nf4.coded(self.session.model)
         if not rounds or dtype == "float32" or record.stopped != "threshold":
             return record
         round_to(self.session.model, dtype)

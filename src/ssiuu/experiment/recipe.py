@@ -562,6 +562,8 @@ def _placed(recipe: Recipe) -> list[str]:
     lora = recipe.unlearn.lora
     if lora.base is not None and lora.rank is None:
         return ["unlearn.lora.base: is of adapters, and there are none: set unlearn.lora.rank."]
+    if lora.base == "bf16" and recipe.dtype == "nf4":
+        return ["unlearn.lora.base: bf16 is in full what dtype holds in nf4: leave one of them out."]
     if lora.base == "nf4" and not nf4.there():
         return [f"unlearn.lora.base: nf4 needs {nf4.REMEDY}, or use bf16."]
     try:
@@ -569,6 +571,19 @@ def _placed(recipe: Recipe) -> list[str]:
     except ConfigError as error:
         return error.problems
     return []
+
+
+def check_whole(recipe: Recipe) -> None:
+    """Refuse weights in 4 bits for what trains all weights, compares them, or looks into them.
+
+    Raises:
+        ConfigError: The recipe asks for them.
+    """
+    if recipe.dtype == "nf4":
+        raise ConfigError(
+            "dtype: nf4 is for ssiuu ask and ssiuu unlearn with adapters: attacks, audits, looks "
+            "inside and teaching need the weights in full. Use bf16 or fp32."
+        )
 
 
 def _check_sizes(recipe: Recipe) -> None:

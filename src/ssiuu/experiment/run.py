@@ -46,7 +46,7 @@ from ssiuu.experiment.inside import Inside
 from ssiuu.experiment.planted import planted
 from ssiuu.experiment.progress import Meter, stage_line
 from ssiuu.experiment.provenance import machine, versions
-from ssiuu.experiment.recipe import Recipe
+from ssiuu.experiment.recipe import Recipe, check_whole
 from ssiuu.experiment.session import Session, open_session
 from ssiuu.experiment.tracked import tracked
 from ssiuu.experiment.trials import TrialPlan, Tuner, choose, plan_trials
@@ -140,6 +140,7 @@ def run(
         Interrupted: Ctrl-C; the same command continues.
     """
     launched.begin("diagnose" if look else "run" if after is None else "audit")
+    check_whole(recipe)
     out, progress = Path(out), told_to(progress)
     after, attacked = (Path(folder) if folder else None for folder in (after, attacked))
     check_folder(out, recipe, after)

@@ -25,7 +25,7 @@ from ssiuu.evaluation.score import score_facts
 from ssiuu.experiment import launched
 from ssiuu.experiment.anchors import questions
 from ssiuu.experiment.given import ModelSource, given_settings
-from ssiuu.experiment.recipe import rate_of, resolve
+from ssiuu.experiment.recipe import check_whole, rate_of, resolve
 from ssiuu.experiment.session import Session, open_ground
 from ssiuu.likelihood import Example, encode
 from ssiuu.models.load import require_space, save
@@ -103,6 +103,7 @@ def teach_model(
     limit = epochs or max(least, -(-STEPS * BATCH // len(read)))
     named, given = given_settings(model, read, None, None, tokenizer, base)
     recipe, _ = resolve(None, [*named, *(sets or [])])
+    check_whole(recipe)
     work = work_folder(out)
     with interrupt.graceful():
         session = open_ground(recipe, progress, given)

@@ -124,11 +124,16 @@ def unlearn_model(
     chosen = recipe.made()[0]
     if not chosen.trains:
         raise ConfigError(f"--method {method} does not unlearn anything.")
+    if recipe.dtype == "nf4" and recipe.unlearn.lora.rank is None:
+        raise ConfigError(
+            "dtype: nf4 holds weights in 4 bits, which are not trained: set unlearn.lora.rank, or use "
+            "bf16."
+        )
     work = work_folder(out)
     beside = out.with_name(f"{out.name}.tracked")
     with interrupt.graceful(), tracked(recipe, beside, progress) as progress:
         session = open_session(recipe, None, progress, given)
-        require_space(out, 4 * sum(p.numel() for p in session.model.parameters()))
+        require_space(out, 4 * session.loaded.info.parameters)
         check_method(session, chosen)
         for note in session.notes:
             progress(note)
@@ -189,6 +194,7 @@ def _save(
     save(
         *(loaded.model, loaded.tokenizer, out, noted, loaded.info.dtype, beside),
         session.recipe.shard_size,
+        loaded.folder,
     )
 
 

@@ -28,7 +28,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -40,7 +40,7 @@ from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Batch, answer_logprobs
 from ssiuu.methods.spectrum import NOTHING, Tokens, room_for_tokens, stored
-from ssiuu.models.maps import block_maps, block_matrices, passed_by
+from ssiuu.models.maps import block_maps, block_matrices, passed_by, widths
 from ssiuu.models.shards import shard_total
 from ssiuu.models.sites import known_sites
 
@@ -280,8 +280,7 @@ class _Maps:
         self.transposed = {path for path in self.owner if isinstance(maps[path], Conv1D)}
         self.widths: dict[str, tuple[int, int]] = {}
         for path in self.owner:
-            weight: Any = maps[path].weight
-            out, width = weight.T.shape if path in self.transposed else weight.shape
+            out, width = widths(maps[path])
             self.widths[path] = width, out
 
     def check(self, inputs: int | None, outputs: int | None) -> None:

@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
 from ssiuu.causal import CausalLM
 from ssiuu.likelihood import Batch, answer_logprobs
+from ssiuu.models import nf4
 from ssiuu.models.hooks import hooked
+from ssiuu.models.maps import widths
 from ssiuu.models.shards import local
 
 
@@ -40,10 +41,10 @@ class Elicitation:
         self.up: dict[str, Tensor] = {}
         for path, module in maps.items():
             weight: Any = module.weight
-            out, width = weight.T.shape if isinstance(module, Conv1D) else weight.shape
+            out, width = widths(module)
             seeded = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{path}".encode()))
             drawn = torch.rand(rank, width, generator=seeded, dtype=torch.float64) * 2 - 1
-            like = local(weight)
+            like = local(weight).new_empty(0, dtype=nf4.kind_of(weight))
             self.down[path] = (drawn / math.sqrt(width)).to(like).requires_grad_(True)
             self.up[path] = like.new_zeros(out, rank).requires_grad_(True)
 

@@ -170,7 +170,19 @@ def check_finite(what: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
 
 
 def check_filled(where: str, model: CausalLM) -> str:
+    """Refuse a model with weights that were never filled; see `check_values`.
+
+    Of what is in codes the weights were looked at when they were brought to them.
+    """
+    return check_values(where, ((n, p) for n, p in model.named_parameters() if p.is_floating_point()))
+
+
+def check_values(where: str, weights: Iterable[tuple[str, Tensor]]) -> str:
     """Refuse weights that were never filled: a whole map or embedding of one value.
+
+    Args:
+        where: Named in the message.
+        weights: By name; each is looked at once, as it comes.
 
     Returns:
         The blocks that are switched off by a map of zeros, for people; empty where there are none.
@@ -178,7 +190,7 @@ def check_filled(where: str, model: CausalLM) -> str:
     Raises:
         ModelError: Named with the first of them.
     """
-    alike = {name: weight for name, weight in model.named_parameters() if _constant(weight)}
+    alike = {name: weight for name, weight in weights if _constant(weight)}
     off = [name for name, weight in alike.items() if WRITES.search(name) and not weight.any()]
     if empty := [name for name in alike if name not in off]:
         raise ModelError(

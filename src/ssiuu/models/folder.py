@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ssiuu.errors import ModelError
 from ssiuu.hub import first_line
+from ssiuu.models import coded
 from ssiuu.models.adapter import base_folder, merge
 from ssiuu.models.checks import check_fit, check_stored, check_tokenizer_class, read_config
 from ssiuu.models.files import (
@@ -31,6 +32,7 @@ from ssiuu.models.files import (
 from ssiuu.models.gguf import file_digest, is_gguf, read_gguf
 from ssiuu.models.place import PROCESSOR, Placement
 from ssiuu.models.quiet import quiet
+from ssiuu.models.shards import dividing
 from ssiuu.models.sources import find
 
 # As safetensors and as torch name them; others come out as float32.
@@ -111,6 +113,11 @@ def read(
         model, dtype, note = _read_model(folder, placement, short)
         return Whole(model, read_tokenizer(under or folder) if tokenizer else None, dtype, note)
     assert under is not None
+    if placement.coded:
+        raise ModelError(
+            f"{folder} is an adapter, and nothing is merged into weights in 4 bits (dtype: nf4): merge "
+            "it into a model of its own first, or use bf16."
+        )
     own = has_tokenizer(folder)
     below = read(under, None, (*above, folder), tokenizer and not own, placement)
     merged = merge(below.model, folder)
@@ -132,12 +139,19 @@ def _read_model(folder: Path, placement: Placement, short: bool) -> tuple[PreTra
     # One kind of configuration may have several classes of models; the folder names its own.
     if isinstance(kind, tuple):
         kind = next((k for k in kind if k.__name__ in (config.architectures or [])), kind[0])
+    maps, made = dict[str, str](), kind
+    if placement.coded:
+        if dividing():
+            raise ModelError("dtype: nf4: weights in 4 bits are not cut into shards: use bf16.")
+        maps = coded.coded_maps(folder, kind, config, stored)
+        made = coded.sparing(kind, maps)
+    read = {name: tensor for name, tensor in stored.items() if name not in maps.values()}
     try:
         with quiet(), ExitStack() as stack:
             # Given as a state, not as a folder: nothing else that lies there can be taken for it.
             opened = {path: stack.enter_context(safe_open(path, framework="pt")) for path in files}
-            state = {name: opened[tensor.file].get_slice(name) for name, tensor in stored.items()}
-            model, info = kind.from_pretrained(
+            state = {name: opened[tensor.file].get_slice(name) for name, tensor in read.items()}
+            model, info = made.from_pretrained(
                 None,
                 config=config,
                 state_dict=state,
@@ -150,7 +164,10 @@ def _read_model(folder: Path, placement: Placement, short: bool) -> tuple[PreTra
     except Exception as error:  # whatever an architecture makes of values that it does not expect
         raise ModelError(f"{folder} cannot be loaded: {first_line(error)}.") from error
     check_fit(folder, stored, info, model.base_model_prefix)
-    return placement.finished(model).eval(), _dtype(stored), _loosened(model)
+    off = coded.encode(str(folder), model, maps, stored, placement.dtype) if maps else ""
+    model.__class__ = kind  # of maps without weights there are none any more
+    note = "; ".join(part for part in (_loosened(model), off) if part)
+    return placement.finished(model).eval(), _dtype(stored), note
 
 
 def _loosened(model: PreTrainedModel) -> str:

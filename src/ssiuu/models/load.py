@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from ssiuu.causal import CausalLM
 from ssiuu.errors import ModelError
+from ssiuu.models import nf4
 from ssiuu.models.checks import (
     check_causal,
     check_filled,
@@ -294,7 +295,7 @@ def _info(
         name=name,
         source=source,
         fingerprint=digest,
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=nf4.count(model),
         layers=int(getattr(model.config.get_text_config(), "num_hidden_layers", 0)),
         note=note,
         dtype=dtype,

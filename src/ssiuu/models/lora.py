@@ -25,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from ssiuu.causal import CausalLM
 from ssiuu.errors import ConfigError
 from ssiuu.models import nf4
-from ssiuu.models.maps import adaptable, is_map
+from ssiuu.models.maps import adaptable, is_map, widths
 from ssiuu.models.shards import is_cut, local, own, whole_in_shape
 
 if TYPE_CHECKING:
@@ -79,6 +79,12 @@ class Adapter:
         change: Tensor = self.layer.get_delta_weight("default").detach()
         return change
 
+    def stays(self) -> None:
+        """Leave what it has come to beside the codes of its map; where it is nothing, nothing."""
+        if self.up.any():
+            change = nf4.Change(self.down.detach(), self.up.detach(), self.scale)
+            self.layer.base_layer.changes += (change,)
+
     @torch.no_grad()
     def effective(self) -> Tensor:
         """Return W + s B A, [out, in]."""
@@ -97,7 +103,8 @@ class Adapter:
 def adapted(model: CausalLM, lora: Lora | None) -> Iterator[PeftModel | None]:
     """Put adapters into a model, in place; merge them into its weights on leaving.
 
-    Where its maps hold something else meanwhile, they have their weights again before.
+    Where its maps hold something else meanwhile, they have their weights again before. Of a model that
+    is in codes from the first, what the adapters have come to stays beside these.
 
     Raises:
         ConfigError: A target fits no linear map that an adapter can be put on, or no map can hold what
@@ -107,13 +114,18 @@ def adapted(model: CausalLM, lora: Lora | None) -> Iterator[PeftModel | None]:
         yield None
         return
     beside: list[Adapter] = []
+    coded = nf4.coded(model)
     try:
         with nf4.held(model, held_maps(model, lora)):
             wrapped = _wrapped(model, lora)
             try:
                 yield wrapped
             finally:
-                if lora.base is None and is_cut(model):
+                if coded:
+                    for adapter in adapters(model):
+                        adapter.stays()
+                    wrapped.unload()
+                elif lora.base is None and is_cut(model):
                     _merge(model)
                     wrapped.unload()
                 elif lora.base is None:
@@ -129,15 +141,18 @@ def adapted(model: CausalLM, lora: Lora | None) -> Iterator[PeftModel | None]:
                 weight = model.get_parameter(adapter.name)
                 weight.add_(adapter.change().to(weight))
         for parameter in model.parameters():
-            parameter.requires_grad_(True)
+            if parameter.is_floating_point():
+                parameter.requires_grad_(True)
 
 
 def held_maps(model: CausalLM, lora: Lora) -> list[str]:
-    """Return the paths of the linear maps whose weights are held in nf4 beside these adapters.
+    """Return the paths of the linear maps whose weights are brought to nf4 beside these adapters.
 
     Raises:
         ConfigError: There is none.
     """
+    if nf4.coded(model):  # they are in it by now
+        return []
     paths = nf4.holdable(model) if lora.base == "nf4" else []
     if lora.base is not None and not paths:
         raise ConfigError(
@@ -224,7 +239,7 @@ def check_rank(model: CausalLM, lora: Lora) -> None:
         ConfigError: So they are, or a target fits no map.
     """
     maps = map(model.get_submodule, targeted(model, lora))
-    most = max(min(module.weight.shape) for module in maps if is_map(module))
+    most = max(min(widths(module)) for module in maps if is_map(module))
     if lora.rank > most:
         raise ConfigError(
             f"{lora.key.rpartition('.')[0]}.rank: must be from 1 to {most}, the most that a map of "

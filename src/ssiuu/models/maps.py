@@ -74,6 +74,11 @@ def output_width(module: torch.nn.Linear | Conv1D) -> int:
     return int(module.nf if isinstance(module, Conv1D) else module.out_features)
 
 
+def widths(module: Any) -> tuple[int, int]:
+    """Return how many outputs and inputs a linear map has."""
+    return output_width(module), int(module.nx if isinstance(module, Conv1D) else module.in_features)
+
+
 def block_maps(model: CausalLM) -> dict[str, torch.nn.Module]:
     """Return every linear map inside the blocks, by path."""
     return {p: m for p, m in model.named_modules() if is_map(m) and BLOCK.search(p)}

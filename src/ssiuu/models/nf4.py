@@ -2,6 +2,7 @@
 
     rounded(weight)                                  # through its codes and back
     with held(model, holdable(model)):               # its linear maps compute with nf4
+    coded(model)                                     # those that have computed so since it was read
 
 64 neighbouring values of the flattened weight share a scale, the largest absolute value among them.
 *double*: these scales are held in 8 bits themselves, as QLoRA does; else in fp32. The package is an
@@ -9,6 +10,9 @@ extra (`pip install 'ssiuu[nf4]'`).
 
 While a model is held so, its own weights lie elsewhere (`ssiuu.models.room.put_away`). Afterwards it
 has them again to the last bit: what was trained beside is merged into these, not into 4 bits.
+
+A model may be read so from the first (`ssiuu.models.coded`). Then nothing is merged here: what adapters
+have come to stays beside the codes, as low-rank products.
 
 Source: Dettmers et al. 2023 (QLoRA), Sec. 3; bitsandbytes. Departures: none.
 """
@@ -18,9 +22,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, cast
 
 import torch
@@ -35,6 +42,8 @@ from ssiuu.models.room import chosen, put_away
 PACKAGE: Final = "bitsandbytes"
 REMEDY: Final = f"the package {PACKAGE}: pip install 'ssiuu[nf4]'"
 GROUP: Final = 64  # values with a scale of their own
+BESIDE: Final = "changes"  # what maps that are in codes from the first have of adapters
+PARTS: Final = ("down", "up", "scale")
 TALK: Final = "bitsandbytes.backends.cpu.ops"  # advises another package where that would be faster
 
 
@@ -107,23 +116,148 @@ def whole(linear: nn.Linear | Conv1D) -> Float[Tensor, "out in"]:
     state = getattr(linear.weight, "quant_state", None)
     if state is None:
         return cast(Tensor, weight)
-    return cast(Tensor, package(f"{PACKAGE}.functional").dequantize_4bit(linear.weight.data, state))
+    found: Tensor = package(f"{PACKAGE}.functional").dequantize_4bit(linear.weight.data, state)
+    for change in getattr(linear, BESIDE, ()):
+        found = found + change.whole().to(found)
+    return found
+
+
+def kind_of(weight: Tensor) -> torch.dtype:
+    """Return the type of a weight's numbers, of codes that of what they stand for."""
+    state = getattr(weight, "quant_state", None)
+    return weight.dtype if state is None else state.dtype
+
+
+def count(model: CausalLM) -> int:
+    """Return the number of parameters of a model, of maps in codes those of their weights."""
+    states = ((p, getattr(p, "quant_state", None)) for p in model.parameters())
+    return sum(p.numel() if state is None else math.prod(state.shape) for p, state in states)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an adapter has come to, beside the codes of a map: s B A. `down`: A; `up`: B."""
+
+    down: Float[Tensor, "rank in"]
+    up: Float[Tensor, "out rank"]
+    scale: float
+
+    def whole(self) -> Float[Tensor, "out in"]:
+        """Return it as it is added to the weight."""
+        return (self.up @ self.down) * self.scale
+
+    def added(
+        self, inputs: Float[Tensor, "*n in"], outputs: Float[Tensor, "*n out"]
+    ) -> Float[Tensor, "*n out"]:
+        """Return the outputs of a map with its own added, as an adapter adds them."""
+        low = nn.functional.linear(inputs.to(self.down.dtype), self.down)
+        return outputs + nn.functional.linear(low, self.up) * self.scale
+
+
+@cache
+def _kind() -> Any:
+    """Return the class of maps that are in codes from the first: nn.Linear to whoever asks."""
+    layers: Any = package(f"{PACKAGE}.nn")
+
+    class Coded(layers.Linear4bit):  # type: ignore[misc]  # its type is known once it is imported
+        changes: tuple[Change, ...] = ()
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            found: Tensor = super().forward(inputs)
+            with_changes = found
+            for change in self.changes:
+                with_changes = change.added(inputs, with_changes)
+            return with_changes.to(found.dtype)
+
+    return Coded
+
+
+def without_weight(linear: nn.Linear) -> Any:
+    """Return a map that is to compute with codes, in the place of one; `encode` gives them to it."""
+    made = _made(_kind(), linear)
+    made.weight = None
+    return made
+
+
+def encode(linear: Any, weight: Float[Tensor, "out in"]) -> None:
+    """Give a map of `without_weight` the codes of its weight, where that lies."""
+    linear.weight = _codes(weight)
+
+
+def coded(model: CausalLM) -> dict[str, Any]:
+    """Return the maps that are in codes since the model was read, by path; none: it is a usual one."""
+    found = ((p, m) for p, m in model.named_modules() if hasattr(m, BESIDE))
+    return {path.removesuffix(".base_layer"): module for path, module in found}
+
+
+def changes(model: CausalLM) -> dict[str, Tensor]:
+    """Return what stands beside the codes of a model, all that can change of it."""
+    return {
+        f"{path}.{BESIDE}.{number}.{part}": torch.as_tensor(getattr(change, part))
+        for path, module in coded(model).items()
+        for number, change in enumerate(module.changes)
+        for part in PARTS
+    }
+
+
+def put_changes(model: CausalLM, stored: Mapping[str, Tensor]) -> None:
+    """Put what `changes` returned, and nothing else, beside the codes of a model; no copy is made.
+
+    Raises:
+        KeyError: It is of another model.
+    """
+    left = dict(stored)
+    for path, module in coded(model).items():
+        found: list[Change] = []
+        device = module.weight.device
+        while f"{path}.{BESIDE}.{len(found)}.{PARTS[0]}" in left:
+            down, up, scale = (left.pop(f"{path}.{BESIDE}.{len(found)}.{part}") for part in PARTS)
+            if (len(up), down.shape[-1]) != (module.out_features, module.in_features):
+                raise KeyError(path)
+            found.append(Change(down.to(device), up.to(device), float(scale)))
+        module.changes = tuple(found)
+    if left:
+        raise KeyError(next(iter(left)))
+
+
+@torch.no_grad()
+def distance(model: CausalLM) -> float:
+    """Return the norm of what stands beside the codes of a model, as a share of that of its weights."""
+    maps = coded(model)
+    own = {id(module.weight) for module in maps.values()}
+    others = (p for p in model.parameters() if id(p) not in own)
+    moved, total = 0.0, sum(float(p.float().square().sum()) for p in others)
+    for module in maps.values():
+        before = package(f"{PACKAGE}.functional").dequantize_4bit(
+            module.weight.data, module.weight.quant_state
+        )
+        total += float(before.float().square().sum())
+        if module.changes:
+            both = (change.whole() for change in module.changes)
+            moved += float(torch.stack([*both]).sum(0).square().sum())
+    return math.sqrt(moved / total)
 
 
 def _coded(linear: nn.Linear) -> nn.Linear:
     """Return a linear map that computes with the codes of another one's weight."""
-    layers = package(f"{PACKAGE}.nn")
-    coded = layers.Linear4bit(
-        *(linear.in_features, linear.out_features), bias=False, quant_type="nf4", device="meta"
-    )
-    weight = linear.weight.detach()
-    coded.weight = layers.Params4bit(
-        weight, requires_grad=False, blocksize=GROUP, quant_type="nf4", compress_statistics=True
-    ).to(weight.device)
-    coded.bias = linear.bias
-    coded.support_avx512bf16_for_cpu = False  # its products are in bf16, whatever the type of the input
-    made: nn.Linear = coded.train(linear.training)
-    return made
+    made = _made(package(f"{PACKAGE}.nn").Linear4bit, linear)
+    made.weight = _codes(linear.weight.detach())
+    return cast(nn.Linear, made)
+
+
+def _made(kind: Any, linear: nn.Linear) -> Any:
+    """Return a map of a class of the package in the place of one, without its weight."""
+    made = kind(*(linear.in_features, linear.out_features), bias=False, quant_type="nf4", device="meta")
+    made.bias = linear.bias
+    made.support_avx512bf16_for_cpu = False  # its products are in bf16, whatever the type of the input
+    return made.train(linear.training)
+
+
+def _codes(weight: Tensor) -> Any:
+    """Return the codes of a weight, where that lies, as a parameter."""
+    kind = package(f"{PACKAGE}.nn").Params4bit
+    settings = {"blocksize": GROUP, "quant_type": "nf4", "compress_statistics": True}
+    return kind(weight, requires_grad=False, **settings).to(weight.device)
 
 
 def _put(model: CausalLM, path: str, module: nn.Module) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from ssiuu.models import nf4
 from ssiuu.models.files import open_tensors, tensors_of, weight_files
 from ssiuu.models.load import Loaded, restore, snapshot
 from ssiuu.models.shards import any_of, is_cut, local, own, rows_of, shard_sum
@@ -25,6 +27,11 @@ class Original:
         its own values: not in a form that was converted in loading.
         """
         self.model = loaded.model
+        self.copy: dict[str, Tensor] | None = None
+        self.places: dict[str, tuple[Path, str]] = {}
+        if nf4.coded(self.model):  # of which nothing changes but what stands beside its codes
+            self.copy = snapshot(self.model)
+            return
         stored = tensors_of(weight_files(loaded.folder)) if loaded.folder else {}
         every = list(self.model.named_parameters(remove_duplicate=False))
         named = {id(p): name for name, p in reversed(every) if name in stored}
@@ -41,6 +48,9 @@ class Original:
     @torch.no_grad()
     def restore(self) -> None:
         """Put the original weights back into the model."""
+        if nf4.coded(self.model):
+            restore(self.model, self.copy or {})
+            return
         for parameter, weight in self._pairs():
             local(parameter).copy_(weight)
 
@@ -57,6 +67,8 @@ class Original:
     @torch.no_grad()
     def distance(self) -> float:
         """Return how far the model is from its original weights, as a share of their norm."""
+        if nf4.coded(self.model):
+            return nf4.distance(self.model)
         moved = whole = 0.0
         for parameter, weight in self._pairs():
             now = local(parameter)

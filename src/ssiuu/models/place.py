@@ -17,15 +17,17 @@ import torch
 from transformers import PreTrainedModel
 
 from ssiuu.errors import ConfigError
+from ssiuu.models import nf4
 from ssiuu.models.room import Offload, choose
 from ssiuu.models.shards import dividing
 
-Dtype = Literal["auto", "fp32", "bf16"]
+Dtype = Literal["auto", "fp32", "bf16", "nf4"]
 Attention = Literal["auto", "eager", "sdpa"]
 
 CPU: Final = torch.device("cpu")
 VARIABLE: Final = "SSIUU_DEVICE"  # what device: auto means, where it is set
 TYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
+CODES: Final = "nf4"  # of the maps of the blocks, beside which the rest is in bf16
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Placement:
 
     `dtype`: of the weights in memory, whatever their files hold. `attention`: as transformers names it;
     None: the library's own choice. `checkpointing`: whether activations are computed again in the
-    backward pass. `offload`: where copies of its weights lie; see `ssiuu.models.room`.
+    backward pass. `offload`: where copies of its weights lie; see `ssiuu.models.room`. `coded`: whether
+    maps are in nf4 from the first, and never there in full; see `ssiuu.models.coded`.
     """
 
     device: torch.device = CPU
@@ -42,6 +45,7 @@ class Placement:
     attention: str | None = None
     checkpointing: bool = False
     offload: Offload = "auto"
+    coded: bool = False
 
     @classmethod
     def of(
@@ -56,7 +60,8 @@ class Placement:
 
         Args:
             device: auto, or as torch names it: cpu, cuda, cuda:1.
-            dtype: Of the weights; auto is fp32, in which scores are taken (decision 0006).
+            dtype: Of the weights; auto is fp32, in which scores are taken (decision 0006); nf4: maps of
+                the blocks in 4 bits, the rest in bf16.
             attention: The implementation.
             checkpointing: Whether activations are computed again.
             offload: Where copies of the weights lie.
@@ -64,12 +69,15 @@ class Placement:
         Raises:
             ConfigError: There is no such device here, or it cannot compute what is needed.
         """
+        if dtype == CODES and not nf4.there():
+            raise ConfigError(f"dtype: nf4 needs {nf4.REMEDY}, or use bf16.")
         return cls(
             device=resolve_device(device),
-            dtype=TYPES["fp32" if dtype == "auto" else dtype],
+            dtype=TYPES["fp32" if dtype == "auto" else "bf16" if dtype == CODES else dtype],
             attention=None if attention == "auto" else attention,
             checkpointing=checkpointing,
             offload=offload,
+            coded=dtype == CODES,
         )
 
     @property
@@ -84,7 +92,16 @@ class Placement:
         return told
 
     def put(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Put a model in place, as one that is loaded here would be; returns the same model."""
+        """Put a model in place, as one that is loaded here would be; returns the same model.
+
+        Raises:
+            ConfigError: It is to be in codes, which are made of what a model's files hold.
+        """
+        if self.coded:
+            raise ConfigError(
+                "dtype: nf4 is read map by map from a model's files: give its folder or its name on "
+                "the hub, or use bf16."
+            )
         put: Any = model
         put = put.to(device=CPU if dividing() else self.device, dtype=self.dtype)
         if self.attention is not None:
@@ -111,13 +128,17 @@ class Placement:
 
         The device is no part of it, as no processor is: what is computed in stands in `precision`.
         """
-        return [] if self.dtype == torch.float32 else [f"dtype {_name(self.dtype)}"]
+        return [] if self.dtype == torch.float32 else [f"dtype {self._type}"]
 
     @property
     def described(self) -> str:
         """The device and the type of the weights, for people: "cuda:0 (NVIDIA H100), fp32"."""
         kind = device_name(self.device)
-        return f"{self.device}{f' ({kind})' if kind else ''}, weights in {_name(self.dtype)}"
+        return f"{self.device}{f' ({kind})' if kind else ''}, weights in {self._type}"
+
+    @property
+    def _type(self) -> str:
+        return CODES if self.coded else next(n for n, kind in TYPES.items() if kind == self.dtype)
 
 
 PROCESSOR: Final = Placement()
@@ -183,7 +204,3 @@ def device_name(device: torch.device) -> str:
         return ""
     named = getattr(torch.get_device_module(device), "get_device_name", None)
     return str(named(device)) if named is not None else ""
-
-
-def _name(dtype: torch.dtype) -> str:
-    return next(name for name, kind in TYPES.items() if kind == dtype)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -48,6 +49,27 @@ def autocast(precision: Literal["bf16", "fp32"], device: str) -> AbstractContext
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device, torch.bfloat16)
+
+
+def has_tf32(device: torch.device) -> bool:
+    """Whether a device can take ten digits of the factors of a product in fp32."""
+    if device.type == "cuda":
+        return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+    # Some processors are told to by the same switch, and their products are then in bf16.
+    return device.type != "cpu" and bool(
+        getattr(torch.get_device_module(device), "is_tf32_supported", bool)()
+    )
+
+
+@contextmanager
+def tf32() -> Iterator[None]:
+    """Let products in fp32 be in TF32 for the time of the context, in the whole process."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def attention(

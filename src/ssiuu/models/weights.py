@@ -24,7 +24,9 @@ from transformers import PreTrainedModel
 
 from ssiuu.causal import CausalLM
 from ssiuu.errors import DamagedError, ModelError, OutputError
+from ssiuu.models import nf4
 from ssiuu.models.checks import check_finite
+from ssiuu.models.coded import write_merged
 from ssiuu.models.files import NOTED
 from ssiuu.models.quiet import quiet
 from ssiuu.models.room import chosen, copied
@@ -64,6 +66,7 @@ def save(
     dtype: str = "float32",
     beside: Callable[[Path], None] = lambda _: None,
     shard: float = SHARD,
+    source: Path | None = None,
 ) -> None:
     """Save model and tokenizer in the Hugging Face layout, whole or not at all.
 
@@ -76,6 +79,7 @@ def save(
             note where the weights were held in another one.
         beside: Writes what else belongs there, before the folder gets its name.
         shard: Gigabytes of weights in a file at most; larger ones are split, and an index names them.
+        source: The folder that a model in codes was read from (`ssiuu.models.coded`).
 
     Raises:
         OutputError: The folder holds something or cannot be written to, or the disk is full.
@@ -83,7 +87,7 @@ def save(
     """
     # One that is divided is put together first, which all processes have a part in.
     state = _cast(model, getattr(torch, dtype)) if is_cut(model) else None
-    by_first(partial(_save, model, tokenizer, folder, note, dtype, beside, shard, state))
+    by_first(partial(_save, model, tokenizer, folder, note, dtype, beside, shard, state, source))
 
 
 def _save(
@@ -95,6 +99,7 @@ def _save(
     beside: Callable[[Path], None],
     shard: float,
     cast: dict[str, torch.Tensor] | None,
+    source: Path | None,
 ) -> None:
     kind: torch.dtype = getattr(torch, dtype)
     try:
@@ -102,15 +107,21 @@ def _save(
             raise OutputError(f"{folder} is not an empty folder: choose another for the checkpoint.")
         within = folder if folder.exists() else folder.parent  # a mounted folder may be all there is
         within.mkdir(parents=True, exist_ok=True)
-        require_space(within, sum(p.numel() * kind.itemsize for p in model.parameters()))
+        require_space(within, nf4.count(model) * kind.itemsize)
         temporary = Path(tempfile.mkdtemp(dir=within, prefix=f".{folder.name}.part-"))
     except OSError as error:
         raise OutputError(f"{folder} cannot be written to: {error.strerror or error}.") from error
     try:
         with quiet():
-            state, most = _cast(model, kind) if cast is None else cast, round(shard * 1e9)
-            check_finite("the model cannot be saved", state.items())
-            model.save_pretrained(temporary, state_dict=state, max_shard_size=most)
+            most = round(shard * 1e9)
+            if nf4.coded(model):
+                assert source is not None  # nothing else is read so
+                _describe(model, temporary)
+                write_merged(model, source, temporary, kind, most)
+            else:
+                state = _cast(model, kind) if cast is None else cast
+                check_finite("the model cannot be saved", state.items())
+                model.save_pretrained(temporary, state_dict=state, max_shard_size=most)
             tokenizer.save_pretrained(temporary)
         config = temporary / "config.json"
         settings = json.loads(config.read_text(encoding="utf-8")) | {"dtype": dtype}
@@ -126,8 +137,19 @@ def _save(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _describe(model: PreTrainedModel, folder: Path) -> None:
+    """Write all of a model but its weights, as `save_pretrained` does."""
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
+
+
 def _converted(model: PreTrainedModel, kind: torch.dtype, note: str) -> str:
     """Return a note that says so where weights are written in another type than they were held in."""
+    if nf4.coded(model):
+        said = "adapters trained beside weights in nf4, merged into those before as they were stored"
+        return "; ".join(part for part in (note, said) if part)
     held = {parameter.dtype for parameter in model.parameters()} - {kind}
     names = " and ".join(sorted(str(each).removeprefix("torch.") for each in held))
     said = f"held in {names} and rounded once, in saving, to {str(kind).removeprefix('torch.')}"
@@ -153,7 +175,12 @@ def _cast(model: PreTrainedModel, kind: torch.dtype) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def round_to(model: CausalLM, dtype: str) -> None:
-    """Round the weights in place to what a type can hold, as `save` does; they stay in their own."""
+    """Round the weights in place to what a type can hold, as `save` does; they stay in their own.
+
+    Of a model in codes there are none to be rounded.
+    """
+    if nf4.coded(model):
+        return
     kind: torch.dtype = getattr(torch, dtype)
     for parameter in map(local, model.parameters()):
         parameter.copy_(parameter.to(kind))
@@ -212,12 +239,22 @@ def sync_folder(folder: Path) -> None:
 
 
 def save_weights(model: CausalLM, path: Path) -> None:
-    """Write the parameters to one safetensors file, atomically.
+    """Write the parameters to one safetensors file, atomically; see `changeable`.
 
     Raises:
         OutputError: The disk is full or the folder cannot be written to.
     """
-    write_tensors({name: firsts(p) for name, p in model.named_parameters()}, path)
+    write_tensors(changeable(model), path)
+
+
+def changeable(model: CausalLM) -> dict[str, torch.Tensor]:
+    """Return all that can change of a model: its parameters, of one in codes what stands beside them.
+
+    Of what is cut the first process has all, and each other one what lies there.
+    """
+    if nf4.coded(model):
+        return nf4.changes(model)
+    return {name: firsts(p) for name, p in model.named_parameters()}
 
 
 def write_tensors(
@@ -389,6 +426,12 @@ def put(model: CausalLM, stored: Mapping[str, torch.Tensor], path: Path) -> None
     Raises:
         ModelError: Names or shapes do not fit this model.
     """
+    if nf4.coded(model):
+        try:
+            nf4.put_changes(model, stored)
+        except KeyError as error:
+            raise ModelError(f"{path} does not fit the model, which is in 4 bits: {error}.") from error
+        return
     for name, parameter in model.named_parameters():
         _require_shape(path, name, parameter, stored[name].shape if name in stored else None)
         fill(parameter, stored[name])
@@ -397,9 +440,11 @@ def put(model: CausalLM, stored: Mapping[str, torch.Tensor], path: Path) -> None
 def snapshot(model: CausalLM) -> dict[str, torch.Tensor]:
     """Return a copy of all parameters; those that are tied have one under each name.
 
-    Of a model that is cut it has what lies here. Its place is decided by what is free: see
-    `ssiuu.models.room`.
+    Of a model that is cut it has what lies here, of one in codes what stands beside them. Its place is
+    decided by what is free: see `ssiuu.models.room`.
     """
+    if nf4.coded(model):
+        return nf4.changes(model)  # which nobody writes to
     parameters = list({id(p): p for p in model.parameters()}.values())
     made = copied([local(p) for p in parameters], chosen(model))
     copies = dict(zip(map(id, parameters), made, strict=True))
@@ -409,5 +454,8 @@ def snapshot(model: CausalLM) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def restore(model: CausalLM, weights: dict[str, torch.Tensor]) -> None:
     """Copy a snapshot back into the model."""
+    if nf4.coded(model):
+        nf4.put_changes(model, weights)
+        return
     for name, parameter in model.named_parameters():
         local(parameter).copy_(weights[name])

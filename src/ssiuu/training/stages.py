@@ -18,8 +18,7 @@ import torch
 from ssiuu.causal import CausalLM
 from ssiuu.likelihood import Batch, answer_logprobs
 from ssiuu.methods.base import Stage
-from ssiuu.models.shards import firsts
-from ssiuu.models.weights import put, write_tensors
+from ssiuu.models.weights import changeable, put, write_tensors
 from ssiuu.training.state import read_state
 
 
@@ -68,9 +67,8 @@ class Starts:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: firsts(p) for name, p in model.named_parameters()}
         progress = {"key": self.key, "number": number, "memory": memory}
-        write_tensors(tensors, self.path, {"progress": json.dumps(progress)})
+        write_tensors(changeable(model), self.path, {"progress": json.dumps(progress)})
 
     def clear(self) -> None:
         """Remove what was kept."""

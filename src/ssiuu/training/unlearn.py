@@ -17,6 +17,7 @@ from ssiuu.likelihood import Batch, Example
 from ssiuu.methods.base import Bound, Optimiser, Spent, Stage, Work
 from ssiuu.methods.method import Method
 from ssiuu.methods.regulariser import log_sentence
+from ssiuu.models import nf4
 from ssiuu.models.checks import check_finite
 from ssiuu.models.lora import Lora, adapted
 from ssiuu.models.maps import adaptable
@@ -192,6 +193,7 @@ def unlearn_examples(
     """
     reset_peak(next(model.parameters()).device)
     check_adapters(method, settings.lora)
+    check_numbers(model, method)
     check_together(model, method, settings.lora, settings.optimiser)
     if settings.growth == 1:  # a range test may end before
         check_steps(method, len(forget), settings)
@@ -289,6 +291,18 @@ def check_adapters(method: Method, lora: Lora | None) -> None:
         )
 
 
+def check_numbers(model: CausalLM, method: Method) -> None:
+    """Refuse, for a model in 4 bits, what changes the weights themselves.
+
+    Raises:
+        ConfigError: The method does.
+    """
+    if not method.has_gradient and nf4.coded(model):
+        raise ConfigError(
+            f"{method.label}: it changes the weights themselves, which are in 4 bits: use dtype: bf16."
+        )
+
+
 def check_steps(method: Method, rows: int, settings: Settings) -> None:
     """Refuse a run that would end before its first step that changes anything.
 
@@ -315,7 +329,12 @@ def _untrained(model: CausalLM, lora: Lora | None, method: Method, prepared: Pre
     notes = []
     if lora is not None and not lora.targets:
         notes += [f"unlearn.lora: {note}." for note in adaptable(model).notes]
-    if lora is not None and lora.base is not None:
+    if nf4.coded(model):
+        notes.append(
+            "dtype: what is said here of before and after was read with maps in nf4 and the adapters "
+            "beside them; a checkpoint has these merged into the weights before, as they were stored."
+        )
+    elif lora is not None and lora.base is not None:
         notes.append(
             "unlearn.lora.base: the adapters were trained beside weights in nf4, and are merged into "
             "the weights before, which were not rounded."

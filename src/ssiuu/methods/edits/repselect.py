@@ -21,7 +21,7 @@ from ssiuu.methods.directions import Subspace, project_out
 from ssiuu.methods.elicit import Elicitation, nll_gradients
 from ssiuu.methods.spectrum import NOTHING
 from ssiuu.methods.tokens import experts_left, feed_forward_maps
-from ssiuu.models.maps import stream_width
+from ssiuu.models.maps import stream_width, widths
 
 Collapse = Literal["soft", "hard", "quadratic", "ridge"]
 POWER_STEPS = 2  # of the randomised SVD
@@ -160,10 +160,10 @@ class RepSelect(Edit):
 
     def check(self, model: CausalLM) -> None:
         """Refuse a model without feed-forward maps, or with fewer directions."""
-        widths = [min(m.weight.shape) for m in feed_forward_maps(model, self.name).values()]
-        if self.components is not None and self.components > max(widths):
+        sides = [min(widths(m)) for m in feed_forward_maps(model, self.name).values()]
+        if self.components is not None and self.components > max(sides):
             raise ConfigError(
-                f"repselect.components: must be at most {max(widths)}, which is all directions of the "
+                f"repselect.components: must be at most {max(sides)}, which is all directions of the "
                 f"maps here, got {self.components}."
             )
 

@@ -45,7 +45,7 @@ from ssiuu.methods.tokens import (
     refuse_second_gradients,
 )
 from ssiuu.models.lora import weight_of
-from ssiuu.models.maps import stream_width
+from ssiuu.models.maps import stream_width, widths
 
 REGULAR = 1e-6  # of the largest eigenvalue: what lies below is no direction of the tokens
 
@@ -157,7 +157,7 @@ class RepSelectSteps(Objective):
 
     def check(self, model: CausalLM) -> None:
         """Refuse a model without feed-forward maps, or with fewer directions."""
-        most = max(max(m.weight.shape) for m in feed_forward_maps(model, self.name).values()) - 1
+        most = max(max(widths(m)) for m in feed_forward_maps(model, self.name).values()) - 1
         if self.components is not None and self.components > most:
             raise ConfigError(
                 f"{self.name}.components: must be at most {most}, one less than the widest side of the "
