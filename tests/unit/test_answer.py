@@ -20,6 +20,9 @@ from sample_record import HOSTILE, pinned, sample_record
 from ssiuu.analysis.evidence import FactJudged, Judged
 from ssiuu.analysis.known import known
 from ssiuu.analysis.verdict import VERDICTS, FactVerdict, Judgement, judgement
+from ssiuu.certificate.facts import FactDigests
+from ssiuu.certificate.page import render as certificate_page
+from ssiuu.certificate.statement import Issue, of_audit
 from ssiuu.records.schema import Examination, Place, RunRecord, Trace, Verdict
 from ssiuu.report.answer import answer, p_value, subject
 from ssiuu.report.formats import FORMATS, verdicts_csv
@@ -192,6 +195,32 @@ def test_the_terminal_and_a_notebook_say_the_same_sentence(record: RunRecord) ->
     unexamined = record.model_copy(update={"cells": [bare], "planted": None})
     assert "evidence, not proof" not in summary(unexamined)
     assert "was not examined" in Reader(render(unexamined)).text
+
+
+def test_without_an_examination_what_is_said_may_be_guessed_and_no_rate_of_error_is_promised(
+    record: RunRecord,
+) -> None:
+    """A model that never learned the facts may guess them: nowhere is it said that they are still there."""
+    cell = record.cells[0]
+    assert cell.evaluation is not None
+    says = {
+        id: score.model_copy(update={"free_correct": True})
+        for id, score in cell.evaluation.forget.items()
+    }
+    evaluation = cell.evaluation.model_copy(update={"forget": says})
+    bare = cell.model_copy(update={"examination": None, "evaluation": evaluation})
+    unexamined = record.model_copy(update={"cells": [bare], "planted": None})
+    statement = of_audit(unexamined, Issue([], FactDigests(salt="ab" * 16), "2026-11-29", {}))
+    page = Reader(render(unexamined)).text
+    certificate = Reader(certificate_page(statement)).text
+    for text in (page, certificate):
+        assert "not removed" in text and "known or guessed" in text and "too many of them" not in text
+        assert "guesses was not examined" in text and "of hidden facts" not in text
+    assert "guesses among them" in re.sub(r"\s+", " ", summary(unexamined))
+    said = statement.predicate
+    assert said.errors is None and said.tried[0].what.startswith("Asked as they are")
+    assert any("known from guesses" in left for left in said.not_tried)
+    assert any("examine.steps" in wanted for wanted in said.wanted)
 
 
 @needs_browser

@@ -5,7 +5,7 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from ssiuu.certificate.schema import Statement
-from ssiuu.report.answer import MEANINGS, p_value, sure
+from ssiuu.report.answer import meanings, p_value, sure
 from ssiuu.report.page import environment, policy, template_text
 from ssiuu.report.verdicts import P_VALUES
 
@@ -37,7 +37,9 @@ def render(statement: Statement, signed_by: str = "") -> str:
             signed_by=signed_by,
             meaning=UNLEARNED.get(statement.predicate.verdict, ""),
             words={
-                word: text for word, text in MEANINGS.items() if statement.predicate.counts.get(word)
+                word: text
+                for word, text in meanings(statement.predicate.errors is not None).items()
+                if statement.predicate.counts.get(word)
             },
             p_value=p_value,
             p_values=P_VALUES,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssiuu.analysis.column import Model
-from ssiuu.analysis.evidence import LEVEL, constants
+from ssiuu.analysis.evidence import LEVEL, Judged, constants
 from ssiuu.analysis.verdict import VERDICTS
 from ssiuu.certificate.canonical import canonical
 from ssiuu.certificate.facts import Asked, FactDigests
@@ -34,11 +34,13 @@ from ssiuu.records.schema import Cell, MethodInfo, ModelInfo, RunRecord, Unlearn
 from ssiuu.redaction.redactor import STAYS
 from ssiuu.redaction.rules import SETTINGS, WORDS
 from ssiuu.report.answer import subject
-from ssiuu.report.audit import Audit, audit
+from ssiuu.report.audit import Audit, Look, audit
 from ssiuu.report.outcome import outcome
 from ssiuu.report.text import rate
 
 UNTRIED = "Not tried: "
+ASKED = "Asked as they are: how many of the facts does the model still say?"
+NO_LOOK = "An examination: nothing tells facts that are known from guesses, or gone from hidden."
 UNEXAMINED = (
     "Whether the facts are erased or only hidden: the model was asked for them and not examined. "
     "ssiuu audit of the two models says more, and how sure that is."
@@ -85,9 +87,11 @@ def of_audit(record: RunRecord, issue: Issue) -> Statement:
     named = header.model_copy(update={"model": _unnamed(header.model)})
     record = record.model_copy(update={"header": named})
     told, model = audit(record, cell), Model(record, cell)
+    judged = model.judgement.judged
     looked = [look for look in told.looks if not look.what.startswith(UNTRIED)]
     untried = [look.what.removeprefix(UNTRIED) for look in told.looks if look not in looked]
     run = {attack.kind for attack in cell.attacks}
+    untried += [] if judged else [NO_LOOK]
     untried += [f"attack {name}" for name in issue.attacks if name not in run]
     return _closed(
         issue,
@@ -106,8 +110,11 @@ def of_audit(record: RunRecord, issue: Issue) -> Statement:
             verdict=told.verdict,
             answer=_plain([told.sentence, *told.answer, told.kept]),
             counts={verdict: model.judgement.count(verdict) for verdict in VERDICTS},
-            errors=_errors(told, model),
-            tried=[*(Tried(what=what, settings=how) for what, how in looked), *_attacks(cell)],
+            errors=_errors(told, judged) if judged else None,
+            tried=[
+                *(Tried(what=what, settings=how) for what, how in looked or [Look(ASKED, "")]),
+                *_attacks(cell),
+            ],
             not_tried=_plain(untried),
             shown=_plain(told.shown),
             not_shown=_plain(told.not_shown),
@@ -155,7 +162,7 @@ def of_unlearning(
             answer=_plain(outcome(record)),
             counts={},
             errors=None,
-            tried=[Tried(what="Asked as they are: how many of the facts does the model still say?")],
+            tried=[Tried(what=ASKED)],
             not_tried=["Every attack and every look inside."],
             shown=_plain([f"{record.method.description} {' '.join(outcome(record)[:2])}"]),
             not_shown=[UNEXAMINED, "Nothing about copies of the model, its logs, or the data."],
@@ -238,11 +245,11 @@ def _method(method: MethodInfo) -> MethodTold:
     )
 
 
-def _errors(told: Audit, model: Model) -> ErrorsTold:
-    fitted, judged = constants(), model.judgement.judged
+def _errors(told: Audit, judged: Judged) -> ErrorsTold:
+    fitted = constants()
     return ErrorsTold(
         promised=LEVEL,
-        power=judged.power if judged else None,
+        power=judged.power,
         planted=[PlantedTold(kind=p.kind, found=p.found, of=p.of) for p in told.planted],
         calibration=fitted.version,
         weights={str(name): weight for name, weight in fitted.weights.items()},

@@ -9,12 +9,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import Final
 
 from ssiuu.analysis.evidence import Judged
 from ssiuu.analysis.verdict import VERDICTS, Judgement
 from ssiuu.records.schema import Cell, RunRecord, Verdict
 
-MEANINGS: Mapping[Verdict, str] = {
+SENTENCES: Final[dict[Verdict, str]] = {
+    "erased": "The facts are gone: had they been hidden, this examination would have found them.",
+    "hidden": "Facts were hidden, not erased: they are still in the model.",
+    "not removed": "The facts were not removed: too many of them are still there.",
+    "undecided": "Undecided: these measurements do not tell erased from hidden.",
+}
+# Without an examination nothing tells what is known from what is guessed, or gone from hidden.
+SAID: Final[dict[Verdict, str]] = {
+    "not removed": "Still said: surely more than a tenth of the answers are written freely, known or "
+    "guessed. The model was not examined, and without that the two look the same.",
+    "undecided": "Undecided: the model was not examined, and without that erased and hidden look the "
+    "same.",
+}
+MEANINGS: Final[dict[Verdict, str]] = {
     "erased": "Had the fact been hidden, this examination would have shown it, and it did not. "
     "Evidence, not proof: it speaks of the ways of hiding that were tried on models of known truth.",
     "hidden": "The model does not say it any more, and it is still inside: what the examination shows "
@@ -23,6 +37,10 @@ MEANINGS: Mapping[Verdict, str] = {
     "learned, without any attack.",
     "undecided": "The evidence fits a fact that is gone and one that is hidden, or neither, or the "
     "model says what it may have guessed. Nothing was shown either way.",
+}
+SAID_MEANS: Final[dict[Verdict, str]] = {
+    "not removed": "The model still says it. Whether it knows it or guesses was not examined.",
+    "undecided": "The model does not say it. Whether it is gone or hidden was not examined.",
 }
 NOT_PROOF = (
     "'Erased' means that hidden facts would have shown in this examination and these did not: "
@@ -38,6 +56,16 @@ def subject(record: RunRecord) -> Cell | None:
     """Return the model that an audit is about, or a run of a single method; None: there are several."""
     cells = [cell for cell in record.cells if cell.method.origin != "control"]
     return cells[0] if len(cells) == 1 else None
+
+
+def sentence(word: Judgement) -> str:
+    """Return the answer on one model in a sentence."""
+    return (SENTENCES if word.judged else SENTENCES | SAID)[word.verdict]
+
+
+def meanings(examined: bool) -> Mapping[Verdict, str]:
+    """Return what the words on facts mean, after an examination or without one."""
+    return MEANINGS if examined else MEANINGS | SAID_MEANS
 
 
 def answer(word: Judgement) -> list[str]:

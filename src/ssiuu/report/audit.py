@@ -19,8 +19,7 @@ from ssiuu.records.schema import (
     RunRecord,
     Verdict,
 )
-from ssiuu.report.answer import MEANINGS, answer, p_value
-from ssiuu.report.findings import SENTENCES
+from ssiuu.report.answer import answer, meanings, p_value, sentence
 from ssiuu.report.kept import kept
 from ssiuu.report.text import percent, plain, rate
 
@@ -100,15 +99,15 @@ def audit(record: RunRecord, cell: Cell) -> Audit:
     planted = record.planted
     return Audit(
         verdict=word.verdict,
-        sentence=SENTENCES[word.verdict],
+        sentence=sentence(word),
         answer=answer(word),
         kept=kept(record, cell),
         facts=list(_lines(model)),
-        meanings=[(verdict, text) for verdict, text in MEANINGS.items() if word.count(verdict)],
+        meanings=[(v, text) for v, text in meanings(bool(word.judged)).items() if word.count(v)],
         looks=_looks(model, found) if found else [],
         planted=_planted(planted, word.judged) if planted and word.judged else [],
         notes=[*(found.notes if found else []), *(planted.notes if planted else [])],
-        calibration=_calibration(),
+        calibration=_calibration() if word.judged else "",
         shown=_shown(model),
         not_shown=_not_shown(model),
         wanted=_wanted(model),
@@ -228,7 +227,8 @@ def _shown(model: Model) -> list[str]:
             "that were never learned. The information is in the model, though it does not say it."
         )
     if still := word.count("not removed"):
-        parts.append(f"The {still} called not removed can be had from the model by asking it.")
+        guesses = "" if judged else "; how many of them it guesses was not examined"
+        parts.append(f"The {still} called not removed can be had from the model by asking it{guesses}.")
     return parts
 
 
@@ -251,7 +251,9 @@ def _not_shown(model: Model) -> list[str]:
 def _wanted(model: Model) -> list[str]:
     """Say what would settle what is open."""
     judged, parts = model.judgement.judged, []
-    if judged is None or judged.power is None:
+    if judged is None:
+        parts.append("An examination: examine.steps says after how many steps, 24 by default.")
+    elif judged.power is None:
         parts.append(
             "An examination with planted controls: at least four facts that the model knows and is to "
             "keep (--retain)."

@@ -20,7 +20,7 @@ from ssiuu.analysis.verdict import (
     strongest,
 )
 from ssiuu.records.schema import AttackCurve, Cell, FactScore, RunRecord, Verdict
-from ssiuu.report.answer import answer
+from ssiuu.report.answer import answer, sentence
 from ssiuu.report.kept import kept
 from ssiuu.report.text import named, percent, rate
 from ssiuu.statistics import Interval, wilson
@@ -61,14 +61,6 @@ class Finding:
     logprob_after: float | None
 
 
-SENTENCES: Mapping[Verdict, str] = {
-    "erased": "The facts are gone: had they been hidden, this examination would have found them.",
-    "hidden": "Facts were hidden, not erased: they are still in the model.",
-    "not removed": "The facts were not removed: too many of them are still there.",
-    "undecided": "Undecided: these measurements do not tell erased from hidden.",
-}
-
-
 def findings(record: RunRecord) -> list[Finding]:
     """Return what is said of every model of a run, controls last."""
     cells = sorted(record.cells, key=lambda cell: cell.method.origin == "control")
@@ -87,7 +79,7 @@ def finding(record: RunRecord, cell: Cell) -> Finding:
         origin=cell.method.origin,
         description=cell.method.description,
         verdict=word.verdict,
-        sentence=SENTENCES[word.verdict],
+        sentence=sentence(word),
         answer=" ".join(answer(word)) if word.judged else _unexamined(record, cell),
         known=known(cell.examination) if cell.examination else None,
         kept=kept(record, cell),
