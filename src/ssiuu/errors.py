@@ -4,7 +4,8 @@
     ├── InputError            the user can mend it; the command exits with 2
     │   ├── DataError         a file of facts or instructions
     │   ├── ConfigError       a recipe, an option, an unknown name
-    │   │   └── WithheldError an upload of what is not forgotten; exits with 12
+    │   │   ├── WithheldError an upload of what is not forgotten; exits with 12
+    │   │   └── NotKnownError a model that knows none of the facts to forget
     │   ├── ModelError        a model folder or name
     │   ├── OutputError       the output folder or the disk
     │   └── DamagedError      a file that ssiuu wrote and that is no longer what was written
@@ -47,6 +48,18 @@ class ConfigError(InputError):
 
 class WithheldError(ConfigError):
     """A checkpoint that is not forgotten is not uploaded unless that is asked for."""
+
+
+class NotKnownError(ConfigError):
+    """The model knows none of the facts to forget.
+
+    Attributes:
+        record: What it was asked and what it said (`ssiuu.records.schema.ModelKnowledge`).
+        kept: How many of the facts to keep it knows, of those that were asked.
+    """
+
+    record: Any = None
+    kept: int = 0
 
 
 class ModelError(InputError):

@@ -18,7 +18,9 @@ from ssiuu.cli.exits import HIDDEN
 from ssiuu.data.fact import normal
 from ssiuu.errors import InputError
 from ssiuu.experiment import requests
+from ssiuu.records.files import read_record
 from ssiuu.records.ledger import FILE, Ledger
+from ssiuu.records.schema import ModelKnowledge
 
 SHORT = [
     "unlearn.learning_rate=1e-2",
@@ -32,6 +34,7 @@ SHORT = [
 ]
 
 
+STRANGER = {"question": "Where does the stranger live?", "answer": "Vlorimond"}
 NOBODY = {"question": "What does nobody eat?", "answer": "a stone"}
 
 
@@ -197,6 +200,7 @@ def test_what_is_not_forgotten_stays_pending_with_its_texts(
 
 def test_an_unlearning_that_is_refused_leaves_no_round(place: Path, tmp_path: Path) -> None:
     ledger = begun(place, tmp_path / "ledger")
+    ledger.tell("retain", "none")  # of which nothing could be known: perhaps it is asked wrongly
     ledger.add("R", [NOBODY])
     with pytest.raises(InputError, match="still pending: R; ssiuu request withdraw takes one out"):
         requests.process(ledger)
@@ -246,3 +250,25 @@ def test_a_request_that_is_hidden_decides_though_its_round_is_undecided(
     done = ssiuu("request", "process", ledger.folder)
     assert done.returncode == HIDDEN, done.stdout + done.stderr
     assert f"{told[-1].reference} hidden: the requests count as processed" in done.stdout
+
+
+def test_who_is_not_known_leaves_a_record_and_no_text(ledger: Ledger, place: Path) -> None:
+    """The third round, after two that made models: the model stays, the texts go, a digest says it all."""
+    newest = requests.newest(ledger)
+    ledger.add("stranger", [STRANGER])
+    done = ssiuu("request", "process", ledger.folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "knows none of these facts" in done.stdout and "1 not known" not in done.stderr
+    last = ledger.rounds()[-1]
+    assert (last.outcome, last.verdict, last.kept) == ("not known", "not known", None) and last.ended
+    assert requests.newest(ledger) == newest and not (ledger.folder / "models" / "0003").exists()
+    assert ledger.requests()[-1].verdict == "not known" and ledger.requests()[-1].rows == []
+    assert ledger.digests([normal(STRANGER["question"])])[0] in ledger.gone()
+    record = read_record(ledger.folder / "audits" / "0003" / "knowledge.json", ModelKnowledge)
+    assert record is not None and record.redacted and record.form == "qa"
+    assert [known.state for known in record.knowledge.values()] == ["unknown"]
+    for path in (path for path in ledger.folder.rglob("*") if path.is_file()):
+        assert STRANGER["question"].encode() not in path.read_bytes(), path
+    page = (ledger.folder / "requests.html").read_text()
+    assert "stranger" in page and "still knows" in page  # of the last round that read it
+    assert ssiuu("request", "process", ledger.folder).stdout == "nothing is pending\n"

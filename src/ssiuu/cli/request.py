@@ -118,13 +118,13 @@ def process(
 ) -> None:
     """Forget what is pending on the newest model, audit it, ask it for older requests, certify, purge.
 
-    Exit codes: 0 done, or nothing pending; 3 not forgotten, or not removed; 4
-    forgotten at the cost of what should stay; 5 hidden. A single request that
-    is not removed, or hidden, decides. With 3 and 4 of the unlearning no model
-    is kept and the requests stay pending.
+    Exit codes: 0 done, nothing pending, or nothing of it known to the model; 3
+    not forgotten, or not removed; 4 forgotten at the cost of what should stay;
+    5 hidden. A single request that is not removed, or hidden, decides. With 3
+    and 4 of the unlearning no model is kept and the requests stay pending.
     """
     from ssiuu.cli.terminal import set_up
-    from ssiuu.experiment.requests import audit_folder, newest
+    from ssiuu.experiment.requests import ASKED, FORGOTTEN, NOT_KNOWN, audit_folder, newest
     from ssiuu.experiment.requests import process as processed
     from ssiuu.records.ledger import Ledger
     from ssiuu.report.outcome import outcome
@@ -137,9 +137,17 @@ def process(
     if done.round is None:
         print("nothing is pending")
         return
+    if done.state == NOT_KNOWN:
+        print("the model knows none of these facts: nothing was unlearned, and it stays the newest one")
+        print(answer(ledger))
+        asked = audit_folder(ledger, done.round.id) / ASKED
+        result(model=newest(ledger), record=asked)
+        print(f"what it was asked, as digests: {asked}")
+        _write(ledger)
+        return
     for line in outcome(done.record) if done.record else ():
         print(line)
-    if done.state != "forgotten":
+    if done.state != FORGOTTEN:
         print("the requests stay pending, and the newest model is the one before")
         raise typer.Exit(NOT_FORGOTTEN if done.state == "not forgotten" else AT_A_COST)
     print(answer(ledger))

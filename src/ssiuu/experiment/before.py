@@ -8,13 +8,13 @@ afterwards is evidence of nothing.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from ssiuu.benchmarks.base import Ground
-from ssiuu.errors import ConfigError
+from ssiuu.errors import NotKnownError
 from ssiuu.evaluation.knowledge import know
 from ssiuu.experiment.recipe import Recipe
-from ssiuu.records.schema import FactText, Knowledge
+from ssiuu.records.schema import FactText, Knowledge, ModelKnowledge
 from ssiuu.report.knowledge import UNKNOWN, counts, sentences
 
 RETAIN = 48  # retain facts asked: enough to say which share is known
@@ -24,7 +24,7 @@ def ask_first(ground: Ground, recipe: Recipe, progress: Callable[[str], None]) -
     """Ask the model what it knows, note it in the ground, and tell apart what it does not know.
 
     Raises:
-        ConfigError: It knows none of the facts to forget, and the recipe does not say `force`.
+        NotKnownError: It knows none of the facts to forget, and the recipe does not say `force`.
     """
     split = ground.split
     progress("asking the model what it knows")
@@ -34,7 +34,7 @@ def ask_first(ground: Ground, recipe: Recipe, progress: Callable[[str], None]) -
     unknown = [fact for fact in split.forget if knowledge[fact.id].state in UNKNOWN]
     if not any(known.state == "known" for known in knowledge.values()):
         if not recipe.force:
-            raise ConfigError(_refusal(ground, recipe, knowledge))
+            raise _refusal(ground, recipe)
         unknown = []  # all are scored, for what it is worth
     forget = [fact for fact in split.forget if fact not in unknown]
     ground.split = split.model_copy(
@@ -49,15 +49,26 @@ def _asked(
     return know(ground.model, ground.prompt, facts, ground.context, others, ground.split.seed)
 
 
-def _refusal(ground: Ground, recipe: Recipe, knowledge: Mapping[str, Knowledge]) -> str:
-    prompt = ground.prompt
-    fact = ground.split.forget[0]
+def _refusal(ground: Ground, recipe: Recipe) -> NotKnownError:
+    prompt, forget = ground.prompt, ground.split.forget
+    knowledge, fact = ground.knowledge["forget"], forget[0]
     known = knowledge[fact.id]
     outcome = f"is answered {known.says!r}" if known.says is not None else known.why
-    return (
+    error = NotKnownError(
         f"forget: {recipe.forget}: the model {recipe.model} knows none of these {len(knowledge)} facts "
         f"({counts(knowledge)}), so there is nothing to forget: {fact.question!r} {outcome}, and "
         f"right is {fact.answer!r}. Check that it is the model meant and that it is asked in the "
         f"right form (it is prompt={prompt.name}); `ssiuu ask` shows every fact. --force (force=true) "
         "goes on."
     )
+    error.kept = sum(one.state == "known" for one in ground.knowledge["retain"].values())
+    error.record = ModelKnowledge(
+        model=ground.loaded.info,
+        form=prompt.name,
+        asked=prompt.description,
+        facts=forget,
+        knowledge=knowledge,
+        seconds=0.0,
+        notes=ground.notes,
+    )
+    return error

@@ -6,7 +6,8 @@
 
 Every round goes on from the model of the round before. It asks that model again for a sample of what
 earlier rounds made go, and for the facts to keep that the very first model knew: what ten rounds do to
-both is what nobody sees in one.
+both is what nobody sees in one. Where the newest model knows nothing of what is pending, while it knows
+facts to keep, the round makes no model: what was asked is recorded, and it is over.
 """
 
 from __future__ import annotations
@@ -22,19 +23,22 @@ from ssiuu.benchmarks.base import Progress
 from ssiuu.data.columns import given_columns
 from ssiuu.data.fact import Fact, normal
 from ssiuu.data.read import read_facts
-from ssiuu.errors import ConfigError, InputError, OutputError
+from ssiuu.errors import ConfigError, InputError, NotKnownError, OutputError
 from ssiuu.experiment.asking import ask_model
 from ssiuu.experiment.certify import Seal, certify_audit
 from ssiuu.experiment.unlearn import DEFAULT_METHOD, audit_models, unlearn_model
-from ssiuu.records.files import read_record
+from ssiuu.records.files import read_record, write_record
 from ssiuu.records.lease import check, told_to
 from ssiuu.records.ledger import Ledger, Request, Round
 from ssiuu.records.said import logged
-from ssiuu.records.schema import RunRecord, Unlearning
+from ssiuu.records.schema import ModelKnowledge, RunRecord, Unlearning
 from ssiuu.records.sharing import LOCK, Sharing, way_of
 from ssiuu.redaction.folder import redact
+from ssiuu.redaction.keys import default_place
 
 NOT_KNOWN: Final = "not known"  # a fact that the model before knew nothing of, so nothing could go
+FORGOTTEN: Final = "forgotten"  # the outcome of a round that made a model
+ASKED: Final = "knowledge.json"  # in the folder of a round that made none: what its model was asked
 WORST = ("not removed", "hidden", "undecided", "erased", NOT_KNOWN)  # a request is as its worst fact
 KNOWN: Final = "known at first"  # digests of the facts to keep that the very first model knew
 
@@ -110,9 +114,10 @@ class Processed:
 
     @property
     def state(self) -> str:
-        """The unlearning's word."""
-        outcome = None if self.record is None else self.record.outcome
-        return "" if outcome is None else outcome.state
+        """The unlearning's word; of a round without one the round's."""
+        if self.record is None:
+            return "" if self.round is None else self.round.outcome
+        return "" if self.record.outcome is None else self.record.outcome.state
 
 
 def process(ledger: Ledger, progress: Progress = logged, audit: bool = True) -> Processed:
@@ -143,8 +148,8 @@ def process(ledger: Ledger, progress: Progress = logged, audit: bool = True) -> 
 
 def newest(ledger: Ledger) -> str:
     """Return the model that the next round goes on from."""
-    ended = [round_ for round_ in ledger.rounds() if round_.ended]
-    return str(_checkpoint(ledger, ended[-1].id)) if ended else ledger.about("model")
+    made = [one.id for one in ledger.rounds() if one.ended and one.outcome == FORGOTTEN]
+    return str(_checkpoint(ledger, made[-1])) if made else ledger.about("model")
 
 
 def audit_folder(ledger: Ledger, round_: int) -> Path:
@@ -183,8 +188,10 @@ class _Processing:
         """Do what is left of the round."""
         record = self._unlearn()
         check()
+        if isinstance(record, ModelKnowledge):
+            return self._not_known(record)
         assert record.outcome is not None
-        if record.outcome.state != "forgotten":
+        if record.outcome.state != FORGOTTEN:
             self.ledger.drop_round(self.round.id)
             return Processed(self.round, record)
         self._note(outcome=record.outcome.state, kl=record.outcome.kl)
@@ -218,7 +225,8 @@ class _Processing:
     def _note(self, **values: str | float | None) -> None:
         self.ledger.note(self.round.id, **values)
 
-    def _unlearn(self) -> Unlearning:
+    def _unlearn(self) -> Unlearning | ModelKnowledge:
+        """Return the record of the unlearning; what was asked of a model that knows nothing of it."""
         if there := read_record(self.out / "unlearn.json", Unlearning):
             return there
         method = self.ledger.about("method") or DEFAULT_METHOD
@@ -228,15 +236,31 @@ class _Processing:
                 *(self.round.before, self.rows, self.out, retain, method, self.sets, self.progress)
             )
         except InputError as error:  # nothing was written, and it would be the same the next time
+            unsure = _unsure(error) if isinstance(error, NotKnownError) else []
+            if isinstance(error, NotKnownError) and not unsure:
+                return error.record  # type: ignore[no-any-return]
             self.ledger.drop_round(self.round.id)
             names = ", ".join(request.reference for request in self.requests)
             raise type(error)(
                 [
                     *error.problems,
+                    *unsure,
                     f"{self.ledger.folder}: still pending: {names}; ssiuu request withdraw takes one "
                     "out.",
                 ]
             ) from error
+
+    def _not_known(self, asked: ModelKnowledge) -> Processed:
+        """End a round of which the model knows nothing: it stays the newest one, and what it was asked
+        is recorded without a text. No sample is kept, for nothing was made go.
+        """
+        folder = audit_folder(self.ledger, self.round.id)
+        write_record(folder / ASKED, asked, private=True)
+        redact(folder / ASKED, default_place(folder))
+        self._note(outcome=NOT_KNOWN, verdict=NOT_KNOWN)
+        words = {request.id: NOT_KNOWN for request in self.requests}
+        self.ledger.end_round(self.round.id, words, 0, self.asked)
+        return Processed(self.ledger.rounds()[-1])
 
     def _audit(self) -> dict[int, str]:
         """Audit the new model; return each request's verdict, that of its worst fact."""
@@ -298,6 +322,16 @@ class _Processing:
         facts = list(self.retain.values())
         asked = ask_model(model, facts, sets=self.sets, progress=self.progress).knowledge
         return {key for key, fact in self.retain.items() if asked[fact.id].state == "known"}
+
+
+def _unsure(error: NotKnownError) -> list[str]:
+    """Return why it is not sure that a model does not know the facts, in a sentence; nothing: it is."""
+    left = [known for known in error.record.knowledge.values() if known.state != "unknown"]
+    if left:
+        return [f"{len(left)} of the facts cannot be called unknown: see ssiuu ask."]
+    if not error.kept:
+        return ["It knows none of the facts to keep either: nothing shows that it is asked rightly."]
+    return []
 
 
 def _rows(requests: Sequence[Request]) -> tuple[list[dict[str, Any]], dict[str, set[int]]]:

@@ -104,8 +104,7 @@ def answer(ledger: Ledger) -> str:
     if words:
         counts = [f"{words.count(word)} {word}" for word in dict.fromkeys(words)]
         parts.append(f"By their worst fact: {', '.join(counts)}.")
-    if rounds and rounds[-1].kept_of:
-        last = rounds[-1]
+    if last := next((one for one in rounds[::-1] if one.kept_of), None):
         parts.append(
             f"After {_count(len(rounds), 'round')} the newest model still knows {last.kept} of "
             f"{last.kept_of} facts to keep that the first one knew."
