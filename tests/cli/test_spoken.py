@@ -9,6 +9,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ssiuu.cli.bar import Bar, remaining
 from ssiuu.cli.main import app
 from ssiuu.cli.reference import _leaves
 from ssiuu.cli.spoken import SHARED
+from ssiuu.cli.terminal import Printer
 from ssiuu.records.said import LOG, Said, led, logged
 from ssiuu.records.schema import StepLog
 from ssiuu.training.unlearn import step_numbers
@@ -153,6 +155,36 @@ def test_before_the_meter_knows_the_time_left_is_the_estimate_s() -> None:
     assert "min left" not in drawn(80, ("loading", None))
     assert "estimate: about 4 min" in drawn(80, ("x", "[ 0:00] estimate: about 4 min"))
     assert (remaining(20), remaining(None)) == ("< 1 min left", "")
+
+
+def test_the_time_left_falls_while_nothing_is_said_and_ends_when_it_is_over() -> None:
+    assert "1 min left" in drawn(80, (Said("asking", left=70.0), None), expected=6000.0)
+    assert "min left" not in drawn(80, ("asking", None), expected=0.0)
+
+
+def test_in_a_file_a_long_wait_has_a_line_and_small_steps_have_few(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ssiuu.cli.silence.FIRST", 0.05)
+    printer = Printer()
+    printer("loading")
+    for step in range(1, 4):
+        printer(Said(f"step {step}", done=step, total=3, minor=True))
+    monkeypatch.setattr("ssiuu.cli.terminal.MINOR", 0.0)
+    printer(Said("step 4", left=150.0, minor=True))
+    until = time.monotonic() + 10
+    written = ""
+    while written.count("still at it") < 2 and time.monotonic() < until:
+        time.sleep(0.02)
+        written += capsys.readouterr().err
+    printer.done()
+    lines = [line[8:] for line in written.splitlines()]
+    assert lines[:2] == ["loading", "step 4"]
+    assert lines[2] == "still at it after 0 s, 2 min left: step 4" == lines[3]
+    watch = printer.silence._thread
+    assert watch is not None
+    watch.join(10)
+    assert not watch.is_alive()
 
 
 class Terminal(io.StringIO):

@@ -69,9 +69,13 @@ def test_a_twin_never_sees_what_is_left_out(place: Path, tmp_path: Path) -> None
 def test_what_is_not_learned_is_named_and_exits_with_3(place: Path, tmp_path: Path) -> None:
     facts, out = lines(tmp_path / "new.jsonl", NEW), tmp_path / "taught"
     words = ("teach", "--model", place / "model", "--facts", facts, "--out", out)
-    done = ssiuu(*words, "--epochs", 1, "--learning-rate", 1e-6)
+    done = ssiuu(*words, "--epochs", 1, "--learning-rate", 1e-6, "--prompt", "plain")
     assert done.returncode == 3 and "not known: new:1" in done.stdout
     assert "--learning-rate" in done.stdout and (out / "model.safetensors").exists()
+    # From here on nobody has to say in which form it is asked: the record does.
+    record = read_record(out / "teach.json", Teaching)
+    assert ask_model(out, NEW).asked == record.asked and record.asked.startswith("plain: ")
+    assert ask_model(out, NEW, sets=["prompt=qa"]).form == "qa"
 
 
 def test_interrupted_teaching_goes_on_to_the_same_model(place: Path, tmp_path: Path) -> None:

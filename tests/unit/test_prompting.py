@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,40 @@ def test_own_facts_are_asked_through_the_template_where_there_is_one(tokenizer: 
     assert chosen(tokenizer, "prompt=plain")[0] == Prompt(tokenizer, "plain")
     with pytest.raises(ConfigError, match="chat template, and this model has none"):
         chosen(bare, "prompt=chat")
+
+
+def test_a_checkpoint_is_asked_in_the_form_that_its_record_says(tokenizer: Any, tmp_path: Path) -> None:
+    """Whatever is said by hand goes first, and where the two differ that is said."""
+    for name, field, text in (
+        ("taught", "teach.json", {"asked": "plain: ...", "form": "plain"}),
+        ("older", "teach.json", {"form": "plain"}),
+        ("unlearned", "unlearn.json", {"prompt": "qa: ..."}),
+        ("own", "teach.json", {"asked": 'custom: "{question} w9"', "form": "custom"}),
+        ("system", "teach.json", {"asked": "qa: ..., with the system text 'Be brief'", "form": "qa"}),
+        ("damaged", "teach.json", "no record"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / field).write_text(json.dumps(text))
+
+    def said(*names: str, sets: tuple[str, ...] = ()) -> tuple[str, str]:
+        told: list[str] = []
+        recipe, places = resolve(None, [*OWN, *sets])[0], [tmp_path / name for name in names]
+        prompt = choose_prompt(recipe, tokenizer, told.append, checkpoints=places)
+        return prompt.name, told[0].replace(f"{tmp_path}/", "")
+
+    assert said("none") == ("chat", "prompt: chat: the model's own chat template")
+    assert said("damaged")[0] == "chat"
+    for first in ("taught", "older"):
+        form, told = said(first, "unlearned")
+        assert form == "plain" and told.endswith(f"(as {first}/teach.json says)")
+    assert said("none", "unlearned")[0] == "qa"
+    form, told = said("taught", sets=("prompt=qa",))
+    assert form == "qa" and told.endswith("(taught/teach.json: trained in plain)")
+    form, told = said("own")
+    assert form == "chat" and "own/teach.json: trained in a form of its own; --set prompt_form" in told
+    form, told = said("system")
+    assert form == "qa" and "trained with a system text; --set prompt_system" in told
+    assert said("own", sets=("prompt_form={question} w9",))[1].endswith("(as own/teach.json says)")
 
 
 @pytest.mark.parametrize(("benchmark", "style"), [("worldfacts", "qa"), ("fictional", "plain")])

@@ -159,13 +159,18 @@ class Basis(Section):
         settings = self.device, self.dtype, self.attention, self.gradient_checkpointing
         return Placement.of(*settings, offload=self.offload)
 
-    def load(self, name: str | None = None) -> Loaded:
+    def load(self, name: str | None = None, progress: Progress = lambda _: None) -> Loaded:
         """Load the model, or the one of another name, with all that is said here of how.
+
+        Args:
+            name: None: the model's.
+            progress: Told that it is loaded, and what takes long at that.
 
         Raises:
             ModelError: It is not one of which anything can be said.
         """
-        where = (name or str(self.model), self.base, self.placement, self.revision)
+        where = (name or str(self.model), self.base, self.placement, self.revision, progress)
+        progress(f"loading {where[0]}")
         if not shards.dividing():
             return load(*where)
 
@@ -187,7 +192,8 @@ class Basis(Section):
 class Given:
     """What the recipe cannot name: facts and a model in memory, with what is to be said of them.
 
-    `split`: the choice of facts that the run's folder holds already.
+    `split`: the choice of facts that the run's folder holds already. `after`: the checkpoint that is
+    judged, whose record may say in which form it is asked.
     """
 
     forget: Sequence[Fact] | None = None
@@ -195,6 +201,7 @@ class Given:
     loaded: Loaded | None = None
     notes: tuple[str, ...] = ()
     split: Split | None = None
+    after: Path | None = None
 
 
 @dataclass(frozen=True)

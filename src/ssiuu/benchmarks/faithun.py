@@ -41,8 +41,7 @@ class Faithun(Benchmark[FaithunConfig]):
         """Read the data and load the model."""
         data = faithun_rows.load(self.config.path, self.config.splits)
         split = self._split(basis, data)
-        progress(f"loading {basis.model}")
-        loaded = basis.load()
+        loaded = basis.load(progress=progress)
         return Ground(
             loaded=loaded,
             original=Original(loaded),

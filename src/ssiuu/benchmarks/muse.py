@@ -177,8 +177,7 @@ class Muse(Benchmark[MuseConfig]):
     def _start(self, basis: Basis, seed: int, progress: Progress) -> Loaded:
         """Return the model that has read the texts, or is to read them."""
         if basis.model is not None:
-            progress(f"loading {basis.model}")
-            return basis.load()
+            return basis.load(progress=progress)
         made = madeup.twins(seed, progress).never_learned
         loaded = load(str(made), placement=basis.placement)
         return replace(loaded, info=loaded.info.model_copy(update={"name": "fictional"}))

@@ -40,11 +40,12 @@ class Own(Benchmark[Section]):
         """Read the facts and load the model; nothing is asked yet."""
         notes = list(given.notes)
         forget, retain = _facts(basis, given, notes)
-        progress(f"loading {basis.model}")
-        loaded = placed(given.loaded, basis.placement) if given.loaded else basis.load()
+        held, there = given.loaded, basis.placement
+        loaded = placed(held, there) if held else basis.load(progress=progress)
         if loaded.info.note:
             progress(loaded.info.note)
-        prompt = choose_prompt(basis, loaded.tokenizer, progress)
+        trained = [Path(str(basis.model)).expanduser(), *([given.after] if given.after else [])]
+        prompt = choose_prompt(basis, loaded.tokenizer, progress, checkpoints=trained)
         seed, options = basis.split.seed, basis.evaluate.options
         every_fact = [as_text(f, options, seed) for f in (*forget, *retain)]
         check_tokens(loaded.model, loaded.tokenizer, every_fact)

@@ -3,19 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple, get_args
 
 from ssiuu.benchmarks.base import Basis
 from ssiuu.causal import CausalLM
 from ssiuu.data.problems import raise_all
+from ssiuu.errors import InputError
 from ssiuu.likelihood import Prompt, PromptStyle
 from ssiuu.likelihood.template import check_template
 from ssiuu.models.checks import embedding_rows
+from ssiuu.records.files import field_of
 from ssiuu.records.schema import FactText
+
+# Records that a checkpoint has beside it, and where in them the form is said; older ones lack `asked`.
+SAID_IN: Final = (("teach.json", "asked"), ("teach.json", "form"), ("unlearn.json", "prompt"))
+
+
+class Recorded(NamedTuple):
+    """The form that the record of a checkpoint says it was trained in.
+
+    `style`: None where that is a form of somebody's own, which only its owner has; `system`: whether
+    there was a system text; `file`: that says so.
+    """
+
+    style: PromptStyle | None
+    system: bool
+    file: Path
+
+
+def recorded(checkpoint: Path) -> Recorded | None:
+    """Return the form that a checkpoint was taught or unlearned in; None where no record says it."""
+    for name, field in SAID_IN:
+        file = checkpoint / name
+        with suppress(InputError):  # a damaged record, or one that says nothing of it
+            text = str(field_of(file, field)) if file.is_file() else ""
+            if text:
+                word = text.partition(":")[0]
+                style = next((style for style in get_args(PromptStyle) if style == word), None)
+                return Recorded(style, "system text" in text, file)
+    return None
 
 
 def choose_prompt(
-    basis: Basis, tokenizer: Any, progress: Callable[[str], None], suits: PromptStyle | None = None
+    basis: Basis,
+    tokenizer: Any,
+    progress: Callable[[str], None],
+    suits: PromptStyle | None = None,
+    checkpoints: Sequence[Path] = (),
 ) -> Prompt:
     """Return the form that the recipe asks for, or the one that suits the model, and say which.
 
@@ -23,19 +59,33 @@ def choose_prompt(
         basis: Has prompt, prompt_form and prompt_system.
         tokenizer: The model's.
         progress: Told which form it is.
-        suits: The form where the recipe decides nothing; None: the chat template where the model has
-            one, else qa.
+        suits: The form where neither the recipe nor a record decides; None: the chat template where the
+            model has one, else qa.
+        checkpoints: Folders whose records may say in which form they were trained: the first that does.
 
     Raises:
         ConfigError: The chat template is asked for and cannot be used.
     """
+    told = next((found for folder in checkpoints if (found := recorded(folder))), None)
     suits = suits or ("chat" if tokenizer.chat_template else "qa")
+    suits = told.style if told and told.style else suits
     style = "qa" if basis.prompt_form is not None else basis.prompt or suits
     prompt = Prompt(tokenizer, style, basis.prompt_form, basis.prompt_system)
     if style == "chat":
         check_template(tokenizer, basis.prompt_system)
-    progress(f"prompt: {prompt.description}")
+    progress(f"prompt: {prompt.description}{_beside(prompt, told) if told else ''}")
     return prompt
+
+
+def _beside(prompt: Prompt, told: Recorded) -> str:
+    """Return what the record of the checkpoint says to this form."""
+    if told.style is None and prompt.form is None:
+        return f" ({told.file}: trained in a form of its own; --set prompt_form=... gives it)"
+    if told.style is not None and told.style != prompt.name:
+        return f" ({told.file}: trained in {told.style})"
+    if told.system and prompt.system is None:
+        return f" ({told.file}: trained with a system text; --set prompt_system=... gives it)"
+    return f" (as {told.file} says)"
 
 
 def check_tokens(model: CausalLM, tokenizer: Any, facts: Sequence[FactText]) -> None:

@@ -61,8 +61,7 @@ class Rwku(Benchmark[RwkuConfig]):
         """Read the data, load the model and note how much it knows of the people."""
         config, options, seed = self.config, basis.evaluate.options, basis.split.seed
         data = rwku_rows.load(config.path, config.subjects, options, seed)
-        progress(f"loading {basis.model}")
-        loaded = basis.load()
+        loaded = basis.load(progress=progress)
         ground = Ground(
             loaded=loaded,
             original=Original(loaded),

@@ -150,13 +150,11 @@ class Tofu(Benchmark[TofuConfig]):
         """Return the model that knows the authors, and the folder of the control that is made here."""
         config = self.config
         if config.model is not None:
-            progress(f"loading {config.model}")
-            loaded = basis.load(config.model)
+            loaded = basis.load(config.model, progress)
             note = "given as fine-tuned on TOFU: nothing was trained here"
             return noted(loaded, loaded.info, note), None
         learned = data.retain[: config.retain]
-        progress(f"loading {basis.model}")
-        start = basis.load()
+        start = basis.load(progress=progress)
         original = Original(start)
         full = self._tuned(basis, start, original, [*data.forget, *learned], progress)
         never = self._tuned(basis, start, original, learned, progress)

@@ -20,6 +20,7 @@ from ssiuu.models.load import Loaded, cache_folder, load_checkpoint_weights, sav
 from ssiuu.models.original import Original
 from ssiuu.models.precision import resolve_precision
 from ssiuu.models.sources import find, require_cache
+from ssiuu.records.said import led
 from ssiuu.records.schema import FactText, ModelInfo
 from ssiuu.training.finetune import finetune
 
@@ -91,7 +92,7 @@ def tuned(
         precision,
         int(start.tokenizer.pad_token_id or 0),
         folder.with_name(f"{digest}.unfinished"),
-        lambda text: progress(f"fine-tuning on {len(facts)} {tuning.rows}: {text}"),
+        lambda text: progress(led(f"fine-tuning on {len(facts)} {tuning.rows}: ", text)),
     )
     try:
         save(start.model, start.tokenizer, folder, note=start.info.note, beside=seal_folder)

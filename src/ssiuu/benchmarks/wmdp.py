@@ -137,8 +137,7 @@ class Wmdp(Benchmark[WmdpConfig]):
     def _model(self, basis: Basis, seed: int, progress: Progress) -> tuple[Loaded, Path | None]:
         """Return the model, and its twin where both are made here."""
         if basis.model is not None:
-            progress(f"loading {basis.model}")
-            return basis.load(), None
+            return basis.load(progress=progress), None
         twins = madeup.twins(seed, progress)
         loaded = load(str(twins.full), placement=basis.placement)
         return replace(

@@ -45,8 +45,7 @@ class WorldFacts(Benchmark[Section]):
     def open(self, basis: Basis, given: Given, progress: Progress) -> Ground:
         """Load the model and ask it until the sets are full of what it knows."""
         facts, version, digest = load()
-        progress(f"loading {basis.model}")
-        loaded = basis.load()
+        loaded = basis.load(progress=progress)
         prompt = choose_prompt(basis, loaded.tokenizer, progress)
         return Ground(
             loaded=loaded,

@@ -12,10 +12,10 @@ NARROW = 40  # the fewest columns that text is cut to
 
 
 class Bar:
-    """A line that changes, drawn by rich. The time left is the meter's, before it knows the estimate's.
+    """A line that changes, drawn by rich. The time left is the estimate's until something else is said.
 
     Attributes:
-        expected: Seconds that all of it is estimated to take; None: not known.
+        expected: Seconds that all of it takes, by the estimate or what was said last; None: not known.
     """
 
     def __init__(self) -> None:
@@ -31,28 +31,42 @@ class Bar:
         self.progress = self.progress or self._begin()
         if stays is not None:
             self.console.print(stays, markup=False, highlight=False)
-        done, total, left = None, None, None
+        done, total = None, None
         if isinstance(text, Said):
-            done, total, left = text.done, text.total, text.left
-        if left is None and self.expected is not None:
-            left = max(0.0, self.expected - (time.monotonic() - self.begun))
+            done, total = text.done, text.total
+            if text.left is not None:
+                self.expected = time.monotonic() - self.begun + text.left
         room = max(NARROW, self.console.width - WIDTH - 28)
         shown = str(text) if len(text) <= room else f"{text[: room - 1]}…"
-        self.progress.update(
-            self.task, description=shown, completed=done or 0, total=total, left=remaining(left)
-        )
+        self.progress.update(self.task, description=shown, completed=done or 0, total=total)
+
+    def _left(self) -> str:
+        """Return the time left now; nothing where it is not known, or was to be over by now."""
+        if self.expected is None:
+            return ""
+        left = self.expected - (time.monotonic() - self.begun)
+        return remaining(left) if left > 0 else ""
 
     def _begin(self) -> Any:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+        from rich.text import Text
+
+        left = self._left
+
+        class Left(ProgressColumn):
+            """The time left, which goes on falling while nothing is said."""
+
+            def render(self, task: Any) -> Text:
+                return Text(left())
 
         columns = (
             TimeElapsedColumn(),
             BarColumn(WIDTH),
-            TextColumn("{task.fields[left]}", markup=False),
+            Left(),
             TextColumn("{task.description}", markup=False),
         )
         progress = Progress(*columns, console=self.console, transient=True, redirect_stdout=False)
-        self.task = progress.add_task("", total=None, left="")
+        self.task = progress.add_task("", total=None)
         progress.start()
         return progress
 

@@ -20,7 +20,8 @@ from ssiuu.errors import OutputError
 FORGET, RETAIN = "customers.jsonl", "customers-keep.jsonl"
 # Of the customers: a lineup of phone numbers takes three times as long.
 RELATIONS = "town", "profession"
-# A question without the template's system prompt, which is longer than question and answer.
+# A question without the template's system prompt, which is longer than question and answer. The record
+# of what was taught says so to all that comes after.
 FORM = ("--prompt", "qa")
 # For the default model; of others the size decides.
 RATES = {"smollm2-135m": ("--learning-rate", "2e-4")}
@@ -90,15 +91,15 @@ def _steps(model: str) -> Iterator[Step]:
         "taught/teach.json",
         (0, NOT_LEARNED),
     )
-    yield Step("What does it know of them?", ("ask", "--model", "taught", "--facts", FORGET, *FORM))
+    yield Step("What does it know of them?", ("ask", "--model", "taught", "--facts", FORGET))
     yield Step(
         "Three of them ask to be forgotten; the others are to stay.",
-        ("unlearn", "--model", "taught", *facts, "--out", "forgotten", *FORM, *STEPS),
+        ("unlearn", "--model", "taught", *facts, "--out", "forgotten", *STEPS),
         "forgotten/unlearn.json",
     )
     yield Step(
         "They are not said any more. Erased, or only hidden?",
-        ("audit", *pair, *facts, "--out", "audit", *FORM, *SHORT),
+        ("audit", *pair, *facts, "--out", "audit", *SHORT),
         "audit/certificate.json",
         (0, NOT_FORGOTTEN, HIDDEN),
     )

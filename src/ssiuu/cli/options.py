@@ -16,7 +16,10 @@ ColumnNames = Annotated[
 ]
 PromptForm = Annotated[
     str | None,
-    typer.Option(help="chat, qa or plain; by default chat where the model has a template"),
+    typer.Option(
+        help="chat, qa or plain; by default what a checkpoint's record says that it was trained in, "
+        "else chat where the model has a template"
+    ),
 ]
 DigestKeyFile = Annotated[
     Path | None,

@@ -38,12 +38,13 @@ SHARED = {
 
 @dataclass
 class Manner:
-    """How the command that is running speaks, and its result so far."""
+    """How the command that is running speaks, its result so far, and what ends with it."""
 
     quiet: bool = False
     verbose: bool = False
     json: bool = False
     values: dict[str, Any] = field(default_factory=dict)
+    ends: list[Callable[[], None]] = field(default_factory=list)
 
 
 _manner = Manner()
@@ -97,6 +98,8 @@ def spoken(command: Callable[..., Any]) -> Callable[..., Any]:
             with _logging(verbose), _answering(sys.stdout) if json else nullcontext():
                 return command(*given, **options)
         finally:
+            for end in _manner.ends:
+                end()
             _manner = outer
 
     changed: Any = speaking

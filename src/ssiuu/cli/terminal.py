@@ -10,16 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssiuu.cli.bar import Bar
+from ssiuu.cli.bar import Bar, remaining
 from ssiuu.cli.exits import BROKE_OFF
+from ssiuu.cli.silence import Silence
 from ssiuu.cli.spoken import manner, result
 from ssiuu.experiment.launched import first
+from ssiuu.records.said import Said
 
 if TYPE_CHECKING:
     from ssiuu.records.schema import RunRecord
     from ssiuu.redaction.folder import Redacted
 
 
+MINOR = 10.0  # seconds
 STAYS = "estimate: ", "planted controls: as examined"  # lines that no later one takes the place of
 
 
@@ -29,24 +32,46 @@ def clock(seconds: float) -> str:
 
 
 class Printer:
-    """Prints progress to stderr: one bar with the time left on a terminal, else a line at a time."""
+    """Prints progress to stderr: one bar with the time left on a terminal, else a line at a time.
+
+    Of lines that only tell how far something is, one is printed every `MINOR` seconds; where there is
+    none for a while, it is said that the last one still holds.
+    """
 
     def __init__(self) -> None:
-        self.start = time.monotonic()
+        self.start = self.last = time.monotonic()
         self.speaks = first() and not manner().quiet
         wanted = self.speaks and sys.stderr.isatty() and not manner().verbose
         self.bar = Bar() if wanted else None
+        self.text, self.ends = "", 0.0  # said last; when all of it is expected to end
+        self.silence = Silence(self._still)
+        manner().ends.append(self.silence.end)
 
     def __call__(self, text: str) -> None:
         """Print one message with the time since the start; of several processes the first one does."""
         if not self.speaks:
             return
-        seconds = time.monotonic() - self.start
-        line = f"{clock(seconds)} {text}"
-        if self.bar is None:
-            print(line, file=sys.stderr, flush=True)
-        else:
+        if self.bar is not None:
+            line = f"{clock(time.monotonic() - self.start)} {text}"
             self.bar(text, line if text.startswith(STAYS) else None)
+            return
+        now = time.monotonic()
+        if isinstance(text, Said):
+            self.ends = self.ends if text.left is None else now + text.left
+            if text.minor and now - self.last < MINOR:
+                return
+        self._print(text)
+        self.text, self.last = text, now
+        self.silence.broken()
+
+    def _print(self, text: str) -> None:
+        print(f"{clock(time.monotonic() - self.start)} {text}", file=sys.stderr, flush=True)
+
+    def _still(self, silent: float) -> None:
+        """Say that what was said last goes on, after so many seconds."""
+        left = self.ends - time.monotonic()
+        ahead = f", {remaining(left)}" if left > 0 else ""
+        self._print(f"still at it after {silent:.0f} s{ahead}: {self.text}")
 
     def expect(self, seconds: Callable[[], float | None]) -> None:
         """Take an estimate of the time for all of it, where it is shown; asked for only then."""
@@ -55,6 +80,7 @@ class Printer:
 
     def done(self) -> None:
         """End the bar."""
+        self.silence.end()
         if self.bar is not None:
             self.bar.end()
 
@@ -69,6 +95,7 @@ def finish(
     from ssiuu.report import write_report
     from ssiuu.report.text import summary
 
+    progress("writing the page")
     page = out / "report.html" if redact else write_report(record, out)
     progress.done()
     result(**run_values(record, out))

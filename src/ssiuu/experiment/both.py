@@ -134,6 +134,7 @@ def pairs_of(folder: Path, before: str | None = None, after: Path | None = None)
     if (folder / HEADER).exists():
         header = read_header(folder)
         basis, out = {key: header.config.get(key) for key in KEPT}, _option(header.command, "--out")
+        basis["prompt"] = basis["prompt"] or _style(header.prompt)
         pairs = _of_audit(folder, header) if header.kind == "audit" else _of_run(folder)
         why, made_here = GONE[header.kind], header.model.source not in ("hub", "cache")
         fingerprint = header.model.fingerprint
@@ -142,8 +143,8 @@ def pairs_of(folder: Path, before: str | None = None, after: Path | None = None)
         if record is None:
             raise InputError(f"{folder} holds neither a run nor a checkpoint of ssiuu unlearn.")
         out, why, made_here = "", "", False
-        form, pairs, fingerprint = record.prompt.partition(":")[0], {folder.name: folder}, ""
-        basis = {"model": _stated(folder), "prompt": form if form in FORMS else None}
+        pairs, fingerprint = {folder.name: folder}, ""
+        basis = {"model": _stated(folder), "prompt": _style(record.prompt)}
     if after is not None:
         pairs = {after.name: after}
     if before is not None:
@@ -161,6 +162,12 @@ def pairs_of(folder: Path, before: str | None = None, after: Path | None = None)
         )
     made = Basis(**{key: value for key, value in (basis | {"model": model}).items() if value})
     return {name: Pair(made, path, fingerprint) for name, path in pairs.items()}
+
+
+def _style(described: str) -> str | None:
+    """Return the form that a record was asked in, by its description; None: one of somebody's own."""
+    form = described.partition(":")[0]
+    return form if form in FORMS else None
 
 
 def _of_audit(folder: Path, header: RunHeader) -> dict[str, Path]:

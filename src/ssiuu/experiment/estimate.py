@@ -7,7 +7,9 @@ stages of the default run on two cores (tests/unit/test_estimate.py holds them).
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,13 @@ from ssiuu.methods import Method
 from ssiuu.models.files import is_adapter, tensors_of, weight_files
 from ssiuu.models.room import free_bytes
 from ssiuu.models.size import Size, size_of
+from ssiuu.records.said import Said
 
 READ = 4400  # of plain texts and instructions, once of the original,
 MOVED = 6000  # and of every model, with the head of the original besides
 ANSWER = 2  # tokens of an answer of a lineup, beside what it has in common with others
 HIDDEN, ALL_WAYS = 1400.0, 8400.0  # tokens to hide a fact on purpose; in all of a thorough one's ways
+TRIED = 3  # runs of a search for a learning rate, usually: how far to go, and two rates
 REACHED = 0.6  # of the steps allowed, before most methods reach the threshold
 SHARE = 0.6  # of the speed of one matrix product that a model reaches
 PRODUCTS = 50  # that are timed together: some clocks of a thread have steps of 16 ms
@@ -39,8 +43,8 @@ SMOLLM2 = 134_515_008
 DEFAULT = Size(SMOLLM2, 305_280, 30, 576, 1536, 49_152, 106_168_320)
 
 
-def estimate(recipe: Recipe, audited: bool = False, **known: Any) -> str:
-    """Return one sentence on time and memory; rough, within a factor of two.
+def estimate(recipe: Recipe, audited: bool = False, **known: Any) -> Said:
+    """Return one sentence on time and memory, with the time as what is left; within a factor of two.
 
     Args:
         recipe: What is to be done.
@@ -48,18 +52,41 @@ def estimate(recipe: Recipe, audited: bool = False, **known: Any) -> str:
         known: What is known of the cost by now, as `Cost` has it.
     """
     cost = replace(recipe.opens.cost(recipe), **known)
-    size, parameters = _size(cost)
-    if parameters is None:
-        return "estimate: the model is not on this machine yet, so its size is not known."
-    device, seconds = recipe.placement.device, _seconds(recipe, cost, parameters, audited)
-    # Of a model that is made here, or whose configuration is not known, the default's widths do.
-    size = replace(size or DEFAULT, parameters=parameters)
-    memory, free = of_recipe(recipe, size, cost.tokens) / 1e9, free_bytes(device)
-    there = "" if free is None else f" ({free / 1e9:.1f} GB are free now)"
+    return _sentence(recipe, cost, lambda parameters: _seconds(recipe, cost, parameters, audited))
+
+
+def of_unlearning(recipe: Recipe, searches: bool, **known: Any) -> Said:
+    """Return the same of `ssiuu unlearn`, once the model has been asked what it knows.
+
+    Args:
+        recipe: With the method alone.
+        searches: Whether a learning rate is searched.
+        known: As of `estimate`.
+    """
+    cost, method = replace(recipe.opens.cost(recipe), **known), recipe.made()[0]
+    runs = (TRIED if searches else 1) * method.trains
+    each = _unlearning(recipe, method, cost.tokens, cost.forget) + MOVED + cost.score
+    steps = runs * REACHED * recipe.unlearn.max_steps
+    tokens = READ + cost.score + runs * each
+    return _sentence(recipe, cost, lambda size: _time(recipe, 2 * size * tokens, steps))
+
+
+def of_teaching(recipe: Recipe, parameters: int, trained: float, read: float, steps: int) -> Said:
+    """Return one sentence on the time that teaching takes at most: it ends when all is known.
+
+    Args:
+        recipe: Says where it is done.
+        parameters: Of the model.
+        trained: Tokens that are trained on,
+        read: and read, in all.
+        steps: Of training.
+    """
+    seconds = _time(recipe, 2 * parameters * (3.0 * trained + read), steps)
     minutes = max(1, round(seconds / 60))
-    return (
-        f"estimate: about {minutes} min and {memory:.1f} GB of memory on {recipe.placement.device}"
-        f"{there}, if nothing else runs."
+    return Said(
+        f"estimate: at most about {minutes} min on {recipe.placement.device}, if nothing else runs; it "
+        "ends when every fact is known.",
+        left=seconds,
     )
 
 
@@ -76,10 +103,32 @@ def _size(cost: Cost) -> tuple[Size | None, int | None]:
     return size, _parameters(cost) or (size.parameters if size is not None else None)
 
 
+def _sentence(recipe: Recipe, cost: Cost, seconds_of: Callable[[int], float]) -> Said:
+    """Return the sentence, of a model with so many parameters as the cost says."""
+    size, parameters = _size(cost)
+    if parameters is None:
+        return Said("estimate: the model is not on this machine yet, so its size is not known.")
+    device, seconds = recipe.placement.device, seconds_of(parameters)
+    # Of a model that is made here, or whose configuration is not known, the default's widths do.
+    size = replace(size or DEFAULT, parameters=parameters)
+    memory, free = of_recipe(recipe, size, cost.tokens) / 1e9, free_bytes(device)
+    there = "" if free is None else f" ({free / 1e9:.1f} GB are free now)"
+    minutes = max(1, round(seconds / 60))
+    return Said(
+        f"estimate: about {minutes} min and {memory:.1f} GB of memory on {device}{there}, if nothing "
+        "else runs.",
+        left=seconds,
+    )
+
+
 def _seconds(recipe: Recipe, cost: Cost, parameters: int, audited: bool = False) -> float:
-    speed = SHARE * _throughput(recipe.placement.device)
-    tokens = 2 * parameters * _tokens(recipe, cost, audited)
-    return tokens / speed + STEP * _steps(recipe, cost, audited)
+    operations = 2 * parameters * _tokens(recipe, cost, audited)
+    return _time(recipe, operations, _steps(recipe, cost, audited))
+
+
+def _time(recipe: Recipe, operations: float, steps: float) -> float:
+    """Return the seconds of so many floating point operations in so many steps."""
+    return operations / (SHARE * _throughput(recipe.placement.device)) + STEP * steps
 
 
 def _tokens(recipe: Recipe, cost: Cost, audited: bool = False) -> float:
@@ -165,6 +214,7 @@ def _parameters(cost: Cost) -> int | None:
     return sum(prod(tensor.shape) for tensor in tensors_of(weight_files(folder)).values())
 
 
+@cache
 def _throughput(device: torch.device) -> float:
     """Return floating point operations a second of a matrix product like the model's, all threads.
 

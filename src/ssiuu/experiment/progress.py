@@ -104,7 +104,8 @@ class Meter:
         time_left = "" if seconds is None else f", {duration(seconds)} left"
         said = led(f"{self.done}/{len(self.cells)} {self.what}{time_left} | ", text)
         numbers, step = (text.numbers, text.step) if isinstance(text, Said) else ({}, None)
-        self.say(Said(said, numbers, step, self.done, len(self.cells), seconds))
+        minor = isinstance(text, Said) and text.minor
+        self.say(Said(said, numbers, step, self.done, len(self.cells), seconds, minor))
 
     def left(self) -> float | None:
         """Return the seconds this process would need for the rest; None until it can be said.

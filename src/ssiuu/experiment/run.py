@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import compress
 from pathlib import Path
@@ -153,12 +153,12 @@ def run(
             sweep(out)
             split = standing_split(out, progress)
             resumed = (out / HEADER).exists()
-            session = open_session(recipe, split, progress, given)
+            session = open_session(recipe, split, progress, replace(given or Given(), after=after))
             session = feasible(session, sources)
             recipe = session.recipe
             _check_divided(session)
             _check_given(session, after, attacked)
-            if recipe.examine.thorough:
+            if recipe.examine.thorough or not resumed:
                 size, facts = sum(p.numel() for p in session.model.parameters()), session.split.forget
                 progress(estimate(recipe, after is not None, parameters=size, forget=len(facts)))
             for method in recipe.made() if after is None else ():

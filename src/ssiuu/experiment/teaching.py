@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from ssiuu.data.read import Source, read_facts
 from ssiuu.errors import ConfigError, DataError
 from ssiuu.evaluation.ask import write
 from ssiuu.evaluation.knowledge import know
-from ssiuu.evaluation.score import score_facts
+from ssiuu.evaluation.score import FREE_MARGIN, score_facts
 from ssiuu.experiment import launched
 from ssiuu.experiment.anchors import questions
+from ssiuu.experiment.estimate import of_teaching
 from ssiuu.experiment.given import ModelSource, given_settings
 from ssiuu.experiment.recipe import check_whole, rate_of, resolve
 from ssiuu.experiment.session import Session, open_ground
@@ -31,7 +33,7 @@ from ssiuu.likelihood import Example, encode
 from ssiuu.models.load import require_space, save
 from ssiuu.models.weights import work_folder
 from ssiuu.records.files import require_empty, write_record
-from ssiuu.records.said import logged
+from ssiuu.records.said import Said, logged
 from ssiuu.records.schema import FactText, Knowledge, Teaching
 from ssiuu.training import interrupt
 from ssiuu.training.finetune import finetune
@@ -113,7 +115,8 @@ def teach_model(
         rate = learning_rate or _rate(session)
         examples = tokenised(session.prompt, taught_facts, session.context, end=True)
         kept_rows = _kept(session, keep, columns, notes, progress)
-        reading = _Reading(session, shown, progress)
+        progress(_estimate(session, examples, kept_rows, limit))
+        reading = _Reading(session, shown, progress, limit)
         work.mkdir(mode=0o700, parents=True, exist_ok=True)
         epochs_run = finetune(
             session.model,
@@ -125,7 +128,7 @@ def teach_model(
             session.precision,
             session.pad,
             work / "state.safetensors",
-            lambda text: None,
+            partial(_within, progress),
             kept_rows,
             gone,
             MIXED,
@@ -137,6 +140,7 @@ def teach_model(
         record = Teaching(
             model=session.loaded.info,
             form=session.prompt.name,
+            asked=session.prompt.description,
             facts=taught_facts,
             absent=[taught_facts[n].id for n in sorted(gone)],
             kept=len(kept_rows),
@@ -164,6 +168,21 @@ def _rate(session: Session) -> float:
     """Return a learning rate for the model's size, within `RATES`."""
     size = sum(p.numel() for p in session.model.parameters())
     return float(f"{min(max(rate_of(size), RATES[0]), RATES[1]):.2g}")
+
+
+def _estimate(
+    session: Session, examples: Sequence[Example], kept: Sequence[Example], epochs: int
+) -> Said:
+    """Return what so many epochs take, all facts asked after each."""
+    steps = -(-epochs * len(examples) // BATCH)
+    each = [
+        sum(len(row.prompt) + len(row.answer) for row in rows) / max(1, len(rows))
+        for rows in (examples, kept)
+    ]
+    trained = steps * (BATCH * each[0] + MIXED * each[1])
+    read = epochs * len(examples) * (each[0] + FREE_MARGIN)
+    size = sum(p.numel() for p in session.model.parameters())
+    return of_teaching(session.recipe, size, trained, read, steps)
 
 
 def _all(facts: Source | Sequence[str | Path], columns: Columns | None, notes: list[str]) -> list[Fact]:
@@ -228,6 +247,12 @@ def _kept(
     return [Example(f"kept:{n}", question, answer) for n, (question, answer) in pairs if answer]
 
 
+def _within(progress: Progress, text: str) -> None:
+    """Tell how far an epoch is; what a part of the training came to an epoch's line says."""
+    if isinstance(text, Said) and text.minor:
+        progress(text)
+
+
 class _Reading:
     """Reads after an epoch whether every fact is known: what the model says, then all there is.
 
@@ -235,8 +260,14 @@ class _Reading:
     nothing else is asked.
     """
 
-    def __init__(self, session: Session, facts: Sequence[FactText], progress: Progress) -> None:
-        self.session, self.facts, self.progress = session, facts, progress
+    def __init__(
+        self,
+        session: Session,
+        facts: Sequence[FactText],
+        progress: Progress,
+        epochs: int | None = None,
+    ) -> None:
+        self.session, self.facts, self.progress, self.epochs = session, facts, progress, epochs
         self._unsaid: list[FactText] = []
         self._knowledge: dict[str, Knowledge] | None = None  # of the epoch that was read last
 
@@ -244,15 +275,19 @@ class _Reading:
         """Return whether every fact is known."""
         self._knowledge = None
         if loss > NEAR:
-            self.progress(f"epoch {epoch}: loss {loss:.2f}")
+            self._tell(epoch, loss, "")
             return False
         unsaid = self._not_said(self._unsaid) if self._unsaid else []
         self._unsaid = unsaid or self._not_said(self.facts)
         told = (
             f", {len(self._unsaid)} or more of {len(self.facts)} not said yet" if self._unsaid else ""
         )
-        self.progress(f"epoch {epoch}: loss {loss:.2f}{told or ', says all of them'}")
+        self._tell(epoch, loss, told or ", says all of them")
         return not self._unsaid and all(k.state == "known" for k in self.knowledge().values())
+
+    def _tell(self, epoch: int, loss: float, more: str) -> None:
+        line = f"epoch {epoch}: loss {loss:.2f}{more}"
+        self.progress(Said(line, {"loss": loss}, epoch, epoch, self.epochs))
 
     def _not_said(self, facts: Sequence[FactText]) -> list[FactText]:
         session = self.session

@@ -21,6 +21,7 @@ from ssiuu.data.read import Source
 from ssiuu.errors import ConfigError, DamagedError, InputError, OutputError
 from ssiuu.experiment import launched
 from ssiuu.experiment.drive import check_method
+from ssiuu.experiment.estimate import of_unlearning
 from ssiuu.experiment.forgetting import forget as forget_facts
 from ssiuu.experiment.given import ModelSource, checkpoint, given_settings, in_place, setting
 from ssiuu.experiment.recipe import resolve
@@ -141,6 +142,8 @@ def unlearn_model(
         lora = recipe.unlearn.lora
         adapter = work / "adapter" if lora.rank is not None and not lora.merge else None
         searches = chosen.has_gradient and sources["unlearn.learning_rate"] == "default"
+        size, facts = sum(p.numel() for p in session.model.parameters()), session.split.unlearned
+        progress(of_unlearning(recipe, searches, parameters=size, forget=len(facts)))
         key = _key(session)
         kept = _kept(session, work, key, progress)
         if kept is None:

@@ -26,6 +26,7 @@ from ssiuu.evaluation.alternatives import alternatives
 from ssiuu.evaluation.score import score_facts
 from ssiuu.likelihood import Prompt
 from ssiuu.models.load import snapshot
+from ssiuu.records.said import led
 from ssiuu.records.schema import FactScore, FactText
 
 Scores = dict[str, FactScore]
@@ -187,7 +188,9 @@ class Hiding(ABC):
         held = [fact for fact in others if answers(beside[fact.id])]
         progress(f"{self.name}: {len(known)} of {len(facts)} facts are answered before")
         weights = snapshot(subject.model)
-        case = Case(subject, known, keep, held, before, progress, most)
+        case = Case(
+            subject, known, keep, held, before, lambda text: progress(led(f"{self.name}: ", text)), most
+        )
         done = self._rounds(case) if known else Round()
         after = asked(subject, facts)
         left = {f.id: why for f in facts if (why := answered_still(before[f.id], after[f.id]))}
@@ -214,7 +217,7 @@ class Hiding(ABC):
         done = Round()
         with closing(self.change(case)) as rounds:
             for done in rounds:
-                case.progress(f"{self.name}: {done.steps} steps")
+                case.progress(f"{done.steps} steps")
         return done
 
     @abstractmethod

@@ -31,6 +31,7 @@ from ssiuu.likelihood import Batch, Example, encode
 from ssiuu.methods.base import Need, Normaliser, Objective, Origin, Through, View
 from ssiuu.methods.method import Method
 from ssiuu.methods.retain import DivergenceTerm, kl_loss
+from ssiuu.records.said import Said
 from ssiuu.records.schema import FactText
 from ssiuu.training.batches import micro_batches
 from ssiuu.training.loop import Loop
@@ -222,7 +223,7 @@ class _Run:
         self.subject, self.manner, self.rows, self.held = subject, manner, list(rows), list(held)
         self.share, self.steps, self.refusals = share, 0, plan.refusals
         self.most = plan.most
-        self.rate = manner.rate
+        self.rate, self.tell = manner.rate, plan.case.progress
         self.replay = Replay(subject.model, plan.place.below)
         self.objective = self._objective()
         self.method = Method(
@@ -268,6 +269,8 @@ class _Run:
             leads[(number - 1) % count] = self.objective.lead
             apart[(number - 1) % len(chunks)] = outcome.retain_loss or 0.0
             self.steps = begun + number
+            line = f"step {self.steps} of at most {self.most}"
+            self.tell(Said(line, done=self.steps, total=self.most, minor=True))
             self.rate = self.manner.after(self.rate, apart[(number - 1) % len(chunks)])
             near = sum(apart) <= APART * len(apart)
             return number >= LEAST and near and max(leads) <= SETTLED

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,7 @@ def load(
     base: str | None = None,
     placement: Placement = PROCESSOR,
     revision: str | None = None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Loaded:
     """Load a model by short name, folder or hub name.
 
@@ -103,11 +104,12 @@ def load(
             one; an adapter's own statement is taken where none is given.
         placement: Where it is put, and in which type.
         revision: Of a model on the hub: branch, tag or commit.
+        progress: Told where it is looked for, where that may take long.
 
     Raises:
         ModelError: No such model, or not one of which anything can be said: its sentence says why.
     """
-    place = find(name, revision)
+    place = find(name, revision, progress)
     whole = read(place.folder, base, placement=placement)
     off = _check(name, whole.model, whole.tokenizer)
     adapter = is_adapter(place.folder)

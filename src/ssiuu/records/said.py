@@ -22,7 +22,8 @@ class Said(str):
         step: Where on their axis these numbers stand; None: where they came.
         done: How much is done,
         total: of how much; None: that is not known.
-        left: Seconds left; None: not known.
+        left: Seconds left of all that is being done; None: not known.
+        minor: One of many that only tell how far something is: where lines stay, few of them are shown.
     """
 
     numbers: Mapping[str, float]
@@ -30,6 +31,7 @@ class Said(str):
     done: int | None
     total: int | None
     left: float | None
+    minor: bool
 
     def __new__(
         cls,
@@ -39,11 +41,12 @@ class Said(str):
         done: int | None = None,
         total: int | None = None,
         left: float | None = None,
+        minor: bool = False,
     ) -> Said:
         """Return the line."""
         said = super().__new__(cls, text)
         said.numbers, said.step = numbers or {}, step
-        said.done, said.total, said.left = done, total, left
+        said.done, said.total, said.left, said.minor = done, total, left, minor
         return said
 
 
@@ -52,9 +55,9 @@ def led(before: str, text: str, under: str = "") -> str:
     if not isinstance(text, Said):
         return before + text
     numbers = {f"{under}/{name}" if under else name: value for name, value in text.numbers.items()}
-    return Said(before + text, numbers, text.step, text.done, text.total, text.left)
+    return Said(before + text, numbers, text.step, text.done, text.total, text.left, text.minor)
 
 
 def logged(text: str) -> None:
     """Tell progress to the logger `ssiuu`, where a caller from Python gives nothing else."""
-    LOG.info("%s", text)
+    LOG.log(logging.DEBUG if isinstance(text, Said) and text.minor else logging.INFO, "%s", text)

@@ -169,11 +169,13 @@ class Teaching(Record):
     """How facts were taught to a model. `absent`: ids of those it never saw (a never-learned twin).
 
     `learned`: whether the model knows every fact that it was shown; `kept`: rows mixed in, from where.
+    `form`: that they were asked in, `asked`: in words.
     """
 
     schema_version: Literal["ssiuu.teaching/1"] = TEACHING
     model: ModelInfo
     form: str
+    asked: str = ""
     facts: list[FactText]
     absent: list[str]
     kept: int

@@ -39,7 +39,7 @@ VALUES: Final[dict[str, Rule]] = {
                 "RunHeader.prompt",
                 "RunHeader.other_prompt",
             ),
-            *("ModelKnowledge.form", "Teaching.form"),
+            *("ModelKnowledge.form", "Teaching.form", "Teaching.asked"),
         ),
         "form",
     ),

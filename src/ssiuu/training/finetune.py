@@ -49,7 +49,7 @@ def finetune(
         precision: Of the forward pass.
         pad: Padding token id.
         state: Where to keep the state of an unfinished run; it continues from there.
-        progress: Told about every tenth of the steps.
+        progress: Told about every step; all but every tenth of them are minor.
         keep: Rows mixed in, so that the model stays as it was elsewhere.
         mixed: How many of them a step.
         absent: Examples, by number, that are never shown; the others come as they would with them.
@@ -81,9 +81,8 @@ def finetune(
         nonlocal loss
         if outcome is not None:
             loss = outcome.retain_loss or 0.0
-            if number % max(1, count // 10) == 0:
-                line = f"step {number}/{count} | loss {loss:.3f}"
-                progress(Said(line, {"loss": loss}, number, number, count))
+            line, minor = f"step {number}/{count} | loss {loss:.3f}", number % max(1, count // 10) > 0
+            progress(Said(line, {"loss": loss}, number, number, count, minor=minor))
         # Whether this step was the last of an epoch; what is learned is read only there.
         epoch = number * size // len(examples)
         if learned is not None and epoch > (number - 1) * size // len(examples):

@@ -750,8 +750,7 @@ def _line(label: str, log: StepLog, settings: Settings, steps: int) -> str:
         parts.append(f"{log.answered:.0%} still answered")
     if log.lost:
         parts.append(f"going on: {log.lost}")
-    done = {"step": log.step, "done": log.step, "total": steps}
-    return Said(" | ".join(parts), step_numbers(log), **done)
+    return Said(" | ".join(parts), step_numbers(log), log.step, done=log.step, total=steps)
 
 
 def step_numbers(log: StepLog) -> dict[str, float]:
