@@ -28,7 +28,6 @@ TYPED := tests/oracles tests/invariants tests/unit/test_likelihood.py tests/unit
 	tests/unit/test_pdu.py tests/unit/test_satimp.py
 FUZZ_MINUTES ?= 30
 SOAK ?= 300
-PYTEST = cd $(ROOT) && $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: run test typed fuzz soak site clean test-gpu
 .DELETE_ON_ERROR:
@@ -44,7 +43,7 @@ test: $(READY)
 	cd $(ROOT) && PYTHON=$(BIN)/python tests/halves $(TYPED)
 
 typed: $(READY)
-	$(PYTEST) --typed
+	cd $(ROOT) && PYTHON=$(BIN)/python tests/halves
 
 fuzz: $(READY)
 	cd $(ROOT) && FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/python -m pytest -p no:cacheprovider tests/fuzz
