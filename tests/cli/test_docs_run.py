@@ -14,6 +14,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,6 +68,8 @@ FEWER = ["attacks.filler.learning_rates=[]", "attacks.seeds=[0]", "attacks.space
 ON_CPU = "device=cpu"  # what a page runs on an accelerator, where there is none
 # Further settings of a command that holds these words; the first that fits.
 SHORTER: dict[str, list[str]] = {
+    "--out runs/second": [*RUN, *WORLD, "methods=[none, simnpo]", "seeds=[0]"],
+    "cluster.yaml": [*RUN, *WORLD, "methods=[none, gd]", "seeds=[0]"],
     "--out gpu": ["unlearn.learning_rate=1e-2", ON_CPU],
     "--after gpu": [*ATTACKS, ON_CPU],
     "device=cuda": [ON_CPU],
@@ -95,7 +99,8 @@ class Line(NamedTuple):
 
     @property
     def words(self) -> list[str]:
-        return shlex.split(self.text)[1:]
+        """What comes behind `ssiuu`, whatever starts it."""
+        return shlex.split(self.text.partition("ssiuu ")[2])
 
     @property
     def out(self) -> str | None:
@@ -115,7 +120,7 @@ def lines(page: Path) -> list[Line]:
         shlex.join(shlex.split(line, comments=True))
         for block in blocks(page, "", "bash", "sh")
         for line in block.replace("\\\n", " ").splitlines()
-        if line.startswith("ssiuu ") and " ..." not in line
+        if line.startswith(("ssiuu ", "torchrun ")) and " ..." not in line
     ]
     return [Line(page, text) for text in typed]
 
@@ -126,7 +131,8 @@ def having(left_out: dict[str, str]) -> dict[Path, list[Line]]:
     return {page: typed for page, typed in found.items() if typed}
 
 
-LONG = {"methods.md", "tofu.md", "gguf.md", "compare.md"}
+LONG = {"methods.md", "tofu.md", "gguf.md", "compare.md", "a-cluster.md"}
+NO_SLURM = ["--launch", "cluster=local"]  # what submitit makes of it: tests/e2e/test_slurm.py
 TYPED, ITSELF = having(NEVER), having(NEVER | ONLY_SHORT)
 
 
@@ -163,7 +169,8 @@ def named(page: Path) -> None:
 def shortened(line: Line) -> list[str]:
     """Return the words of a command with further settings."""
     settings = next(more for part, more in SHORTER.items() if part in line.text)
-    return [*line.words, *(word for setting in settings for word in ("--set", setting))]
+    more = NO_SLURM if "--launcher slurm" in line.text else []
+    return [*line.words, *more, *(word for setting in settings for word in ("--set", setting))]
 
 
 def check(line: Line, done: Any) -> None:
@@ -180,7 +187,8 @@ def check(line: Line, done: Any) -> None:
             assert all(cell.attacks for cell in load_run(out / name).cells[:1]), said
     elif command in ("run", "audit"):
         record = load_run(out)
-        assert (out / "report.html").stat().st_size > 10_000, said
+        page = out / "report.html"
+        assert "--worker" in line.words or page.stat().st_size > 10_000, said
         assert record.original is not None and record.cells, said
         if command == "audit":
             cell = next(c for c in record.cells if c.method.label == "after")
@@ -208,6 +216,9 @@ def check(line: Line, done: Any) -> None:
         written = Path(line.out).read_text() if line.out else done.stdout
         told = {"--append": "lines appended", "--check": " 0 to object to", "": "recovery"}
         assert next(words for flag, words in told.items() if flag in line.text) in written, said
+    elif command in ("check", "watch", "report"):
+        told = {"check": "estimate: about", "watch": ", done", "report": "report.html"}
+        assert told[command] in done.stdout, said
     elif command == "list":
         assert '"quick"' in done.stdout, said
     else:
@@ -231,8 +242,16 @@ def carried_out(line: Line, words: list[str], before: dict[str, tuple[Any, Path]
             copy = shutil.copytree if (there / line.out).is_dir() else shutil.copy
             copy(there / line.out, line.out)
         return done
-    before[line.text] = ssiuu(*words), Path.cwd()
-    return before[line.text][0]
+    done = launched(line, words) if line.text.startswith("torchrun ") else ssiuu(*words)
+    before[line.text] = done, Path.cwd()
+    return done
+
+
+def launched(line: Line, words: list[str]) -> Any:
+    """Run a command as several processes."""
+    start = shlex.split(line.text.partition("-m ssiuu ")[0])[1:]
+    typed = [sys.executable, "-m", "torch.distributed.run", *start, "-m", "ssiuu", *words]
+    return subprocess.run(typed, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")

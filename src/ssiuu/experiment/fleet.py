@@ -112,13 +112,14 @@ def _start(words: Sequence[str], share: dict[str, str]) -> subprocess.Popen[str]
 
 def _read(worker: Worker, tell: Callable[[Worker, str], None]) -> None:
     assert worker.process.stderr is not None
-    for line in worker.process.stderr:
-        text = line.rstrip("\n")
-        if PROGRESS.match(text):
-            worker.doing = PROGRESS.sub("", text)
-            tell(worker, worker.doing)
-        elif text:
-            worker.said.append(text)
+    with worker.process.stderr as lines:
+        for line in lines:
+            text = line.rstrip("\n")
+            if PROGRESS.match(text):
+                worker.doing = PROGRESS.sub("", text)
+                tell(worker, worker.doing)
+            elif text:
+                worker.said.append(text)
 
 
 def wait(workers: Sequence[Worker], look: Callable[[], Any]) -> bool:
