@@ -25,8 +25,6 @@ SENTENCES: Final[dict[Verdict, str]] = {
 SAID: Final[dict[Verdict, str]] = {
     "not removed": "Still said: surely more than a tenth of the answers are written freely, known or "
     "guessed. The model was not examined, and without that the two look the same.",
-    "undecided": "Undecided: the model was not examined, and without that erased and hidden look the "
-    "same.",
 }
 MEANINGS: Final[dict[Verdict, str]] = {
     "erased": "Had the fact been hidden, this examination would have shown it, and it did not. "

@@ -20,7 +20,7 @@ from ssiuu.analysis.verdict import (
     strongest,
 )
 from ssiuu.records.schema import AttackCurve, Cell, FactScore, RunRecord, Verdict
-from ssiuu.report.answer import answer, sentence
+from ssiuu.report.answer import SENTENCES, answer, sentence
 from ssiuu.report.kept import kept
 from ssiuu.report.text import named, percent, rate
 from ssiuu.statistics import Interval, wilson
@@ -79,7 +79,8 @@ def finding(record: RunRecord, cell: Cell) -> Finding:
         origin=cell.method.origin,
         description=cell.method.description,
         verdict=word.verdict,
-        sentence=sentence(word),
+        # The model as it was needs no examination: it is the one that knows.
+        sentence=SENTENCES[word.verdict] if cell.method.name == "none" else sentence(word),
         answer=" ".join(answer(word)) if word.judged else _unexamined(record, cell),
         known=known(cell.examination) if cell.examination else None,
         kept=kept(record, cell),
