@@ -32,8 +32,8 @@ from memory import PAD, Storages, rows
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ssiuu.evaluation.scores.ranking import Ranking
-from ssiuu.evaluation.tree import NODES
-from ssiuu.experiment.memory import NF4, PROGRAM, READ, need
+from ssiuu.evaluation.tree import NODES, READ
+from ssiuu.experiment.memory import NF4, PROGRAM, need
 from ssiuu.methods import make
 from ssiuu.models import nf4
 from ssiuu.models.load import load, save

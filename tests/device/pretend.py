@@ -161,6 +161,9 @@ class Module(_DummyBackendModule):
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
 
+    def mem_get_info(self, device: Any = None) -> tuple[int, int]:
+        return 1 << 35, 1 << 36
+
     def is_tf32_supported(self) -> bool:
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,7 @@ def test_the_doctor_says_what_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("SSIUU_CACHE", str(tmp_path))
     fine = {f.what: f for f in examine(resolve_parts(read_parts(None, []))[0])}
     assert not fine["device"].missing and not fine["cache"].missing and "fp32" in fine["weights"].says
+    assert re.match(r"\d\.\d GB on cpu at the most, [\d.]+ GB are free", fine["wanted"].says)
     assert fine["hub"].says == "not asked (--hub asks)" or "HF_HUB_OFFLINE" in fine["hub"].says
     wished, _ = resolve_parts(read_parts(None, ["device=cuda:99"]), here=False)
     assert [f.what for f in examine(wished) if f.missing] == ["device"]

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +31,38 @@ from ssiuu.models.shards import alike
 Pair = tuple[list[int], list[int]]  # token ids of a question and of an answer
 NODES = 512  # tokens of a tree: a small one shares less, and late answers are read once a tree
 PIECE = 256  # tokens read at once: fewer leave the processor idle, more cost attention, their square
+# An accelerator is idle for longer: as many as a share of its memory has room for, by the bytes of a
+# word after a token: logits, log p and what they are made of.
+MOST_NODES, MOST_PIECE, READ, SHARE = 4096, 2048, 12.0, 1 / 16
+
+
+class Sizes(NamedTuple):
+    """Tokens of a tree, and of those that are read at once."""
+
+    nodes: int
+    piece: int
+
+
+def sizes(device: torch.device, words: int) -> Sizes:
+    """Return the sizes of trees on a device; they go by what memory it has, not by what is free.
+
+    Args:
+        device: Where the model lies.
+        words: Of its vocabulary.
+    """
+    total = None if device.type == "cpu" else _memory(device)
+    if total is None:
+        return Sizes(NODES, PIECE)
+    room = int(SHARE * total / (READ * words))
+    nodes = max(NODES, min(MOST_NODES, room))
+    return Sizes(nodes, max(PIECE, min(MOST_PIECE, nodes // 2)))
+
+
+@cache
+def _memory(device: torch.device) -> int | None:
+    """Return the bytes of an accelerator's memory; None where it does not say."""
+    told = getattr(torch.get_device_module(device), "mem_get_info", None)
+    return None if told is None else int(told(device)[1])
 
 
 @dataclass(frozen=True)
@@ -150,8 +183,9 @@ class Tree:
         """Read the new nodes as one row, behind the cache of the others, a piece at a time."""
         self._cache = DynamicCache() if self._cache is None else self._cache
         self._places = {node: (0, node) for node in range(len(self))}
-        pieces = range(self._read, len(self), PIECE)
-        piece_logits = [self._read_piece(s, min(s + PIECE, len(self)), wanted) for s in pieces]
+        size = sizes_of(self.model).piece
+        pieces = range(self._read, len(self), size)
+        piece_logits = [self._read_piece(s, min(s + size, len(self)), wanted) for s in pieces]
         return torch.cat(piece_logits)
 
     def _read_piece(self, start: int, stop: int, wanted: list[int]) -> Float[Tensor, "N V"]:
@@ -198,6 +232,11 @@ class Tree:
         return logits[[row for row, _ in places], [columns.index(column) for _, column in places]]
 
 
+def sizes_of(model: CausalLM) -> Sizes:
+    """Return the sizes of trees that a model reads, where it lies."""
+    return sizes(model.device, int(model.config.get_text_config().vocab_size))
+
+
 def takes_trees(model: CausalLM) -> bool:
     """Whether a model takes positions, and a mask for every pair of tokens.
 
@@ -217,15 +256,16 @@ def takes_trees(model: CausalLM) -> bool:
 def grown(model: CausalLM, pairs: Sequence[Pair]) -> Iterator[tuple[Tree, list[int], list[Path]]]:
     """Yield unread trees, with the indices of the pairs in each and their paths.
 
-    A tree is full when it has `NODES` tokens besides its first question.
+    A tree is full when it has as many tokens as `sizes` says besides its first question.
 
     Args:
         model: A causal LM in evaluation mode.
         pairs: Questions and answers; those that begin alike come into the same tree.
     """
+    nodes = sizes_of(model).nodes
     tree, indices, paths = Tree(model), list[int](), list[Path]()
     for i in sorted(range(len(pairs)), key=lambda i: pairs[i]):
-        if indices and len(tree) >= len(paths[0].question) + NODES:
+        if indices and len(tree) >= len(paths[0].question) + nodes:
             yield tree, indices, paths
             tree, indices, paths = Tree(model), [], []
         indices.append(i)

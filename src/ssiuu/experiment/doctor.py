@@ -21,11 +21,13 @@ import psutil  # type: ignore[import-untyped]
 import torch
 
 from ssiuu.errors import InputError
+from ssiuu.experiment.estimate import memory_of
 from ssiuu.experiment.provenance import PACKAGES
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.models import nf4
 from ssiuu.models.place import Placement, device_name
 from ssiuu.models.precision import resolve_precision
+from ssiuu.models.room import free_bytes
 from ssiuu.models.sources import MODELS, cache_folder
 
 EXTRAS: Final = ("datasets", "lm-eval", "bitsandbytes", "torchao")  # wanted by some settings alone
@@ -59,8 +61,9 @@ def examine(recipe: Recipe, hub: bool = False) -> Iterator[Finding]:
     else:
         yield from _devices(placement)
         yield from _runs(placement, precision)
-    if recipe.unlearn.lora.base == "nf4":
-        yield _base()
+        yield from _wanted(recipe, placement, hub)
+    if "nf4" in (recipe.unlearn.lora.base, recipe.dtype):
+        yield _base("unlearn.lora.base" if recipe.unlearn.lora.base == "nf4" else "dtype")
     yield _cache()
     yield _model(recipe)
     yield _hub(hub)
@@ -128,12 +131,26 @@ def _runs(placement: Placement, precision: str) -> Iterator[Finding]:
     )
 
 
-def _base() -> Finding:
-    """Tell by what weights beside adapters are held in nf4."""
+def _wanted(recipe: Recipe, placement: Placement, hub: bool) -> Iterator[Finding]:
+    """Tell the memory that the recipe wants, where its model's size is to be had."""
+    name = recipe.model or ""
+    here = not name or name in MODELS or Path(name).expanduser().is_dir()
+    wanted = memory_of(recipe) if here or hub else None
+    if wanted is None:
+        return
+    free = free_bytes(placement.device)
+    there = "" if free is None else f", {_size(free)} are free"
+    short = "; it will not do" if free is not None and free < wanted else ""
+    yield Finding("wanted", f"{_size(wanted)} on {placement.device} at the most{there}{short}")
+
+
+def _base(key: str) -> Finding:
+    """Tell by what weights are held in nf4."""
     if not nf4.there():
-        return Finding("base", f"unlearn.lora.base: nf4 needs {nf4.REMEDY}", missing=True)
+        return Finding("base", f"{key}: nf4 needs {nf4.REMEDY}", missing=True)
     by = f"{nf4.PACKAGE} {_version(nf4.PACKAGE)}"
-    return Finding("base", f"maps of the blocks in nf4 by {by}, while adapters are trained")
+    when = "from the first" if key == "dtype" else "while adapters are trained"
+    return Finding("base", f"maps of the blocks in nf4 by {by}, {when}")
 
 
 def _cache() -> Finding:

@@ -97,6 +97,19 @@ def seconds_of(recipe: Recipe) -> float | None:
     return None if parameters is None else _seconds(recipe, cost, parameters)
 
 
+def memory_of(recipe: Recipe) -> float | None:
+    """Return the bytes of a recipe's largest stage; None where the model's size is not known yet."""
+    return _memory(recipe, recipe.opens.cost(recipe))
+
+
+def _memory(recipe: Recipe, cost: Cost) -> float | None:
+    size, parameters = _size(cost)
+    if parameters is None:
+        return None
+    # Of a model that is made here, or whose configuration is not known, the default's widths do.
+    return of_recipe(recipe, replace(size or DEFAULT, parameters=parameters), cost.tokens)
+
+
 def _size(cost: Cost) -> tuple[Size | None, int | None]:
     """Return the widths of a model and its number of parameters, where they can be told."""
     size = size_of(str(cost.model)) if cost.model is not None else None
@@ -105,13 +118,12 @@ def _size(cost: Cost) -> tuple[Size | None, int | None]:
 
 def _sentence(recipe: Recipe, cost: Cost, seconds_of: Callable[[int], float]) -> Said:
     """Return the sentence, of a model with so many parameters as the cost says."""
-    size, parameters = _size(cost)
-    if parameters is None:
+    _, parameters = _size(cost)
+    wanted = _memory(recipe, cost)
+    if parameters is None or wanted is None:
         return Said("estimate: the model is not on this machine yet, so its size is not known.")
     device, seconds = recipe.placement.device, seconds_of(parameters)
-    # Of a model that is made here, or whose configuration is not known, the default's widths do.
-    size = replace(size or DEFAULT, parameters=parameters)
-    memory, free = of_recipe(recipe, size, cost.tokens) / 1e9, free_bytes(device)
+    memory, free = wanted / 1e9, free_bytes(device)
     there = "" if free is None else f" ({free / 1e9:.1f} GB are free now)"
     minutes = max(1, round(seconds / 60))
     return Said(

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from ssiuu.evaluation.tree import NODES
+from ssiuu.evaluation.tree import READ, sizes
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.methods import Method
 from ssiuu.models.room import free_bytes
@@ -36,7 +36,6 @@ OWN: dict[str, str] = {
 OF_WIDTH, OF_INNER, OF_HEAD = 13.0, 4.0, 3.0
 PROGRAM = 0.7e9  # Python and its libraries
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes of a weight, its share of a group's scale and of that one's
-READ = 12.0  # bytes of a word after a token that is read: logits, log p and what they are made of
 FITS = 0.9  # of what is free, that may be counted on
 
 
@@ -154,7 +153,7 @@ def of_recipe(recipe: Recipe, size: Size, tokens: float) -> float:
     ]
     if recipe.dtype == "nf4":  # which nothing retrains
         asked = GRADIENT[form] * (size.parameters - size.in_maps) + NF4 * size.in_maps
-        return PROGRAM + max([*runs, asked + READ * NODES * size.words])
+        return PROGRAM + max([*runs, asked + _reading(recipe, size)])
     retrained = measured("gd", form)
     assert retrained is not None
     beside = 0.0 if recipe.offload == "disk" else GRADIENT[form]
@@ -174,7 +173,12 @@ def of_replicas(recipe: Recipe, size: Size, processes: int) -> float:
     plain = measured("gd", form)
     assert plain is not None
     part = size.parameters / processes * max([*between, plain.between])
-    return PROGRAM + GRADIENT[form] * size.parameters + part + READ * NODES * size.words
+    return PROGRAM + GRADIENT[form] * size.parameters + part + _reading(recipe, size)
+
+
+def _reading(recipe: Recipe, size: Size) -> float:
+    """Return the bytes of what is said of every word after the tokens of a tree."""
+    return READ * sizes(recipe.placement.device, size.words).nodes * size.words
 
 
 def divides(recipe: Recipe) -> bool:
