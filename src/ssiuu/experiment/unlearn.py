@@ -142,7 +142,7 @@ def unlearn_model(
         lora = recipe.unlearn.lora
         adapter = work / "adapter" if lora.rank is not None and not lora.merge else None
         searches = chosen.has_gradient and sources["unlearn.learning_rate"] == "default"
-        size, facts = sum(p.numel() for p in session.model.parameters()), session.split.unlearned
+        size, facts = session.loaded.info.parameters, session.split.unlearned
         progress(of_unlearning(recipe, searches, parameters=size, forget=len(facts)))
         key = _key(session)
         kept = _kept(session, work, key, progress)
