@@ -89,7 +89,7 @@ def measured(world: str, names: list[str]) -> list[Row]:
 def numbers(bench: MadeUp, inside: Inside, baseline: Baseline) -> Row:
     """Return the rest of what is measured of the model as it is."""
     examiner = bench.examiner
-    values = [each for each in contrasted(examiner._read_out(examiner.forget)) if each]
+    values = [each for each in contrasted(examiner._here(examiner.forget)[1]) if each]
     found = inside.look(baseline)
     assert found.causal and found.attributions and found.depth and found.depth.score
     assert found.probe_after

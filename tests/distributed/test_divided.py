@@ -34,9 +34,10 @@ from ssiuu.evaluation.margins import Reader
 from ssiuu.evaluation.sample import sample_answers
 from ssiuu.evaluation.score import score_facts
 from ssiuu.evaluation.sequence import score_sequences
+from ssiuu.evaluation.tree import Tree
 from ssiuu.experiment.memory import divides, of_replicas
 from ssiuu.experiment.recipe import Recipe
-from ssiuu.likelihood import Prompt, encode
+from ssiuu.likelihood import Example, Prompt, encode
 from ssiuu.models import shards
 from ssiuu.models.load import load, load_checkpoint_weights, load_weights, save, save_weights
 from ssiuu.models.original import Original
@@ -83,12 +84,20 @@ def looked_at(model: Any, prompt: Prompt) -> dict[str, Any]:
     found["directions"] = option_directions(model, prompt, FACTS[0])
     ids = [row.prompt + row.answer for row in rows]
     target = Target.of(model, ids)
-    with Readout.fit(model, ids, target).applied(model):
-        found["read out"] = [s.logprob for s in score_sequences(model, rows)]
+    with Readout.fit(model, ids, target).beside(model), torch.no_grad():
+        found["read out"] = [read_beside(model, row) for row in rows]
     before = {name: torch.ones_like(shards.full(p)) for name, p in model.named_parameters()}
     with restored(model, {sites[0]: torch.tensor([1, 3])}, before):
         found["restored"] = [s.logprob for s in score_sequences(model, rows)]
     return found
+
+
+def read_beside(model: Any, row: Example) -> Tensor:
+    """Return log p of an answer's tokens by what stands beside a model's own predictions."""
+    tree = Tree(model)
+    path = tree.add(row.prompt, row.answer)
+    tree.read()
+    return tree.beside[0][tree.rows(path.predictors), row.answer].clone()
 
 
 def weights(model: Any) -> dict[str, Tensor]:

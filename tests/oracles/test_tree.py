@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ssiuu.evaluation import tree as module
 from ssiuu.evaluation.ask import Question, ask
 from ssiuu.evaluation.growing import keeps_states
-from ssiuu.evaluation.tree import Pair, Tree, grown, takes_trees
-from ssiuu.likelihood import Prompt
+from ssiuu.evaluation.tree import Pair, Tree, grown, in_window, takes_trees
+from ssiuu.likelihood import Example, Prompt, answer_logprobs, collate, shared
 
 # Attention that does not go through the interface that the others share.
 PADDED = {"gptj", "bloom", "mpt", "falcon", "falcon 7b", "falcon 40b", "stablelm", "llama4", "codegen"}
@@ -109,6 +109,12 @@ def test_every_architecture_equals_plain_forwards(
     same(read(model, pairs), wanted, 1e-5)
     monkeypatch.setattr(module, "PIECE", 5)
     same(read(model, pairs), wanted, 1e-5)
+    longest = max(len(question) + len(answer) for question, answer in pairs)
+    if takes_trees(model) and in_window(model, longest):  # and so rows that are trained on
+        rows = shared(collate([Example(str(n), *pair) for n, pair in enumerate(pairs)], 1))
+        with torch.no_grad():
+            found = answer_logprobs(model, rows)
+        same([r[m].tolist() for r, m in zip(found.tokens, found.mask, strict=True)], wanted, 1e-5)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS | PARTLY)

@@ -19,6 +19,7 @@ from ssiuu.likelihood import (
     collate,
     encode,
     length_sorted,
+    shared,
     token_logprobs,
 )
 from ssiuu.likelihood import template as template_module
@@ -61,6 +62,33 @@ def test_masking_equals_deleting(exact_model: Any, make_examples: Any) -> None:
         torch.autograd.grad(alone, parameters), torch.autograd.grad(beside, parameters), strict=True
     ):
         torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-9)
+
+
+def test_what_rows_begin_with_in_common_is_run_once(
+    exact_model: Any, make_examples: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses and gradients of the padded rows; a row may be the beginning of another, or come twice."""
+    first, *rest = make_examples(5)
+    begun = [Example(e.id, first.prompt[:3] + e.prompt, e.answer) for e in rest]
+    longer = Example("longer", first.prompt + first.answer, [7, 8, 9])
+    batch = collate([first, *begun, longer, first], PAD)
+    tree = shared(batch)
+    assert tree.trie is not None and tree.ids == batch.ids
+    assert tree.trie.ids.numel() < int(batch.attention_mask.sum()) < batch.input_ids.numel()
+    fed: list[int] = []
+    exact_model.register_forward_pre_hook(
+        lambda _, __, given: fed.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    weights = torch.arange(1.0, 8.0)
+    found = [answer_logprobs(exact_model, each) for each in (batch, tree)]
+    assert fed == [batch.input_ids.numel(), tree.trie.ids.numel()]
+    torch.testing.assert_close(*(each.tokens for each in found), rtol=0, atol=1e-10)
+    losses = [(weights * each.sum).sum() for each in found]
+    parameters = list(exact_model.parameters())
+    for one, two in zip(*(torch.autograd.grad(loss, parameters) for loss in losses), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-9)
+    monkeypatch.setattr("ssiuu.likelihood.TOGETHER", int(batch.attention_mask.sum()) - 1)
+    assert shared(batch) is batch, "attention over so many tokens would cost more than padding"
 
 
 def test_the_padding_token_does_not_matter(tiny_model: Any, make_examples: Any) -> None:

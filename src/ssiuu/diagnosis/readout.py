@@ -2,8 +2,8 @@
 
     target = Target.of(model, rows)             # of the model before
     found = Readout.fit(model, rows, target)    # of the model after, with its weights in place
-    with found.applied(model):
-        ...                                     # its predictions are the read-out's
+    with found.beside(model):
+        ...                                     # it predicts by itself, and by the read-out beside it
 
 From features x of a token (what some blocks put out, and the neurons of their feed-forward) a ridge
 regression predicts the state that the model before has at the same token in front of its last norm, and
@@ -23,7 +23,7 @@ once and by ridge regression.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ssiuu.attribution.hidden import blocks
 from ssiuu.causal import CausalLM
@@ -43,6 +44,8 @@ from ssiuu.models.sites import final_norm, known_sites
 DEPTHS = (0.25, 0.5, 0.75, 1.0)  # of the blocks whose states are features
 RIDGE = 1e-2
 TOKENS = 4096  # that a read-out is fitted on, at most
+BLOCK = 512  # rows of a product with itself that are multiplied together: half of the pairs suffice
+AT_ONCE = 512  # tokens that run together, padding with them: fewer leave the processor idle
 
 
 @dataclass(frozen=True)
@@ -66,16 +69,19 @@ class Target:
         Raises:
             ConfigError: Its last norm is not known.
         """
-        found: list[Tensor] = []
+        last: list[Tensor] = []
         norm = _norm(model)
-        with hooked([(norm, lambda module, inputs, output: found.append(inputs[0][0].float()))]):
-            for row in rows:
-                _passed(model, row)
+
+        def keep(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+            last[:] = [inputs[0].float()]
+
+        with hooked([(norm, keep)]):
+            states = _read(model, rows, lambda: last[0])
         head = model.get_output_embeddings()
         bias = getattr(head, "bias", None)
         copied = None if bias is None else full(bias).clone()
         scales = {name: full(parameter).clone() for name, parameter in norm.named_parameters()}
-        return cls(torch.cat(found), scales, full(head.weight).clone(), copied)
+        return cls(states, scales, full(head.weight).clone(), copied)
 
 
 @dataclass(frozen=True)
@@ -115,24 +121,36 @@ class Readout:
         return cls(weight, centre, scale, bias, target)
 
     @contextmanager
-    def applied(self, model: CausalLM) -> Iterator[None]:
-        """Let the model predict by the read-out, for the time of the context."""
-        tapped, target, nested = _Tapped(model), self.target, list[bool]()
+    def beside(self, model: CausalLM) -> Iterator[None]:
+        """Let the model predict by itself and by the read-out in one pass, while the context lasts.
+
+        Its logits have twice as many rows: its own, then those of the read-out.
+        """
+        tapped, target, read = _Tapped(model), self.target, list[Tensor]()
+        nested = False
 
         def state(module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+            nonlocal nested
             if nested:
                 return None
             x = (tapped.features() - self.centre) / self.scale
             predicted = (x @ self.weight + self.bias).to(output)
-            nested.append(True)  # that norm is called once more, by what it is replaced by
+            nested = True  # that norm is called once more, with the other model's parameters
             normed: Tensor = torch.func.functional_call(module, target.norm, (predicted,))
-            nested.clear()
-            return normed
+            nested = False
+            return torch.cat([output, normed])
+
+        def parted(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+            own, other = inputs[0].chunk(2)
+            read[:] = [other]
+            return own
 
         def logits(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return torch.nn.functional.linear(inputs[0], target.weight, target.bias)
+            other = torch.nn.functional.linear(read.pop(), target.weight, target.bias)
+            return torch.cat([output, other])
 
-        with tapped, hooked([(_norm(model), state), (model.get_output_embeddings(), logits)]):
+        head = model.get_output_embeddings()
+        with tapped, hooked([(_norm(model), state), (head, logits)], [(head, parted)]):
             yield
 
 
@@ -192,18 +210,38 @@ class _Tapped(ExitStack):
 def _features_of(
     model: CausalLM, rows: Sequence[Sequence[int]]
 ) -> tuple[Float[Tensor, "N D"], list[int]]:
-    found: list[Tensor] = []
     with _Tapped(model) as tapped:
-        for row in rows:
-            _passed(model, row)
-            found.append(tapped.features()[0])
-    return torch.cat(found), tapped.widths
+        found = _read(model, rows, tapped.features)
+    return found, tapped.widths
 
 
-def _passed(model: CausalLM, row: Sequence[int]) -> None:
-    """Run a row through the model up to its head: what it predicts is read by nobody."""
-    nowhere = last_columns(0, model.device)
-    model(input_ids=torch.tensor([list(row)], device=model.device), logits_to_keep=nowhere)
+def _read(
+    model: CausalLM, rows: Sequence[Sequence[int]], kept: Callable[[], Float[Tensor, "B T D"]]
+) -> Float[Tensor, "N D"]:
+    """Return what is kept of every token of rows, one row after the other.
+
+    Rows of like lengths run together, padded on the right, where nothing looks; up to the head only,
+    as what they predict is read by nobody.
+    """
+    nowhere, found = last_columns(0, model.device), dict[int, Tensor]()
+    for batch in _batches(rows):
+        ids = [torch.tensor([*rows[i]], device=model.device) for i in batch]
+        model(input_ids=pad_sequence(ids, batch_first=True), logits_to_keep=nowhere)
+        every = kept()
+        found |= {i: every[n, : len(rows[i])].clone() for n, i in enumerate(batch)}
+    return torch.cat([found[i] for i in range(len(rows))])
+
+
+def _batches(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Yield the numbers of rows that run together: as many of like lengths as `AT_ONCE` tokens hold."""
+    batch: list[int] = []
+    for i in sorted(range(len(rows)), key=lambda i: len(rows[i])):
+        if batch and len(rows[i]) * (len(batch) + 1) > AT_ONCE:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def _scale(centred: Float[Tensor, "N D"], widths: Sequence[int]) -> Float[Tensor, " D"]:
@@ -215,12 +253,24 @@ def _scale(centred: Float[Tensor, "N D"], widths: Sequence[int]) -> Float[Tensor
 def _solved(x: Float[Tensor, "N D"], t: Float[Tensor, "N d"], ridge: float) -> Float[Tensor, "D d"]:
     """Solve the ridge regression in the smaller of its two forms."""
     x64, t64 = x.double(), t.double()
-    if len(x) < x.shape[1]:
-        gram = x64 @ x64.T
-        penalty = ridge * gram.diagonal().sum() / x.shape[1]
-        inner: Tensor = torch.linalg.solve(gram + penalty * torch.eye(len(x)).to(gram), t64)
-        return (x64.T @ inner).float()
-    gram = x64.T @ x64
-    penalty = ridge * gram.diagonal().mean()
-    weight: Tensor = torch.linalg.solve(gram + penalty * torch.eye(len(gram)).to(gram), x64.T @ t64)
-    return weight.float()
+    wide = len(x) < x.shape[1]
+    gram = _gram(x64 if wide else x64.T)
+    penalty = ridge * gram.diagonal().sum() / x.shape[1]
+    gram.diagonal().add_(penalty)
+    wanted = t64 if wide else x64.T @ t64
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    # Not finite: what is read is not, either, and nothing is made of it.
+    inner = torch.linalg.solve(gram, wanted) if failed else torch.cholesky_solve(wanted, factor)
+    return (x64.T @ inner if wide else inner).float()
+
+
+def _gram(rows: Float[Tensor, "n k"]) -> Float[Tensor, "n n"]:
+    """Return the product of every row with every other one, each pair of blocks once."""
+    found = rows.new_empty(len(rows), len(rows))
+    blocks = range(0, len(rows), BLOCK)
+    for n, a in enumerate(blocks):
+        for b in blocks[: n + 1]:
+            part = rows[a : a + BLOCK] @ rows[b : b + BLOCK].T
+            found[a : a + BLOCK, b : b + BLOCK] = part
+            found[b : b + BLOCK, a : a + BLOCK] = part.T
+    return found

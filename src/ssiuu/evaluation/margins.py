@@ -158,24 +158,34 @@ class Reader:
         self._tokens[*self._places.T] = torch.tensor([len(answer) for answer in self._answers])
         self._trees = list(grown(model, [pair for _, pair in found]))
 
-    @torch.no_grad()
     def read(self) -> Margins:
         """Read every answer after every question, by the weights that the model has now."""
-        logprobs = torch.full(self._tokens.shape, torch.nan).double()
-        for which, values in dealt(self._trees, self._values):
-            logprobs[*self._places[which].T] = values
-        return Margins(self.lineups, logprobs, self._tokens, self.phrasings)
+        return self.sides()[0]
 
-    def _values(self, unread: tuple[Tree, list[int], list[Path]]) -> tuple[list[int], Tensor]:
-        """Return which answers are in a tree, and their log p, nats."""
+    @torch.no_grad()
+    def sides(self) -> list[Margins]:
+        """Read them by all that one pass of the model predicts: by itself, and by what stands beside it
+        (`ssiuu.diagnosis.readout.Readout.beside`).
+        """
+        read = dealt(self._trees, self._values)
+        every = torch.full((len(read[0][1]), *self._tokens.shape), torch.nan).double()
+        for which, values in read:
+            every[:, *self._places[which].T] = values
+        return [Margins(self.lineups, found, self._tokens, self.phrasings) for found in every]
+
+    def _values(
+        self, unread: tuple[Tree, list[int], list[Path]]
+    ) -> tuple[list[int], Float[Tensor, "S n"]]:
+        """Return which answers are in a tree, and their log p, nats, on every side."""
         tree, indices, paths = unread
         tree.read()
         rows = [row for path in paths for row in tree.rows(path.predictors)]
         tokens = [token for i in indices for token in self._answers[i]]
-        found = tree.logprobs[rows, tokens].double().cpu()
+        sides = [side[rows, tokens].double().cpu() for side in (tree.logprobs, *tree.beside)]
         tree.forget()
-        parts = found.split([len(self._answers[i]) for i in indices])
-        return indices, torch.stack([part.sum() for part in parts])
+        lengths = [len(self._answers[i]) for i in indices]
+        sums = [[part.sum() for part in side.split(lengths)] for side in sides]
+        return indices, torch.stack([torch.stack(side) for side in sums])
 
 
 def read(

@@ -26,7 +26,8 @@ from transformers import DynamicCache
 
 from ssiuu.causal import CausalLM
 from ssiuu.evaluation.growing import Begun, keeps_states
-from ssiuu.models.shards import alike
+from ssiuu.likelihood import Batch, shared
+from ssiuu.models.shards import alike, world
 
 Pair = tuple[list[int], list[int]]  # token ids of a question and of an answer
 NODES = 512  # tokens of a tree: a small one shares less, and late answers are read once a tree
@@ -78,14 +79,17 @@ class Path:
 class Tree:
     """Questions and answers of one model, read together.
 
-    `logprobs`: log p of every token after each predicting node, nats, in fp32 or wider.
+    `logprobs`: log p of every token after each predicting node, nats, in fp32 or wider. `beside`: the
+    same by what the last pass predicted from the same states in a second way
+    (`ssiuu.diagnosis.readout.Readout.beside`), one more for each; nothing where it did not.
     """
 
     logprobs: Float[Tensor, "N V"]
+    beside: Float[Tensor, "S N V"]
 
     def __init__(self, model: CausalLM) -> None:
         self.model = model
-        self.logprobs = torch.empty(0)
+        self.logprobs = self.beside = torch.empty(0)
         self._ids: list[int] = []
         self._parents: list[int] = []
         self._depths: list[int] = []
@@ -116,7 +120,8 @@ class Tree:
         wanted = sorted(self._wanted)  # as they are laid out
         logits = alike(self._read_packed(wanted) if self._packs() else self._read_padded(wanted))
         wide = logits if logits.dtype == torch.float64 else logits.float()
-        logprobs = wide - wide.logsumexp(-1, keepdim=True)  # in fp32 nearer than log_softmax
+        every = wide - wide.logsumexp(-1, keepdim=True)  # in fp32 nearer than log_softmax
+        logprobs, self.beside = every[0], every[1:]
         self._rows |= {node: len(self._rows) + i for i, node in enumerate(wanted)}
         self.logprobs = torch.cat([self.logprobs, logprobs]) if self._read else logprobs
         self._wanted, self._read = {}, len(self)
@@ -124,7 +129,8 @@ class Tree:
     def forget(self) -> None:
         """Forget what was read, so that it can be read once more, by other weights of the model."""
         self._wanted, self._rows = dict.fromkeys(self._rows), {}
-        self.logprobs, self._cache, self._places, self._read = torch.empty(0), None, {}, 0
+        self.logprobs = self.beside = torch.empty(0)
+        self._cache, self._places, self._read = None, {}, 0
 
     def rows(self, predictors: Sequence[int]) -> list[int]:
         """Return the rows of `logprobs` that belong to these nodes."""
@@ -176,19 +182,18 @@ class Tree:
 
     def _packs(self) -> bool:
         """Whether the model can read the tree in one row; a window must not cut off ancestors."""
-        window = getattr(self.model.config, "sliding_window", None) or len(self)
-        return takes_trees(self.model) and max(self._depths) < window
+        return takes_trees(self.model) and in_window(self.model, max(self._depths) + 1)
 
-    def _read_packed(self, wanted: list[int]) -> Float[Tensor, "N V"]:
+    def _read_packed(self, wanted: list[int]) -> Float[Tensor, "S N V"]:
         """Read the new nodes as one row, behind the cache of the others, a piece at a time."""
         self._cache = DynamicCache() if self._cache is None else self._cache
         self._places = {node: (0, node) for node in range(len(self))}
         size = sizes_of(self.model).piece
         pieces = range(self._read, len(self), size)
         piece_logits = [self._read_piece(s, min(s + size, len(self)), wanted) for s in pieces]
-        return torch.cat(piece_logits)
+        return torch.cat(piece_logits, 1)
 
-    def _read_piece(self, start: int, stop: int, wanted: list[int]) -> Float[Tensor, "N V"]:
+    def _read_piece(self, start: int, stop: int, wanted: list[int]) -> Float[Tensor, "S N V"]:
         """Read nodes that follow those in the cache; return the logits of the wanted among them."""
         model = self.model
         seen = np.zeros((stop - start, stop), bool)
@@ -210,9 +215,9 @@ class Tree:
             use_cache=True,
             logits_to_keep=torch.tensor(rows, dtype=torch.long, device=model.device),
         ).logits
-        return logits[0]
+        return logits
 
-    def _read_padded(self, wanted: list[int]) -> Float[Tensor, "N V"]:
+    def _read_padded(self, wanted: list[int]) -> Float[Tensor, "S N V"]:
         """Read a row for every new leaf from its root on, padded on the right: nothing looks there."""
         leaves = sorted(set(range(self._read, len(self))) - set(self._parents))
         paths = [self._ancestors(leaf) for leaf in leaves]
@@ -229,7 +234,8 @@ class Tree:
             use_cache=self._cache is not None,
             logits_to_keep=torch.tensor(columns, device=self.model.device),
         ).logits
-        return logits[[row for row, _ in places], [columns.index(column) for _, column in places]]
+        sides: Tensor = logits.unflatten(0, (-1, len(rows)))
+        return sides[:, [row for row, _ in places], [columns.index(column) for _, column in places]]
 
 
 def sizes_of(model: CausalLM) -> Sizes:
@@ -251,6 +257,21 @@ def takes_trees(model: CausalLM) -> bool:
         and config.get_text_config() is config
         and set(layers) <= {"full_attention", "sliding_attention"}
     )
+
+
+def in_window(model: CausalLM, tokens: int) -> bool:
+    """Whether a window of attention, where a model has one, leaves texts of so many tokens whole."""
+    window = getattr(model.config, "sliding_window", None)
+    return not window or tokens <= window
+
+
+def run_shared(model: CausalLM, batches: Sequence[Batch]) -> list[Batch]:
+    """Return batches to train on so that what their rows begin with in common is run once, where the
+    model can be run so.
+    """
+    if world() > 1 or not takes_trees(model):
+        return list(batches)
+    return [shared(b) if in_window(model, b.input_ids.shape[1]) else b for b in batches]
 
 
 def grown(model: CausalLM, pairs: Sequence[Pair]) -> Iterator[tuple[Tree, list[int], list[Path]]]:

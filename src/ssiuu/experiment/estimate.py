@@ -35,6 +35,7 @@ MOVED = 6000  # and of every model, with the head of the original besides
 ANSWER = 2  # tokens of an answer of a lineup, beside what it has in common with others
 HIDDEN, ALL_WAYS = 1400.0, 8400.0  # tokens to hide a fact on purpose; in all of a thorough one's ways
 TRIED = 3  # runs of a search for a learning rate, usually: how far to go, and two rates
+SHARED = 0.7  # of the tokens of rows that are trained on: what they begin with in common is run once
 REACHED = 0.6  # of the steps allowed, before most methods reach the threshold
 SHARE = 0.6  # of the speed of one matrix product that a model reaches
 PRODUCTS = 50  # that are timed together: some clocks of a thread have steps of 16 ms
@@ -170,9 +171,10 @@ def _examination(recipe: Recipe, tokens: float, facts: int) -> float:
     answers, controls, phrasings = lineup_size(facts)
     reading = facts * (controls + phrasings) * (tokens + ANSWER * answers)
     related = facts > 1
-    trained = (2 * related + config.unrelated) * 3.0 * tokens * config.batch_size * config.steps[-1]
+    trained = (2 * related + config.unrelated) * 3.0 * SHARED * tokens * config.batch_size
+    trained *= config.steps[-1]
     along = (related + config.unrelated) * len(config.steps) * reading
-    return 2 * reading + TOKENS + curves * (along + trained)
+    return reading + TOKENS + curves * (along + trained)  # the read-out reads along with the model
 
 
 def _planted(recipe: Recipe, tokens: float) -> float:

@@ -39,6 +39,7 @@ from ssiuu.errors import DataError, DivergedError
 from ssiuu.evaluation.lineup import Lineup, lineups
 from ssiuu.evaluation.margins import Margins, Reader
 from ssiuu.evaluation.score import score_facts
+from ssiuu.evaluation.tree import run_shared
 from ssiuu.experiment.recipe import ExamineConfig
 from ssiuu.experiment.session import Session
 from ssiuu.hiding import HIDING
@@ -227,23 +228,25 @@ class Examiner:
             return Judged(facts, made, self._read(made))
 
     def _read(self, made: Sequence[Lineup]) -> Margins:
-        """Read lineups, which are laid out when they are read first."""
+        """Read lineups by the model as it is."""
+        return self._reader(made).read()
+
+    def _reader(self, made: Sequence[Lineup]) -> Reader:
+        """Return what reads lineups, which are laid out when they are read first."""
         session, these = self.session, tuple(map(id, made))  # a reader keeps its lineups
         if these not in self._readers:
             self._readers[these] = Reader(session.model, session.prompt, made, session.context)
-        return self._readers[these].read()
+        return self._readers[these]
 
     def _along(self, judged: Judged) -> Examination:
         """Read facts in the model as it is, and along every attacker; its weights are put back."""
         session, every = self.session, list(range(len(judged.facts)))
         here = snapshot(session.model)
+        places = [Place(name="after"), Place(name="read-out", attacker="read-out")]
         readings = [(Place(name="before"), every, judged.before)]
-        readings.append((Place(name="after"), every, self._read(judged.lineups)))
+        for place, found in zip(places, self._here(judged), strict=False):
+            readings.append((place, every, found))
         notes: list[str] = []
-        if self.rows:
-            readings.append(
-                (Place(name="read-out", attacker="read-out"), every, self._read_out(judged))
-            )
         for rate in self.rates:
             for seed in self.config.seeds:
                 for attacker, held, left in self._attackers(judged):
@@ -289,11 +292,15 @@ class Examiner:
         with self.session.original.in_place():
             return Target.of(self.session.model, rows)
 
-    def _read_out(self, judged: Judged) -> Margins:
-        """Read facts by a linear read-out into the original's last states."""
-        model, target = self.session.model, self.target
-        with Readout.fit(model, self.rows, target).applied(model):
-            return self._read(judged.lineups)
+    def _here(self, judged: Judged) -> list[Margins]:
+        """Read facts in the model as it is, and in the same pass by a linear read-out into the
+        original's last states, where it can be read so.
+        """
+        model, reader = self.session.model, self._reader(judged.lineups)
+        if not self.rows:
+            return [reader.read()]
+        with Readout.fit(model, self.rows, self.target).beside(model):
+            return reader.sides()
 
     def _rows(
         self, attacker: Attacker, judged: Judged, held: Sequence[int], notes: list[str]
@@ -341,7 +348,7 @@ class Examiner:
 
         def batches(number: int) -> list[Any]:
             drawn = [rows[i] for i in draw_rows(len(rows), self.config.batch_size, number, seed)]
-            return [[], step_batches(drawn, None, session.pad, device)]
+            return [[], run_shared(session.model, step_batches(drawn, None, session.pad, device))]
 
         def after(number: int, outcome: StepOutcome | None) -> bool:
             if number in points:

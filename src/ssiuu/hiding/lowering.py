@@ -24,6 +24,7 @@ from ssiuu.benchmarks import instructions
 from ssiuu.errors import DataError
 from ssiuu.evaluation.match import holds
 from ssiuu.evaluation.sequence import SequenceScore, score_sequences
+from ssiuu.evaluation.tree import run_shared
 from ssiuu.hiding.base import Case, Round, Rounds, Scores, Subject
 from ssiuu.hiding.places import Place
 from ssiuu.hiding.replay import Replay
@@ -295,7 +296,8 @@ class _Run:
             ([row.example for row in order[i % count :: count]], self.held[i::every])
             for i in range(max(count, every))
         ]
-        return count, [[micro_batches(rows, None, pad, device) for rows in pair] for pair in pairs]
+        made = [[micro_batches(rows, None, pad, device) for rows in pair] for pair in pairs]
+        return count, [[run_shared(self.subject.model, each) for each in pair] for pair in made]
 
     def _prepare(self, held: Sequence[Example] = ()) -> None:
         """Ask the model for what the losses of new rows need; the levels stand for the reference."""

@@ -7,7 +7,7 @@ last columns need logits. A token's log-probability is always taken in fp32.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ __all__ = [
     "Joint",
     "Prompt",
     "PromptStyle",
+    "Trie",
     "aligned",
     "answer_logits",
     "answer_logprobs",
@@ -36,8 +37,12 @@ __all__ = [
     "join",
     "last_columns",
     "length_sorted",
+    "shared",
     "token_logprobs",
 ]
+
+
+TOGETHER = 1024  # tokens of rows that are run as a trie
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,31 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Trie:
+    """Rows of a batch as one row: what they begin with in common stands in it once, and no padding.
+
+    `ids`, `depths` [1, N]: tokens and their positions. `seen` [N, N]: what attends to what, itself and
+    what comes before it. `predictors` [B, A]: that of each target; anything where masked.
+    """
+
+    ids: Int[Tensor, "1 N"]
+    depths: Int[Tensor, "1 N"]
+    seen: Bool[Tensor, "N N"]
+    predictors: Int[Tensor, "B A"]
+
+    def to(self, device: torch.device | str) -> Trie:
+        """Return it on another device."""
+        return Trie(*(tensor.to(device) for tensor in vars(self).values()))
+
+
+@dataclass(frozen=True)
 class Batch:
     """Rows padded on the left. The last column is never fed: it is only predicted.
 
     Shapes: `input_ids`, `attention_mask`, `position_ids` [B, T]; `targets`, `answer_mask` [B, A],
     where column a is predicted by the logits at position T - A + a. `counts`: whether its losses do; a
-    batch that does not only keeps a process in step with others that have one more.
+    batch that does not only keeps a process in step with others that have one more. `trie`: the same
+    rows, through which the model is run in their place.
     """
 
     ids: tuple[str, ...]
@@ -65,11 +89,13 @@ class Batch:
     targets: Int[Tensor, "B A"]
     answer_mask: Bool[Tensor, "B A"]
     counts: bool = True
+    trie: Trie | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on another device."""
         tensors = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return Batch(ids=self.ids, counts=self.counts, **tensors)
+        trie = None if self.trie is None else self.trie.to(device)
+        return Batch(ids=self.ids, counts=self.counts, trie=trie, **tensors)
 
     def total(self, losses: Float[Tensor, " B"]) -> Float[Tensor, ""]:
         """Return the sum of a loss over the rows; 0 where the batch does not count."""
@@ -139,15 +165,44 @@ def collate(examples: Sequence[Example], pad: int) -> Batch:
     )
 
 
+def shared(batch: Batch) -> Batch:
+    """Return a batch that is run as a trie: a third fewer tokens where questions begin alike.
+
+    The losses are those of the padded rows, up to rounding. Only for models that take positions, and a
+    mask for every pair of tokens (`ssiuu.evaluation.tree.takes_trees`). Of more than `TOGETHER` tokens
+    the batch stays as it is: attention costs their square.
+    """
+    if int(batch.attention_mask.sum()) > TOGETHER:
+        return batch
+    nodes: dict[tuple[int, int], int] = {}  # by the node before it and the token
+    depths, seen = list[int](), torch.zeros(TOGETHER, TOGETHER, dtype=torch.bool)
+    predictors = torch.zeros(batch.targets.shape, dtype=torch.long)
+    for row, (tokens, there) in enumerate(zip(batch.input_ids, batch.attention_mask, strict=True)):
+        path, node = list[int](), -1
+        for token in tokens[there.bool()].tolist():
+            key = node, token
+            node = nodes.setdefault(key, len(nodes))
+            path.append(node)
+            if node == len(depths):
+                depths.append(len(path) - 1)
+                seen[node, path] = True
+        answer = min(len(path), predictors.shape[1])
+        predictors[row, -answer:] = torch.tensor(path[-answer:])
+    ids = torch.tensor([[token for _, token in nodes]])
+    made = Trie(ids, torch.tensor([depths]), seen[: len(nodes), : len(nodes)].clone(), predictors)
+    return replace(batch, trie=made.to(batch.input_ids.device))
+
+
 def join(first: Batch, second: Batch) -> Batch:
-    """Return two batches as one, the rows of `first` on top."""
+    """Return two batches as one, the rows of `first` on top; `shared` where both are."""
     joined: dict[str, Any] = {}
     for name in ("input_ids", "attention_mask", "position_ids", "targets", "answer_mask"):
         pair = getattr(first, name), getattr(second, name)
         width = max(t.shape[1] for t in pair)
         # On the left, where padding is.
         joined[name] = torch.cat([pad_left(t, (width - t.shape[1], 0)) for t in pair])
-    return Batch(ids=first.ids + second.ids, **joined)
+    both = Batch(ids=first.ids + second.ids, **joined)
+    return both if first.trie is None or second.trie is None else shared(both)
 
 
 @dataclass(frozen=True)
@@ -179,14 +234,31 @@ def answer_logits(model: CausalLM, batch: Batch) -> Float[Tensor, "B A V"]:
         model: A causal LM whose forward takes `logits_to_keep`.
         batch: On the model's device.
     """
+    if batch.trie is not None:
+        logits = _trie_logits(model, batch.trie)
+    else:
+        logits = model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            logits_to_keep=last_columns(batch.targets.shape[1], batch.input_ids.device),
+            use_cache=False,
+        ).logits
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _trie_logits(model: CausalLM, trie: Trie) -> Float[Tensor, "B A V"]:
+    mask = torch.zeros(trie.seen.shape, dtype=model.dtype, device=trie.seen.device)
+    mask.masked_fill_(~trie.seen, torch.finfo(model.dtype).min)
+    wanted, places = trie.predictors.unique(return_inverse=True)
     logits: Tensor = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        logits_to_keep=last_columns(batch.targets.shape[1], batch.input_ids.device),
+        input_ids=trie.ids,
+        attention_mask=mask[None, None],
+        position_ids=trie.depths,
+        logits_to_keep=wanted,
         use_cache=False,
     ).logits
-    return logits if logits.dtype == torch.float64 else logits.float()
+    return logits[0][places]
 
 
 def last_columns(count: int, device: torch.device) -> Int[Tensor, " count"]:

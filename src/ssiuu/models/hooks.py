@@ -9,13 +9,22 @@ from typing import Any
 import torch
 
 Hook = Callable[[torch.nn.Module, Any, Any], Any]
+Before = Callable[[torch.nn.Module, Any], Any]
 
 
 @contextmanager
-def hooked(hooks: Iterable[tuple[torch.nn.Module, Hook]]) -> Iterator[None]:
-    """Register forward hooks for the time of the context; what a hook returns replaces the output."""
+def hooked(
+    hooks: Iterable[tuple[torch.nn.Module, Hook]],
+    before: Iterable[tuple[torch.nn.Module, Before]] = (),
+) -> Iterator[None]:
+    """Register forward hooks for the time of the context; what a hook returns replaces the output.
+
+    `before`: hooks that run in front of a module; what one returns replaces the inputs.
+    """
     handles = []
     try:
+        for module, look in before:
+            handles.append(module.register_forward_pre_hook(look))
         for module, hook in hooks:
             handles.append(module.register_forward_hook(hook))
         yield
