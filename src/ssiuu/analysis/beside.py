@@ -28,6 +28,7 @@ OURS: Final[Mapping[str, Mapping[str, str]]] = {
         "forget_quality": "forget_quality",
         "model_utility": "model_utility_geometric",
         "forget_Q_A_Prob": "forget_probability",
+        "forget_Q_A_gibberish": "fluency",
         "forget_Q_A_PARA_Prob": "reworded_probability",
         "forget_Q_A_ROUGE": "forget_rouge",
         "forget_truth_ratio": "forget_truth_ratio_geometric",

@@ -22,6 +22,7 @@ from ssiuu.benchmarks.tuned import Tuning, noted, refer, tuned
 from ssiuu.causal import CausalLM
 from ssiuu.config import Section
 from ssiuu.errors import ConfigError
+from ssiuu.evaluation.fluency import Fluency
 from ssiuu.evaluation.scores.open_unlearning import OpenUnlearning
 from ssiuu.evaluation.scores.sentences import Sentences
 from ssiuu.likelihood import Prompt, PromptStyle
@@ -62,6 +63,11 @@ class TofuConfig(Section):
     scores: Literal["tofu", "open-unlearning"] = Field(
         default="tofu", description="open-unlearning: by its conventions and under its names"
     )
+    fluency: str | None = Field(
+        default=None,
+        description="a classifier whose class 0 is fluent text, folder or hub, that judges the answers "
+        "to the forget set; null: none",
+    )
 
 
 class Tofu(Benchmark[TofuConfig]):
@@ -101,9 +107,13 @@ class Tofu(Benchmark[TofuConfig]):
         """
         config = self.config
         data = tofu_rows.load(config.path, config.split, basis.evaluate.options)
+        fluency = Fluency.load(config.fluency) if config.fluency else None
         split = split_of(config, data, basis.split.seed)
         loaded, never = self._models(basis, data, progress)
-        theirs = OpenUnlearning() if config.scores == "open-unlearning" else None
+        theirs = OpenUnlearning(fluency) if config.scores == "open-unlearning" else None
+        scored = f"{data.fingerprint} {theirs.name}" if theirs else data.fingerprint
+        if fluency is not None:
+            scored += f" {fluency.fingerprint}"
         ground = Ground(
             loaded=loaded,
             original=Original(loaded),
@@ -113,11 +123,11 @@ class Tofu(Benchmark[TofuConfig]):
                 name=self.name,
                 version=tofu_rows.VERSION,
                 # What is scored otherwise is another benchmark: their records are not mixed.
-                fingerprint=f"{data.fingerprint} {theirs.name}" if theirs else data.fingerprint,
+                fingerprint=scored,
                 facts=len(data.forget) + len(data.retain),
                 note=f"{config.split}: authors who do not exist",
             ),
-            score=theirs or Sentences(),
+            score=theirs or Sentences(fluency),
             never_learned=never,
             non_members=data.non_members,
             lacking=data.lacking,

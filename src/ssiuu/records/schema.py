@@ -219,7 +219,8 @@ class FactScore(Record):
     answers given, `reworded_probability` of the answer in other words (of the answer itself where there
     is none), `wrong_probability` the mean over the wrong ones, `truth_ratio` and
     `truth_ratio_geometric`, all of answers with their end token; `extraction_strength` and
-    `exact_memorisation` without it.
+    `exact_memorisation` without it. `fluency`: the probability that the written answer is no gibberish,
+    where a classifier was named.
     """
 
     correct: bool | None
@@ -241,6 +242,7 @@ class FactScore(Record):
     truth_ratio_geometric: float | None = None
     extraction_strength: float | None = None
     exact_memorisation: float | None = None
+    fluency: float | None = None
 
 
 class Stage(Record):

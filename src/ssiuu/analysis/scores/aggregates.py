@@ -16,11 +16,11 @@ NOTE = (
     "In %. Memorisation: the harmonic mean of what is gone of extraction strength, exact "
     "memorisation, the probability of the reworded answer and the truth ratio right / (right + "
     "wrong), each over what it was before unlearning (arXiv 2506.12618, F.1). Utility is model "
-    "utility over that before; the paper's takes in how fluent written answers are, which a "
-    "classifier judges, and lies between 0 and 2u / (1 + u). How the paper makes privacy of "
-    "membership scores is not printed: here 1 − |AUC − never-learned's| / |before's − "
-    "never-learned's|, which gives the model before unlearning 0 where its table has 10. The overall "
-    "scores are harmonic means of these: no column of its table but memorisation."
+    "utility over that before; the paper's, which takes in how fluent written answers are, lies "
+    "between 0 and 2u / (1 + u). How the paper makes privacy of membership scores is not printed: "
+    "here 1 − |AUC − never-learned's| / |before's − never-learned's|, which gives the model before "
+    "unlearning 0 where its table has 10. The overall scores are harmonic means: of memorisation and "
+    "utility, and of privacy too, neither of them with fluency unless it says so."
 )
 RATIO = "Truth ratio, right / (right + wrong), of the forget set"
 MEAN = "Harmonic mean of"
@@ -37,6 +37,9 @@ def aggregate_columns(utility: Value) -> list[Column]:
         utility: How model utility is read, with the geometric truth ratio.
     """
 
+    def fluent(model: Model) -> float | None:
+        return _harmonic([_kept(model, utility), _kept(model, forget_fluency)])
+
     def both(model: Model) -> float | None:
         return _harmonic([_memorisation(model), _kept(model, utility)])
 
@@ -52,8 +55,15 @@ def aggregate_columns(utility: Value) -> list[Column]:
         _column(
             "utility_without_fluency", "utility, no fluency", lambda m: _kept(m, utility), f"{KEPT}."
         ),
+        _column("utility_score", "utility, with fluency", fluent, f"{MEAN} utility and fluency kept."),
         _column("overall_without_privacy", "overall, two", both, f"{MEAN} memorisation and utility."),
         _column("overall_alignment", "overall, three", all_three, f"{MEAN} all three."),
+        _column(
+            "overall_fluent",
+            "overall, two, with fluency",
+            lambda m: _harmonic([_memorisation(m), fluent(m)]),
+            f"{MEAN} memorisation and the utility score.",
+        ),
     ]
 
 
@@ -64,6 +74,8 @@ def aggregate_notes(record: RunRecord) -> dict[str, str]:
         lacking.append("memorisation and utility, as the model before unlearning was not evaluated")
     elif not any(score.reworded_probability is not None for score in record.original.forget.values()):
         lacking.append("memorisation, as the run is older than the probability of the reworded answer")
+    if record.original is None or all(s.fluency is None for s in record.original.forget.values()):
+        lacking.append("the paper's utility, for which tofu.fluency names a classifier of gibberish")
     seeds = {cell.seed for cell in record.cells}
     if not all(_aucs(_before(record, seed)) for seed in seeds):
         lacking.append("privacy, which takes membership inference on the method none")
@@ -79,6 +91,11 @@ def _column(
 
 
 # --- their values ----------------------------------------
+
+
+def forget_fluency(model: Model) -> float | None:
+    """Return the mean probability that an answer to the forget set is no gibberish."""
+    return mean(score.fluency for score in model.scores("forget").values())
 
 
 def _harmonic(parts: Iterable[float | None]) -> float | None:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ssiuu.analysis.column import Column, Direction, Form, Model, never_learned
 from ssiuu.analysis.scale import mean
-from ssiuu.analysis.scores.aggregates import aggregate_columns, aggregate_notes
+from ssiuu.analysis.scores.aggregates import aggregate_columns, aggregate_notes, forget_fluency
 from ssiuu.analysis.scores.rouge import recalls
-from ssiuu.analysis.scores.sentences import SentenceColumns
+from ssiuu.analysis.scores.sentences import FLUENT, SentenceColumns
 from ssiuu.records.schema import Cell, Evaluation, FactScore, RunRecord
 from ssiuu.statistics.tofu import forget_quality, forget_truth_ratio, kept_truth_ratio
 
@@ -48,6 +48,7 @@ class OpenUnlearningColumns(SentenceColumns):
             "forget_truth_ratio": (_of("forget", _ratio), "Truth ratio, forget set.", "higher"),
             "model_utility": (utility, "Harmonic mean of the nine of the kept sets.", "higher"),
             "extraction_strength": (_of("forget", _strength), "Extraction strength.", "lower"),
+            "forget_Q_A_gibberish": (forget_fluency, FLUENT, "higher"),
             "exact_memorization": (_of("forget", _exact), "Exact memorisation.", "lower"),
         }
         for name, words in SETS.items():

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ssiuu.analysis.column import Column, Direction, Model, never_learned, of_facts
 from ssiuu.analysis.scale import WRITTEN, mean
 from ssiuu.analysis.score import ScoreColumns
-from ssiuu.analysis.scores.aggregates import aggregate_columns, aggregate_notes
+from ssiuu.analysis.scores.aggregates import aggregate_columns, aggregate_notes, forget_fluency
 from ssiuu.analysis.scores.privacy import privleak_column
 from ssiuu.analysis.scores.rouge import recalls
 from ssiuu.analysis.verdict import accuracy
@@ -32,6 +32,7 @@ NOTE = (
     "the truth ratio averages the wrong answers' probabilities, as TOFU does, the geometric one "
     "their logarithms, as OpenUnlearning and forget quality do."
 )
+FLUENT = "Mean probability that the written answers to the forget set are no gibberish."
 OLDER = (
     " This run was scored before ssiuu counted the end token, and its truth ratios are all "
     "geometric: its numbers do not compare with later ones."
@@ -104,6 +105,7 @@ class SentenceColumns(ScoreColumns):
                 "Truth ratio of the facts held out.",
                 "higher",
             ),
+            _share("fluency", "fluency", forget_fluency, FLUENT, "higher"),
             *aggregate_columns(lambda model: _utility(model, geometric=True)),
         ]
 

@@ -17,13 +17,14 @@ from ssiuu.analysis.scores.sentences import SentenceColumns
 from ssiuu.causal import CausalLM
 from ssiuu.errors import DataError
 from ssiuu.evaluation.ask import write
+from ssiuu.evaluation.fluency import Fluency
 from ssiuu.evaluation.match import holds
 from ssiuu.evaluation.rouge import rouge_recall
 from ssiuu.evaluation.scores.base import Score, Stop
 from ssiuu.evaluation.sequence import SequenceScore, score_sequences
 from ssiuu.likelihood import Ending, Example, Prompt
 from ssiuu.likelihood.prompt import WHOLE_TURN
-from ssiuu.records.schema import FactScore, FactText, Reading
+from ssiuu.records.schema import Evaluation, FactScore, FactText, Reading, Split
 from ssiuu.statistics.tofu import (
     normalised_probability,
     probability,
@@ -57,9 +58,28 @@ OURS = Conventions()
 
 
 class Sentences(Score, SentenceColumns):
-    """TOFU's scores of whole sentences, among wrong sentences of the same form."""
+    """TOFU's scores of whole sentences, among wrong sentences of the same form.
+
+    Args:
+        fluency: What judges the written answers to the forget set; None: nothing does.
+    """
 
     conventions: ClassVar[Conventions] = OURS
+
+    def __init__(self, fluency: Fluency | None = None) -> None:
+        self.fluency = fluency
+
+    def evaluate(self, model: CausalLM, prompt: Prompt, split: Split) -> Evaluation:
+        """See `Score`; where there is a judge, it reads the answers to the forget set."""
+        found = super().evaluate(model, prompt, split)
+        if self.fluency is None:
+            return found
+        judged = self.fluency.probabilities([s.free_text or "" for s in found.forget.values()])
+        forget = {
+            fact: score.model_copy(update={"fluency": fluent})
+            for (fact, score), fluent in zip(found.forget.items(), judged, strict=True)
+        }
+        return found.model_copy(update={"forget": forget})
 
     def score(
         self,
