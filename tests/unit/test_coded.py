@@ -17,6 +17,7 @@ import ssiuu
 from architectures import build_architecture
 from known_facts import FORGET, RETAIN
 from small_llama import small
+from ssiuu.cli.check import command as check
 from ssiuu.errors import ConfigError, InputError, ModelError
 from ssiuu.experiment.memory import NF4, need
 from ssiuu.experiment.recipe import resolve
@@ -28,6 +29,7 @@ from ssiuu.models.original import Original
 from ssiuu.models.place import Placement
 from ssiuu.models.size import Size
 from ssiuu.models.weights import restore
+from ssiuu.training.unlearn import check_numbers
 
 NEEDS = pytest.mark.skipif(not nf4.there(), reason="bitsandbytes is not installed")
 IDS = torch.arange(12)[None]
@@ -109,7 +111,7 @@ def test_nothing_is_there_in_full_while_it_is_read(
 
 
 @NEEDS
-@pytest.mark.parametrize("shard", [1.0, 3e-5])
+@pytest.mark.parametrize("shard", [pytest.param(1.0, marks=pytest.mark.slow), 3e-5])
 def test_what_is_saved_is_what_is_saved_of_one_in_full(
     folder: Path, tmp_path: Path, shard: float
 ) -> None:
@@ -200,6 +202,7 @@ def test_a_whole_run_leaves_the_files_alone_and_says_what_was_read(
 
 
 @NEEDS
+@pytest.mark.slow
 def test_the_adapter_alone_is_saved_as_ever(folder: Path, tmp_path: Path) -> None:
     sets = [*SHORT, "precision=fp32", "unlearn.lora.merge=false"]
     for name, more in (("ours", ["dtype=nf4"]), ("whole", ["dtype=bf16", "unlearn.lora.base=nf4"])):
@@ -218,13 +221,16 @@ def test_what_needs_the_weights_in_full_is_refused(folder: Path, tmp_path: Path)
     with pytest.raises(ConfigError, match=WHOLE):
         ssiuu.audit_models(folder, folder, FORGET, out, RETAIN, sets)
     with pytest.raises(ConfigError, match=WHOLE):
+        check(None, sets)
+    with pytest.raises(ConfigError, match=WHOLE):
         ssiuu.teach_model(folder, FORGET, out, sets=sets)
     with pytest.raises(ConfigError, match=r"set unlearn\.lora\.rank"):
         ssiuu.unlearn_model(folder, FORGET, out, RETAIN, sets=sets)
     ranked = [*sets, *SHORT]
+    loaded = read(folder, "nf4").model
     for method in ("task-vector", "repselect"):
-        with pytest.raises(ConfigError, match="changes the weights themselves"):
-            ssiuu.unlearn_model(folder, FORGET, out, RETAIN, method, ranked)
+        with pytest.raises(ConfigError, match="changes the weights themselves, which are in 4 bits"):
+            check_numbers(loaded, make(method))
     with pytest.raises(ConfigError, match=r"unlearn\.lora\.base: bf16 is in full"):
         resolve(None, [*ranked, "unlearn.lora.base=bf16"])
     model, tokenizer = small(["one two three"] * 3)

@@ -23,9 +23,11 @@ def command(
     from ssiuu.config import flatten
     from ssiuu.experiment.estimate import estimate
     from ssiuu.experiment.matrix import resolve_all
+    from ssiuu.experiment.recipe import check_whole
 
     runs = {}
     for name, (resolved, sources) in resolve_all(recipe, set_ or []).items():
+        check_whole(resolved)
         if name:
             print(f"--- {name}")
         flat = flatten(resolved.model_dump(mode="json"))
