@@ -184,6 +184,7 @@ def test_how_far_it_has_moved_is_told_as_of_a_usual_model(folder: Path) -> None:
 
 
 @NEEDS
+@pytest.mark.slow
 def test_a_whole_run_leaves_the_files_alone_and_says_what_was_read(
     folder: Path, tmp_path: Path
 ) -> None:
