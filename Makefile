@@ -52,7 +52,7 @@ soak: $(READY)
 	cd $(ROOT) && SOAK=$(SOAK) $(BIN)/python -m pytest -p no:cacheprovider -m slow -s -k soak tests/e2e/test_kills.py
 
 # Every kind of command, method and attack on a GPU, then those tests whose numbers no device decides.
-ON_GPU := tests/unit/test_given.py tests/unit/test_lora.py tests/unit/test_prepare.py tests/cli/test_teach.py \
+ON_GPU := tests/unit/test_coded.py tests/unit/test_given.py tests/unit/test_lora.py tests/unit/test_prepare.py tests/cli/test_teach.py \
 	tests/cli/test_ask_command.py tests/e2e/test_inside.py tests/invariants
 test-gpu: $(READY)
 	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and "make test-gpu: torch finds no CUDA device on this machine; it needs one, and a build of torch for it")'

@@ -1,4 +1,7 @@
-"""A model in nf4 from the first: what it holds and computes, and what is saved, beside one in bf16."""
+"""A model in nf4 from the first: what it holds and computes, and what is saved, beside one in bf16.
+
+Wherever SSIUU_DEVICE says (`make test-gpu`).
+"""
 
 from __future__ import annotations
 
@@ -48,14 +51,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(folder: Path, dtype: Any) -> Any:
-    return load(str(folder), placement=Placement.of("cpu", dtype))
+    return load(str(folder), placement=Placement.of("auto", dtype))
 
 
 def fill(model: Any, seed: int) -> None:
     """Let the adapters that are in a model come to something."""
     for number, adapter in enumerate(adapters(model)):
         drawn = torch.Generator().manual_seed(100 * seed + number)
-        adapter.up.data.normal_(std=0.3, generator=drawn)
+        adapter.up.data.copy_(0.3 * torch.randn(adapter.up.shape, generator=drawn))
 
 
 def moved(model: Any, seed: int) -> None:
@@ -66,7 +69,7 @@ def moved(model: Any, seed: int) -> None:
 
 def logits(model: Any) -> Tensor:
     with torch.no_grad():
-        found: Tensor = model(IDS).logits
+        found: Tensor = model(IDS.to(model.device)).logits
     return found
 
 
