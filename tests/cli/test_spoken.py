@@ -162,6 +162,14 @@ def test_the_time_left_falls_while_nothing_is_said_and_ends_when_it_is_over() ->
     assert "min left" not in drawn(80, ("asking", None), expected=0.0)
 
 
+def test_the_clock_goes_on_when_a_part_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, begun = time.monotonic, time.monotonic()
+    monkeypatch.setattr("ssiuu.cli.bar.time.monotonic", lambda: 3671 + now() - begun)
+    monkeypatch.setattr(Bar, "__init__", lambda bar: vars(bar).update(progress=None, begun=0.0))
+    written = drawn(80, (Said("step 3 of 3", done=3, total=3), None), ("the next part", None))
+    assert "1:01:11" in written and "0:00:00" not in written
+
+
 def test_in_a_file_a_long_wait_has_a_line_and_small_steps_have_few(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from ssiuu.records.said import Said
@@ -40,6 +42,10 @@ class Bar:
         shown = str(text) if len(text) <= room else f"{text[: room - 1]}…"
         self.progress.update(self.task, description=shown, completed=done or 0, total=total)
 
+    def _elapsed(self) -> str:
+        """Return the time since the start: 0:01:07."""
+        return str(timedelta(seconds=int(time.monotonic() - self.begun)))
+
     def _left(self) -> str:
         """Return the time left now; nothing where it is not known, or was to be over by now."""
         if self.expected is None:
@@ -48,21 +54,23 @@ class Bar:
         return remaining(left) if left > 0 else ""
 
     def _begin(self) -> Any:
-        from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
         from rich.text import Text
 
-        left = self._left
+        class Now(ProgressColumn):
+            """What changes while nothing is said; rich's own clock stands once a part is done."""
 
-        class Left(ProgressColumn):
-            """The time left, which goes on falling while nothing is said."""
+            def __init__(self, told: Callable[[], str]) -> None:
+                self.told = told
+                super().__init__()
 
             def render(self, task: Any) -> Text:
-                return Text(left())
+                return Text(self.told())
 
         columns = (
-            TimeElapsedColumn(),
+            Now(self._elapsed),
             BarColumn(WIDTH),
-            Left(),
+            Now(self._left),
             TextColumn("{task.description}", markup=False),
         )
         progress = Progress(*columns, console=self.console, transient=True, redirect_stdout=False)
