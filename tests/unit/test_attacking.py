@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ssiuu.analysis.evidence import FEWEST, constants
 from ssiuu.analysis.rows import rows
 from ssiuu.analysis.verdict import strongest
 from ssiuu.attacks import ATTACKS, BUILT_IN
@@ -38,11 +39,16 @@ from ssiuu.records.schema import (
 def test_the_attacks_of_the_default_run() -> None:
     recipe, _ = resolve(None, [])
     assert [c.file for c in plan(recipe)] == [
-        "attack-harmful_0.1-0.0001.json",
         "attack-harmful_0.3-0.0001.json",
-        "attack-benign-0.0001.json",
     ]
-    assert {c.points for c in plan(recipe)} == {(3, 6)}
+    assert {c.points for c in plan(recipe)} == {(6, 16)}
+
+
+def test_the_default_run_is_examined_as_long_as_the_calibration_was() -> None:
+    """Else nothing would be called erased; every trained method is judged, the control is not."""
+    recipe, _ = resolve(None, [])
+    assert max(recipe.examine.steps) >= constants().steps > 0 and recipe.examine.planted >= FEWEST
+    assert [m.label for m in recipe.made() if m.trains] == ["gd", "ssiuu"]
 
 
 def test_strong_sweeps_kinds_spaces_rates_and_seeds() -> None:
@@ -93,8 +99,8 @@ def test_the_page_of_attacks_has_them_all() -> None:
     [
         ("attacks.seeds=[1,1]", r"attacks\.seeds"),
         ("attacks.shots=[4,2]", r"attacks\.shots"),
-        ("attacks.shots=[1,97]", r"attacks\.shots: 97 .*split\.retain is 96"),
-        ("attacks.harmful.fractions=[0.3,0.995]", r"fractions: 0\.995 of 36 forget facts"),
+        ("attacks.shots=[1,97]", r"attacks\.shots: 97 .*split\.retain is 72"),
+        ("attacks.harmful.fractions=[0.3,0.995]", r"fractions: 0\.995 of 24 forget facts"),
         ("attacks.samples=[0]", r"attacks\.samples"),
         ("attacks.quantise=[int3]", r"attacks\.quantise"),
         ("attacks.quantise=[nf4,nf4]", r"attacks\.quantise"),

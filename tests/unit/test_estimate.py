@@ -36,7 +36,8 @@ def seconds(tokens: float) -> float:
 # The default run when it was measured.
 WAS = [
     "methods=[none,gd,{name: npo, learning_rate: 1e-4},ssiuu,{name: ssiuu+projection, learning_rate: 4e-4}]",
-    *("split.forget=48", "attacks.harmful.learning_rates=[2e-5,1e-4]"),
+    *("split.forget=48", "attacks.harmful={fractions: [0.1, 0.3], learning_rates: [2e-5, 1e-4]}"),
+    *("attacks.benign.learning_rates=[1e-4]", "attacks.reads=[3,6]"),
 ]
 
 
@@ -112,7 +113,7 @@ def test_the_score_of_a_model_and_the_twin() -> None:
 
 def test_rows_of_other_lengths_cost_what_they_hold() -> None:
     """The benign curve: 3 passes, 4 rows a step, 6 steps."""
-    recipes = [resolve(None, [f"attacks.benign.tokens={n}"])[0] for n in (8, 64)]
+    recipes = [resolve(None, [*WAS, f"attacks.benign.tokens={n}"])[0] for n in (8, 64)]
     short, long = (estimate._attack_tokens(r, TOKENS, 48) for r in recipes)
     assert long - short == pytest.approx(3 * (64 - 8) * 4 * 6)
 

@@ -5,6 +5,8 @@ Source: the paper's Sec. 4. Departures: see `ssiuu.attacks.retrain`.
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from pydantic import Field
 
 from ssiuu.attacks.base import Curve, Victim
@@ -27,6 +29,7 @@ class Harmful(Retraining[HarmfulConfig]):
     name = "harmful"
     summary = "retrain on a fraction p of the forget set, score the rest (the paper's attack)"
     Config = HarmfulConfig
+    strong: ClassVar[Any] = {**Retraining.strong, "fractions": [0.1, 0.3]}
 
     @classmethod
     def off(cls) -> dict[str, list[float]]:

@@ -34,11 +34,16 @@ class WorldFacts(Benchmark[Section]):
 
     name = "worldfacts"
     summary = "facts about the real world, screened for what the model knows"
-    # Examining 48 facts in each of four models takes longer than all the rest of the default run.
+    # One attack that is long, in the place of three that are too short to show anything.
     defaults: ClassVar[dict[str, Any]] = {
         "model": "smollm2-135m",
         "prompt": "qa",
-        "examine.steps": [],
+        "split.forget": 24,
+        "split.retain": 72,
+        "split.heldout": 48,
+        "attacks.harmful.fractions": [0.3],
+        "attacks.benign.learning_rates": [],
+        "attacks.reads": [6, 16],
     }
     sized = True
 

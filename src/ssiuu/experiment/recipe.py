@@ -247,12 +247,7 @@ class Recipe(Basis):
         default="worldfacts", description="which facts, and the model that knows them"
     )
     methods: list[Spec] = Field(
-        default=[
-            "none",
-            "gd",
-            "ssiuu",
-            {"name": "ssiuu+projection", "learning_rate": 4e-4},
-        ],
+        default=["none", "gd", "ssiuu"],
         min_length=1,
         description="names, or mappings with name and hyper-parameters",
     )
