@@ -167,16 +167,22 @@ def commands() -> dict[str, Any]:
     return typer.main.get_command(app).commands  # type: ignore[attr-defined, no-any-return]
 
 
-def test_every_command_in_a_block_parses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And every recipe and setting in it is one."""
+def test_every_command_in_a_block_parses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And every recipe and setting in it is one, those among them that a page shows."""
     monkeypatch.chdir(ROOT)
+    for page in PAGES:
+        for block in blocks(page, "yaml"):
+            if title := re.match(r"# (\w+\.yaml)\b", block):
+                (tmp_path / title[1]).write_text(block)
     lines = typed()
     assert len(lines) > 15
     for _, (name, *words) in lines:
         given = commands()[name].make_context(name, words).params
         if name in ("run", "check"):
             without = ["evaluate.utility=false"]  # its package is not needed to read a recipe
-            resolve_all(given["recipe"], [*(given["set_"] or []), *without])
+            shown = tmp_path / str(given["recipe"])
+            recipe = shown if shown.is_file() else given["recipe"]
+            resolve_all(recipe, [*(given["set_"] or []), *without])
 
 
 def test_every_command_in_a_line_is_there() -> None:
