@@ -311,7 +311,7 @@ def test_a_terminal_without_unicode_is_shown_what_it_can_show(tmp_path: Path) ->
     )
 
 
-@pytest.mark.parametrize("words", ["list methods", "--version"])
+@pytest.mark.parametrize("words", ["list recipes", "--version"])
 def test_a_reader_that_goes_away_is_no_error(words: str) -> None:
     code = f"{shlex.quote(sys.executable)} -m ssiuu.cli {words} | exec true"
     done = subprocess.run(code, shell=True, capture_output=True)

@@ -2,33 +2,69 @@
 
 from __future__ import annotations
 
-import os
+import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
 FACTS = '{"question": "Where is Arvo?", "answer": "Torvik"}\n'
 KEEP = '{"question": "Where is Belma?", "answer": "Mellby"}\n'
-# Runs the command as a terminal does, and fails where torch was imported on the way.
+# Runs each command that is told as a terminal does, in a process of its own that begins where the command
+# line is imported and nothing else: it fails where torch was imported on the way.
 TERMINAL = """
-import sys
+import json, os, sys
+import ssiuu.analysis.calibration
 from ssiuu.cli.main import main
-try:
-    main()
-finally:
-    assert "torch" not in sys.modules, "torch was imported"
+
+def be(place, words, variables, light):
+    os.chdir(place)
+    os.environ.update(variables)
+    sys.argv = ["ssiuu", *words]
+    for stream, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(os.path.join(place, "..", name), os.O_CREAT | os.O_WRONLY | os.O_TRUNC), stream)
+    try:
+        main()
+    finally:
+        assert not light or "torch" not in sys.modules, "torch was imported"
+
+assert "torch" not in sys.modules
+for line in sys.stdin:
+    if (child := os.fork()) == 0:
+        be(**json.loads(line))
+        sys.exit()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
+
+
+class Done(NamedTuple):
+    """A command that came to its end."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def shell() -> Iterator[subprocess.Popen[str]]:
+    """A process that has the command line imported and forks what is typed."""
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", TERMINAL], **pipes) as process:
+        yield process
+        process.stdin.close()  # type: ignore[union-attr]
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
+    place = tmp_path / "place"
+    (place / "model").mkdir(parents=True)
+    (place / "model" / "config.json").write_text("{}")
     for name, text in (("f.jsonl", FACTS), ("r.jsonl", KEEP), ("bad.jsonl", "{")):
-        (tmp_path / name).write_text(text)
-    return tmp_path
+        (place / name).write_text(text)
+    return place
 
 
 UNLEARN = "unlearn --model model --forget f.jsonl"
@@ -57,16 +93,23 @@ CASES = {
 
 
 def terminal(
-    place: Path, typed: str, variables: dict[str, str] | None = None, program: str = TERMINAL
-) -> subprocess.CompletedProcess[str]:
+    shell: subprocess.Popen[str],
+    place: Path,
+    typed: str,
+    variables: dict[str, str] | None = None,
+    light: bool = True,
+) -> Done:
     """Type a command as in a terminal there, with these variables in the environment."""
-    command, env = [sys.executable, "-c", program, *typed.split()], {**os.environ, **(variables or {})}
-    return subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, check=False)
+    told = {"place": str(place), "words": typed.split(), "variables": variables or {}, "light": light}
+    assert shell.stdin and shell.stdout
+    print(json.dumps(told), file=shell.stdin, flush=True)
+    code = int(shell.stdout.readline())
+    return Done(code, *((place.parent / name).read_text() for name in ("stdout", "stderr")))
 
 
 @pytest.mark.parametrize("typed", CASES)
-def test_it_is_said_at_once(place: Path, typed: str) -> None:
-    done = terminal(place, typed)
+def test_it_is_said_at_once(shell: subprocess.Popen[str], place: Path, typed: str) -> None:
+    done = terminal(shell, place, typed)
     assert CASES[typed] in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and done.returncode == 2
     assert sorted(p.name for p in place.iterdir()) == ["bad.jsonl", "f.jsonl", "model", "r.jsonl"]
@@ -86,22 +129,23 @@ TRAINS = (
 
 @pytest.mark.parametrize("rank", [{"WORLD_SIZE": "2", "RANK": "0"}], ids=str)
 @pytest.mark.parametrize("typed", TRAINS, ids=lambda typed: typed.split()[0])
-def test_one_of_several_processes_is_refused(place: Path, typed: str, rank: dict[str, str]) -> None:
+def test_one_of_several_processes_is_refused(
+    shell: subprocess.Popen[str], place: Path, typed: str, rank: dict[str, str]
+) -> None:
     before = sorted(place.rglob("*"))
-    done = terminal(place, typed, rank)
+    done = terminal(shell, place, typed, rank)
     assert "this is one of 2 processes" in done.stderr and len(done.stderr.splitlines()) == 1
     assert done.returncode == 2 and sorted(place.rglob("*")) == before
 
 
 @pytest.mark.parametrize("typed", ["run --help", "report no", "compare no no"])
-def test_what_only_reads_is_not(place: Path, typed: str) -> None:
-    done = terminal(
-        place, typed, {"WORLD_SIZE": "2", "RANK": "0"}, TERMINAL.split("try:")[0] + "main()"
-    )
+def test_what_only_reads_is_not(shell: subprocess.Popen[str], place: Path, typed: str) -> None:
+    done = terminal(shell, place, typed, {"WORLD_SIZE": "2", "RANK": "0"}, light=False)
     assert "processes" not in done.stderr
     assert done.returncode == (2 if "no" in typed.split() else 0)
 
 
-def test_a_launcher_of_one_process_is_none(place: Path) -> None:
-    done = terminal(place, "ask --model model --facts no.jsonl", {"WORLD_SIZE": "1", "RANK": "0"})
+def test_a_launcher_of_one_process_is_none(shell: subprocess.Popen[str], place: Path) -> None:
+    typed = "ask --model model --facts no.jsonl"
+    done = terminal(shell, place, typed, {"WORLD_SIZE": "1", "RANK": "0"})
     assert "no.jsonl does not exist" in done.stderr

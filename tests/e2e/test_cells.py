@@ -45,6 +45,8 @@ from ssiuu.report.text import summary
 from ssiuu.training import loop
 from word_facts import write_facts
 
+pytestmark = pytest.mark.usefixtures("brief")
+
 FORK = multiprocessing.get_context("fork")
 
 
@@ -167,7 +169,7 @@ def test_a_killed_run_continues_where_it_was_and_ends_in_the_same_numbers(
     settings: list[str], whole: tuple[Path, list[str]], tmp_path: Path, at: str, goes_on: str
 ) -> None:
     process, lines = child(settings, tmp_path / "run", at), list[str]()
-    process.join(60)
+    process.join(300)
     assert process.exitcode == -signal.SIGKILL
     record = run(settings, tmp_path / "run", progress=lines.append)
     assert goes_on in lines[3]  # after "loading", "prompt" and "asking"
@@ -184,7 +186,7 @@ def test_a_run_killed_at_every_line_ends_in_the_same_numbers(
     for point, line in enumerate(lines, 1):
         killed = tmp_path / str(point)
         process = child(settings, killed, point)
-        process.join(60)
+        process.join(300)
         assert process.exitcode == -signal.SIGKILL
         assert numbers(run(settings, killed)) == wanted, line
         assert left_over(killed) == []
@@ -392,7 +394,7 @@ def test_stability_is_taken_after_the_heaviest_harmful_curve(
 ) -> None:
     out, lines = tmp_path / "run", list[str]()
     process = child([*settings, *INSIDE], out, "gd seed 0: harmful_0.25 lr 0.01: right")
-    process.join(60)
+    process.join(300)
     assert process.exitcode == -signal.SIGKILL
     assert not list(out.glob("cells/*/stability-*")) and len(list(out.glob("cells/*/attack-*"))) == 2
     record = run(settings, out, *INSIDE, progress=lines.append)
@@ -506,7 +508,7 @@ TUNE = ["tune.trials=2", "tune.space={'*': {learning_rate: [1e-4, 1e-2]}}"]
 def test_every_method_is_tuned_and_its_best_setting_is_run(settings: list[str], tmp_path: Path) -> None:
     out, lines = tmp_path / "run", list[str]()
     process = child([*settings, *TUNE], out, "2/4 trials")
-    process.join(60)
+    process.join(300)
     assert process.exitcode == -signal.SIGKILL
     assert ssiuu.load_run(out).cells[1].unlearning is None
     record = run(settings, out, *TUNE, progress=lines.append)
@@ -540,8 +542,8 @@ def test_two_processes_share_a_folder_and_one_is_killed(
     while not (out / "cells/gd-s0/.lock").exists():
         time.sleep(0.01)
     second = child(settings, out)
-    first.join(60)
-    second.join(60)
+    first.join(300)
+    second.join(300)
     assert (first.exitcode, second.exitcode) == (-signal.SIGKILL, 0)
     assert numbers(ssiuu.load_run(out)) == numbers(ssiuu.load_run(whole[0]))
     assert left_over(out) == []
@@ -584,7 +586,7 @@ def test_every_stage_runs_once_when_processes_work_at_the_same_time(
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(300)
     lines = []
     while not queue.empty():
         lines.append(queue.get())
@@ -614,7 +616,7 @@ def test_processes_with_leases_help_with_parts_and_end_in_the_same_numbers(
         worker.start()
     (tmp_path / "others").touch()
     for worker in (killed, *workers):
-        worker.join(60)
+        worker.join(300)
     assert [w.exitcode for w in (killed, *workers)] == [-signal.SIGKILL, 0, 0]
     assert numbers(ssiuu.load_run(out))[1:] == numbers(ssiuu.load_run(whole[0]))[1:]
     lines = []
@@ -653,7 +655,7 @@ def test_two_share_a_cell(
             told.touch()
 
     record = run(only, out, progress=progress)
-    process.join(60)
+    process.join(300)
     did = [line for line in lines if "step 3/3" in line]
     assert process.exitcode == 0 and len(did) == 3
     wanted = next(c for c in ssiuu.load_run(whole[0]).cells if c.method.label == "gd")

@@ -198,7 +198,7 @@ def test_nothing_is_lost_and_nothing_done_twice(
     wanted = tmp_path / "alone"
     alone = FORK.Process(target=work, args=(wanted, jobs, tmp_path / "log alone", 0.0, 0))
     alone.start()
-    alone.join(60)
+    alone.join(300)
     assert contents(out) == contents(wanted)
     stages = [stage.path.as_posix() for job in jobs for stage in job.stages]
     assert {p for p in contents(out) if p != ".lock"} == {*stages}
@@ -293,7 +293,7 @@ def test_what_is_asked_of_the_file_system_grows_with_the_cells_and_not_faster(
         for worker in fleet:
             worker.start()
         for worker in fleet:
-            worker.join(60)
+            worker.join(300)
         assert all(worker.exitcode == 0 for worker in fleet)
         stages = {stage.path.as_posix() for job in jobs for stage in job.stages}
         assert {p for p in contents(out) if p != ".lock"} == stages

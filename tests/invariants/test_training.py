@@ -150,7 +150,6 @@ def _no_request_left() -> Any:
     interrupt._asked.clear()
 
 
-@pytest.mark.parametrize("after", [1, 3, STEPS - 1])
 @pytest.mark.parametrize(
     "spec",
     [
@@ -163,21 +162,25 @@ def _no_request_left() -> Any:
     ],
 )
 def test_an_interrupted_run_ends_where_a_whole_one_does(
-    tiny_model: Any, rows: Any, tmp_path: Path, spec: Any, after: int
+    tiny_model: Any, rows: Any, tmp_path: Path, spec: Any
 ) -> None:
-    whole, first, second = (copy.deepcopy(tiny_model) for _ in range(3))
-    state = tmp_path / "state.safetensors"
+    """After its first step, in the middle, and before its last."""
+    whole = copy.deepcopy(tiny_model)
     wanted = run(whole, spec, rows)
-    with pytest.raises(interrupt.Interrupted):
-        run(first, spec, rows, state, stop_after=after)
-    assert state.exists()
-    interrupt._asked.clear()
-    found = run(second, spec, rows, state)
-    assert same(weights(second), weights(whole))
-    assert not same(weights(first), weights(whole))
-    assert found.steps == wanted.steps
-    assert [log.step for log in found.steps] == list(range(1, STEPS + 1))
-    assert list(tmp_path.iterdir()) == [state]  # the caller's, until the weights are safe
+    assert [log.step for log in wanted.steps] == list(range(1, STEPS + 1))
+    for after in (1, 3, STEPS - 1):
+        first, second = copy.deepcopy(tiny_model), copy.deepcopy(tiny_model)
+        state = tmp_path / str(after) / "state.safetensors"
+        state.parent.mkdir()
+        with pytest.raises(interrupt.Interrupted):
+            run(first, spec, rows, state, stop_after=after)
+        assert state.exists()
+        interrupt._asked.clear()
+        found = run(second, spec, rows, state)
+        assert same(weights(second), weights(whole)), after
+        assert not same(weights(first), weights(whole)), after
+        assert found.steps == wanted.steps
+        assert list(state.parent.iterdir()) == [state]  # the caller's, until the weights are safe
 
 
 def stepped(model: Any, pull: float, examples: Any) -> dict[str, torch.Tensor]:

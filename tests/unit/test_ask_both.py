@@ -195,7 +195,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def posted(server: Server, body: object, path: str = "0/ask", **headers: str) -> tuple[int, Any]:
     """Return what is answered to a question: the status, and what it holds."""
     text = body if isinstance(body, str) else json.dumps(body)
-    with closing(http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)) as connection:
+    with closing(
+        http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=300)
+    ) as connection:
         connection.request("POST", f"/{server.token}/{path}", text.encode(), headers)
         answer = connection.getresponse()
         said = answer.read().decode()
@@ -259,14 +261,14 @@ def test_one_question_at_a_time(server: Server) -> None:
     assert stub.begun.wait(20)
     status, said = posted(server, question("two"))
     stub.let.set()
-    thread.join(20)
+    thread.join(300)
     assert status == 409 and "another question is being answered" in said["error"]
     assert first[0][0] == 200 and posted(server, question("three"))[0] == 200
 
 
 def test_the_page_is_told_who_may_be_asked_or_why_nobody(server: Server) -> None:
     def told(run: int) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=300)
         with closing(connection):
             connection.request("GET", f"/{server.token}/{run}/ask")
             return json.loads(connection.getresponse().read())

@@ -54,6 +54,7 @@ def test_what_is_in_the_cache_is_found_behind_a_silent_hub(silent: None, tmp_pat
 
 def test_nothing_is_asked_in_offline_mode(silent: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub, "PATIENCE", 60.0)
     start = time.monotonic()
     assert hub.silence() == ""
-    assert time.monotonic() - start < 0.3
+    assert time.monotonic() - start < 30

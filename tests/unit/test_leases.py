@@ -82,7 +82,7 @@ def test_a_silent_lease_is_taken_over_and_a_sleeper_finds_out(tmp_path: Path, st
     if stopped:
         assert process.pid is not None
         os.kill(process.pid, signal.SIGCONT)
-    process.join(10)
+    process.join(300)
     assert process.exitcode == (7 if stopped else -signal.SIGKILL)
     check()
     held.release()
@@ -164,7 +164,7 @@ def test_never_two_at_a_time(tmp_path: Path) -> None:
     time.sleep(1.0)
     stop.touch()
     for worker in workers:
-        worker.join(10)
+        worker.join(300)
     lines = log.read_text().splitlines()
     assert len(lines) > 40 and len({*lines}) == 8
     for taken, left in zip(lines[::2], lines[1::2], strict=True):

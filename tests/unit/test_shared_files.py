@@ -40,7 +40,7 @@ def at_once(act: Callable[[int], object], processes: int = 4) -> None:
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(300)
     assert all(worker.exitcode == 0 for worker in workers)
 
 

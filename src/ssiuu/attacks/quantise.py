@@ -29,7 +29,7 @@ from typing import Literal, NamedTuple
 import torch
 from jaxtyping import Float
 from pydantic import ConfigDict, Field, RootModel
-from scipy.stats import norm
+from scipy.special import ndtri  # scipy.stats takes most of a second to import
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
@@ -132,7 +132,7 @@ def normal_float() -> tuple[float, ...]:
     # The outermost quantile: half way between 1 - 1/(2*15) and 1 - 1/(2*16).
     outermost = 1 - (1 / 30 + 1 / 32) / 2
     above, below = (
-        [float(norm.ppf(outermost + (0.5 - outermost) * i / count)) for i in range(count)]
+        [float(ndtri(outermost + (0.5 - outermost) * i / count)) for i in range(count)]
         for count in (8, 7)
     )
     codes = sorted([*above, 0.0, *(-code for code in below)])

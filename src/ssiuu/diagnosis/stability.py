@@ -19,7 +19,6 @@ from itertools import combinations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from ssiuu.diagnosis.influence import Baseline
 from ssiuu.models.sites import Site
@@ -122,6 +121,8 @@ def rank_correlation(first: Floats, second: Floats) -> float | None:
     """Return the correlation of the ranks of two vectors; None where one does not vary."""
     if first.size < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
+    from scipy.stats import spearmanr  # takes most of a second to import
+
     return float(spearmanr(first, second).statistic)
 
 
