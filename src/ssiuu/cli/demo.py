@@ -27,6 +27,8 @@ FORM = ("--prompt", "qa")
 RATES = {"smollm2-135m": ("--learning-rate", "2e-4")}
 # Steps of each rate that is tried: three facts need no more, and then the first rate is higher.
 STEPS = ("--set", "unlearn.max_steps=12")
+# The rate that its search comes to on the default model, which takes 78 core-seconds more.
+FOUND = {"smollm2-135m": ("--set", "unlearn.learning_rate=3.3e-5")}
 # Short: the examination, which the verdict rests on, with fewer planted controls, and no attack curves.
 SHORT = (
     *("--set", "attacks.harmful.fractions=[]", "--set", "attacks.benign.learning_rates=[]"),
@@ -94,7 +96,7 @@ def _steps(model: str) -> Iterator[Step]:
     yield Step("What does it know of them?", ("ask", "--model", "taught", "--facts", FORGET))
     yield Step(
         "Three of them ask to be forgotten; the others are to stay.",
-        ("unlearn", "--model", "taught", *facts, "--out", "forgotten", *STEPS),
+        ("unlearn", "--model", "taught", *facts, "--out", "forgotten", *STEPS, *FOUND.get(model, ())),
         "forgotten/unlearn.json",
     )
     yield Step(

@@ -50,7 +50,8 @@ APART = 0.3  # nats a token that held answers may be from the original then
 FAR = 1.0  # and above which the steps are too long
 WORDED = 5.0  # weight of a refusal, per nat a token
 APPLIED = 0.8  # nats a token: a refusal that is this likely is what a model writes
-FEWEST = 8  # rows that are held at least; where fewer are to be kept, instructions stand in
+FEWEST = 8  # rows that are held at least; where fewer are to be kept, instructions stand in, each with
+BEGUN = 16  # tokens of its answer: a sentence takes as long as twenty answers of facts
 EPOCH = 12  # steps, at most
 TOKENS = 512  # of held answers: each keeps a distribution over all words in memory
 LEAST, LONGEST = 5, 60  # steps before the facts are asked
@@ -425,12 +426,14 @@ def held_rows(subject: Subject, keep: Sequence[FactText]) -> list[Example]:
         rows = instructions.brief(FEWEST)
         pairs += [(f"instruction {i}", r.instruction, r.output) for i, r in enumerate(rows)]
     found, room = [], TOKENS
-    for id, question, answer in pairs:
+    for n, (id, question, answer) in enumerate(pairs):
         try:
             # With an end: what comes behind an answer is held as well.
             example = encode(subject.prompt, f"{id}#held", question, answer, subject.context, True)
         except DataError:
             continue  # an instruction that does not fit a small context
+        if n >= len(keep):
+            example = replace(example, answer=example.answer[:BEGUN])
         if len(example.answer) <= room:
             found.append(example)
             room -= len(example.answer)
