@@ -245,9 +245,10 @@ QUICK = ("llama", "gemma2", "gpt2", "gpt_neox", "falcon 40b", "opt 350m", "bloom
 def test_a_row_has_the_same_attribution_alone_and_padded(layout: str) -> None:
     model = build_architecture(layout)
     examples = rows()
-    for together, kind in zip(both(model, examples), (0, 1), strict=True):
-        for example in examples:
-            alone, row = both(model, [example])[kind], together.ids.index(example.id)
+    whole = both(model, examples)
+    for example in examples:
+        for together, alone in zip(whole, both(model, [example]), strict=True):
+            row = together.ids.index(example.id)
             torch.testing.assert_close(together.highest[row], alone.highest[0], rtol=1e-3, atol=2e-5)
             torch.testing.assert_close(together.lowest[row], alone.lowest[0], rtol=1e-3, atol=2e-5)
 

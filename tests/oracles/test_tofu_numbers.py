@@ -8,6 +8,7 @@ A tiny model is taught some rows first, so that no score stands at its floor.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import pytest
@@ -91,6 +92,7 @@ def scored(full: Any, prompt: Prompt, data: TofuSets) -> Evaluation:
 # --- the definitions ------------------------------------------------------------------------------
 
 
+@cache  # several numbers are made of the same
 def token_logprobs(model: Any, prompt: Prompt, question: str, answer: str, end: bool) -> list[float]:
     """Return log p(y_t | x, y_<t), each from a forward pass over what comes before."""
     given = prompt.question(question)
@@ -127,8 +129,13 @@ def is_likeliest(model: Any, prompt: Prompt, fact: FactText) -> list[bool]:
 
 
 def greedy(model: Any, prompt: Prompt, fact: FactText) -> str:
-    given, written = prompt.question(fact.question), list[int]()
-    for _ in range(len(prompt.answer(fact.answer)) + 32):
+    return written_out(model, prompt, fact.question, len(prompt.answer(fact.answer)) + 32)
+
+
+@cache
+def written_out(model: Any, prompt: Prompt, question: str, most: int) -> str:
+    given, written = prompt.question(question), list[int]()
+    for _ in range(most):
         with torch.no_grad():
             written.append(int(model(torch.tensor([given + written])).logits[0, -1].argmax()))
         if written[-1] == END:
