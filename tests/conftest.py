@@ -144,6 +144,19 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """One drawing stands for all where no picture is looked at: most of a page's time goes into them."""
+    from matplotlib.figure import Figure
+
+    from ssiuu.report.figures import draw
+
+    drawn = draw._svg(Figure(figsize=(1, 1)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(draw, "_svg", lambda _: drawn)
+        yield
+
+
+@pytest.fixture(scope="module")
 def brief() -> Iterator[None]:
     """A random model writes until its room is over: two tokens beyond an answer tell as much as sixteen."""
     with pytest.MonkeyPatch.context() as patch:

@@ -11,6 +11,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,6 +30,8 @@ from ssiuu.experiment.recipe import resolve
 from ssiuu.methods import OBJECTIVES, RETAIN_TERMS, TRANSFORMS, make
 from ssiuu.methods.transforms.ssiuu import Ssiuu
 from ssiuu.models.load import save
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 REGISTRIES = (OBJECTIVES, TRANSFORMS, RETAIN_TERMS, ATTACKS, BENCHMARKS, SCORES)
 ROOT = Path(__file__).parents[2]
@@ -60,8 +63,9 @@ def run_block(block: str, session: ModuleType) -> None:
 
 
 def test_contributing_is_short_and_its_code_runs(
-    session: ModuleType, capsys: pytest.CaptureFixture[str]
+    session: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("ssiuu.experiment.examine.HIDING_STEPS", 12)
     assert len(CONTRIBUTING.read_text().splitlines()) < 310
     for block in blocks(CONTRIBUTING, "python"):
         run_block(block, session)
@@ -104,9 +108,8 @@ def test_the_code_of_the_readme_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On a small model that knows the facts, from files beside it."""
-    monkeypatch.setattr(
-        "ssiuu.experiment.search.MOST", 1
-    )  # rates tried: what they lead to is no matter
+    monkeypatch.setattr("ssiuu.experiment.search.MOST", 1)  # rates tried: it is no matter to what
+    monkeypatch.setattr("ssiuu.experiment.examine.HIDING_STEPS", 12)
     model = make_model()
     for name, part in (("forget", rows(0, 4)), ("retain", rows(10, 4))):
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
@@ -163,6 +166,7 @@ def every(pattern: re.Pattern[str]) -> list[tuple[str, re.Match[str]]]:
     return [(name, match) for name, match in found if match is not None]
 
 
+@cache
 def commands() -> dict[str, Any]:
     return typer.main.get_command(app).commands  # type: ignore[attr-defined, no-any-return]
 

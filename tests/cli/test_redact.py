@@ -11,6 +11,8 @@ import pytest
 from known_facts import FORGET, leaks, make_place, ssiuu, texts
 from ssiuu.records.files import load_run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 LIGHT = [
     *("--set", "attacks.harmful={fractions: [0.5], learning_rates: [1e-3]}"),
     *("--set", "attacks.benign.learning_rates=[]", "--set", "attacks.reads=[1]"),

@@ -20,6 +20,8 @@ from ssiuu.methods import make
 from ssiuu.methods.base import Alternates
 from ssiuu.models.load import save
 
+pytestmark = pytest.mark.usefixtures("brief")
+
 FORGET = [{"question": f"w{n} word w{20 + n}?", "answer": f"w{40 + n}"} for n in range(6)]
 RETAIN = [{"question": f"w{n} a w{20 + n}?", "answer": f"w{50 + n}"} for n in range(6)]
 

@@ -22,6 +22,8 @@ from ssiuu.report.beside import beside_table
 from ssiuu.report.formats import FORMATS
 from ssiuu.report.page import render
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 # As OpenUnlearning writes it: aggregates with the single values, and single numbers in a summary.
 EVAL: dict[str, Any] = {
     "forget_Q_A_Prob": {"agg_value": 0.125, "value_by_index": {"0": {"prob": 0.125}}},

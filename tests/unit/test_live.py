@@ -12,25 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
 
 from sample_record import pinned, sample_record
 from sample_runs import only, with_header, write_run
 from ssiuu.records.files import load_run
 from ssiuu.records.underway import Underway
 from ssiuu.report import write_report
-from ssiuu.report.figures import draw
 from ssiuu.report.live import Server, Watched, how_far, serving
 from ssiuu.report.page import policy, template_text
 
-
-@pytest.fixture(scope="module", autouse=True)
-def drawn() -> Iterator[None]:
-    """One drawing stands for all: most of a page's time goes into figures."""
-    figure = draw._svg(Figure(figsize=(1, 1)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(draw, "_svg", lambda _: figure)
-        yield
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +47,7 @@ def asked(
     server: Server, path: str, host: str = "", method: str = "GET"
 ) -> tuple[int, str, dict[str, str]]:
     """Return what is answered to a path, as it is written."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=300)
     connection.putrequest(method, path, skip_host=True)
     connection.putheader("Host", host or f"127.0.0.1:{server.server_port}")
     connection.endheaders()
@@ -173,7 +164,7 @@ def test_the_command_tells_where_and_ends_with_ctrl_c(runs: list[Path]) -> None:
         url, _ = view.stdout.readline(), view.stderr.readline()
         view.send_signal(signal.SIGINT)
         try:
-            rest, told = view.communicate(timeout=30)
+            rest, told = view.communicate(timeout=300)
         finally:
             view.kill()
     assert url.startswith("http://127.0.0.1:") and rest == ""

@@ -18,6 +18,8 @@ from ssiuu.records.schema import RunRecord
 from ssiuu.report import packed
 from ssiuu.report.page import render
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def drawn(record: RunRecord, folder: Path) -> str:
     """Return the page of a record as a browser has it when its script is done."""

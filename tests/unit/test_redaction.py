@@ -28,6 +28,8 @@ from ssiuu.redaction.redactor import Redactor
 from ssiuu.redaction.rules import KEYS, VALUES
 from ssiuu.report.formats import data
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 KEY = DigestKey(bytes(32))
 
 
