@@ -6,6 +6,7 @@ minutes on a large model: there is nothing to wait for.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -51,6 +52,14 @@ def between_steps() -> Iterator[None]:
         _training.clear()
 
 
+def _say(text: str) -> None:
+    """Write to stderr from within a signal handler, past its buffer: that may be in use just now."""
+    try:
+        os.write(sys.stderr.fileno(), text.encode())
+    except (OSError, ValueError, AttributeError):  # closed, or none: what was asked for counts
+        return
+
+
 @contextmanager
 def graceful() -> Iterator[None]:
     """Turn the first Ctrl-C (or SIGTERM) of a training into a request; the second one stops at once.
@@ -68,7 +77,7 @@ def graceful() -> Iterator[None]:
         _asked.set()
         if not _training.is_set() and shards.world() == 1:
             raise Interrupted
-        print("\nstopping after this step; again to stop at once", file=sys.stderr, flush=True)
+        _say("\nstopping after this step; again to stop at once\n")
 
     for number in previous:
         signal.signal(number, handle)
