@@ -47,7 +47,6 @@ def test_a_checkpoint_is_asked_in_the_form_that_its_record_says(tokenizer: Any, 
         ("unlearned", "unlearn.json", {"prompt": "qa: ..."}),
         ("own", "teach.json", {"asked": 'custom: "{question} w9"', "form": "custom"}),
         ("system", "teach.json", {"asked": "qa: ..., with the system text 'Be brief'", "form": "qa"}),
-        ("damaged", "teach.json", "no record"),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / field).write_text(json.dumps(text))
@@ -59,7 +58,6 @@ def test_a_checkpoint_is_asked_in_the_form_that_its_record_says(tokenizer: Any, 
         return prompt.name, told[0].replace(f"{tmp_path}/", "")
 
     assert said("none") == ("chat", "prompt: chat: the model's own chat template")
-    assert said("damaged")[0] == "chat"
     for first in ("taught", "older"):
         form, told = said(first, "unlearned")
         assert form == "plain" and told.endswith(f"(as {first}/teach.json says)")
@@ -71,6 +69,46 @@ def test_a_checkpoint_is_asked_in_the_form_that_its_record_says(tokenizer: Any, 
     form, told = said("system")
     assert form == "qa" and "trained with a system text; --set prompt_system" in told
     assert said("own", sets=("prompt_form={question} w9",))[1].endswith("(as own/teach.json says)")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b'{"asked":"plain', "is cut short or damaged"),
+        (b"\xff\x00 {", "is cut short or damaged"),
+        (b'"plain"', "is cut short or damaged"),
+        (b'{"asked":{"qa":1}}', "asked is {'qa': 1}, which is no form"),
+        (b'{"asked":["plain"],"form":"plain"}', r"asked is \['plain'\], which is no form"),
+        (b'{"form":"### {question}"}', "form is '### {question}', which is no form"),
+    ],
+)
+def test_a_record_that_does_not_say_its_form_is_told_of(
+    tokenizer: Any, tmp_path: Path, content: bytes, why: str
+) -> None:
+    """In place of another form, in which the model does not know what it was taught."""
+    record = tmp_path / "teach.json"
+    record.write_bytes(content)
+    told: list[str] = []
+
+    def choose(*sets: str) -> Prompt:
+        recipe = resolve(None, [*OWN, *sets])[0]
+        return choose_prompt(recipe, tokenizer, told.append, checkpoints=[tmp_path])
+
+    with pytest.raises(ConfigError, match=f"^{record}.* {why}.*--prompt qa, plain or chat"):
+        choose()
+    assert choose("prompt=plain").style == "plain" and choose("prompt_form={question}").form
+    assert all(str(record) in line for line in told)
+
+
+def test_a_record_of_a_template_that_is_not_there_is_named(tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "teach.json").write_text('{"asked": "chat: the model\'s own chat template"}')
+    bare = copy.deepcopy(tokenizer)
+    bare.chat_template = None
+    recipe = resolve(None, OWN)[0]
+    with pytest.raises(
+        ConfigError, match=r"teach\.json says that the model was trained in chat\. .*none"
+    ):
+        choose_prompt(recipe, bare, lambda _: None, checkpoints=[tmp_path])
 
 
 @pytest.mark.parametrize(("benchmark", "style"), [("worldfacts", "qa"), ("fictional", "plain")])

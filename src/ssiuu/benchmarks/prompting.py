@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, get_args
 
 from ssiuu.benchmarks.base import Basis
 from ssiuu.causal import CausalLM
 from ssiuu.data.problems import raise_all
-from ssiuu.errors import InputError
+from ssiuu.errors import ConfigError, DamagedError, InputError, show
 from ssiuu.likelihood import Prompt, PromptStyle
 from ssiuu.likelihood.template import check_template
 from ssiuu.models.checks import embedding_rows
-from ssiuu.records.files import field_of
+from ssiuu.records.files import fields_of
 from ssiuu.records.schema import FactText
 
 # Records that a checkpoint has beside it, and where in them the form is said; older ones lack `asked`.
 SAID_IN: Final = (("teach.json", "asked"), ("teach.json", "form"), ("unlearn.json", "prompt"))
+CUSTOM: Final = "custom"  # what a form of somebody's own is called in them
+BY_HAND: Final = "--prompt qa, plain or chat says the form, or prompt_form gives one."
 
 
 class Recorded(NamedTuple):
@@ -34,15 +35,24 @@ class Recorded(NamedTuple):
 
 
 def recorded(checkpoint: Path) -> Recorded | None:
-    """Return the form that a checkpoint was taught or unlearned in; None where no record says it."""
+    """Return the form that a checkpoint was taught or unlearned in; None where no record says it.
+
+    Raises:
+        InputError: A record is damaged, or what it says of the form is none.
+    """
     for name, field in SAID_IN:
         file = checkpoint / name
-        with suppress(InputError):  # a damaged record, or one that says nothing of it
-            text = str(field_of(file, field)) if file.is_file() else ""
-            if text:
-                word = text.partition(":")[0]
-                style = next((style for style in get_args(PromptStyle) if style == word), None)
-                return Recorded(style, "system text" in text, file)
+        try:
+            text = fields_of(file).get(field) if file.is_file() else None
+        except DamagedError as error:
+            raise InputError(f"{file} is cut short or damaged") from error
+        if text in (None, ""):  # an older record, or one that says nothing of it
+            continue
+        word = text.partition(":")[0] if isinstance(text, str) else ""
+        if word not in (*get_args(PromptStyle), CUSTOM):
+            raise InputError(f"{file}: {field} is {show(text)}, which is no form")
+        style = next((style for style in get_args(PromptStyle) if style == word), None)
+        return Recorded(style, "system text" in text, file)
     return None
 
 
@@ -64,16 +74,32 @@ def choose_prompt(
         checkpoints: Folders whose records may say in which form they were trained: the first that does.
 
     Raises:
-        ConfigError: The chat template is asked for and cannot be used.
+        ConfigError: The chat template is asked for and cannot be used; or nothing is said by hand, and a
+            record cannot be read.
     """
-    told = next((found for folder in checkpoints if (found := recorded(folder))), None)
+    by_hand, unread = basis.prompt_form is not None or basis.prompt is not None, ""
+    try:
+        told = next((found for folder in checkpoints if (found := recorded(folder))), None)
+    except InputError as error:
+        if not by_hand:
+            raise ConfigError(
+                f"{str(error).rstrip('.')}, so the form that the model was trained in is not known: {BY_HAND}"
+            ) from error
+        told, unread = None, f" ({error})"
     suits = suits or ("chat" if tokenizer.chat_template else "qa")
     suits = told.style if told and told.style else suits
     style = "qa" if basis.prompt_form is not None else basis.prompt or suits
     prompt = Prompt(tokenizer, style, basis.prompt_form, basis.prompt_system)
     if style == "chat":
-        check_template(tokenizer, basis.prompt_system)
-    progress(f"prompt: {prompt.description}{_beside(prompt, told) if told else ''}")
+        try:
+            check_template(tokenizer, basis.prompt_system)
+        except ConfigError as error:
+            if by_hand or told is None or told.style is None:
+                raise
+            raise ConfigError(
+                f"{told.file} says that the model was trained in chat. {error}"
+            ) from error
+    progress(f"prompt: {prompt.description}{_beside(prompt, told) if told else unread}")
     return prompt
 
 

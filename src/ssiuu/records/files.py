@@ -235,10 +235,20 @@ def field_of(path: Path, name: str) -> Any:
         DamagedError: The file is not what was written.
         InputError: It is no record.
     """
-    content = _json(path, _written(path))
+    content = fields_of(path)
     if name not in content:
         raise InputError(f"{path} is no record. Move the file away to have it made again.")
     return content[name]
+
+
+def fields_of(path: Path) -> dict[str, Any]:
+    """Return what a file of JSON holds, without reading it as a record.
+
+    Raises:
+        DamagedError: The file is not what was written.
+        InputError: It cannot be read.
+    """
+    return _json(path, _written(path))
 
 
 def _json(path: Path, content: bytes) -> dict[str, Any]:
