@@ -195,6 +195,7 @@ def _points(kill_at: int | None, log: Path | None) -> Any:
 
     from ssiuu import report
     from ssiuu.benchmarks import instructions, texts
+    from ssiuu.evaluation import score
     from ssiuu.experiment import drive, trials
     from ssiuu.experiment import run as running
     from ssiuu.models import precision, weights
@@ -242,6 +243,7 @@ def _points(kill_at: int | None, log: Path | None) -> Any:
         stack.enter_context(patch.object(texts, "measured", lambda: few_texts))
         stack.enter_context(patch.object(instructions, "measured", lambda: few_rows))
         stack.enter_context(patch.object(loop, "SAVE_EVERY", 0.0))
+        stack.enter_context(patch.object(score, "FREE_MARGIN", 2))
         stack.enter_context(patch.object(report, "STALE", 0.0))
         for module in (running, drive, trials, precision):
             stack.enter_context(patch.object(module, "release_memory", lambda: None))

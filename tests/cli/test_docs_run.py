@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from matplotlib.figure import Figure
 from test_commands import moved, place, ssiuu  # noqa: F401 - two are fixtures
 from test_docs import PAGES, ROOT, blocks, inline
 
@@ -32,7 +31,6 @@ from ssiuu.analysis.columns import verdict
 from ssiuu.models.load import save
 from ssiuu.records.files import load_run, read_record
 from ssiuu.records.schema import Teaching, Unlearning
-from ssiuu.report.figures import draw
 from tofu_folder import write_tofu
 
 # What cannot be executed here, by how it begins, and why.
@@ -235,15 +233,20 @@ def made_before(page: Path) -> None:
 
 
 def carried_out(line: Line, words: list[str], before: dict[str, tuple[Any, Path]]) -> Any:
-    """Run a command; one that stood on a page before, with the same around it, is taken from there."""
-    if line.text in before:
-        done, there = before[line.text]
-        if line.out:
-            copy = shutil.copytree if (there / line.out).is_dir() else shutil.copy
-            copy(there / line.out, line.out)
+    """Run a command; one that was run before, with the same around it, is taken from there.
+
+    It may have been written into another folder, or meant for an accelerator.
+    """
+    same = line.text.replace(f"--out {line.out}", "--out")
+    for device in ("cpu", "cuda"):
+        same = same.replace(f" --set device={device}", "")
+    if same not in before:
+        done = launched(line, words) if line.text.startswith("torchrun ") else ssiuu(*words)
+        before[same] = done, Path.cwd() / (line.out or "")
         return done
-    done = launched(line, words) if line.text.startswith("torchrun ") else ssiuu(*words)
-    before[line.text] = done, Path.cwd()
+    done, written = before[same]
+    if line.out:
+        (shutil.copytree if written.is_dir() else shutil.copy)(written, line.out)
     return done
 
 
@@ -261,14 +264,12 @@ def before() -> dict[str, tuple[Any, Path]]:
 
 @pytest.fixture
 def hastened(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One drawing stands for all, and no memory is given back: a third of a short run's time."""
-    drawn = draw._svg(Figure(figsize=(1, 1)))
-    monkeypatch.setattr(draw, "_svg", lambda _: drawn)
+    """No memory is given back."""
     for stage in ("run", "drive"):
         monkeypatch.setattr(f"ssiuu.experiment.{stage}.release_memory", lambda: None)
 
 
-@pytest.mark.usefixtures("hastened", "folder")
+@pytest.mark.usefixtures("undrawn", "hastened", "folder")
 @pytest.mark.parametrize(
     "page",
     [
@@ -335,7 +336,7 @@ def spelled(usage: str) -> list[str]:
     return found
 
 
-@pytest.mark.usefixtures("hastened", "folder")
+@pytest.mark.usefixtures("undrawn", "hastened", "folder")
 def test_the_commands_of_the_readmes_table_are_carried_out(moved: list[Path]) -> None:
     for path in moved:
         shutil.copytree(path, path.name)
