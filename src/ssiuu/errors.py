@@ -100,7 +100,7 @@ def unknown(
     shown = show(got)
     place = f"{where}: " if where else ""
     near = nearest(got, [*names, *deeper])
-    return f"{place}unknown {kind} {shown}.{near} Known: {', '.join(names)}."
+    return f"{place}unknown {kind} {shown}.{near} Known: {', '.join(names) or 'none'}."
 
 
 def nearest(got: str, names: Iterable[str]) -> str:

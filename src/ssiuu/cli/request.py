@@ -85,12 +85,21 @@ def add(
 def withdraw(
     folder: Folder, reference: Annotated[str, typer.Option(help="of a request that is pending")]
 ) -> None:
-    """Take a pending request out of the ledger, and overwrite its texts."""
+    """Take a pending request out of the ledger, and overwrite its texts.
+
+    Not out of a round that is under way. One that was interrupted is dropped.
+    """
+    from ssiuu.experiment.requests import withdraw as withdrawn
     from ssiuu.records.ledger import Ledger
 
-    Ledger(folder).withdraw(reference)
-    result(reference=reference, state="withdrawn")
+    dropped = withdrawn(Ledger(folder), reference)
+    result(reference=reference, state="withdrawn", dropped=dropped and dropped.id)
     print(f"{reference}: withdrawn")
+    if dropped is not None:
+        print(
+            f"round {dropped.id}, which was interrupted, is dropped with what was made in it; what else "
+            "it held is pending as before"
+        )
 
 
 @app.command("list")

@@ -28,12 +28,12 @@ from ssiuu.experiment.asking import ask_model
 from ssiuu.experiment.certify import Seal, certify_audit
 from ssiuu.experiment.unlearn import DEFAULT_METHOD, audit_models, unlearn_model
 from ssiuu.records.files import read_record, write_record
-from ssiuu.records.lease import check, told_to
+from ssiuu.records.lease import Held, check, told_to
 from ssiuu.records.ledger import Ledger, Request, Round
 from ssiuu.records.said import logged
 from ssiuu.records.schema import ModelKnowledge, RunRecord, Unlearning
 from ssiuu.records.sharing import LOCK, Sharing, way_of
-from ssiuu.redaction.folder import redact
+from ssiuu.redaction.folder import redact, remove
 from ssiuu.redaction.keys import default_place
 
 NOT_KNOWN: Final = "not known"  # a fact that the model before knew nothing of, so nothing could go
@@ -135,7 +135,7 @@ def process(ledger: Ledger, progress: Progress = logged, audit: bool = True) -> 
         OutputError: Another process is at it.
         InputError: A model or a file cannot be used any more.
     """
-    held = Sharing(ledger.folder, way_of(json.loads(ledger.about("sets")))).hold(ledger.folder / LOCK)
+    held = _hold(ledger)
     if held is None:
         raise OutputError(f"{ledger.folder}: another process works on this ledger; wait for it.")
 
@@ -144,6 +144,34 @@ def process(ledger: Ledger, progress: Progress = logged, audit: bool = True) -> 
         return _Processing(ledger, round_, told_to(progress)).run(audit) if round_ else Processed(None)
     finally:
         held.release()
+
+
+def withdraw(ledger: Ledger, reference: str) -> Round | None:
+    """Take a pending request out, and overwrite its texts; return the round that was dropped with it.
+
+    A round that was interrupted and has the request in it has read its facts: the round is dropped, with
+    all that was made in it, and its other requests are pending as before.
+
+    Args:
+        ledger: Of which model.
+        reference: What the request is called by.
+
+    Raises:
+        ConfigError: There is none of this reference, it was processed, or its round is under way.
+        OutputError: What the round has left cannot be removed; the same command goes on.
+    """
+    held = _hold(ledger)
+    try:
+        number = next((one.id for one in ledger.requests() if one.reference == reference), None)
+        interrupted = [one for one in ledger.rounds() if held and not one.ended]
+        dropped = next((one for one in interrupted if number in one.requests), None)
+        if dropped is not None:
+            _drop(ledger, dropped)
+        ledger.withdraw(reference)
+        return dropped
+    finally:
+        if held is not None:
+            held.release()
 
 
 def newest(ledger: Ledger) -> str:
@@ -157,15 +185,46 @@ def audit_folder(ledger: Ledger, round_: int) -> Path:
     return ledger.folder / "audits" / f"{round_:04d}"
 
 
+def _hold(ledger: Ledger) -> Held | None:
+    """Take the lock of a ledger's rounds; None where another process works on one."""
+    sharing = Sharing(ledger.folder, way_of(json.loads(ledger.about("sets"))))
+    return sharing.hold(ledger.folder / LOCK)
+
+
 def _begun(ledger: Ledger) -> Round | None:
     """Return the round that is under way, or a new one of what is pending."""
-    rounds = ledger.rounds()
-    if not rounds or rounds[-1].ended:
-        pending = [request.id for request in ledger.requests() if request.round is None]
-        if not pending:
-            return None
-        ledger.begin_round(pending, newest(ledger))
-    return ledger.rounds()[-1]
+    for last in ledger.rounds()[-1:]:
+        if not last.ended and {*last.requests} <= {one.id for one in ledger.requests()}:
+            return last
+        if not last.ended:  # a request of it was withdrawn, by a version that let it be
+            _drop(ledger, last)
+    return ledger.begin_round(newest(ledger))
+
+
+def _drop(ledger: Ledger, round_: Round) -> None:
+    """Drop a round that was interrupted, with all that it has left.
+
+    Killed meanwhile it is under way as before, and begins at its beginning: its model goes first, at once.
+
+    Raises:
+        OutputError: Something of it cannot be removed.
+    """
+    ledger.note(round_.id, outcome="", verdict="")
+    made, name = _checkpoint(ledger, round_.id), f"{round_.id:04d}"
+    gone = made.with_name(f".{name}.gone")
+    try:
+        remove(gone)
+        if made.exists():
+            made.rename(gone)
+        for folder in (made.parent, audit_folder(ledger, round_.id).parent):
+            for path in folder.glob("*"):
+                if path.name.removeprefix(".").partition(".")[0] == name:
+                    remove(path)
+    except OSError as error:
+        raise OutputError(
+            f"{error.filename} cannot be removed: {error.strerror or error}. The same command goes on."
+        ) from error
+    ledger.drop_round(round_.id)
 
 
 def _checkpoint(ledger: Ledger, round_: int) -> Path:

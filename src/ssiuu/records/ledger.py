@@ -167,17 +167,39 @@ class Ledger:
             return int(made.lastrowid or 0)
 
     def withdraw(self, reference: str) -> None:
-        """Take a request out that was not processed yet, and overwrite its texts.
+        """Take a request out that is pending and in no round, and overwrite its texts.
 
         Raises:
-            ConfigError: None of the pending ones is called so.
+            ConfigError: There is none of this reference, it was processed, or it is in a round.
         """
-        pending = [request.reference for request in self.requests() if request.round is None]
-        if reference not in pending:
-            raise ConfigError(unknown("pending request", reference, pending, str(self.folder)))
         with _connected(self.folder) as base:
-            base.execute("DELETE FROM requests WHERE reference = ?", (reference,))
+            # One statement: a round that begins meanwhile has the request, or it is gone before.
+            gone = base.execute(
+                "DELETE FROM requests WHERE reference = ? AND round IS NULL AND NOT EXISTS (SELECT 1 "
+                "FROM rounds WHERE ended IS NULL "
+                "AND instr(' ' || rounds.requests || ' ', ' ' || requests.id || ' '))",
+                (reference,),
+            ).rowcount
+        if not gone:
+            raise ConfigError(self._stays(reference))
         _vacuum(self.folder)
+
+    def _stays(self, reference: str) -> str:
+        """Return why a request cannot be withdrawn, in a sentence."""
+        request = next((one for one in self.requests() if one.reference == reference), None)
+        if request is None:
+            pending = [one.reference for one in self.requests() if one.round is None]
+            return unknown("pending request", reference, pending, str(self.folder))
+        if request.round is not None:
+            return (
+                f"--reference {reference!r}: it was processed in round {request.round}; what is still "
+                "pending can be withdrawn."
+            )
+        at = self.rounds()[-1].id
+        return (
+            f"--reference {reference!r}: it is in round {at}, which is under way, and cannot be "
+            "withdrawn meanwhile. Stop that round first (Ctrl-C), or wait for it."
+        )
 
     def requests(self) -> list[Request]:
         """Return all requests, in the order they came."""
@@ -197,14 +219,16 @@ class Ledger:
         named = ([*row[:3], [int(n) for n in row[3].split()], *row[4:]] for row in rows)
         return [Round(*row) for row in named]
 
-    def begin_round(self, requests: Sequence[int], before: str) -> int:
-        """Begin a round with these requests on this model, and return its number."""
+    def begin_round(self, before: str) -> Round | None:
+        """Begin a round with all that is pending, on this model; None where nothing is."""
         with _connected(self.folder) as base:
+            # One statement: what is withdrawn meanwhile is in it, and stays, or is gone before.
             made = base.execute(
-                "INSERT INTO rounds (started, requests, before) VALUES (?, ?, ?)",
-                (now(), " ".join(map(str, requests)), before),
-            )
-            return int(made.lastrowid or 0)
+                "INSERT INTO rounds (started, requests, before) SELECT ?, ids, ? FROM (SELECT "
+                "group_concat(id, ' ') AS ids FROM requests WHERE round IS NULL) WHERE ids IS NOT NULL",
+                (now(), before),
+            ).rowcount
+        return self.rounds()[-1] if made else None
 
     def note(self, round_: int, **values: str | float | None) -> None:
         """Note figures of a round."""
