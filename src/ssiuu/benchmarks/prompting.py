@@ -74,16 +74,17 @@ def choose_prompt(
         checkpoints: Folders whose records may say in which form they were trained: the first that does.
 
     Raises:
-        ConfigError: The chat template is asked for and cannot be used; or nothing is said by hand, and a
-            record cannot be read.
+        ConfigError: The chat template cannot be used; or no form is given, and a record
+            cannot be read.
     """
     by_hand, unread = basis.prompt_form is not None or basis.prompt is not None, ""
     try:
         told = next((found for folder in checkpoints if (found := recorded(folder))), None)
     except InputError as error:
         if not by_hand:
+            why = str(error).rstrip(".")
             raise ConfigError(
-                f"{str(error).rstrip('.')}, so the form that the model was trained in is not known: {BY_HAND}"
+                f"{why}, so the form that the model was trained in is not known: {BY_HAND}"
             ) from error
         told, unread = None, f" ({error})"
     suits = suits or ("chat" if tokenizer.chat_template else "qa")
