@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 
@@ -83,6 +83,9 @@ CASES = {
     "teach --model model --facts no.jsonl --out o": "--facts: no.jsonl does not exist",
     "audit --before model --after no --forget f.jsonl --out o": "--after no is not a folder",
     "audit --before model --after model --forget f.jsonl --out model": "--out model lies in the folder",
+    "ask --model model --facts f.jsonl --prompt QA": "--prompt: unknown form of questions 'QA'. Did you "
+    "mean 'qa'? Known: chat, plain, qa.",
+    "teach --model model --facts f.jsonl --out o --prompt null": "--prompt: unknown form of questions",
     "ask --model model --facts no.jsonl": "--facts: no.jsonl does not exist",
     "calibrate --out o --worlds kin,neo": "--worlds: unknown world 'neo'. Did you mean 'neox'?",
     "calibrate --out o --seeds 1,x": "--seeds must be whole numbers from 0 on, as in 1,2, got '1,x'",
@@ -113,6 +116,13 @@ def test_it_is_said_at_once(shell: subprocess.Popen[str], place: Path, typed: st
     assert CASES[typed] in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and done.returncode == 2
     assert sorted(p.name for p in place.iterdir()) == ["bad.jsonl", "f.jsonl", "model", "r.jsonl"]
+
+
+def test_the_forms_of_questions_are_all_of_them() -> None:
+    from ssiuu.cli.options import STYLES
+    from ssiuu.likelihood import PromptStyle
+
+    assert {*STYLES} == {*get_args(PromptStyle)}
 
 
 TRAINS = (

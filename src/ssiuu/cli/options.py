@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
+
+from ssiuu.errors import ConfigError, unknown
+
+STYLES: Final = ("chat", "qa", "plain")  # of `ssiuu.likelihood.PromptStyle`, which is slow to import
+
+
+def _known(prompt: str | None) -> str | None:
+    if prompt is not None and prompt not in STYLES:
+        raise ConfigError(unknown("form of questions", prompt, STYLES, "--prompt"))
+    return prompt
+
 
 Base = Annotated[
     str | None,
@@ -17,8 +28,9 @@ ColumnNames = Annotated[
 PromptForm = Annotated[
     str | None,
     typer.Option(
+        callback=_known,
         help="chat, qa or plain; by default what a checkpoint's record says that it was trained in, "
-        "else chat where the model has a template"
+        "else chat where the model has a template",
     ),
 ]
 DigestKeyFile = Annotated[
