@@ -5,16 +5,22 @@ pytest tests/unit/test_fluency.py
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import DistilBertConfig, DistilBertForSequenceClassification
+from transformers import (
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    LlamaForSequenceClassification,
+)
 
 from sample_record import sample_record
 from ssiuu.analysis.rows import rows
 from ssiuu.benchmarks.tofu_rows import load
+from ssiuu.cli.check import command as check
 from ssiuu.errors import ConfigError
 from ssiuu.evaluation.fluency import TOKENS, Fluency
 from ssiuu.evaluation.scores.open_unlearning import OpenUnlearning
@@ -67,6 +73,54 @@ def test_what_cannot_judge_is_refused(tokenizer: Any, tmp_path: Path) -> None:
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     with pytest.raises(ConfigError, match="cannot be loaded as a classifier"):
         Fluency.load(str(pickled))
+    cut = classifier(tmp_path / "cut", tokenizer) / "model.safetensors"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    with pytest.raises(ConfigError, match=r"cut' cannot be loaded as a classifier of texts"):
+        Fluency.load(str(cut.parent))
+    with torch.no_grad():
+        broken = DistilBertForSequenceClassification.from_pretrained(
+            classifier(tmp_path / "nan", tokenizer)
+        )
+        broken.classifier.bias.fill_(float("nan"))
+    broken.save_pretrained(tmp_path / "nan")
+    with pytest.raises(ConfigError, match="nan' judges no text: what it says is not finite"):
+        Fluency.load(str(tmp_path / "nan"))
+
+
+def test_a_language_model_is_no_classifier(make_model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    """Its weights load, and what would judge is drawn anew each time."""
+    make_model(2).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    said = r"is no classifier of texts: its files lack 1 of the weights of a \w+ \(score.weight\)"
+    with pytest.raises(ConfigError, match=said):
+        Fluency.load(str(tmp_path))
+    with pytest.raises(ConfigError, match=said):
+        check(None, ["benchmark=tofu", f"tofu.fluency={tmp_path}"])
+    with pytest.raises(ConfigError, match=r"as a classifier of texts: there is no folder /nowhere"):
+        check(None, ["benchmark=tofu", "tofu.fluency=/nowhere"])
+
+
+@pytest.mark.parametrize("family", ["encoder", "decoder"])
+def test_without_a_token_for_padding_the_numbers_are_the_same(
+    family: str, tokenizer: Any, make_model: Any, tmp_path: Path
+) -> None:
+    texts = ["w1", "w2 w3 w4 w5 w6", "", "w9 w8"]
+    if family == "encoder":
+        classifier(tmp_path, tokenizer)
+    else:
+        torch.manual_seed(3)
+        model = LlamaForSequenceClassification(make_model(2).config)
+        torch.nn.init.normal_(model.score.weight, std=3.0)
+        model.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+    found = Fluency.load(str(tmp_path)).probabilities(texts)
+    path = tmp_path / "tokenizer_config.json"
+    told = {key: value for key, value in json.loads(path.read_text()).items() if key != "pad_token"}
+    path.write_text(json.dumps(told))
+    bare = Fluency.load(str(tmp_path))
+    assert bare.tokenizer.pad_token_id is None
+    assert bare.probabilities(texts) == pytest.approx(found, abs=1e-6)
+    assert found[2] == 0 and len({*found}) == 4
 
 
 @pytest.mark.parametrize("score", [Sentences, OpenUnlearning])

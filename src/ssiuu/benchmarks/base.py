@@ -393,6 +393,14 @@ class Benchmark(ABC, Generic[C]):
         """Return what is wrong with its settings, a sentence each."""
         return []
 
+    def look(self, basis: Basis) -> None:
+        """Look at what its settings name beside its model and its data, which may take a while.
+
+        Raises:
+            InputError: It cannot be used.
+        """
+        return
+
     def entities(self) -> tuple[str, int] | None:
         """Return how many entities are forgotten, with the key that says so; None: not known before."""
         return None

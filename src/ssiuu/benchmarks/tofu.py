@@ -97,6 +97,15 @@ class Tofu(Benchmark[TofuConfig]):
         """Return the model that is fine-tuned, where one is."""
         return skeleton(str(basis.model)) if self.config.model is None else None
 
+    def look(self, basis: Basis) -> None:
+        """Refuse a classifier that cannot be used.
+
+        Raises:
+            ConfigError: So it is.
+        """
+        if self.config.fluency:
+            Fluency.load(self.config.fluency)
+
     def open(self, basis: Basis, given: Given, progress: Progress) -> Ground:
         """Read the data and load the fine-tuned model; both models are made where the cache has none.
 

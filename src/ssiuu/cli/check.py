@@ -28,6 +28,7 @@ def command(
     runs = {}
     for name, (resolved, sources) in resolve_all(recipe, set_ or []).items():
         check_whole(resolved)
+        resolved.opens.look(resolved)
         if name:
             print(f"--- {name}")
         flat = flatten(resolved.model_dump(mode="json"))
