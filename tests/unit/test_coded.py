@@ -8,12 +8,13 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import ssiuu
@@ -25,7 +26,7 @@ from ssiuu.errors import ConfigError, InputError, ModelError
 from ssiuu.experiment.memory import NF4, need
 from ssiuu.experiment.recipe import resolve
 from ssiuu.methods import make
-from ssiuu.models import nf4
+from ssiuu.models import coded, nf4
 from ssiuu.models.load import load, load_weights, save, save_weights, snapshot
 from ssiuu.models.lora import Lora, adapted, adapters
 from ssiuu.models.original import Original
@@ -123,7 +124,7 @@ def test_what_is_saved_is_what_is_saved_of_one_in_full(
         for each in (ours, whole):
             moved(each.model, seed)
     sizes = {"dtype": "bfloat16", "shard": shard}
-    save(ours.model, ours.tokenizer, tmp_path / "ours", **sizes, source=folder)
+    save(ours.model, ours.tokenizer, tmp_path / "ours", **sizes, source=ours.source)
     save(whole.model, whole.tokenizer, tmp_path / "whole", **sizes)
     one, other, before = (stored(tmp_path / "ours"), stored(tmp_path / "whole"), stored(folder))
     assert one.keys() == other.keys() == before.keys()
@@ -137,6 +138,50 @@ def test_what_is_saved_is_what_is_saved_of_one_in_full(
     assert shard == 1 or largest < max(3e4, *(t.nbytes for t in one.values())) + 2000
     assert "as they were stored" in json.loads((tmp_path / "ours" / "ssiuu.json").read_text())["note"]
     torch.testing.assert_close(logits(read(tmp_path / "ours", "bf16").model), logits(whole.model))
+
+
+def replaced(folder: Path, change: float) -> None:
+    """Put other files in the places of a model's, of the same names and shapes; 0: of the same values."""
+    for path in folder.glob("*.safetensors"):
+        tensors = {name: t * (1 + change) for name, t in load_file(path).items()}
+        save_file(tensors, folder / "other", {"format": "pt"})
+        (folder / "other").replace(path)
+
+
+@NEEDS
+def test_adapters_are_not_merged_into_weights_that_were_put_there_since(
+    folder: Path, tmp_path: Path
+) -> None:
+    place = shutil.copytree(folder, tmp_path / "model")
+    loaded = read(place, "nf4")
+    moved(loaded.model, 1)
+    replaced(place, 0.0)  # a copy of the same is the same
+    given: dict[str, Any] = {"dtype": "bfloat16", "source": loaded.source}
+    save(loaded.model, loaded.tokenizer, tmp_path / "same", **given)
+    said = r"model-00001-of-\d+.safetensors is not what the model was read from"
+    replaced(place, 0.5)
+    with pytest.raises(ModelError, match=said):
+        save(loaded.model, loaded.tokenizer, tmp_path / "other", **given)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "same"]
+
+
+@NEEDS
+def test_weights_that_are_replaced_while_they_are_merged_are_seen(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, plain = shutil.copytree(folder, tmp_path / "model"), coded.check_finite
+    loaded = read(place, "nf4")
+    moved(loaded.model, 1)
+
+    def late(*given: Any) -> None:
+        monkeypatch.undo()
+        replaced(place, 0.5)
+        plain(*given)
+
+    monkeypatch.setattr(coded, "check_finite", late)
+    with pytest.raises(ModelError, match="is not what the model was read from"):
+        save(loaded.model, loaded.tokenizer, tmp_path / "out", dtype="bfloat16", source=loaded.source)
+    assert not (tmp_path / "out").exists() and not [*tmp_path.glob(".out*")]
 
 
 @NEEDS

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 
 from architectures import LAYOUTS, PARTLY, build_architecture
 from ssiuu.errors import ModelError, OutputError
+from ssiuu.models import load as load_module
 from ssiuu.models.checks import check_padding
 from ssiuu.models.files import tensors_of
 from ssiuu.models.folder import read
@@ -160,6 +161,49 @@ def test_only_the_named_file_is_read_everywhere(folder: Path, tiny_model: Any) -
     for one, two in zip(tiny_model.parameters(), loaded.model.parameters(), strict=True):
         assert torch.equal(one, two)
     assert original.distance() == 0
+
+
+def put_elsewhere(path: Path, change: float) -> None:
+    """Put another file of the same names and shapes in a file's place."""
+    tensors = {name: t + change for name, t in load_file(path).items()}
+    save_file(tensors, path.with_name("other"), {"format": "pt"})
+    path.with_name("other").replace(path)
+
+
+def test_the_original_is_never_read_from_files_that_were_put_there_since(
+    folder: Path, tiny_model: Any
+) -> None:
+    loaded = load(str(folder))
+    original, weights = Original(loaded), folder / "model.safetensors"
+    assert original.copy is None
+    put_elsewhere(weights, 0.0)
+    weights.touch()
+    assert original.distance() == 0  # a copy of the same is the same
+    put_elsewhere(weights, 1.0)
+    for again in (original.distance, original.restore):
+        with pytest.raises(ModelError, match=r"model.safetensors is not what the model was read from"):
+            again()
+    weights.unlink()
+    with pytest.raises(ModelError, match="changed, replaced or removed"):
+        original.restore()
+    assert all(
+        torch.equal(one, two)
+        for one, two in zip(tiny_model.parameters(), loaded.model.parameters(), strict=True)
+    )
+
+
+def test_a_fingerprint_is_that_of_the_weights_that_were_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = load_module.source_of
+
+    def late(*given: Any) -> Any:
+        put_elsewhere(folder / "model.safetensors", 1.0)
+        return plain(*given)
+
+    monkeypatch.setattr(load_module, "source_of", late)
+    with pytest.raises(ModelError, match="was written to while it was read"):
+        load(str(folder))
 
 
 def test_an_index_says_what_is_read(folder: Path, tiny_model: Any) -> None:

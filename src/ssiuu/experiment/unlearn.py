@@ -173,10 +173,16 @@ def _beside(
     certify: Callable[[Path, Unlearning], object],
     folder: Path,
 ) -> None:
-    """Write the record, the card and the certificate of a checkpoint beside its files."""
+    """Write the record, the card and the certificate of a checkpoint beside its files.
+
+    Raises:
+        ModelError: The files of the model before are not those that were read, as is said of them.
+    """
     write_record(folder / RECORD, record, private=True)
     write_bytes(folder / CARD, _card(session, record).encode())
     certify(folder, record)
+    if session.loaded.source is not None:
+        session.loaded.source.check()
 
 
 def _save(
@@ -197,7 +203,7 @@ def _save(
     save(
         *(loaded.model, loaded.tokenizer, out, noted, loaded.info.dtype, beside),
         session.recipe.shard_size,
-        loaded.folder,
+        loaded.source,
     )
 
 

@@ -4,7 +4,7 @@ adapters made of them is written tensor by tensor from the files that it was rea
     maps = coded_maps(folder, kind, config, stored)
     model = sparing(kind, maps).from_pretrained(...)    # of the other weights
     encode(folder, model, maps, stored, torch.bfloat16)
-    write_merged(model, folder, into, torch.bfloat16, most)
+    write_merged(model, source, into, torch.bfloat16, most)
 
 While it is read, at most one map is there in full, beside the codes of those before it; while it is
 written, one tensor. What is written is each weight as its file has it, and the adapters' product: not
@@ -28,7 +28,7 @@ from ssiuu.causal import CausalLM
 from ssiuu.errors import ModelError
 from ssiuu.models import nf4
 from ssiuu.models.checks import check_finite, check_values
-from ssiuu.models.files import INDEX, SINGLE, Stored, open_tensors, tensors_of, weight_files
+from ssiuu.models.files import INDEX, SINGLE, Source, Stored, open_tensors, tensors_of, weight_files
 from ssiuu.models.quiet import quiet
 
 FLOATS: Final = ("F64", "F32", "F16", "BF16")
@@ -141,14 +141,14 @@ class _Place(NamedTuple):
 
 
 @torch.no_grad()
-def write_merged(model: Any, source: Path, into: Path, kind: torch.dtype, most: int) -> None:
+def write_merged(model: Any, source: Source, into: Path, kind: torch.dtype, most: int) -> None:
     """Write the weights of a model's files with what adapters have changed of its maps.
 
     Names are those of the files. The index, where there is one, comes last.
 
     Args:
         model: What stands beside its codes is added, in the type of the file, before it is rounded.
-        source: The folder that it was read from.
+        source: What it was read from.
         into: A folder that is there.
         kind: Of floating point numbers that are written.
         most: Bytes of weights in a file, at most.
@@ -157,12 +157,14 @@ def write_merged(model: Any, source: Path, into: Path, kind: torch.dtype, most: 
         ModelError: The files are not there any more, are others, or what is written is not finite.
         OSError: The disk is full or the folder cannot be written to.
     """
-    stored = tensors_of(weight_files(source))
+    sources = weight_files(source.folder)
+    source.check(*sources)
+    stored = tensors_of(sources)
     changed = {}
     for path, module in nf4.coded(model).items():
         place = _place_of(path, model.base_model_prefix, stored)
         if place is None or stored[place].shape != (module.out_features, module.in_features):
-            raise ModelError(f"{source} is not what the model was read from: {path} has changed there.")
+            raise ModelError(f"{source.folder} is not what the model was read from: {path} is another.")
         changed[place] = module.changes
     places = [
         _Place(one.file, name, NAMED[kind] if one.dtype in FLOATS else one.dtype, one.shape)
@@ -174,6 +176,7 @@ def write_merged(model: Any, source: Path, into: Path, kind: torch.dtype, most: 
     names = [SINGLE] if count == 1 else names
     for file, own in zip(names, files, strict=True):
         _write(into / file, own, changed)
+    source.check(*sources)  # nor was one changed on the way
     if count > 1:
         total = sum(one.size for one in places)
         where = {one.name: file for file, own in zip(names, files, strict=True) for one in own}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from safetensors import SafetensorError, safe_open
 
-from ssiuu.errors import ModelError
+from ssiuu.errors import InputError, ModelError
 from ssiuu.hub import first_line
 from ssiuu.records import hashes
 from ssiuu.records.digest import NAME
@@ -40,6 +40,7 @@ TOKENIZER: Final = (
     "added_tokens.json",
     "chat_template.*",
 )
+_CONTENTS: dict[tuple[Any, ...], str] = {}  # by the base and the files of a folder
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,38 @@ class Stored:
     file: Path
     dtype: str
     shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a model was read from, as it was then.
+
+    `fingerprint`: over all that decides what it says. `digests`: the sha256 of each file of that, those
+    of what the folder is incomplete without too.
+    """
+
+    folder: Path
+    fingerprint: str
+    digests: Mapping[Path, str]
+
+    def check(self, *paths: Path) -> None:
+        """Refuse to go on with a file that is not the one that was read: of these, or of all.
+
+        A file that has kept size, times and inode is not read again.
+
+        Raises:
+            ModelError: It was changed or replaced since, is new, or is not there any more.
+        """
+        for path in paths or self.digests:
+            try:
+                same = hashes.sha256_of(path) == self.digests.get(path)
+            except InputError:
+                same = False
+            if not same:
+                raise ModelError(
+                    f"{path} is not what the model was read from: it was changed, replaced or removed "
+                    "since. Put back what was there, or begin again with what is there now."
+                )
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -141,15 +174,14 @@ def content_digest(folder: Path, base: str = "") -> str:
     Raises:
         ModelError: The folder does not say which files are its weights, or one cannot be read.
     """
-    if is_adapter(folder):
-        files = [folder / ADAPTER_CONFIG, folder / ADAPTER]
-    else:
-        files = [*weight_files(folder), *(folder / name for name in CONFIGS)]
     digest = hashlib.sha256(base.encode())
+    files = decisive(folder)
     try:
-        for path in [*files, *tokenizer_files(folder)]:
-            if not path.is_file():
-                continue
+        key = base, *((path.relative_to(folder).as_posix(), hashes.state(path)) for path in files)
+        if key in _CONTENTS:
+            return _CONTENTS[key]
+        for path in files:
+            was = hashes.state(path)
             # With name and size, so that no byte can pass from one file to the next unseen.
             digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
             own = hashlib.sha256()  # a certificate names every file by it, and none is read twice
@@ -157,10 +189,24 @@ def content_digest(folder: Path, base: str = "") -> str:
                 while block := stream.read(1 << 22):
                     digest.update(block)
                     own.update(block)
-            hashes.note(path, own.hexdigest())
+            hashes.note(was, own.hexdigest())
     except OSError as error:
         raise ModelError(f"{folder} cannot be read: {error.strerror or error}.") from error
-    return digest.hexdigest()
+    _CONTENTS[key] = digest.hexdigest()
+    return _CONTENTS[key]
+
+
+def decisive(folder: Path) -> list[Path]:
+    """Return the files that decide what a model or an adapter says, those of them that are there.
+
+    Raises:
+        ModelError: The folder does not say which files are its weights.
+    """
+    if is_adapter(folder):
+        files = [folder / ADAPTER_CONFIG, folder / ADAPTER]
+    else:
+        files = [*weight_files(folder), *(folder / name for name in CONFIGS)]
+    return [path for path in [*files, *tokenizer_files(folder)] if path.is_file()]
 
 
 def seal_folder(folder: Path) -> None:

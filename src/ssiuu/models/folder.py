@@ -21,8 +21,11 @@ from ssiuu.models import coded
 from ssiuu.models.adapter import base_folder, merge
 from ssiuu.models.checks import check_fit, check_stored, check_tokenizer_class, read_config
 from ssiuu.models.files import (
+    ADAPTER,
+    Source,
     Stored,
     content_digest,
+    decisive,
     has_tokenizer,
     is_adapter,
     read_json,
@@ -34,6 +37,7 @@ from ssiuu.models.place import PROCESSOR, Placement
 from ssiuu.models.quiet import quiet
 from ssiuu.models.shards import dividing
 from ssiuu.models.sources import find
+from ssiuu.records import hashes
 
 # As safetensors and as torch name them; others come out as float32.
 DTYPES: Final = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -42,12 +46,16 @@ SHORT: Final = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Whole:
-    """What a folder, with what it is incomplete without, comes to."""
+    """What a folder, with what it is incomplete without, comes to.
+
+    `states`: of the files of weights, before they were read.
+    """
 
     model: PreTrainedModel
     tokenizer: Any
     dtype: str
     note: str = ""
+    states: tuple[hashes.State, ...] = ()
 
 
 def model_fingerprint(folder: Path, base: str | None = None) -> str:
@@ -56,13 +64,28 @@ def model_fingerprint(folder: Path, base: str | None = None) -> str:
     Raises:
         ModelError: A folder does not say which files are its weights, or a base is not to be had.
     """
-    return file_digest(folder) if is_gguf(folder) else _fingerprint(folder, base, ())
+    return source_of(folder, base).fingerprint
 
 
-def _fingerprint(folder: Path, base: str | None, above: tuple[Path, ...]) -> str:
+def source_of(folder: Path, base: str | None = None, above: tuple[Path, ...] = ()) -> Source:
+    """Return what a folder, or a GGUF file, holds now, to be held against what it holds later.
+
+    Args:
+        folder: Of a model or an adapter.
+        base: What it is incomplete without.
+        above: The adapters that this folder is the base of.
+
+    Raises:
+        ModelError: As `model_fingerprint`.
+    """
+    if is_gguf(folder):
+        digest = file_digest(folder)
+        return Source(folder, digest, {folder: digest})
     under = _under(folder, base, above)
-    below = "" if under is None else _fingerprint(under, None, (*above, folder))
-    return content_digest(folder, below)
+    below = None if under is None else source_of(under, None, (*above, folder))
+    digest = content_digest(folder, below.fingerprint if below else "")
+    own = {path: hashes.sha256_of(path) for path in decisive(folder)}
+    return Source(folder, digest, {**(below.digests if below else {}), **own})
 
 
 def _under(folder: Path, base: str | None, above: tuple[Path, ...] = ()) -> Path | None:
@@ -110,8 +133,9 @@ def read(
         return Whole(dequantised, None, "float32", "dequantised from GGUF")
     under = _under(folder, base, above)
     if not is_adapter(folder):
-        model, dtype, note = _read_model(folder, placement, short)
-        return Whole(model, read_tokenizer(under or folder) if tokenizer else None, dtype, note)
+        model, dtype, note, states = _read_model(folder, placement, short)
+        reader = read_tokenizer(under or folder) if tokenizer else None
+        return Whole(model, reader, dtype, note, states)
     assert under is not None
     if placement.coded:
         raise ModelError(
@@ -120,16 +144,23 @@ def read(
         )
     own = has_tokenizer(folder)
     below = read(under, None, (*above, folder), tokenizer and not own, placement)
+    own_states = tuple(hashes.state(p) for p in [folder / ADAPTER] if p.is_file())
     merged = merge(below.model, folder)
     note = f"the adapter {folder} merged into {under}"
     reader = read_tokenizer(folder) if own and tokenizer else below.tokenizer
-    return Whole(merged, reader, below.dtype, "; ".join(n for n in (below.note, note) if n))
+    notes = "; ".join(n for n in (below.note, note) if n)
+    return Whole(merged, reader, below.dtype, notes, (*below.states, *own_states))
 
 
-def _read_model(folder: Path, placement: Placement, short: bool) -> tuple[PreTrainedModel, str, str]:
-    """Read the model of a folder, the type that most of its weights are stored in, and a note."""
+def _read_model(
+    folder: Path, placement: Placement, short: bool
+) -> tuple[PreTrainedModel, str, str, tuple[hashes.State, ...]]:
+    """Read the model of a folder, the type that most of its weights are stored in, a note, and the
+    states of its files before.
+    """
     config = read_config(folder)
     files = weight_files(folder)
+    states = tuple(map(hashes.state, files))
     stored = tensors_of(files)
     check_stored(folder, stored)
     kinds = {tensor.dtype for tensor in stored.values()}
@@ -167,7 +198,7 @@ def _read_model(folder: Path, placement: Placement, short: bool) -> tuple[PreTra
     off = coded.encode(str(folder), model, maps, stored, placement.dtype) if maps else ""
     model.__class__ = kind  # of maps without weights there are none any more
     note = "; ".join(part for part in (_loosened(model), off) if part)
-    return placement.finished(model).eval(), _dtype(stored), note
+    return placement.finished(model).eval(), _dtype(stored), note, states
 
 
 def _loosened(model: PreTrainedModel) -> str:

@@ -83,9 +83,10 @@ def file_digest(path: Path) -> str:
         ModelError: It cannot be read.
     """
     try:
+        was = hashes.state(path)
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        hashes.note(path, digest)
+        hashes.note(was, digest)
         return digest
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error

@@ -33,8 +33,8 @@ from ssiuu.models.checks import (
     check_tokenizer,
     embedding_rows,
 )
-from ssiuu.models.files import has_tokenizer, is_adapter, sealed_as, tokenizer_files
-from ssiuu.models.folder import model_fingerprint, read, read_tokenizer
+from ssiuu.models.files import Source, has_tokenizer, is_adapter, sealed_as, tokenizer_files
+from ssiuu.models.folder import model_fingerprint, read, read_tokenizer, source_of
 from ssiuu.models.gguf import is_gguf
 from ssiuu.models.gguf_header import read_header
 from ssiuu.models.place import PROCESSOR, Placement
@@ -53,6 +53,7 @@ from ssiuu.models.weights import (
     snapshot,
     write_tensors,
 )
+from ssiuu.records import hashes
 from ssiuu.records.schema import ModelInfo
 
 __all__ = [
@@ -80,13 +81,15 @@ __all__ = [
 class Loaded:
     """A model in evaluation mode, its tokenizer, and where both came from.
 
-    `folder`: holds exactly these weights; None where they were merged or are an object's.
+    `folder`: holds exactly these weights; None where they were merged or are an object's. `source`:
+    what was read; None of an object.
     """
 
     model: PreTrainedModel
     tokenizer: Any
     info: ModelInfo
     folder: Path | None
+    source: Source | None = None
 
 
 def load(
@@ -117,11 +120,14 @@ def load(
     # What an adapter trained on it states as its base.
     whole.model.name_or_path = where if place.kind == "hub" else str(place.folder.absolute())
     note = "; ".join(part for part in (whole.note, place.note, off) if part)
-    digest = model_fingerprint(place.folder, base)
+    source = source_of(place.folder, base)
+    if not {*whole.states} <= {hashes.state(path) for path in source.digests}:
+        raise ModelError(f"{place.folder} was written to while it was read: wait for that, and repeat.")
+    digest = source.fingerprint
     if place.kind == "cache" and sealed_as(place.folder) not in (None, digest):
         raise ModelError(f"{place.folder} is damaged: remove it, and the same command makes it again.")
     info = _info(whole.model, name, place.kind, digest, whole.dtype, note)
-    return Loaded(whole.model, whole.tokenizer, info, None if adapter else place.folder)
+    return Loaded(whole.model, whole.tokenizer, info, None if adapter else place.folder, source)
 
 
 def placed(loaded: Loaded, placement: Placement) -> Loaded:

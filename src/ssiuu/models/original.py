@@ -18,7 +18,10 @@ from ssiuu.models.shards import any_of, is_cut, local, own, rows_of, shard_sum
 
 
 class Original:
-    """The weights before unlearning: read from the model's files again, or kept in memory."""
+    """The weights before unlearning: read from the model's files again, or kept in memory.
+
+    Whatever reads them raises a `ModelError` where the files are not those of before any more.
+    """
 
     def __init__(self, loaded: Loaded) -> None:
         """Prefer the files: a copy in memory costs as much as the model.
@@ -29,6 +32,7 @@ class Original:
         self.model = loaded.model
         self.copy: dict[str, Tensor] | None = None
         self.places: dict[str, tuple[Path, str]] = {}
+        self.source = loaded.source
         if nf4.coded(self.model):  # of which nothing changes but what stands beside its codes
             self.copy = snapshot(self.model)
             return
@@ -97,6 +101,8 @@ class Original:
     def _from_files(self) -> Iterator[tuple[Tensor, Tensor]]:
         parameters = dict(self.model.named_parameters())
         for path in sorted({file for file, _ in self.places.values()}):
+            assert self.source is not None  # or there are no places
+            self.source.check(path)
             with open_tensors(path) as tensors:
                 for name, parameter in parameters.items():
                     file, stored = self.places[name]
@@ -105,3 +111,4 @@ class Original:
                     elif file == path:
                         rows = rows_of(parameter)
                         yield parameter, tensors.get_slice(stored)[rows.start : rows.stop]
+            self.source.check(path)  # nor was it changed on the way

@@ -27,7 +27,7 @@ from ssiuu.errors import DamagedError, ModelError, OutputError
 from ssiuu.models import nf4
 from ssiuu.models.checks import check_finite
 from ssiuu.models.coded import write_merged
-from ssiuu.models.files import NOTED
+from ssiuu.models.files import NOTED, Source
 from ssiuu.models.quiet import quiet
 from ssiuu.models.room import chosen, copied
 from ssiuu.models.shards import by_first, fill, firsts, is_cut, local, rows_of, spread
@@ -66,7 +66,7 @@ def save(
     dtype: str = "float32",
     beside: Callable[[Path], None] = lambda _: None,
     shard: float = SHARD,
-    source: Path | None = None,
+    source: Source | None = None,
 ) -> None:
     """Save model and tokenizer in the Hugging Face layout, whole or not at all.
 
@@ -79,11 +79,11 @@ def save(
             note where the weights were held in another one.
         beside: Writes what else belongs there, before the folder gets its name.
         shard: Gigabytes of weights in a file at most; larger ones are split, and an index names them.
-        source: The folder that a model in codes was read from (`ssiuu.models.coded`).
+        source: What a model in codes was read from (`ssiuu.models.coded`).
 
     Raises:
         OutputError: The folder holds something or cannot be written to, or the disk is full.
-        ModelError: A weight is not finite.
+        ModelError: A weight is not finite, or a model in codes was read from what is not there now.
     """
     # One that is divided is put together first, which all processes have a part in.
     state = _cast(model, getattr(torch, dtype)) if is_cut(model) else None
@@ -99,7 +99,7 @@ def _save(
     beside: Callable[[Path], None],
     shard: float,
     cast: dict[str, torch.Tensor] | None,
-    source: Path | None,
+    source: Source | None,
 ) -> None:
     kind: torch.dtype = getattr(torch, dtype)
     try:

@@ -10,12 +10,24 @@ from ssiuu.errors import InputError
 
 BLOCK = 1 << 22
 TOLD = 1 << 30  # bytes between two words of progress
-_KNOWN: dict[tuple[str, int, int, int], str] = {}
+State = tuple[str, int, int, int, int]
+_KNOWN: dict[State, str] = {}
 
 
-def note(path: Path, digest: str) -> None:
-    """Remember what a file's digest is, as long as it is the same file, of this time and size."""
-    _KNOWN[_state(path)] = digest
+def state(path: Path) -> State:
+    """Return what tells a file from what it was: its place, size, times and the number of its inode.
+
+    Raises:
+        OSError: It is not there.
+    """
+    found = path.stat()
+    times = found.st_mtime_ns, found.st_ctime_ns
+    return str(path.resolve()), found.st_size, *times, found.st_ino
+
+
+def note(was: State, digest: str) -> None:
+    """Remember the digest of a file whose state `was` this before it was read."""
+    _KNOWN[was] = digest
 
 
 def sha256_of(path: Path, progress: Callable[[str], None] = lambda _: None) -> str:
@@ -29,7 +41,7 @@ def sha256_of(path: Path, progress: Callable[[str], None] = lambda _: None) -> s
         InputError: It cannot be read.
     """
     try:
-        if (known := _KNOWN.get(_state(path))) is not None:
+        if (known := _KNOWN.get(was := state(path))) is not None:
             return known
         digest, read, told = hashlib.sha256(), 0, TOLD
         size = path.stat().st_size
@@ -40,12 +52,7 @@ def sha256_of(path: Path, progress: Callable[[str], None] = lambda _: None) -> s
                 if read >= told:
                     progress(f"sha256 of {path.name}: {read / 1e9:.1f} of {size / 1e9:.1f} GB")
                     told += TOLD
-        note(path, digest.hexdigest())
+        note(was, digest.hexdigest())
         return digest.hexdigest()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-def _state(path: Path) -> tuple[str, int, int, int]:
-    found = path.stat()
-    return str(path.resolve()), found.st_size, found.st_mtime_ns, found.st_ino
