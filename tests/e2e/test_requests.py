@@ -75,6 +75,8 @@ def ledger(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Le
         done = ssiuu("request", "process", folder)
         assert done.returncode in (0, 3, 5), done.stdout + done.stderr
         assert "newest model:" in done.stdout
+        texts = {row[key] for row in rows(place)[:6] for key in ("question", "answer")}
+        assert not [text for text in texts if text in done.stdout + done.stderr]
         assert f"certificate: {folder}/audits/000{number}/certificate.html" in done.stdout
         assert ("count as processed. To try harder" in done.stdout) == (done.returncode != 0)
         assert ("3 of the 7 facts to keep are of requests" in done.stderr) == (number == 2)

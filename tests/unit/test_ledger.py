@@ -1,15 +1,18 @@
-"""Requests that are withdrawn: before a round, while one is worked on, and after one was interrupted."""
+"""A ledger without a model: requests that are withdrawn, and what a round that is refused says."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
 
-from ssiuu.errors import ConfigError
+from ssiuu.errors import ConfigError, DamagedError, NotKnownError, show
 from ssiuu.experiment import requests
 from ssiuu.records.ledger import FILE, Ledger
+from ssiuu.records.schema import Knowledge, KnowledgeState, ModelInfo, ModelKnowledge
 from ssiuu.records.sharing import LOCK, Sharing
 
 ABOUT = {"model": "m", "retain": "none", "method": "", "sample": "1", "sets": "[]"}
@@ -83,3 +86,75 @@ def test_what_was_processed_is_not_withdrawn_and_what_never_came_neither(ledger:
     with pytest.raises(ConfigError, match=r"unknown pending request 'x4'\. Known: none\."):
         requests.withdraw(ledger, "x4")
     assert references(ledger) == ["x1", "x2"]
+
+
+def refusal(states: list[KnowledgeState], kept: int) -> NotKnownError:
+    """As unlearning refuses, with the first fact in its sentence."""
+    error = NotKnownError("forget: none is known: 'where is x1?' is answered 'here'; --force goes on.")
+    error.kept = kept
+    error.record = ModelKnowledge(
+        model=ModelInfo(name="m", source="m", fingerprint="f", parameters=1, layers=1),
+        form="qa",
+        asked="as it is",
+        facts=[],
+        knowledge={str(n): Knowledge(state=state, why="'here'") for n, state in enumerate(states)},
+        seconds=0.0,
+    )
+    return error
+
+
+@pytest.mark.parametrize(
+    ("states", "retain", "why", "what"),
+    [
+        (["unknown"] * 2, False, "there are no facts to keep, so", "with --retain FILE"),
+        (["unknown"] * 2, True, "it knows none of the facts to keep either", "another --set prompt="),
+        (["unknown", "unsure"], True, "1 of them cannot be called unknown", "another --set prompt="),
+    ],
+)
+def test_why_it_is_not_sure_that_nothing_is_known_is_said_without_a_text_of_a_fact(
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+    states: list[KnowledgeState],
+    retain: bool,
+    why: str,
+    what: str,
+) -> None:
+    if retain:
+        keep = ledger.folder.parent / "keep.jsonl"
+        keep.write_text(json.dumps({"question": "who stays?", "answer": "Emu"}))
+        ledger.tell("retain", str(keep))
+    monkeypatch.setattr(requests, "unlearn_model", lambda *_: throw(refusal(states, 0)))
+    shutil.rmtree(ledger.folder / "models")
+    with pytest.raises(NotKnownError) as refused:
+        requests.process(ledger)
+    said, pending = refused.value.problems
+    assert said.startswith("The model m knows none of the 2 facts (") and "asked as prompt=qa" in said
+    assert why in said and what in said and "--force" not in said
+    assert "still pending: x1, x2; ssiuu request withdraw takes one out." in pending
+    assert not [text for text in ("where is", "here'") if text in str(refused.value)]
+    assert ledger.rounds() == [] and len(ledger.requests()) == 3
+
+
+def test_an_error_in_a_round_names_facts_by_their_requests(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "where is the one with a long name, " * 4 + "of all?"
+    with sqlite3.connect(ledger.folder / FILE) as base:
+        rows = json.dumps([{"question": "q?", "answer": "a"}, {"question": long, "answer": "here"}])
+        base.execute("UPDATE requests SET texts = ? WHERE reference = 'x2'", (rows,))
+    base.close()
+    quoted = DamagedError("model.safetensors")
+    quoted.problems = [f"row 3: {show(long)} and {long!r}; {'where is x1?'!r} says 'here'; 'qa' stays"]
+    monkeypatch.setattr(requests, "unlearn_model", lambda *_: throw(quoted))
+    shutil.rmtree(ledger.folder / "models")
+    with pytest.raises(DamagedError) as refused:
+        requests.process(ledger)
+    assert refused.value.problems[0] == (
+        "row 3: [question 2 of 'x2'] and [question 2 of 'x2']; [question 1 of 'x1'] says "
+        "[answer 1 of 'x1']; 'qa' stays"
+    )
+    assert str(refused.value) == "\n".join(refused.value.problems)
+
+
+def throw(error: Exception) -> None:
+    raise error

@@ -96,10 +96,9 @@ def withdraw(
     result(reference=reference, state="withdrawn", dropped=dropped and dropped.id)
     print(f"{reference}: withdrawn")
     if dropped is not None:
-        print(
-            f"round {dropped.id}, which was interrupted, is dropped with what was made in it; what else "
-            "it held is pending as before"
-        )
+        print(f"round {dropped.id}, which was interrupted, is dropped with what was made in it")
+        if len(dropped.requests) > 1:
+            print("what else it held is pending as before")
 
 
 @app.command("list")

@@ -13,6 +13,7 @@ facts to keep, the round makes no model: what was asked is recorded, and it is o
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from ssiuu.benchmarks.base import Progress
 from ssiuu.data.columns import given_columns
 from ssiuu.data.fact import Fact, normal
 from ssiuu.data.read import read_facts
-from ssiuu.errors import ConfigError, InputError, NotKnownError, OutputError
+from ssiuu.errors import ConfigError, InputError, NotKnownError, OutputError, show
 from ssiuu.experiment.asking import ask_model
 from ssiuu.experiment.certify import Seal, certify_audit
 from ssiuu.experiment.unlearn import DEFAULT_METHOD, audit_models, unlearn_model
@@ -35,6 +36,7 @@ from ssiuu.records.schema import ModelKnowledge, RunRecord, Unlearning
 from ssiuu.records.sharing import LOCK, Sharing, way_of
 from ssiuu.redaction.folder import redact, remove
 from ssiuu.redaction.keys import default_place
+from ssiuu.report.knowledge import counts
 
 NOT_KNOWN: Final = "not known"  # a fact that the model before knew nothing of, so nothing could go
 FORGOTTEN: Final = "forgotten"  # the outcome of a round that made a model
@@ -149,8 +151,8 @@ def process(ledger: Ledger, progress: Progress = logged, audit: bool = True) -> 
 def withdraw(ledger: Ledger, reference: str) -> Round | None:
     """Take a pending request out, and overwrite its texts; return the round that was dropped with it.
 
-    A round that was interrupted and has the request in it has read its facts: the round is dropped, with
-    all that was made in it, and its other requests are pending as before.
+    A round that was interrupted and has the request in it has read its facts: the round is dropped,
+    with all that was made in it, and its other requests are pending as before.
 
     Args:
         ledger: Of which model.
@@ -204,7 +206,8 @@ def _begun(ledger: Ledger) -> Round | None:
 def _drop(ledger: Ledger, round_: Round) -> None:
     """Drop a round that was interrupted, with all that it has left.
 
-    Killed meanwhile it is under way as before, and begins at its beginning: its model goes first, at once.
+    Killed meanwhile it is under way as before, and begins at its beginning: its model goes first, at
+    once.
 
     Raises:
         OutputError: Something of it cannot be removed.
@@ -245,6 +248,13 @@ class _Processing:
 
     def run(self, audit: bool) -> Processed:
         """Do what is left of the round."""
+        try:
+            return self._run(audit)
+        except InputError as error:
+            _say(error, self._unquoted(error.problems))
+            raise
+
+    def _run(self, audit: bool) -> Processed:
         record = self._unlearn()
         check()
         if isinstance(record, ModelKnowledge):
@@ -295,19 +305,61 @@ class _Processing:
                 *(self.round.before, self.rows, self.out, retain, method, self.sets, self.progress)
             )
         except InputError as error:  # nothing was written, and it would be the same the next time
-            unsure = _unsure(error) if isinstance(error, NotKnownError) else []
-            if isinstance(error, NotKnownError) and not unsure:
+            problems = self._unsure(error) if isinstance(error, NotKnownError) else error.problems
+            if isinstance(error, NotKnownError) and not problems:
                 return error.record  # type: ignore[no-any-return]
             self.ledger.drop_round(self.round.id)
             names = ", ".join(request.reference for request in self.requests)
-            raise type(error)(
-                [
-                    *error.problems,
-                    *unsure,
-                    f"{self.ledger.folder}: still pending: {names}; ssiuu request withdraw takes one "
-                    "out.",
-                ]
-            ) from error
+            pending = f"still pending: {names}; ssiuu request withdraw takes one out."
+            _say(error, [*problems, f"{self.ledger.folder}: {pending}"])
+            raise
+
+    def _unsure(self, error: NotKnownError) -> list[str]:
+        """Return why it is not sure that the model does not know the facts; nothing where it is.
+
+        Who reads it may not be who may read the facts: no text of one stands in it.
+        """
+        record: ModelKnowledge = error.record
+        left = sum(known.state != "unknown" for known in record.knowledge.values())
+        if not left and error.kept:
+            return []
+        anew = "and add the request there"
+        if left:
+            why = f"{left} of them cannot be called unknown; ssiuu ask shows which"
+            do = f"If the form is the wrong one, begin a ledger with another --set prompt=..., {anew}."
+        elif not self.retain:
+            why = "there are no facts to keep, so nothing shows that it is asked rightly"
+            do = f"Begin a ledger with --retain FILE, of facts that it does know, {anew}."
+        else:
+            why = "it knows none of the facts to keep either, so nothing shows that it is asked rightly"
+            do = f"Begin a ledger with another --set prompt=..., or with facts that it knows, {anew}."
+        return [
+            f"The model {self.round.before} knows none of the {len(record.knowledge)} facts "
+            f"({counts(record.knowledge)}), asked as prompt={record.form}, and {why}. {do}"
+        ]
+
+    def _unquoted(self, problems: Sequence[str]) -> list[str]:
+        """Return sentences with a name in place of every text of a fact that they quote."""
+        placed = [
+            (f"{number} of {request.reference!r}", row)
+            for request in self.requests
+            for number, row in enumerate(request.rows, 1)
+        ]
+        placed += [
+            (f"of {fact.id!r}", fact.model_dump(exclude={"id"})) for fact in self.retain.values()
+        ]
+        quoted = {
+            quote: f"[{key} {place}]"
+            for place, row in reversed(placed)
+            for key, value in row.items()
+            for text in (value if isinstance(value, list) else [value])
+            if isinstance(text, str) and text
+            for quote in (repr(text), show(text))
+        }
+        if not quoted:
+            return [*problems]
+        either = re.compile("|".join(map(re.escape, sorted(quoted, key=len, reverse=True))))
+        return [either.sub(lambda found: quoted[found[0]], problem) for problem in problems]
 
     def _not_known(self, asked: ModelKnowledge) -> Processed:
         """End a round of which the model knows nothing: it stays the newest one, and what it was asked
@@ -383,14 +435,9 @@ class _Processing:
         return {key for key, fact in self.retain.items() if asked[fact.id].state == "known"}
 
 
-def _unsure(error: NotKnownError) -> list[str]:
-    """Return why it is not sure that a model does not know the facts, in a sentence; nothing: it is."""
-    left = [known for known in error.record.knowledge.values() if known.state != "unknown"]
-    if left:
-        return [f"{len(left)} of the facts cannot be called unknown: see ssiuu ask."]
-    if not error.kept:
-        return ["It knows none of the facts to keep either: nothing shows that it is asked rightly."]
-    return []
+def _say(error: InputError, problems: list[str]) -> None:
+    """Have an error say something else."""
+    error.problems, error.args = problems, ("\n".join(problems),)
 
 
 def _rows(requests: Sequence[Request]) -> tuple[list[dict[str, Any]], dict[str, set[int]]]:
