@@ -6,18 +6,21 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
+import ssiuu
 from ssiuu.errors import OutputError
+from ssiuu.experiment.folder import at_work
 from ssiuu.records import lease as leasing
 from ssiuu.records import sharing
 from ssiuu.records.lease import Lost, check, generations, lease
 from ssiuu.records.lock import open_lock
-from ssiuu.records.sharing import Sharing, flock
+from ssiuu.records.sharing import Sharing, Way, flock
 
 FORK = multiprocessing.get_context("fork")
 
@@ -243,3 +246,58 @@ def test_a_part_that_is_locked_by_the_system_is_no_lease_to_be_had(tmp_path: Pat
     taken = lease(path)
     assert taken is not None
     taken.release()
+
+
+def killed_at_work(out: Path, locks: Way) -> None:
+    with at_work(out, locks) as work:
+        (work / "state.safetensors").write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("locks", ["flock", "leases"])
+def test_a_checkpoint_is_worked_on_by_one_process_and_a_killed_one_hinders_nobody(
+    tmp_path: Path, locks: Way
+) -> None:
+    """Two that trained into one folder took each other's work away, and one training was lost."""
+    out = tmp_path / "made" / "out"
+    killed = FORK.Process(target=killed_at_work, args=(out, locks))
+    killed.start()
+    killed.join(300)
+    assert killed.exitcode == -signal.SIGKILL
+    with at_work(out, locks) as work:
+        assert (work / "state.safetensors").read_text() == "half"
+        half = tmp_path / "made" / ".out.part-x"  # which is being saved
+        half.mkdir()
+        refused = pytest.raises(
+            OutputError, match=r"^--out .*out: another process is at work on it; wait"
+        )
+        with refused, at_work(out, locks):
+            pass
+        with at_work(out.with_name("other"), locks):
+            pass
+        assert half.exists() and (work / "state.safetensors").exists()
+        shutil.rmtree(work)
+    assert files(tmp_path / "made") == [".out.part-x"]
+    with pytest.raises(KeyError), at_work(tmp_path / "new" / "a" / "b", locks):
+        raise KeyError  # as of a model that cannot be used: nothing has been written
+    assert files(tmp_path) == ["made"]
+
+
+def test_who_comes_as_the_checkpoint_is_done_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "unlearn.json").mkdir(parents=True)
+    with pytest.raises(OutputError, match="is not an empty folder"), at_work(out):
+        pass
+    assert files(tmp_path) == ["out"]
+
+
+def test_a_second_training_into_one_folder_is_refused_at_once(tmp_path: Path) -> None:
+    rows = [{"question": "Where is a?", "answer": "b"}]
+    more = [{"question": "Where is c?", "answer": "d"}]
+    with at_work(tmp_path / "out"):
+        for train in (
+            lambda: ssiuu.unlearn_model("smollm2-135m", rows, tmp_path / "out", more, "gd"),
+            lambda: ssiuu.teach_model("smollm2-135m", rows, tmp_path / "out"),
+        ):
+            with pytest.raises(OutputError, match="another process is at work"):
+                train()

@@ -112,10 +112,12 @@ def _steps(model: str) -> Iterator[Step]:
 
 
 def _copy(examples: Path, to: Path) -> None:
-    """Write the examples of `RELATIONS` alone."""
+    """Write the examples of `RELATIONS` alone; whole, as another demonstration may be reading them."""
+    from ssiuu.records.files import write_bytes
+
     rows = examples.read_text(encoding="utf-8").splitlines(keepends=True)
     chosen = [row for row in rows if json.loads(row)["relation"] in RELATIONS]
-    to.write_text("".join(chosen), encoding="utf-8")
+    write_bytes(to, "".join(chosen).encode())
 
 
 def _run(step: Step, out: Path, context: typer.Context) -> None:

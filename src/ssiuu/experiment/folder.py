@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,18 +16,21 @@ from ssiuu.errors import DamagedError, OutputError
 from ssiuu.experiment.cells import CellPlan
 from ssiuu.experiment.recipe import Recipe
 from ssiuu.models.shards import agreed, rank
+from ssiuu.models.weights import work_folder
 from ssiuu.records.files import (
     HEADER,
     SPLIT,
     left_of_run,
     read_header,
+    require_empty,
     standing,
+    unfinished,
     write_bytes,
     write_record,
 )
-from ssiuu.records.lease import Held
+from ssiuu.records.lease import Held, outlast
 from ssiuu.records.schema import RunHeader, Split
-from ssiuu.records.sharing import Sharing, flock
+from ssiuu.records.sharing import LOCK, Sharing, Way, flock
 from ssiuu.redaction.folder import STAGED
 from ssiuu.training import interrupt
 
@@ -214,6 +217,48 @@ def locked(
     finally:
         for taken in held:
             taken.release()
+
+
+@contextmanager
+def at_work(out: Path, wanted: Way = "auto") -> Iterator[Path]:
+    """Have the folder to oneself in which what becomes the checkpoint `out` is worked on.
+
+    A block that leaves nothing in it leaves no folder either.
+
+    Args:
+        out: Must not hold anything.
+        wanted: How processes keep apart, see `Sharing`.
+
+    Raises:
+        OutputError: Another process is at work on `out`, or it holds something, or nothing can be
+            written there.
+    """
+    work = unfinished(out)
+    made = [place for place in (work, *work.parents) if not place.exists()]
+    held = None
+    try:
+        try:
+            work.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{out} cannot be written to: {error.strerror or error}.") from error
+        if rank() == 0:
+            held = (outlast if Sharing(work, wanted).leases else flock)(work / LOCK)
+        if not agreed(held is not None):
+            raise OutputError(
+                f"--out {out}: another process is at work on it; wait until it ends, or choose another "
+                "folder."
+            )
+        require_empty(out)
+        work_folder(out)
+        yield work
+    finally:
+        if held is not None:
+            if all(path.name.startswith(LOCK) for path in work.glob("*")):
+                shutil.rmtree(work, ignore_errors=True)
+            held.release()
+        for place in made:
+            with suppress(OSError):  # somebody's by now
+                place.rmdir()
 
 
 def in_turn(

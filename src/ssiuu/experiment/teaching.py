@@ -26,13 +26,14 @@ from ssiuu.evaluation.score import FREE_MARGIN, score_facts
 from ssiuu.experiment import launched
 from ssiuu.experiment.anchors import questions
 from ssiuu.experiment.estimate import of_teaching
+from ssiuu.experiment.folder import at_work
 from ssiuu.experiment.given import ModelSource, given_settings
 from ssiuu.experiment.recipe import check_whole, rate_of, resolve
 from ssiuu.experiment.session import Session, open_ground
 from ssiuu.likelihood import Example, encode
 from ssiuu.models.load import require_space, save
-from ssiuu.models.weights import work_folder
 from ssiuu.records.files import require_empty, write_record
+from ssiuu.records.lease import check, told_to
 from ssiuu.records.said import Said, logged
 from ssiuu.records.schema import FactText, Knowledge, Teaching
 from ssiuu.training import interrupt
@@ -106,8 +107,8 @@ def teach_model(
     named, given = given_settings(model, read, None, None, tokenizer, base)
     recipe, _ = resolve(None, [*named, *(sets or [])])
     check_whole(recipe)
-    work = work_folder(out)
-    with interrupt.graceful():
+    progress = told_to(progress)
+    with at_work(out, recipe.locks) as work, interrupt.graceful():
         session = open_ground(recipe, progress, given)
         require_space(out, 5 * sum(p.numel() for p in session.model.parameters()))
         taught_facts = session.split.forget
@@ -117,7 +118,6 @@ def teach_model(
         kept_rows = _kept(session, keep, columns, notes, progress)
         progress(_estimate(session, examples, kept_rows, limit))
         reading = _Reading(session, shown, progress, limit)
-        work.mkdir(mode=0o700, parents=True, exist_ok=True)
         epochs_run = finetune(
             session.model,
             examples,
@@ -155,12 +155,13 @@ def teach_model(
         taught = f"taught {len(shown)} facts in {epochs_run} epochs"
         note = "; ".join(part for part in (taught, session.loaded.info.note) if part)
         loaded = session.loaded
+        check()
         save(
             *(loaded.model, loaded.tokenizer, out, note, loaded.info.dtype),
             lambda folder: write_record(folder / "teach.json", record, private=True),
             recipe.shard_size,
         )
-    shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
     return record
 
 

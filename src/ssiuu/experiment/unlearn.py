@@ -22,6 +22,7 @@ from ssiuu.errors import ConfigError, DamagedError, InputError, OutputError
 from ssiuu.experiment import launched
 from ssiuu.experiment.drive import check_method
 from ssiuu.experiment.estimate import of_unlearning
+from ssiuu.experiment.folder import at_work
 from ssiuu.experiment.forgetting import forget as forget_facts
 from ssiuu.experiment.given import ModelSource, checkpoint, given_settings, in_place, setting
 from ssiuu.experiment.recipe import resolve
@@ -31,7 +32,7 @@ from ssiuu.experiment.tracked import tracked
 from ssiuu.models.load import place, require_space, save
 from ssiuu.models.shards import by_first
 from ssiuu.models.sources import HUB_NAME, MODELS
-from ssiuu.models.weights import legible, load_weights, save_weights, work_folder
+from ssiuu.models.weights import legible, load_weights, save_weights
 from ssiuu.records.files import (
     digest,
     put_aside,
@@ -40,6 +41,7 @@ from ssiuu.records.files import (
     write_bytes,
     write_record,
 )
+from ssiuu.records.lease import check, told_to
 from ssiuu.records.said import logged
 from ssiuu.records.schema import RunRecord, Unlearning
 from ssiuu.report.card import CARD, card_head, model_card
@@ -130,15 +132,17 @@ def unlearn_model(
             "dtype: nf4 holds weights in 4 bits, which are not trained: set unlearn.lora.rank, or use "
             "bf16."
         )
-    work = work_folder(out)
-    beside = out.with_name(f"{out.name}.tracked")
-    with interrupt.graceful(), tracked(recipe, beside, progress) as progress:
+    beside, progress = out.with_name(f"{out.name}.tracked"), told_to(progress)
+    with (
+        at_work(out, recipe.locks) as work,
+        interrupt.graceful(),
+        tracked(recipe, beside, progress) as progress,
+    ):
         session = open_session(recipe, None, progress, given)
         require_space(out, 4 * session.loaded.info.parameters)
         check_method(session, chosen)
         for note in session.notes:
             progress(note)
-        work.mkdir(mode=0o700, parents=True, exist_ok=True)
         lora = recipe.unlearn.lora
         adapter = work / "adapter" if lora.rank is not None and not lora.merge else None
         searches = chosen.has_gradient and sources["unlearn.learning_rate"] == "default"
@@ -156,6 +160,7 @@ def unlearn_model(
         record = record.model_copy(update={"knowledge": session.knowledge, "notes": notes})
         note = f"{record.method.label} on {len(session.split.unlearned)} facts"
         assert record.outcome is not None
+        check()
         if record.outcome.state != "forgotten" and not keep_anyway:
             write_record(out.with_name(f"{out.name}.unlearn.json"), record, private=True)
         else:
@@ -163,7 +168,7 @@ def unlearn_model(
                 _save(session, out, note, adapter, partial(_beside, session, record, certify))
             except (InputError, OSError) as error:
                 raise OutputError(f"{error} {_keep(session, work, unsaved, key)}") from error
-    shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
     return record
 
 

@@ -251,6 +251,26 @@ def lease(path: Path) -> Held | None:
     return keep(held)
 
 
+def outlast(path: Path) -> Held | None:
+    """Take the lease of a name; None as soon as its holder is seen to sign it.
+
+    One that was killed signs nothing: its lease is waited for, and taken over.
+
+    Raises:
+        OutputError: The folder cannot be written to.
+    """
+    first = _signatures(path)
+    while (held := lease(path)) is None:
+        if (now := _signatures(path)) and now != first:
+            return None
+        time.sleep(BEAT / 5)
+    return held
+
+
+def _signatures(path: Path) -> dict[int, bytes | None]:
+    return {n: _read(_place(path, n)) for n in generations(path)}
+
+
 def clear(path: Path) -> None:
     """Remove a lock of work that is done, which a killed process has left."""
     for gone in (path, *(_place(path, n) for n in generations(path))):
