@@ -105,10 +105,13 @@ def test_one_process_works_on_a_ledger_and_a_dead_one_is_made_up_for(
     ledger = Ledger.begin(tmp_path / "ledger", ABOUT)
     held = Sharing(ledger.folder).hold(ledger.folder / LOCK)
     assert held is not None
+    told: list[str] = []
     with pytest.raises(OutputError, match="another process works on this ledger"):
-        requests.process(ledger)
+        requests.process(ledger, told.append)
+    assert len(told) == 1 and "looking for up to 60 s whether" in told[0]
     leasing._process.forget(held)  # it signs no more
-    monkeypatch.setattr(leasing, "PATIENCE", 0.0)
+    leasing._process.seen.clear()  # a command that begins anew has seen nothing yet
+    monkeypatch.setattr(leasing, "PATIENCE", 0.25)
     assert requests.process(ledger).round is None
     with pytest.raises(leasing.Lost):
         held.check()

@@ -89,10 +89,13 @@ def withdraw(
 
     Not out of a round that is under way. One that was interrupted is dropped.
     """
+    from ssiuu.cli.terminal import set_up
     from ssiuu.experiment.requests import withdraw as withdrawn
     from ssiuu.records.ledger import Ledger
 
-    dropped = withdrawn(Ledger(folder), reference)
+    progress = set_up()
+    dropped = withdrawn(Ledger(folder), reference, progress)
+    progress.done()
     result(reference=reference, state="withdrawn", dropped=dropped and dropped.id)
     print(f"{reference}: withdrawn")
     if dropped is not None:

@@ -137,7 +137,7 @@ def process(ledger: Ledger, progress: Progress = logged, audit: bool = True) -> 
         OutputError: Another process is at it.
         InputError: A model or a file cannot be used any more.
     """
-    held = _hold(ledger)
+    held = _hold(ledger, progress)
     if held is None:
         raise OutputError(f"{ledger.folder}: another process works on this ledger; wait for it.")
 
@@ -148,7 +148,7 @@ def process(ledger: Ledger, progress: Progress = logged, audit: bool = True) -> 
         held.release()
 
 
-def withdraw(ledger: Ledger, reference: str) -> Round | None:
+def withdraw(ledger: Ledger, reference: str, progress: Progress = logged) -> Round | None:
     """Take a pending request out, and overwrite its texts; return the round that was dropped with it.
 
     A round that was interrupted and has the request in it has read its facts: the round is dropped,
@@ -157,12 +157,13 @@ def withdraw(ledger: Ledger, reference: str) -> Round | None:
     Args:
         ledger: Of which model.
         reference: What the request is called by.
+        progress: Told where it has to wait.
 
     Raises:
         ConfigError: There is none of this reference, it was processed, or its round is under way.
         OutputError: What the round has left cannot be removed; the same command goes on.
     """
-    held = _hold(ledger)
+    held = _hold(ledger, progress)
     try:
         number = next((one.id for one in ledger.requests() if one.reference == reference), None)
         interrupted = [one for one in ledger.rounds() if held and not one.ended]
@@ -187,10 +188,10 @@ def audit_folder(ledger: Ledger, round_: int) -> Path:
     return ledger.folder / "audits" / f"{round_:04d}"
 
 
-def _hold(ledger: Ledger) -> Held | None:
-    """Take the lock of a ledger's rounds; None where another process works on one."""
+def _hold(ledger: Ledger, progress: Progress) -> Held | None:
+    """Take the lock of a ledger's rounds, a dead process' too; None where another one works on one."""
     sharing = Sharing(ledger.folder, way_of(json.loads(ledger.about("sets"))))
-    return sharing.hold(ledger.folder / LOCK)
+    return sharing.take_up(ledger.folder / LOCK, progress)
 
 
 def _begun(ledger: Ledger) -> Round | None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final, Literal, get_args
 
 from ssiuu.errors import OutputError
-from ssiuu.records.lease import Held, keep, lease
+from ssiuu.records.lease import PATIENCE, Held, keep, lease, outlast
 from ssiuu.records.lock import open_lock, take
 
 Way = Literal["auto", "flock", "leases"]
@@ -57,6 +57,25 @@ class Sharing:
             OutputError: The folder cannot be written to, or its file system has no locks.
         """
         return lease(path) if self.leases else flock(path, part)
+
+    def take_up(self, path: Path, tell: Callable[[str], None]) -> Held | None:
+        """Take a lock, that of a dead process too; None where its holder is alive.
+
+        The system lets go of a dead process' lock; a lease has to be watched for, by a command that
+        begins anew each time, until it is signed or `ssiuu.records.lease.PATIENCE` is over.
+
+        Args:
+            path: The lock file.
+            tell: Told where that is waited for.
+
+        Raises:
+            OutputError: See `hold`.
+        """
+        held = self.hold(path)
+        if held is not None or not self.leases:
+            return held
+        tell(f"{path.parent}: looking for up to {PATIENCE:.0f} s whether who was at work here still is")
+        return outlast(path)
 
 
 def flock(path: Path, part: bool = False) -> Held | None:
