@@ -32,6 +32,9 @@ from ssiuu.certificate.files import digests
 from ssiuu.certificate.signature import SignatureError, pae, read_public
 from ssiuu.certificate.statement import Checkpoint, Issue, of_audit
 from ssiuu.certificate.write import write
+from ssiuu.errors import ModelError
+from ssiuu.experiment.certify import Seal, certify_audit
+from ssiuu.models.folder import model_fingerprint, source_of
 from ssiuu.redaction.keys import digest_key
 
 SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -263,6 +266,25 @@ def test_who_signed_it(place: Place, tmp_path: Path) -> None:
 def test_what_cannot_be_checked_is_misuse(place: Place, words: list[str], said: str) -> None:
     done = place.verify(*words)
     assert done.returncode == 2 and said in done.stderr
+
+
+def test_nothing_is_certified_of_models_that_were_not_judged(place: Place, tmp_path: Path) -> None:
+    before, after, out = place.folder / "before", place.folder / "after", tmp_path / "audit"
+    out.mkdir()
+    seal, judged = Seal(salted=True), source_of(after)
+    with pytest.raises(ModelError, match=r"before is not what was judged.*Nothing is certified"):
+        certify_audit(RECORD, str(before), after, out, None, seal)
+    model = RECORD.header.model.model_copy(update={"fingerprint": model_fingerprint(before)})
+    record = RECORD.model_copy(update={"header": RECORD.header.model_copy(update={"model": model})})
+    certify_audit(record, str(before), after, out, None, seal, judged=judged)
+    for path in out.iterdir():
+        path.unlink()
+    flip(after / "model.safetensors", 9)
+    with pytest.raises(
+        ModelError, match=r"after.model.safetensors is not what the model was read from"
+    ):
+        certify_audit(record, str(before), after, out, None, seal, judged=judged)
+    assert not [*out.iterdir()]
 
 
 def test_no_file_is_read_twice(

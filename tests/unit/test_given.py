@@ -14,13 +14,18 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import ssiuu
 from ssiuu.data.fact import Fact
 from ssiuu.data.memory import memory_rows
 from ssiuu.data.problems import Problems
 from ssiuu.data.read import read_facts
-from ssiuu.errors import ConfigError, DataError
+from ssiuu.errors import ConfigError, DataError, ModelError
+from ssiuu.experiment import asking
+from ssiuu.experiment.given import given_settings
+from ssiuu.experiment.recipe import resolve
+from ssiuu.experiment.session import open_ground
 from ssiuu.models.load import load, save
 
 FORGET = [{"question": f"w{n}", "answer": f"w{n + 20}"} for n in range(4)]
@@ -285,3 +290,47 @@ def test_a_data_frame_needs_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ConfigError, match="pip install pandas"):
         _frame([{"a": 1}])
+
+
+def rewritten(path: Path) -> None:
+    """Write other values into a file of weights, as it lies."""
+    tensors = {name: t + 1.0 for name, t in load_file(path).items()}
+    save_file(tensors, path.with_name("other"), {"format": "pt"})
+    with path.open("r+b") as stream:
+        stream.write(path.with_name("other").read_bytes())
+    path.with_name("other").unlink()
+
+
+@pytest.fixture
+def pair(tmp_path: Path, make_model: Any, tokenizer: Any) -> tuple[Path, Path]:
+    for seed, name in enumerate(("before", "after")):
+        save(make_model(seed), tokenizer, tmp_path / name)
+    return tmp_path / "before", tmp_path / "after"
+
+
+def test_what_was_asked_of_weights_that_were_changed_meanwhile_is_not_said(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = asking.know
+
+    def late(*given: Any, **named: Any) -> Any:
+        rewritten(pair[0] / "model.safetensors")
+        return plain(*given, **named)
+
+    monkeypatch.setattr(asking, "know", late)
+    with pytest.raises(ModelError, match=r"model.safetensors is not what the model was read from"):
+        ssiuu.ask_model(pair[0], FORGET)
+
+
+def test_a_checkpoint_is_one_model_for_as_long_as_a_session_lasts(pair: tuple[Path, Path]) -> None:
+    before, after = pair
+    named, given = given_settings(before, FORGET, RETAIN)
+    session = open_ground(resolve(None, [*named, *ALONE])[0], lambda _: None, given)
+    assert session.put(after) == [] == session.put(after, session.loaded.tokenizer)
+    weights = {name: p.clone() for name, p in session.model.named_parameters()}
+    session.check()
+    rewritten(after / "model.safetensors")
+    for again in (lambda: session.put(after), session.check):
+        with pytest.raises(ModelError, match=r"after.model.safetensors is not what the model was read"):
+            again()
+    assert all(torch.equal(p, weights[name]) for name, p in session.model.named_parameters())

@@ -69,19 +69,21 @@ def command(
     from ssiuu.certificate.write import JSON as CERTIFICATE
     from ssiuu.experiment.certify import certify_audit
     from ssiuu.experiment.unlearn import audit_models
+    from ssiuu.models.folder import source_of
 
     progress, sets = set_up(), forcing(set_, force, prompt, thorough, revision=revision)
     typed = shlex.join(["ssiuu", *sys.argv[1:]])
+    judged = source_of(after, base)
     record = audit_models(
         before, after, forget, out, retain, sets, typed, progress, columns=columns, base=base
     )
     if not any(cell.failed for cell in record.cells):
         # Before the record is redacted, which no certificate can be made of.
-        certify_audit(record, before, after, out, base, seal, progress)
+        certify_audit(record, before, after, out, base, seal, progress, judged)
     finish(record, out, progress, redact, digest_key)
     print(f"certificate: {out / CERTIFICATE}")
-    judged = next(cell for cell in record.cells if cell.method.label == "after")
-    said = verdict(record, judged)
+    after_cell = next(cell for cell in record.cells if cell.method.label == "after")
+    said = verdict(record, after_cell)
     result(certificate=out / CERTIFICATE, verdict=said)
     codes = {"not removed": NOT_FORGOTTEN, "hidden": HIDDEN}
     if code := codes.get(said):

@@ -53,6 +53,7 @@ def ask_model(
     forget = session.split.forget
     progress(f"asking {len(forget)} facts")
     knowledge = know(session.model, session.prompt, forget, session.context, seed=recipe.split.seed)
+    session.check()
     record = ModelKnowledge(
         model=session.loaded.info,
         form=session.prompt.name,

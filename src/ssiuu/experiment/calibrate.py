@@ -37,7 +37,7 @@ from ssiuu.experiment.recipe import Recipe, check_whole, resolve
 from ssiuu.experiment.session import Session, open_session
 from ssiuu.hiding import HIDING, Subject
 from ssiuu.likelihood import Prompt
-from ssiuu.models.load import cache_folder, load, load_checkpoint_weights, model_fingerprint
+from ssiuu.models.load import cache_folder, load, model_fingerprint
 from ssiuu.models.original import Original
 from ssiuu.records.files import digest, now, read_record, whole, write_bytes, write_record
 from ssiuu.records.said import logged
@@ -278,7 +278,7 @@ class Bench:
 
     def learned(self, folder: Path, facts: Sequence[FactText]) -> dict[str, Truth]:
         """Put a model in place that has not learned these facts."""
-        load_checkpoint_weights(self.session.model, folder)
+        self.session.put(folder)
         return {fact.id: "erased" for fact in facts}
 
     def hide(self, kind: str, facts: Sequence[FactText]) -> dict[str, Truth]:
@@ -352,7 +352,7 @@ class TaughtWorld(Bench):
         recipe, _ = resolve(None, [*named, *sets])
         check_whole(recipe)
         session = open_session(recipe, None, progress, given)
-        load_checkpoint_weights(session.model, taught.twin, None, session.loaded.tokenizer)
+        session.put(taught.twin, session.loaded.tokenizer)
         session.original.restore()  # another architecture is refused before any work
         super().__init__(session, taught.twin, progress)
 

@@ -18,7 +18,6 @@ from ssiuu.experiment.attacking import Attacker, heaviest, plan
 from ssiuu.experiment.drive import settings_of
 from ssiuu.experiment.session import Session
 from ssiuu.methods import Method
-from ssiuu.models.load import model_fingerprint
 from ssiuu.records.files import cell_folder, digest, keyed
 from ssiuu.records.schema import MethodInfo, Split
 from ssiuu.training.loop import rows_of
@@ -108,7 +107,7 @@ class Keys:
         """Return the key of the model that a cell judges."""
         folder = {"given": self.after, "never-learned": self.session.never_learned}.get(info.name)
         if folder is not None:
-            return digest(self.original, model_fingerprint(folder, self.session.recipe.base))
+            return digest(self.original, self.session.source(folder).fingerprint)
         return self.unlearning(method, seed) if method and method.trains else self.original
 
     def evaluation(self, model: str) -> str:
@@ -147,7 +146,7 @@ class Keys:
                 if looks and curve == last:  # beside its attack, which then is carried out once
                     stages.append(_stage(folder, "stability", digest(key, "stability"), curve))
         if looks and self.attacked is not None:
-            key = digest(model, "stability", model_fingerprint(self.attacked, self.session.recipe.base))
+            key = digest(model, "stability", self.session.source(self.attacked).fingerprint)
             stages.append(_stage(folder, "stability", key))
         return CellPlan(info, method, seed, stages)
 

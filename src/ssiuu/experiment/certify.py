@@ -16,9 +16,11 @@ from ssiuu.certificate.statement import Checkpoint, Issue, of_audit, of_unlearni
 from ssiuu.certificate.write import write
 from ssiuu.data.columns import given_columns
 from ssiuu.data.read import read_facts
+from ssiuu.errors import ModelError
 from ssiuu.experiment.provenance import versions
 from ssiuu.models.adapter import base_folder
-from ssiuu.models.files import is_adapter
+from ssiuu.models.files import Source, is_adapter
+from ssiuu.models.folder import source_of
 from ssiuu.models.sources import find
 from ssiuu.records.files import now
 from ssiuu.records.schema import ModelInfo, RunRecord, Unlearning
@@ -65,6 +67,7 @@ def certify_audit(
     base: str | None = None,
     seal: Seal | None = None,
     progress: Progress = lambda _: None,
+    judged: Source | None = None,
 ) -> Path:
     """Write the certificate of an audit into its folder and return it.
 
@@ -76,14 +79,25 @@ def certify_audit(
         base: The model that an adapter belongs to, where one was given.
         seal: How it is made.
         progress: Told of files that are read.
+        judged: What the model after held before it was judged.
 
     Raises:
+        ModelError: A model is not what was judged.
         InputError: A file cannot be read, or the key cannot be used.
     """
     seal = seal or Seal()
     revision = record.header.config.get("revision")
-    place = find(before, revision).folder
-    found = tuple(_checkpoints(place, after, base, record.header.model, progress))
+    place, info = find(before, revision).folder, record.header.model
+    found = tuple(_checkpoints(place, after, base, info, progress))
+    read = source_of(place, base)
+    if info.source != "object" and read.fingerprint != info.fingerprint:
+        raise ModelError(
+            f"{before} is not what was judged: it was changed or replaced since. Nothing is certified: "
+            "put back what was there, or judge what is there now."
+        )
+    for source in (read, judged):
+        if source is not None:
+            source.check()
     issue = Issue(found, seal.facts(out), now(), versions(), tuple(ATTACKS), seal.references)
     return write(of_audit(record, issue), out, seal.signer)
 

@@ -16,7 +16,7 @@ from ssiuu.diagnosis.influence import Baseline, influence
 from ssiuu.diagnosis.probe import linear_probe
 from ssiuu.diagnosis.stability import stability
 from ssiuu.experiment.session import Session
-from ssiuu.models.load import load_checkpoint_weights, restore, snapshot
+from ssiuu.models.load import restore, snapshot
 from ssiuu.models.shards import full
 from ssiuu.models.sites import Site
 from ssiuu.records.schema import BothAttributions, Depth, Evidence, LinearProbe, Reading, Stability
@@ -124,7 +124,7 @@ class Inside:
         session, model = self.session, self.session.model
         states = None
         if session.never_learned is not None:
-            load_checkpoint_weights(model, session.never_learned, session.recipe.base)
+            session.put(session.never_learned)
             states = answer_states(model, self.examples, session.pad)
         session.original.restore()
         return (

@@ -28,6 +28,7 @@ from ssiuu.errors import ConfigError, InputError, NotKnownError, OutputError, sh
 from ssiuu.experiment.asking import ask_model
 from ssiuu.experiment.certify import Seal, certify_audit
 from ssiuu.experiment.unlearn import DEFAULT_METHOD, audit_models, unlearn_model
+from ssiuu.models.folder import source_of
 from ssiuu.records.files import read_record, write_record
 from ssiuu.records.lease import Held, check, told_to
 from ssiuu.records.ledger import Ledger, Request, Round
@@ -379,13 +380,14 @@ class _Processing:
         folder = audit_folder(self.ledger, self.round.id)
         if self.round.verdict:  # audited, redacted, and only what follows was left
             return dict(json.loads(self.ledger.about(f"verdicts {self.round.id}")))
+        judged = source_of(self.out)
         record = audit_models(
             *(self.round.before, self.out, self.rows, folder),
             *(list(self.retain.values()) or None, self.sets, "", self.progress),
         )
         words, whole = self._words(record)
         seal = Seal(references=tuple(request.reference for request in self.requests))
-        certify_audit(record, self.round.before, self.out, folder, None, seal, self.progress)
+        certify_audit(record, self.round.before, self.out, folder, None, seal, self.progress, judged)
         self.ledger.tell(f"verdicts {self.round.id}", json.dumps(list(words.items())))
         redact(folder)
         self._note(verdict=whole)

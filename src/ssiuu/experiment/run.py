@@ -52,7 +52,6 @@ from ssiuu.experiment.tracked import tracked
 from ssiuu.experiment.trials import TrialPlan, Tuner, choose, plan_trials
 from ssiuu.methods import Method
 from ssiuu.models.load import (
-    load_checkpoint_weights,
     load_weights,
     require_space,
     restore,
@@ -211,9 +210,7 @@ def _check_given(session: Session, *folders: Path | None) -> None:
     """Refuse checkpoints of another architecture before any work."""
     for folder in folders:
         if folder is not None:
-            tokenizer = session.loaded.tokenizer
-            notes = load_checkpoint_weights(session.model, folder, session.recipe.base, tokenizer)
-            session.notes += notes
+            session.notes += session.put(folder, session.loaded.tokenizer)
             session.original.restore()
 
 
@@ -352,6 +349,7 @@ def _original(session: Session, out: Path, keys: Keys, progress: Progress) -> Ev
         progress("original model: evaluating")
         session.original.restore()
         evaluation = session.scores(original=True).model_copy(update={"key": key})
+        session.check()
         write_record(path, evaluation)
     return evaluation
 
@@ -361,7 +359,9 @@ def _planted(examiner: Examiner, out: Path, keys: Keys, progress: Progress) -> N
     key = keys.examination(keys.original)
     path = out / keyed("planted", key)
     if not whole(path, progress) or read_stage(path, Examination, key) is None:
-        write_record(path, planted(examiner, key).model_copy(update={"key": key}))
+        found = planted(examiner, key).model_copy(update={"key": key})
+        examiner.session.check()
+        write_record(path, found)
 
 
 @dataclass(frozen=True)
@@ -632,6 +632,7 @@ class _Stages:
 
     def _write(self, cell: CellPlan, stage: StagePlan, record: R) -> None:
         check()
+        self.session.check()
         write_record(self.out / stage.path, record.model_copy(update={"key": stage.key}))
         if not cell.stage("unlearn"):
             self._same[stage.key] = self.out / stage.path
@@ -643,9 +644,9 @@ class _Stages:
         """Put the weights of this cell into the model; False where they are not there yet."""
         session, unlearning = self.session, cell.stage("unlearn")
         if cell.info.name == "given" and self.keys.after is not None:
-            load_checkpoint_weights(session.model, self.keys.after, session.recipe.base)
+            session.put(self.keys.after)
         elif cell.info.name == "never-learned" and session.never_learned is not None:
-            load_checkpoint_weights(session.model, session.never_learned, session.recipe.base)
+            session.put(session.never_learned)
         elif unlearning is None:
             session.original.restore()
         else:
@@ -757,5 +758,5 @@ class _Stages:
             return self._inside.stability(baseline, weights, ending(attack), attack.pool, attack.note)
         folder = self.keys.attacked
         assert folder is not None
-        load_checkpoint_weights(self.session.model, folder, self.session.recipe.base)
+        self.session.put(folder)
         return self._inside.stability(baseline, weights, f"the checkpoint given ({folder.name})")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from ssiuu.analysis.scores import SCORES
@@ -30,6 +31,9 @@ from ssiuu.experiment.recipe import Recipe
 from ssiuu.likelihood import Example
 from ssiuu.methods import Method, Objective
 from ssiuu.models import shards
+from ssiuu.models.files import Source
+from ssiuu.models.folder import source_of
+from ssiuu.models.load import load_checkpoint_weights
 from ssiuu.models.precision import resolve_precision
 from ssiuu.plugins import used
 from ssiuu.records.schema import Evaluation, FactScore, FactText, Split
@@ -45,11 +49,13 @@ class Session(Ground):
         recipe: What is done on it.
         precision: Of forward passes in training.
         lost: What is lost beyond its limits, in words, where that is asked.
+        sources: What the checkpoints hold that are read into the model, by folder.
     """
 
     recipe: Recipe
     precision: Literal["bf16", "fp32"]
     lost: Callable[[], str] | None = None
+    sources: dict[Path, Source] = field(default_factory=dict)
     _alternates: dict[Any, dict[str, list[str]]] = field(default_factory=dict)
 
     @property
@@ -65,6 +71,47 @@ class Session(Ground):
         precision = resolve_precision(recipe.precision, device)
         parts = {part.name: getattr(ground, part.name) for part in fields(ground)}
         return cls(**parts, recipe=recipe, precision=precision)
+
+    def put(self, folder: Path, tokenizer: Any = None) -> list[str]:
+        """Read a checkpoint's weights into the model, the same ones however often.
+
+        Args:
+            folder: Of a model or an adapter, or a GGUF file.
+            tokenizer: The model's, where the two are to be held against each other.
+
+        Returns:
+            What a reader must know of the comparison, a sentence each.
+
+        Raises:
+            ModelError: It does not fit, or its files were changed since they were first read.
+        """
+        if folder in self.sources:
+            self.sources[folder].check()
+        notes = load_checkpoint_weights(self.model, folder, self.recipe.base, tokenizer)
+        self.source(folder).check()
+        return notes
+
+    def source(self, folder: Path) -> Source:
+        """Return what a checkpoint held when it was first asked for.
+
+        Raises:
+            ModelError: It is none.
+        """
+        if folder not in self.sources:
+            self.sources[folder] = source_of(folder, self.recipe.base)
+        return self.sources[folder]
+
+    def check(self) -> None:
+        """Refuse to say anything of models whose files are not those that were read.
+
+        Weights that nothing has changed may still lie in the files alone, which are mapped.
+
+        Raises:
+            ModelError: One was changed, replaced or removed since.
+        """
+        for source in (self.loaded.source, *self.sources.values()):
+            if source is not None:
+                source.check()
 
     def scores(self, original: bool = False) -> Evaluation:
         """Score the model as it is now, how far it has moved, and its utility where that is asked for.

@@ -156,6 +156,7 @@ def teach_model(
         note = "; ".join(part for part in (taught, session.loaded.info.note) if part)
         loaded = session.loaded
         check()
+        session.check()
         save(
             *(loaded.model, loaded.tokenizer, out, note, loaded.info.dtype),
             lambda folder: write_record(folder / "teach.json", record, private=True),

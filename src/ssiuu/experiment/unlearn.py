@@ -186,8 +186,7 @@ def _beside(
     write_record(folder / RECORD, record, private=True)
     write_bytes(folder / CARD, _card(session, record).encode())
     certify(folder, record)
-    if session.loaded.source is not None:
-        session.loaded.source.check()
+    session.check()
 
 
 def _save(
