@@ -99,6 +99,16 @@ def test_another_model_of_the_same_name_is_not_asked(place: Path, tmp_path: Path
     assert Both().ask(given, QUESTION).before == ANSWER
 
 
+def test_a_model_that_is_replaced_is_not_answered_for(audit: Path, place: Path, tmp_path: Path) -> None:
+    folder, both = shutil.copytree(place / "model", tmp_path / "model"), Both()
+    (pair,) = pairs_of(audit, before=str(folder)).values()
+    assert both.ask(pair, QUESTION).before == ANSWER
+    shutil.copytree(place / "gone", folder, dirs_exist_ok=True)
+    with pytest.raises(ModelError, match="is not what the model was read from"):
+        both.ask(pair, QUESTION)
+    assert both.ask(pair, QUESTION).before == greedy(place / "gone", QUESTION)  # what is there now
+
+
 def test_a_run_has_the_weights_of_cells_at_work(place: Path, tmp_path: Path) -> None:
     loaded = load(str(place / "model"))
     run = tmp_path / "run"

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ssiuu
+from ssiuu.cli.export import _model as export
 from ssiuu.data.fact import Fact
 from ssiuu.data.memory import memory_rows
 from ssiuu.data.problems import Problems
@@ -26,6 +27,7 @@ from ssiuu.experiment import asking
 from ssiuu.experiment.given import given_settings
 from ssiuu.experiment.recipe import resolve
 from ssiuu.experiment.session import open_ground
+from ssiuu.models import gguf
 from ssiuu.models.load import load, save
 
 FORGET = [{"question": f"w{n}", "answer": f"w{n + 20}"} for n in range(4)]
@@ -334,3 +336,16 @@ def test_a_checkpoint_is_one_model_for_as_long_as_a_session_lasts(pair: tuple[Pa
         with pytest.raises(ModelError, match=r"after.model.safetensors is not what the model was read"):
             again()
     assert all(torch.equal(p, weights[name]) for name, p in session.model.named_parameters())
+
+
+def test_nothing_is_exported_of_weights_that_were_changed_meanwhile(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(model: Any, tokenizer: Any, path: Path, kind: str) -> None:
+        rewritten(pair[0] / "model.safetensors")
+        path.write_bytes(b"as it was made of them")
+
+    monkeypatch.setattr(gguf, "write", late)
+    with pytest.raises(ModelError, match=r"model.safetensors is not what the model was read from"):
+        export(str(pair[0]), tmp_path / "out.gguf", "f16")
+    assert not (tmp_path / "out.gguf").exists()

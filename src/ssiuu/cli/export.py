@@ -9,7 +9,7 @@ import typer
 
 from ssiuu.cli.options import ColumnNames
 from ssiuu.cli.spoken import result
-from ssiuu.errors import ConfigError, OutputError, unknown
+from ssiuu.errors import ConfigError, ModelError, OutputError, unknown
 
 KINDS = ("f16", "q8_0", "q4_0", "q6_k", "q4_k_m")
 
@@ -83,6 +83,11 @@ def _model(model: str, gguf: Path, type_: str) -> None:
 
     loaded = load(model)
     write(loaded.model, loaded.tokenizer, gguf, type_)  # type: ignore[arg-type]
+    try:
+        loaded.check()
+    except ModelError:
+        gguf.unlink()
+        raise
     off = rounding(loaded.model, read_gguf(gguf))
     size = gguf.stat().st_size / 1e6
     result(gguf=gguf, megabytes=size, rounding=off)

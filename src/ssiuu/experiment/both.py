@@ -99,6 +99,11 @@ class Both:
             prompt.text(write(model, prompt, [ids], [ROOM], endings=[ending])[0], ending)
             for model in (loaded.model, other)
         ]
+        try:
+            loaded.check()
+        except ModelError:
+            self._pair = self._loaded = None  # what is there now is read the next time
+            raise
         names = str(pair.basis.model), pair.after.name
         return Answers(said[0], said[1], names, prompt.description)
 

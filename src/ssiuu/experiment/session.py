@@ -104,14 +104,12 @@ class Session(Ground):
     def check(self) -> None:
         """Refuse to say anything of models whose files are not those that were read.
 
-        Weights that nothing has changed may still lie in the files alone, which are mapped.
-
         Raises:
             ModelError: One was changed, replaced or removed since.
         """
-        for source in (self.loaded.source, *self.sources.values()):
-            if source is not None:
-                source.check()
+        self.loaded.check()
+        for source in self.sources.values():
+            source.check()
 
     def scores(self, original: bool = False) -> Evaluation:
         """Score the model as it is now, how far it has moved, and its utility where that is asked for.

@@ -91,6 +91,17 @@ class Loaded:
     folder: Path | None
     source: Source | None = None
 
+    def check(self) -> None:
+        """Refuse to say anything of a model whose files are not those that were read.
+
+        Weights that nothing has changed may still lie in the files alone, which are mapped.
+
+        Raises:
+            ModelError: One was changed, replaced or removed since.
+        """
+        if self.source is not None:
+            self.source.check()
+
 
 def load(
     name: str,
