@@ -198,6 +198,13 @@ def test_what_is_not_forgotten_stays_pending_with_its_texts(
     assert done.returncode == 3 and "stay pending" in done.stdout
     assert ledger.rounds() == [] and len(ledger.requests()[0].rows) == 3
     assert requests.newest(ledger) == ledger.about("model")
+    record = ledger.folder / "models" / "0001.unlearn.json"  # the model's answers stand in it
+    assert record.exists()
+    ledger.tell("sets", json.dumps(SHORT))
+    before = record.read_bytes()
+    monkeypatch.setattr("ssiuu.experiment.outcome.SAID", 0.0)
+    assert requests.process(ledger, audit=False).state == "forgotten"
+    assert rows(place)[1]["answer"].encode() in before and not record.exists()
 
 
 def test_an_unlearning_that_is_refused_leaves_no_round(place: Path, tmp_path: Path) -> None:

@@ -60,6 +60,13 @@ def test_a_round_that_was_interrupted_goes_with_what_is_withdrawn_from_it(ledger
     assert requests.process(ledger).round is None  # nothing is pending
 
 
+def test_what_a_round_that_came_to_nothing_said_goes_with_what_is_withdrawn(ledger: Ledger) -> None:
+    ledger.drop_round(1)  # not forgotten: the record stands beside where the model would be
+    assert requests.withdraw(ledger, "x1") is None
+    assert not any((ledger.folder / name).exists() for name in LEFT)
+    assert (ledger.folder / "audits/0002/run.json").exists()
+
+
 def test_a_round_whose_request_is_gone_already_is_dropped(ledger: Ledger) -> None:
     with sqlite3.connect(ledger.folder / FILE) as base:  # as an earlier version withdrew
         base.execute("DELETE FROM requests")

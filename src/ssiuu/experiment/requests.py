@@ -172,6 +172,10 @@ def withdraw(ledger: Ledger, reference: str, progress: Progress = logged) -> Rou
         if dropped is not None:
             _drop(ledger, dropped)
         ledger.withdraw(reference)
+        if (
+            held is not None
+        ):  # what a round that came to nothing said of the facts lies where the next is
+            _clear(ledger, max((one.id for one in ledger.rounds()), default=0) + 1)
         return dropped
     finally:
         if held is not None:
@@ -215,13 +219,19 @@ def _drop(ledger: Ledger, round_: Round) -> None:
         OutputError: Something of it cannot be removed.
     """
     ledger.note(round_.id, outcome="", verdict="")
-    made, name = _checkpoint(ledger, round_.id), f"{round_.id:04d}"
+    _clear(ledger, round_.id)
+    ledger.drop_round(round_.id)
+
+
+def _clear(ledger: Ledger, round_: int) -> None:
+    """Remove all that a round has left in its folders and beside them, its model first and at once."""
+    made, name = _checkpoint(ledger, round_), f"{round_:04d}"
     gone = made.with_name(f".{name}.gone")
     try:
         remove(gone)
         if made.exists():
             made.rename(gone)
-        for folder in (made.parent, audit_folder(ledger, round_.id).parent):
+        for folder in (made.parent, audit_folder(ledger, round_).parent):
             for path in folder.glob("*"):
                 if path.name.removeprefix(".").partition(".")[0] == name:
                     remove(path)
@@ -229,7 +239,6 @@ def _drop(ledger: Ledger, round_: Round) -> None:
         raise OutputError(
             f"{error.filename} cannot be removed: {error.strerror or error}. The same command goes on."
         ) from error
-    ledger.drop_round(round_.id)
 
 
 def _checkpoint(ledger: Ledger, round_: int) -> Path:
@@ -271,6 +280,7 @@ class _Processing:
         self._keep()
         redact(self.out)
         check()
+        remove(self.out.with_name(f"{self.out.name}.unlearn.json"))  # of a try that came to nothing
         sample = int(self.ledger.about("sample"))
         self.ledger.end_round(self.round.id, verdicts, sample, self.asked)
         return Processed(self.ledger.rounds()[-1], record)
@@ -368,6 +378,7 @@ class _Processing:
         is recorded without a text. No sample is kept, for nothing was made go.
         """
         folder = audit_folder(self.ledger, self.round.id)
+        _clear(self.ledger, self.round.id)  # what is there is of a try that came to nothing
         write_record(folder / ASKED, asked, private=True)
         redact(folder / ASKED, default_place(folder))
         self._note(outcome=NOT_KNOWN, verdict=NOT_KNOWN)
