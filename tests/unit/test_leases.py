@@ -264,7 +264,9 @@ def test_a_checkpoint_is_worked_on_by_one_process_and_a_killed_one_hinders_nobod
     killed.start()
     killed.join(300)
     assert killed.exitcode == -signal.SIGKILL
-    with at_work(out, locks) as work:
+    told: list[str] = []
+    with at_work(out, locks, told.append) as work:
+        assert len(told) == (locks == "leases")  # which is waited for
         assert (work / "state.safetensors").read_text() == "half"
         half = tmp_path / "made" / ".out.part-x"  # which is being saved
         half.mkdir()

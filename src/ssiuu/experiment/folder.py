@@ -28,7 +28,7 @@ from ssiuu.records.files import (
     write_bytes,
     write_record,
 )
-from ssiuu.records.lease import Held, outlast
+from ssiuu.records.lease import PATIENCE, Held, generations, outlast
 from ssiuu.records.schema import RunHeader, Split
 from ssiuu.records.sharing import LOCK, Sharing, Way, flock
 from ssiuu.redaction.folder import STAGED
@@ -220,7 +220,9 @@ def locked(
 
 
 @contextmanager
-def at_work(out: Path, wanted: Way = "auto") -> Iterator[Path]:
+def at_work(
+    out: Path, wanted: Way = "auto", say: Callable[[str], None] = lambda _: None
+) -> Iterator[Path]:
     """Have the folder to oneself in which what becomes the checkpoint `out` is worked on.
 
     A block that leaves nothing in it leaves no folder either.
@@ -228,6 +230,7 @@ def at_work(out: Path, wanted: Way = "auto") -> Iterator[Path]:
     Args:
         out: Must not hold anything.
         wanted: How processes keep apart, see `Sharing`.
+        say: Told where a lease lies there, whose holder may be dead.
 
     Raises:
         OutputError: Another process is at work on `out`, or it holds something, or nothing can be
@@ -242,7 +245,10 @@ def at_work(out: Path, wanted: Way = "auto") -> Iterator[Path]:
         except OSError as error:
             raise OutputError(f"{out} cannot be written to: {error.strerror or error}.") from error
         if rank() == 0:
-            held = (outlast if Sharing(work, wanted).leases else flock)(work / LOCK)
+            leases = Sharing(work, wanted).leases
+            if leases and generations(work / LOCK):
+                say(f"looking for {PATIENCE:.0f} s whether who was at work on {out} is alive")
+            held = (outlast if leases else flock)(work / LOCK)
         if not agreed(held is not None):
             raise OutputError(
                 f"--out {out}: another process is at work on it; wait until it ends, or choose another "

@@ -108,7 +108,7 @@ def teach_model(
     recipe, _ = resolve(None, [*named, *(sets or [])])
     check_whole(recipe)
     progress = told_to(progress)
-    with at_work(out, recipe.locks) as work, interrupt.graceful():
+    with at_work(out, recipe.locks, progress) as work, interrupt.graceful():
         session = open_ground(recipe, progress, given)
         require_space(out, 5 * sum(p.numel() for p in session.model.parameters()))
         taught_facts = session.split.forget

@@ -134,7 +134,7 @@ def unlearn_model(
         )
     beside, progress = out.with_name(f"{out.name}.tracked"), told_to(progress)
     with (
-        at_work(out, recipe.locks) as work,
+        at_work(out, recipe.locks, progress) as work,
         interrupt.graceful(),
         tracked(recipe, beside, progress) as progress,
     ):
