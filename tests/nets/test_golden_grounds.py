@@ -35,6 +35,11 @@ from tofu_folder import write_tofu
 
 GOLDEN = Path(__file__).with_name("golden_grounds.json")
 BENCHMARKS = ("worldfacts", "fictional", "tofu", "faithun", "rwku", "own")
+LATER = (
+    "reworded_probability",
+    "wrong_probability",
+    "fluency",
+)  # scores that are newer than the digests
 PROTOCOLS = ("paper", "strong")
 NEEDED = {"own": ["forget=f.jsonl", "model=m"]}
 FORGET = [
@@ -132,7 +137,16 @@ def ground_of(name: str, place: Path) -> dict[str, Any]:
 
 def scored(session: Session) -> dict[str, Any]:
     found = session.score.evaluate(session.model, session.prompt, session.split)
-    return found.model_dump(mode="json", exclude={"seconds", "unrelated"})  # the latter: the session's
+    dumped = found.model_dump(
+        mode="json", exclude={"seconds", "unrelated"}
+    )  # the latter: the session's
+    return without(dumped, LATER)
+
+
+def without(values: Any, keys: tuple[str, ...]) -> Any:
+    if not isinstance(values, dict):
+        return values
+    return {key: without(value, keys) for key, value in values.items() if key not in keys}
 
 
 def score_name(session: Session) -> str:
