@@ -71,7 +71,8 @@ class Stages(run_module._Stages):
     """The stages of a run, each of them a sleep in the place of its work."""
 
     def __init__(self, out: Path, cells: Sequence[CellPlan], log: Path, pause: float) -> None:
-        session: Any = SimpleNamespace(recipe=SimpleNamespace(keep_checkpoints=False))
+        recipe = SimpleNamespace(keep_checkpoints=False)
+        session: Any = SimpleNamespace(recipe=recipe, check=lambda: None)
         stub: Any = SimpleNamespace(key="", progress=None)
         meter = Meter(out, cells, lambda _: None)
         super().__init__(session, out, stub, stub, stub, stub, meter, Sharing(out))
