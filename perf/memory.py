@@ -91,19 +91,27 @@ class Storages(TorchDispatchMode):
         self.now -= self.live.pop(key, 0)
 
 
-def model_of(width: int, layers: int, kind: torch.dtype = torch.float32, words: int = WORDS) -> Any:
-    """Return a random Llama with tied embeddings, whose maps are as wide as those of real ones."""
+def model_of(
+    width: int, layers: int, kind: torch.dtype = torch.float32, words: int = WORDS, **other: Any
+) -> Any:
+    """Return a random Llama with tied embeddings, whose maps are as wide as those of real ones.
+
+    `other`: what its configuration has in place of that.
+    """
     torch.manual_seed(0)
+    shape = {
+        "intermediate_size": width * 8 // 3,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+    }
     config = LlamaConfig(
         vocab_size=words,
         hidden_size=width,
-        intermediate_size=width * 8 // 3,
         num_hidden_layers=layers,
         num_attention_heads=8,
         num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
         pad_token_id=PAD,
+        **(shape | other),
     )
     return LlamaForCausalLM(config).to(kind).eval()
 

@@ -28,8 +28,7 @@ from typing import Any
 
 import torch
 from large import facts, prompt_of
-from memory import PAD, Storages, rows
-from transformers import LlamaConfig, LlamaForCausalLM
+from memory import PAD, Storages, model_of, rows
 
 from ssiuu.evaluation.scores.ranking import Ranking
 from ssiuu.evaluation.tree import NODES, READ
@@ -52,20 +51,13 @@ SHAPE = (4096, 1024, 14336, 128_256, 32)
 
 def made(folder: Path, width: int, layers: int, words: int) -> None:
     """Write a random Llama in bf16, most of whose parameters are in maps, as they are of 8B."""
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    config = LlamaConfig(
-        vocab_size=words,
-        hidden_size=width,
-        intermediate_size=width * 7 // 2,
-        num_hidden_layers=layers,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        tie_word_embeddings=False,
-        pad_token_id=PAD,
-    )
-    save(LlamaForCausalLM(config).eval(), prompt_of().tokenizer, folder, dtype="bfloat16")
+    other = {
+        "intermediate_size": width * 7 // 2,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": False,
+    }
+    model = model_of(width, layers, torch.bfloat16, words, **other)
+    save(model, prompt_of().tokenizer, folder, dtype="bfloat16")
 
 
 def held(key: str) -> int:
@@ -139,7 +131,7 @@ def measured(form: str, source: Path, out: Path, steps: int) -> dict[str, Any]:
     part("asking again", lambda: Ranking().evaluate(model, prompt, split))
     part(
         "saving",
-        lambda: save(model, loaded.tokenizer, out, dtype="bfloat16", source=loaded.folder),
+        lambda: save(model, loaded.tokenizer, out, dtype="bfloat16", source=loaded.source),
     )
     count = loaded.info.parameters
     for each in told.values():
@@ -194,7 +186,6 @@ def main() -> None:
         keep_memory()
         with tempfile.TemporaryDirectory() as place:
             made(Path(place) / "tiny", 64, 2, 300)  # what is imported on the way is the program's
-            torch.set_default_dtype(torch.float32)
             measured(given.form[0], Path(place) / "tiny", Path(place) / "first", given.steps)
             release_memory()
             told = measured(given.form[0], given.of, Path(place) / "out", given.steps)
