@@ -35,11 +35,8 @@ from tofu_folder import write_tofu
 
 GOLDEN = Path(__file__).with_name("golden_grounds.json")
 BENCHMARKS = ("worldfacts", "fictional", "tofu", "faithun", "rwku", "own")
-LATER = (
-    "reworded_probability",
-    "wrong_probability",
-    "fluency",
-)  # scores that are newer than the digests
+# Scores that are newer than the digests.
+LATER = ("reworded_probability", "wrong_probability", "fluency")
 PROTOCOLS = ("paper", "strong")
 NEEDED = {"own": ["forget=f.jsonl", "model=m"]}
 FORGET = [

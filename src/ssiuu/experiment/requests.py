@@ -172,9 +172,8 @@ def withdraw(ledger: Ledger, reference: str, progress: Progress = logged) -> Rou
         if dropped is not None:
             _drop(ledger, dropped)
         ledger.withdraw(reference)
-        if (
-            held is not None
-        ):  # what a round that came to nothing said of the facts lies where the next is
+        if held is not None:
+            # What a round that came to nothing said of the facts lies where the next one is.
             _clear(ledger, max((one.id for one in ledger.rounds()), default=0) + 1)
         return dropped
     finally:

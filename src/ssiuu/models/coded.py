@@ -28,15 +28,21 @@ from ssiuu.causal import CausalLM
 from ssiuu.errors import ModelError
 from ssiuu.models import nf4
 from ssiuu.models.checks import check_finite, check_values
-from ssiuu.models.files import INDEX, SINGLE, Source, Stored, open_tensors, tensors_of, weight_files
+from ssiuu.models.files import (
+    FLOATS,
+    INDEX,
+    SINGLE,
+    Source,
+    Stored,
+    open_tensors,
+    tensors_of,
+    weight_files,
+)
 from ssiuu.models.quiet import quiet
 
-FLOATS: Final = ("F64", "F32", "F16", "BF16")
-NAMED: Final = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16"} | {
-    torch.bfloat16: "BF16"
-}
+KINDS: Final = {name: getattr(torch, kind) for name, kind in FLOATS.items()}
 SIZES = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-SIZES |= {name: kind.itemsize for kind, name in NAMED.items()}
+SIZES |= {name: kind.itemsize for name, kind in KINDS.items()}
 
 
 def coded_maps(folder: Path, kind: Any, config: Any, stored: Mapping[str, Stored]) -> dict[str, str]:
@@ -166,8 +172,9 @@ def write_merged(model: Any, source: Source, into: Path, kind: torch.dtype, most
         if place is None or stored[place].shape != (module.out_features, module.in_features):
             raise ModelError(f"{source.folder} is not what the model was read from: {path} is another.")
         changed[place] = module.changes
+    written = next(name for name, each in KINDS.items() if each == kind)
     places = [
-        _Place(one.file, name, NAMED[kind] if one.dtype in FLOATS else one.dtype, one.shape)
+        _Place(one.file, name, written if one.dtype in FLOATS else one.dtype, one.shape)
         for name, one in stored.items()
     ]
     files = _split(places, most)
@@ -215,6 +222,6 @@ def _write(path: Path, places: list[_Place], changed: Mapping[str, tuple[nf4.Cha
             for change in changed.get(place.name, ()):
                 weight = weight + change.whole().to(weight)
             if weight.is_floating_point():
-                weight = weight.to(next(t for t, name in NAMED.items() if name == place.kind))
+                weight = weight.to(KINDS[place.kind])
             check_finite("the model cannot be saved", [(place.name, weight)])
             out.write(weight.contiguous().reshape(-1).view(torch.uint8).numpy().data)

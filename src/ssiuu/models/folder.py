@@ -22,6 +22,7 @@ from ssiuu.models.adapter import base_folder, merge
 from ssiuu.models.checks import check_fit, check_stored, check_tokenizer_class, read_config
 from ssiuu.models.files import (
     ADAPTER,
+    FLOATS,
     Source,
     Stored,
     content_digest,
@@ -40,7 +41,6 @@ from ssiuu.models.sources import find
 from ssiuu.records import hashes
 
 # As safetensors and as torch name them; others come out as float32.
-DTYPES: Final = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 SHORT: Final = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -214,9 +214,9 @@ def _loosened(model: PreTrainedModel) -> str:
 def _dtype(stored: Mapping[str, Stored]) -> str:
     counts: Counter[str] = Counter()
     for tensor in stored.values():
-        if tensor.dtype in DTYPES:
+        if tensor.dtype in FLOATS:
             counts[tensor.dtype] += prod(tensor.shape)
-    return DTYPES[counts.most_common(1)[0][0]] if counts else "float32"
+    return FLOATS[counts.most_common(1)[0][0]] if counts else "float32"
 
 
 def read_tokenizer(folder: Path) -> Any:

@@ -14,6 +14,8 @@ import math
 import warnings
 from collections.abc import Sequence
 
+from ssiuu.statistics.aggregates import harmonic
+
 LARGEST = 700.0  # exp of more than about 709 is no double
 
 
@@ -83,9 +85,7 @@ def model_utility(scores: Sequence[float]) -> float:
     """Return the harmonic mean; TOFU takes that of {probability, ROUGE, truth ratio} x {retain,
     real authors, world facts}. It is 0 where one score is.
     """
-    from scipy.stats import hmean
-
-    return float(hmean(scores))
+    return harmonic(scores)
 
 
 def forget_quality(ratios: Sequence[float], never_learned: Sequence[float]) -> float:

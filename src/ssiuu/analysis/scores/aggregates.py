@@ -38,13 +38,13 @@ def aggregate_columns(utility: Value) -> list[Column]:
     """
 
     def fluent(model: Model) -> float | None:
-        return _harmonic([_kept(model, utility), _kept(model, forget_fluency)])
+        return harmonic_of([_kept(model, utility), _kept(model, forget_fluency)])
 
     def both(model: Model) -> float | None:
-        return _harmonic([_memorisation(model), _kept(model, utility)])
+        return harmonic_of([_memorisation(model), _kept(model, utility)])
 
     def all_three(model: Model) -> float | None:
-        return _harmonic([_memorisation(model), _privacy(model), _kept(model, utility)])
+        return harmonic_of([_memorisation(model), _privacy(model), _kept(model, utility)])
 
     return [
         _column("truth_ratio_knowledge", "right over all", _knowledge, f"{RATIO}.", "lower"),
@@ -61,7 +61,7 @@ def aggregate_columns(utility: Value) -> list[Column]:
         _column(
             "overall_fluent",
             "overall, two, with fluency",
-            lambda m: _harmonic([_memorisation(m), fluent(m)]),
+            lambda m: harmonic_of([_memorisation(m), fluent(m)]),
             f"{MEAN} memorisation and the utility score.",
         ),
     ]
@@ -98,7 +98,7 @@ def forget_fluency(model: Model) -> float | None:
     return mean(score.fluency for score in model.scores("forget").values())
 
 
-def _harmonic(parts: Iterable[float | None]) -> float | None:
+def harmonic_of(parts: Iterable[float | None]) -> float | None:
     """Return the harmonic mean, None where a part is."""
     parts = list(parts)
     known = [part for part in parts if part is not None]
@@ -147,7 +147,7 @@ def _privacy(model: Model) -> float | None:
     theirs, start = _aucs(never_learned(model.record, seed)), _aucs(before)
     if not (ours and theirs and start):
         return None
-    return _harmonic(
+    return harmonic_of(
         alignment(auc, retrained, first)
         for auc, retrained, first in zip(ours, theirs, start, strict=True)
     )

@@ -6,7 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ssiuu.analysis.column import Column, Direction, Form, Model, never_learned
 from ssiuu.analysis.scale import mean
-from ssiuu.analysis.scores.aggregates import aggregate_columns, aggregate_notes, forget_fluency
+from ssiuu.analysis.scores.aggregates import (
+    aggregate_columns,
+    aggregate_notes,
+    forget_fluency,
+    harmonic_of,
+)
 from ssiuu.analysis.scores.rouge import recalls
 from ssiuu.analysis.scores.sentences import FLUENT, SentenceColumns
 from ssiuu.records.schema import Cell, Evaluation, FactScore, RunRecord
@@ -97,11 +102,9 @@ def _beneath() -> list[Column]:
 
 def utility(model: Model) -> float | None:
     """Return the harmonic mean of {probability, ROUGE-L, truth ratio} x {retain, authors, world}."""
-    from scipy.stats import hmean
-
-    parts = [_of(name, read)(model) for name in SETS for read in (_probability, _rouge, _kept)]
-    known = [part for part in parts if part is not None]
-    return float(hmean(known)) if len(known) == len(parts) else None
+    return harmonic_of(
+        _of(name, read)(model) for name in SETS for read in (_probability, _rouge, _kept)
+    )
 
 
 def _key(name: str, metric: str) -> str:
