@@ -226,9 +226,11 @@ STRONG = [
     "attacks.quantise=[int8, nf4]",
     "attacks.shots=[1]",
     "attacks.samples=[1, 2]",
+    "attacks.membership_gradient=2",
     "precision=bf16",
 ]
 KINDS = {"harmful", "benign", "filler", "quantised", "prompts", "few-shot", "sampled", "membership"}
+KINDS |= {"membership-gradient"}
 
 
 def row(layout: str, tokenizer: Any, folder: Path) -> str:

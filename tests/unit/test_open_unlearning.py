@@ -108,8 +108,20 @@ def test_answers_are_written_to_the_end_token(
     assert theirs.count("\n") == 6 and ours.count("w1") == 30 and "\n" not in ours
 
 
-def ran(record: RunRecord, model: Any, prompt: Prompt, facts: dict[str, list[FactText]]) -> None:
-    """Compare a run's row with the aggregates written out."""
+def pull(model: Any, prompt: Prompt, fact: FactText) -> float:
+    """Return the mean 2-norm of the gradient of every parameter, of the loss without the end token."""
+    joint = prompt.joint(fact.question, [fact.answer])
+    ids, tail = joint.prompt, joint.answers[0]
+    predicted = model(torch.tensor([ids + tail])).logits[0, len(ids) - 1 : -1].log_softmax(-1)
+    loss = -predicted[torch.arange(len(tail)), torch.tensor(tail)].mean()
+    norms = [g.norm(p=2) for g in torch.autograd.grad(loss, list(model.parameters()))]
+    return float(torch.stack(norms).mean())
+
+
+def ran(
+    record: RunRecord, model: Any, other: Any, prompt: Prompt, facts: dict[str, list[FactText]]
+) -> None:
+    """Compare a run's row with the aggregates written out; `other` is the reference model."""
     row = ssiuu.rows(record)["rows"][0]
 
     def likely(name: str, texts: Callable[[FactText], list[str]]) -> float:
@@ -167,6 +179,9 @@ def ran(record: RunRecord, model: Any, prompt: Prompt, facts: dict[str, list[Fac
     assert row["mia_loss"] == pytest.approx(attacked(loss), abs=CLOSE)
     compressed = attacked(lambda f: loss(f) / len(zlib.compress(bytes(f.answer, "utf-8"))))
     assert row["mia_zlib"] == pytest.approx(compressed, abs=CLOSE)
+    beside = attacked(lambda f: loss(f) - average(other, prompt, f.question, f.answer))
+    assert row["mia_reference"] == pytest.approx(beside, abs=CLOSE)
+    assert row["mia_gradnorm"] == pytest.approx(attacked(lambda f: pull(model, prompt, f)), abs=CLOSE)
     auc = attacked(lowest)
     assert row["mia_min_k"] == pytest.approx(auc, abs=CLOSE)
     leak = 100 * ((1 - auc) - (1 - 0.5)) / (1 - 0.5 + 1e-10)
@@ -178,7 +193,9 @@ def test_a_run_holds_its_metrics(
 ) -> None:
     monkeypatch.setenv("SSIUU_CACHE", str(tmp_path / "cache"))
     model = make_model(2, spread=0.1)
+    other = make_model(3, spread=0.1)
     save(model, tokenizer, tmp_path / "model")
+    save(other, tokenizer, tmp_path / "other")
     path = write_tofu(tmp_path / "tofu", 40)
     sets = [
         "benchmark=tofu",
@@ -189,6 +206,8 @@ def test_a_run_holds_its_metrics(
         "attacks.harmful.fractions=[]",
         "attacks.benign.learning_rates=[]",
         "examine.steps=[]",
+        f"attacks.membership_reference={tmp_path / 'other'}",
+        "attacks.membership_gradient=2",
     ]
     recipe, sources = resolve(None, sets)
     record = ssiuu.run(recipe, sources, tmp_path / "run")
@@ -202,7 +221,7 @@ def test_a_run_holds_its_metrics(
         "wf": data.others["world_facts"],
         "holdout": data.non_members,
     }
-    ran(record, model, Prompt(tokenizer, "qa"), facts)
+    ran(record, model, other, Prompt(tokenizer, "qa"), facts)
     page = ssiuu.write_report(record, tmp_path / "run").read_text()
     assert "model_utility" in page and "which the paper has not: ROUGE-L recall" in page
 

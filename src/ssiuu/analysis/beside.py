@@ -39,6 +39,8 @@ OURS: Final[Mapping[str, Mapping[str, str]]] = {
         "mia_zlib": "auc_zlib",
         "mia_min_k": "auc_min-k 40%",
         "mia_min_k_plus_plus": "auc_min-k++ 40%",
+        "mia_reference": "auc_reference",
+        "mia_gradnorm": "auc_gradnorm",
     },
     "texts": {
         "forget_verbmem_ROUGE": "verbmem",

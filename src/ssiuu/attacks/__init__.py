@@ -14,6 +14,8 @@ from ssiuu.attacks.few_shot import FewShot
 from ssiuu.attacks.filler import Filler
 from ssiuu.attacks.harmful import Harmful
 from ssiuu.attacks.membership import Membership
+from ssiuu.attacks.membership_gradient import MembershipGradient
+from ssiuu.attacks.membership_reference import MembershipReference
 from ssiuu.attacks.prompts import Prompts
 from ssiuu.attacks.quantise import Quantised
 from ssiuu.attacks.samples import Sampled
@@ -24,6 +26,7 @@ AttackKind = type[Attack[Any]]
 # In the order of a run.
 BUILT_IN: tuple[AttackKind, ...] = (
     *(Harmful, Benign, Filler, Quantised, FewShot, Sampled, Prompts, Membership),
+    *(MembershipGradient, MembershipReference),
 )
 ATTACKS: Registry[Attack[Any]] = Registry("attack", "ssiuu.attacks", Attack, BUILT_IN)
 # What all attacks share, under `protocol: strong`.

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args
@@ -30,6 +30,7 @@ from ssiuu.causal import CausalLM
 from ssiuu.config import Section
 from ssiuu.errors import ConfigError
 from ssiuu.likelihood import Prompt
+from ssiuu.models.files import Source
 from ssiuu.plugins import SENTENCES, held_to
 from ssiuu.records import schema
 from ssiuu.records.schema import AttackRead, Evaluation, FactText, Reading, Scored, Space
@@ -122,13 +123,17 @@ class Victim:
 
     `ground`: model, facts, and how they are asked and scored. `precision`: of forward passes in
     training. `held`: the forget facts of the largest fraction, in order; a smaller one is the first of
-    them. `pool`: the facts that are scored; none shares an entity with one that is held.
+    them. `pool`: the facts that are scored; none shares an entity with one that is held. `put`: reads
+    another checkpoint's weights into the model; with a tokenizer, holds the two against each other
+    first. `source`: what such a checkpoint held when it was first read.
     """
 
     ground: Ground
     precision: Literal["bf16", "fp32"]
     held: list[FactText]
     pool: list[FactText]
+    put: Callable[[Path, Any], list[str]]
+    source: Callable[[Path], Source]
 
     @property
     def model(self) -> CausalLM:
@@ -198,9 +203,11 @@ class Attack(ABC, Generic[C]):
         """Return what leaves it out, by dotted key: its first list or switch, emptied."""
         for name, field in cls.Config.model_fields.items():
             value = field.get_default(call_default_factory=True)
+            whole = f"attacks.{cls.setting()}"
             if isinstance(value, list | bool):
-                whole = f"attacks.{cls.setting()}"
                 return {whole if name == "root" else f"{whole}.{name}": type(value)()}
+            if name == "root" and value is None:
+                return {whole: None}
         return {}
 
     def problems(self) -> list[str]:

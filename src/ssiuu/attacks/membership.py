@@ -8,8 +8,9 @@ Scores of an answer y of n tokens, higher for "member":
     min-k++    mean of the lowest k % of (log p_t - mu_t) / sigma_t
 
 where mu_t and sigma_t are mean and standard deviation of log p over the vocabulary, under the model's
-own distribution at t. The AUC is the chance that a forget fact scores above a non-member: 0.5 is
-"cannot be told apart"; far below 0.5 betrays the forgotten as well as far above.
+own distribution at t; `membership_reference` and `membership_gradient` have a score more each. The AUC
+is the chance that a forget fact scores above a non-member: 0.5 is "cannot be told apart"; far below 0.5
+betrays the forgotten as well as far above.
 
 Source: zlib, Carlini et al. 2021; Min-K, Shi et al. 2024; Min-K++, Zhang et al. 2025. k % of n tokens
 is rounded down, at least one. Departures: only answer tokens are scored, as only answers are trained
@@ -20,19 +21,22 @@ from __future__ import annotations
 
 import time
 import zlib
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import ConfigDict, Field, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from ssiuu.attacks.base import Attack, Axis, Curve, Victim
 from ssiuu.benchmarks.base import Progress
 from ssiuu.evaluation.sequence import SequenceScore, score_sequences
+from ssiuu.likelihood import Example
 from ssiuu.records import schema
 from ssiuu.records.schema import Evaluation, FactText
 from ssiuu.statistics.ranks import auc
 
+C = TypeVar("C", bound=BaseModel)
 SHARES = (0.2, 0.4)
 SCORES = ("loss", "zlib", *(f"{name} {share:.0%}" for name in ("min-k", "min-k++") for share in SHARES))
 NON_MEMBERS = (
@@ -57,22 +61,24 @@ class MembershipConfig(RootModel[bool]):
     root: bool = Field(default=False, description="loss, Min-K, Min-K++ against held-out facts")
 
 
-class Membership(Attack[MembershipConfig]):
-    """Who cannot get the facts back may still see that they were taken.
+class Inference(Attack[C]):
+    """Tells members from non-members by a score of every answer, higher for a member.
 
-    It costs next to nothing, and of the original it says what is to be lost.
+    Attributes:
+        told: Names of the scores, which have a column each.
     """
 
-    name = "membership"
-    summary = "tell forgotten from held-out facts: loss, Min-K, Min-K++ (AUC)"
-    Config = MembershipConfig
     axis = Axis("score", "score", "values")
-    strong = True
     control = True
+    told: ClassVar[tuple[str, ...]]
 
-    def curves(self) -> list[Curve]:
-        """Return one curve, which has no places."""
-        return self.once(wanted=self.config.root)
+    @abstractmethod
+    def scores(self, victim: Victim, facts: Sequence[FactText]) -> list[dict[str, float]]:
+        """Return the scores of every answer, by the names of `told`."""
+
+    def said(self) -> str:
+        """Return what a reader of the numbers must know beside whom they tell apart."""
+        return ""
 
     def uses(self, victim: Victim, curve: Curve) -> list[Any]:
         """Return the non-members, and the members where they are others than the facts to forget."""
@@ -94,29 +100,49 @@ class Membership(Attack[MembershipConfig]):
         start = victim.before(scores, _forgotten(victim))
         if ground.lacking:
             note = LACKING.format(lacking=ground.lacking)
-            return self.record(curve, start, (), begin, values=dict.fromkeys(SCORES), note=note)
-        ended = ground.score.loss_ends
-        last = len(ground.prompt.end) if ended else 0
-        members, others = (
-            [
-                membership_scores(answer, fact.answer, last)
-                for fact, answer in zip(
-                    facts,
-                    score_sequences(ground.model, ground.examples(facts, ended), moments=True),
-                    strict=True,
-                )
-            ]
-            for facts in sets
-        )
+            return self.record(curve, start, (), begin, values=dict.fromkeys(self.told), note=note)
+        # In one go: a reference model is read into the model's place once.
+        found = self.scores(victim, [fact for facts in sets for fact in facts])
+        members, others = found[: len(sets[0])], found[len(sets[0]) :]
         note = NON_MEMBERS if ground.non_members is None else OUTSIDE
         return self.record(
             curve,
             start,
             (),
             begin,
-            values=membership_aucs(members, others),
-            note=note.format(members=len(members), others=len(others)),
+            values=membership_aucs(members, others, self.told),
+            note=note.format(members=len(members), others=len(others)) + self.said(),
         )
+
+
+class Membership(Inference[MembershipConfig]):
+    """Who cannot get the facts back may still see that they were taken.
+
+    It costs next to nothing, and of the original it says what is to be lost.
+    """
+
+    name = "membership"
+    summary = "tell forgotten from held-out facts: loss, Min-K, Min-K++ (AUC)"
+    Config = MembershipConfig
+    strong = True
+    told = SCORES
+
+    def curves(self) -> list[Curve]:
+        """Return one curve, which has no places."""
+        return self.once(wanted=self.config.root)
+
+    def scores(self, victim: Victim, facts: Sequence[FactText]) -> list[dict[str, float]]:
+        """Return every score that a reading of the answers gives."""
+        ground = victim.ground
+        last = len(ground.prompt.end) if ground.score.loss_ends else 0
+        answers = score_sequences(ground.model, rows(victim, facts), moments=True)
+        pairs = zip(answers, facts, strict=True)
+        return [membership_scores(answer, fact.answer, last) for answer, fact in pairs]
+
+
+def rows(victim: Victim, facts: Sequence[FactText]) -> list[Example]:
+    """Return the answers as the loss counts them: with the end token where the score says so."""
+    return victim.ground.examples(facts, victim.ground.score.loss_ends)
 
 
 def _forgotten(victim: Victim) -> list[FactText]:
@@ -164,7 +190,9 @@ def lowest_mean(values: Sequence[float], share: float) -> float:
 
 
 def membership_aucs(
-    members: Sequence[Mapping[str, float]], others: Sequence[Mapping[str, float]]
+    members: Sequence[Mapping[str, float]],
+    others: Sequence[Mapping[str, float]],
+    names: Sequence[str] = SCORES,
 ) -> dict[str, float | None]:
     """Return the AUC of every score; None where there is nothing to compare with."""
-    return {name: auc([s[name] for s in members], [s[name] for s in others]) for name in SCORES}
+    return {name: auc([s[name] for s in members], [s[name] for s in others]) for name in names}

@@ -91,7 +91,8 @@ class Attacker:
         held_ids = attacked_facts(forget, fractions, config.seed)
         facts = {fact.id: fact for fact in forget}
         held_facts = [facts[i] for i in held_ids]
-        self.victim = Victim(session, session.precision, held_facts, apart(forget, held_ids))
+        pool = apart(forget, held_ids)
+        self.victim = Victim(session, session.precision, held_facts, pool, session.put, session.source)
         if wanted and not self.victim.pool:
             raise ConfigError(
                 "attacks: every forget fact shares an entity with one the attacker holds, so none "

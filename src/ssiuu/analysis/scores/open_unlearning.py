@@ -26,6 +26,8 @@ AUCS = {
     "mia_zlib": "zlib",
     "mia_min_k": "min-k 40%",
     "mia_min_k_plus_plus": "min-k++ 40%",
+    "mia_reference": "reference",
+    "mia_gradnorm": "gradnorm",
 }
 NOTE = (
     "By OpenUnlearning's conventions and under its names; privleak in %, 0.5 standing for the AUC of a "
