@@ -12,6 +12,7 @@ import pytest
 
 from known_facts import ssiuu
 from ssiuu.config import read_yaml
+from ssiuu.data import exported
 from ssiuu.data.exported import data_set, lm_eval_task
 from ssiuu.data.fact import Fact
 from ssiuu.errors import ConfigError, ModelError, OutputError, WithheldError
@@ -165,6 +166,28 @@ def test_facts_as_a_data_set_that_datasets_loads(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(OutputError, match="not an empty folder"):
         data_set({"forget": FACTS}, tmp_path / "set")
+
+
+def test_of_two_that_write_into_one_folder_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second begins as the first has written nothing yet, and half of it."""
+    folder, write, told = tmp_path / "set", exported.write_bytes, list[str]()
+
+    def meanwhile(path: Path, *content: Any, **more: Any) -> None:
+        for other in (lambda: lm_eval_task(FACTS, folder), lambda: data_set({"retain": FACTS}, folder)):
+            with pytest.raises(OutputError) as refused:
+                other()
+            told.append(str(refused.value))
+        write(path, *content, **more)
+
+    monkeypatch.setattr(exported, "write_bytes", meanwhile)
+    data_set({"forget": FACTS}, folder)
+    assert {path.name for path in folder.iterdir()} == {"forget.jsonl", "README.md"}
+    assert len(told) == 4 and all("another process writes into it" in text for text in told)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="not an empty folder"):
+        data_set({"forget": FACTS}, tmp_path / "file")
 
 
 def test_facts_as_a_task(tmp_path: Path) -> None:

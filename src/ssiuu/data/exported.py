@@ -3,20 +3,24 @@
     lm_eval_task(facts, Path("task"))      # cd task; lm_eval --include_path . --tasks ssiuu_facts ...
     data_set({"forget": facts}, Path("set"))        # datasets.load_dataset("set", split="forget")
 
-Both hold the facts in full, and are written for the user's eyes alone.
+Both hold the facts in full, and are written for the user's eyes alone. Of two that are to be written
+into one folder at a time the second is refused.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from ssiuu.data.fact import Fact
-from ssiuu.records.files import require_empty, write_bytes
+from ssiuu.errors import OutputError
+from ssiuu.records.files import write_bytes
 
 TASK: Final = "ssiuu_facts"
+CLAIM: Final = ".being-written"  # a folder in the folder: only one process can make it
 COLUMNS: Final = ("id", "question", "answer", "entity", "paraphrases", "distractors")
 
 # Asked freely, the answer up to the end of the line; and among its wrong answers, where there are any.
@@ -72,12 +76,12 @@ def lm_eval_task(facts: Sequence[Fact], folder: Path) -> list[str]:
     Raises:
         OutputError: The folder holds something, or cannot be written to.
     """
-    require_empty(folder)
     chosen = [fact for fact in facts if fact.distractors]
-    for name, rows, form in (("facts", facts, SAID), ("choices", chosen, CHOSEN)):
-        if rows:
-            write_bytes(folder / f"{name}.jsonl", _lines(rows), private=True)
-            write_bytes(folder / f"{name}.yaml", form.format(task=TASK).encode(), private=True)
+    with _alone(folder):
+        for name, rows, form in (("facts", facts, SAID), ("choices", chosen, CHOSEN)):
+            if rows:
+                write_bytes(folder / f"{name}.jsonl", _lines(rows), private=True)
+                write_bytes(folder / f"{name}.yaml", form.format(task=TASK).encode(), private=True)
     return [TASK, *([f"{TASK}_choice"] if chosen else [])]
 
 
@@ -87,12 +91,41 @@ def data_set(splits: Mapping[str, Sequence[Fact]], folder: Path) -> None:
     Raises:
         OutputError: The folder holds something, or cannot be written to.
     """
-    require_empty(folder)
-    for name, facts in splits.items():
-        write_bytes(folder / f"{name}.jsonl", _lines(facts), private=True)
     files = "\n".join(f"  - split: {name}\n    path: {name}.jsonl" for name in splits)
     counts = ", ".join(f"{len(facts)} in {name}" for name, facts in splits.items())
-    write_bytes(folder / "README.md", CARD.format(files=files, counts=counts).encode(), private=True)
+    with _alone(folder):
+        for name, facts in splits.items():
+            write_bytes(folder / f"{name}.jsonl", _lines(facts), private=True)
+        card = CARD.format(files=files, counts=counts)
+        write_bytes(folder / "README.md", card.encode(), private=True)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Have an empty folder to oneself, made where it is not there, while something is written into it.
+
+    Raises:
+        OutputError: It holds something, somebody is at it, or it cannot be written to.
+    """
+    claim = folder / CLAIM
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        claim.mkdir()
+    except OSError as error:
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder} is not an empty folder: choose another one.") from error
+        if claim.exists():
+            raise OutputError(
+                f"{folder}: another process writes into it, or was killed while it did ({CLAIM} is in "
+                "it): choose another folder."
+            ) from error
+        raise OutputError(f"{folder} cannot be written to: {error.strerror or error}.") from error
+    try:
+        if any(path != claim for path in folder.iterdir()):
+            raise OutputError(f"{folder} is not an empty folder: choose another one.")
+        yield
+    finally:
+        claim.rmdir()
 
 
 def _lines(facts: Sequence[Fact]) -> bytes:
