@@ -159,3 +159,17 @@ def test_a_launcher_of_one_process_is_none(shell: subprocess.Popen[str], place: 
     typed = "ask --model model --facts no.jsonl"
     done = terminal(shell, place, typed, {"WORLD_SIZE": "1", "RANK": "0"})
     assert "no.jsonl does not exist" in done.stderr
+
+
+def test_what_keeps_a_ledger_needs_no_torch(shell: subprocess.Popen[str], place: Path) -> None:
+    typed = {
+        "request open book --model model --retain r.jsonl": "ledger: book",
+        "request add book --forget f.jsonl --reference x": "x: 1 facts, pending",
+        "request list book": "x",
+        "request withdraw book --reference x": "x: withdrawn",
+        "request purge book": "texts of 0 processed requests are gone",
+        "request report book": "report: book/requests.html",
+    }
+    for words, told in typed.items():
+        done = terminal(shell, place, words)
+        assert (done.returncode, told in done.stdout) == (0, True), (words, done)

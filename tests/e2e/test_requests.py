@@ -17,7 +17,7 @@ from test_commands import lines, place, ssiuu  # noqa: F401 - a fixture
 from ssiuu.cli.exits import HIDDEN
 from ssiuu.data.fact import normal
 from ssiuu.errors import InputError
-from ssiuu.experiment import requests
+from ssiuu.experiment import keeping, requests
 from ssiuu.records.files import read_record
 from ssiuu.records.ledger import FILE, Ledger
 from ssiuu.records.schema import ModelKnowledge
@@ -95,7 +95,7 @@ def test_every_round_goes_on_from_the_newest_model_and_samples_the_old(ledger: L
     assert second.kept is not None and second.kept_of and 0 <= second.kept <= second.kept_of
     assert [r.round for r in ledger.requests()] == [1, 2, 2]
     assert all(r.verdict in requests.WORST for r in ledger.requests())
-    assert requests.newest(ledger) == str(ledger.folder / "models" / "0002")
+    assert keeping.newest(ledger) == str(ledger.folder / "models" / "0002")
 
 
 def test_who_asked_is_no_fact_to_keep_any_more(ledger: Ledger, place: Path) -> None:
@@ -197,7 +197,7 @@ def test_what_is_not_forgotten_stays_pending_with_its_texts(
     done = ssiuu("request", "process", ledger.folder)
     assert done.returncode == 3 and "stay pending" in done.stdout
     assert ledger.rounds() == [] and len(ledger.requests()[0].rows) == 3
-    assert requests.newest(ledger) == ledger.about("model")
+    assert keeping.newest(ledger) == ledger.about("model")
     record = ledger.folder / "models" / "0001.unlearn.json"  # the model's answers stand in it
     assert record.exists()
     ledger.tell("sets", json.dumps(SHORT))
@@ -263,14 +263,14 @@ def test_a_request_that_is_hidden_decides_though_its_round_is_undecided(
 
 def test_who_is_not_known_leaves_a_record_and_no_text(ledger: Ledger, place: Path) -> None:
     """The third round, after two that made models: the model stays, the texts go, a digest says it all."""
-    newest = requests.newest(ledger)
+    newest = keeping.newest(ledger)
     ledger.add("stranger", [STRANGER])
     done = ssiuu("request", "process", ledger.folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "knows none of these facts" in done.stdout and "1 not known" not in done.stderr
     last = ledger.rounds()[-1]
     assert (last.outcome, last.verdict, last.kept) == ("not known", "not known", None) and last.ended
-    assert requests.newest(ledger) == newest and not (ledger.folder / "models" / "0003").exists()
+    assert keeping.newest(ledger) == newest and not (ledger.folder / "models" / "0003").exists()
     assert ledger.requests()[-1].verdict == "not known" and ledger.requests()[-1].rows == []
     assert ledger.digests([normal(STRANGER["question"])])[0] in ledger.gone()
     record = read_record(ledger.folder / "audits" / "0003" / "knowledge.json", ModelKnowledge)

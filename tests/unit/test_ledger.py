@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ssiuu.errors import ConfigError, DamagedError, NotKnownError, show
-from ssiuu.experiment import requests
+from ssiuu.experiment import keeping, requests
 from ssiuu.records.ledger import FILE, Ledger
 from ssiuu.records.schema import Knowledge, KnowledgeState, ModelInfo, ModelKnowledge
 from ssiuu.records.sharing import LOCK, Sharing
@@ -42,27 +42,27 @@ def test_what_is_in_a_round_that_is_worked_on_is_not_withdrawn(ledger: Ledger) -
     held = Sharing(ledger.folder).hold(ledger.folder / LOCK)
     assert held is not None
     with pytest.raises(ConfigError, match="'x1': it is in round 1, which is under way"):
-        requests.withdraw(ledger, "x1")
-    requests.withdraw(ledger, "x3")  # that came when the round had begun
+        keeping.withdraw(ledger, "x1")
+    keeping.withdraw(ledger, "x3")  # that came when the round had begun
     held.release()
     assert references(ledger) == ["x1", "x2"] and len(ledger.rounds()) == 1
     assert all((ledger.folder / name).exists() for name in LEFT)
 
 
 def test_a_round_that_was_interrupted_goes_with_what_is_withdrawn_from_it(ledger: Ledger) -> None:
-    dropped = requests.withdraw(ledger, "x1")
+    dropped = keeping.withdraw(ledger, "x1")
     assert dropped is not None and dropped.id == 1 and ledger.rounds() == []
     assert references(ledger) == ["x2", "x3"]
     there = {str(p.relative_to(ledger.folder)) for p in ledger.folder.rglob("*") if p.is_file()}
     assert there == {FILE, LOCK, "models/00010/config.json", "audits/0002/run.json"}
     assert b"where is x1" not in (ledger.folder / FILE).read_bytes()
-    assert [requests.withdraw(ledger, name) for name in ("x2", "x3")] == [None, None]
+    assert [keeping.withdraw(ledger, name) for name in ("x2", "x3")] == [None, None]
     assert requests.process(ledger).round is None  # nothing is pending
 
 
 def test_what_a_round_that_came_to_nothing_said_goes_with_what_is_withdrawn(ledger: Ledger) -> None:
     ledger.drop_round(1)  # not forgotten: the record stands beside where the model would be
-    assert requests.withdraw(ledger, "x1") is None
+    assert keeping.withdraw(ledger, "x1") is None
     assert not any((ledger.folder / name).exists() for name in LEFT)
     assert (ledger.folder / "audits/0002/run.json").exists()
 
@@ -86,12 +86,12 @@ def test_a_round_holds_what_is_pending_as_it_begins(ledger: Ledger) -> None:
 def test_what_was_processed_is_not_withdrawn_and_what_never_came_neither(ledger: Ledger) -> None:
     ledger.end_round(1, {1: "erased", 2: "hidden"}, 0, [])
     with pytest.raises(ConfigError, match="'x1': it was processed in round 1;"):
-        requests.withdraw(ledger, "x1")
+        keeping.withdraw(ledger, "x1")
     with pytest.raises(ConfigError, match=r"unknown pending request 'x4'\..* Known: x3\."):
-        requests.withdraw(ledger, "x4")
-    requests.withdraw(ledger, "x3")
+        keeping.withdraw(ledger, "x4")
+    keeping.withdraw(ledger, "x3")
     with pytest.raises(ConfigError, match=r"unknown pending request 'x4'\. Known: none\."):
-        requests.withdraw(ledger, "x4")
+        keeping.withdraw(ledger, "x4")
     assert references(ledger) == ["x1", "x2"]
 
 

@@ -13,7 +13,7 @@ import pytest
 from sample_record import sample_record
 from ssiuu.analysis.leaderboard import append, check, standings
 from ssiuu.errors import OutputError
-from ssiuu.experiment import requests
+from ssiuu.experiment import keeping, requests
 from ssiuu.records import lease as leasing
 from ssiuu.records.lease import lease
 from ssiuu.records.ledger import FILE, Ledger
@@ -99,6 +99,23 @@ def test_requests_of_several_processes_all_stand_in_a_ledger_without_locks(tmp_p
 
 
 @pytest.mark.usefixtures("no_locks")
+def test_who_waits_for_a_ledger_that_a_killed_process_has_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger.begin(tmp_path / "ledger", ABOUT)
+    held = leasing.lease(lock_of(ledger.folder / FILE))
+    assert held is not None
+    leasing._process.forget(held)  # it signs no more
+    leasing._process.seen.clear()
+    monkeypatch.setattr(leasing, "PATIENCE", 0.25)
+    monkeypatch.setattr("ssiuu.records.sharing.MOMENT", 0.1)
+    told: list[str] = []
+    assert Ledger(ledger.folder, told.append).requests() == []
+    assert len(told) == 1 and "waiting for who writes to it; for up to 60 s" in told[0]
+    held.release()
+
+
+@pytest.mark.usefixtures("no_locks")
 def test_one_process_works_on_a_ledger_and_a_dead_one_is_made_up_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,8 +141,8 @@ def test_settings_say_how_the_processes_of_a_ledger_keep_apart(tmp_path: Path) -
         "leases",
         "auto",
     ]
-    requests.open_ledger(tmp_path / "one", "m", "none", None, 1, ["locks=leases"])
-    requests.open_ledger(tmp_path / "other", "m", "none", None, 1, [])
+    keeping.open_ledger(tmp_path / "one", "m", "none", None, 1, ["locks=leases"])
+    keeping.open_ledger(tmp_path / "other", "m", "none", None, 1, [])
     assert noted(tmp_path / "one") and not noted(tmp_path / "other")
 
 

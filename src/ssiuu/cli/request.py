@@ -49,7 +49,7 @@ def begin(
     from ssiuu.cli.misuse import check_models
 
     check_models(model)
-    from ssiuu.experiment.requests import open_ledger
+    from ssiuu.experiment.keeping import open_ledger
 
     open_ledger(folder, model, retain, method, sample, set_ or [], columns)
     result(ledger=folder)
@@ -67,13 +67,13 @@ def add(
     columns: ColumnNames = None,
 ) -> None:
     """Add a request; nothing is forgotten before ssiuu request process."""
-    from ssiuu.cli.terminal import set_up
+    from ssiuu.cli.terminal import Printer
     from ssiuu.data.columns import given_columns
-    from ssiuu.experiment.requests import add as added
+    from ssiuu.experiment.keeping import add as added
     from ssiuu.records.ledger import Ledger
 
-    progress = set_up()
-    request = added(Ledger(folder), forget, reference, given_columns(columns), progress)
+    progress = Printer()
+    request = added(Ledger(folder, progress), forget, reference, given_columns(columns), progress)
     progress.done()
     result(reference=request.reference, facts=request.facts, state="pending")
     print(f"{request.reference}: {request.facts} facts, pending")
@@ -89,12 +89,12 @@ def withdraw(
 
     Not out of a round that is under way. One that was interrupted is dropped.
     """
-    from ssiuu.cli.terminal import set_up
-    from ssiuu.experiment.requests import withdraw as withdrawn
+    from ssiuu.cli.terminal import Printer
+    from ssiuu.experiment.keeping import withdraw as withdrawn
     from ssiuu.records.ledger import Ledger
 
-    progress = set_up()
-    dropped = withdrawn(Ledger(folder), reference, progress)
+    progress = Printer()
+    dropped = withdrawn(Ledger(folder, progress), reference, progress)
     progress.done()
     result(reference=reference, state="withdrawn", dropped=dropped and dropped.id)
     print(f"{reference}: withdrawn")
@@ -111,10 +111,11 @@ def listed(
     form: Annotated[Form, typer.Option("--format", help="text, csv or json")] = Form.text,
 ) -> None:
     """Print requests and rounds; no text of a fact stands in it."""
+    from ssiuu.cli.terminal import Printer
     from ssiuu.records.ledger import Ledger
     from ssiuu.report.requests import written
 
-    ledger = Ledger(folder)
+    ledger = Ledger(folder, Printer())
     result(**json.loads(written(ledger, "json")))
     print(written(ledger, form), end="")
 
@@ -135,13 +136,15 @@ def process(
     and 4 of the unlearning no model is kept and the requests stay pending.
     """
     from ssiuu.cli.terminal import set_up
-    from ssiuu.experiment.requests import ASKED, FORGOTTEN, NOT_KNOWN, audit_folder, newest
+    from ssiuu.experiment.keeping import FORGOTTEN, audit_folder, newest
+    from ssiuu.experiment.requests import ASKED, NOT_KNOWN
     from ssiuu.experiment.requests import process as processed
     from ssiuu.records.ledger import Ledger
     from ssiuu.report.outcome import outcome
     from ssiuu.report.requests import answer
 
-    ledger, progress = Ledger(folder), set_up()
+    progress = set_up()
+    ledger = Ledger(folder, progress)
     done = processed(ledger, progress, audit)
     progress.done()
     result(state=done.state or "nothing pending", round=done.round and asdict(done.round))
@@ -186,18 +189,20 @@ def process(
 @spoken
 def report(folder: Folder) -> None:
     """Write the page of the ledger anew: requests.html in its folder."""
+    from ssiuu.cli.terminal import Printer
     from ssiuu.records.ledger import Ledger
 
-    _write(Ledger(folder))
+    _write(Ledger(folder, Printer()))
 
 
 @app.command("purge")
 @spoken
 def purge(folder: Folder) -> None:
     """Overwrite the texts of processed requests that were kept as samples; later rounds cannot ask."""
+    from ssiuu.cli.terminal import Printer
     from ssiuu.records.ledger import Ledger
 
-    count = Ledger(folder).purge()
+    count = Ledger(folder, Printer()).purge()
     result(purged=count)
     print(f"texts of {count} processed requests are gone")
 

@@ -1,6 +1,6 @@
 """Deletion requests as they come: what is pending is forgotten on the newest model, and judged.
 
-    requests open --model M --retain R     a folder with a ledger
+    requests open --model M --retain R     a folder with a ledger (`ssiuu.experiment.keeping`)
     add, add, ...                          over months
     process                                one round: unlearn, audit, sample the old, certify, purge
 
@@ -24,88 +24,25 @@ from ssiuu.benchmarks.base import Progress
 from ssiuu.data.columns import given_columns
 from ssiuu.data.fact import Fact, normal
 from ssiuu.data.read import read_facts
-from ssiuu.errors import ConfigError, InputError, NotKnownError, OutputError, show
+from ssiuu.errors import InputError, NotKnownError, OutputError, show
 from ssiuu.experiment.asking import ask_model
 from ssiuu.experiment.certify import Seal, certify_audit
+from ssiuu.experiment.keeping import FORGOTTEN, audit_folder, checkpoint, clear, drop, hold, newest
 from ssiuu.experiment.unlearn import DEFAULT_METHOD, audit_models, unlearn_model
 from ssiuu.models.folder import source_of
 from ssiuu.records.files import read_record, write_record
-from ssiuu.records.lease import Held, check, told_to
+from ssiuu.records.lease import check, told_to
 from ssiuu.records.ledger import Ledger, Request, Round
 from ssiuu.records.said import logged
 from ssiuu.records.schema import ModelKnowledge, RunRecord, Unlearning
-from ssiuu.records.sharing import LOCK, Sharing, way_of
 from ssiuu.redaction.folder import redact, remove
 from ssiuu.redaction.keys import default_place
 from ssiuu.report.knowledge import counts
 
 NOT_KNOWN: Final = "not known"  # a fact that the model before knew nothing of, so nothing could go
-FORGOTTEN: Final = "forgotten"  # the outcome of a round that made a model
 ASKED: Final = "knowledge.json"  # in the folder of a round that made none: what its model was asked
 WORST = ("not removed", "hidden", "undecided", "erased", NOT_KNOWN)  # a request is as its worst fact
 KNOWN: Final = "known at first"  # digests of the facts to keep that the very first model knew
-
-
-def open_ledger(
-    folder: Path,
-    model: str,
-    retain: str,
-    method: str | None,
-    sample: int,
-    sets: Sequence[str],
-    columns: str | None = None,
-) -> Ledger:
-    """Begin a ledger of requests about one model.
-
-    Args:
-        folder: Must be empty, or not there.
-        model: Short name, folder or hub name.
-        retain: File of the facts that the model must keep, or "none".
-        method: See `ssiuu list methods`; None: that of `ssiuu unlearn`.
-        sample: Facts of a request whose texts stay, so that later models can be asked again.
-        sets: Settings of every round, as in a recipe.
-        columns: Of the file of facts to keep, as `--columns` has them.
-
-    Raises:
-        InputError: Something of it cannot be used; nothing has been written.
-    """
-    if sample < 0:
-        raise ConfigError(f"--sample: must be at least 0, got {sample}.")
-    if retain != "none":
-        read_facts(retain, "--retain", given_columns(columns))
-    return Ledger.begin(
-        folder,
-        {
-            "model": str(Path(model).resolve()) if Path(model).is_dir() else model,
-            "retain": str(Path(retain).resolve()) if Path(retain).is_file() else retain,
-            "method": method or "",
-            "sample": str(sample),
-            "sets": json.dumps(list(sets)),
-            "columns": columns or "",
-        },
-        way_of(sets),
-    )
-
-
-def add(
-    ledger: Ledger, forget: str, reference: str | None, columns: Any = None, progress: Progress = logged
-) -> Request:
-    """Add a request to a ledger, and return it as it stands there.
-
-    Args:
-        ledger: Of which model.
-        forget: File of the facts that are to go.
-        reference: What it is called by whoever keeps the ledger; None: its number.
-        columns: Of the file.
-        progress: Told which columns are read.
-
-    Raises:
-        InputError: The file cannot be used, or another request is called so.
-    """
-    facts = read_facts(forget, "--forget", columns, progress)
-    rows = [fact.model_dump(mode="json", exclude_defaults=True, exclude={"id"}) for fact in facts]
-    number = ledger.add(reference or "", rows)
-    return next(request for request in ledger.requests() if request.id == number)
 
 
 @dataclass(frozen=True)
@@ -138,7 +75,7 @@ def process(ledger: Ledger, progress: Progress = logged, audit: bool = True) -> 
         OutputError: Another process is at it.
         InputError: A model or a file cannot be used any more.
     """
-    held = _hold(ledger, progress)
+    held = hold(ledger, progress)
     if held is None:
         raise OutputError(f"{ledger.folder}: another process works on this ledger; wait for it.")
 
@@ -149,99 +86,14 @@ def process(ledger: Ledger, progress: Progress = logged, audit: bool = True) -> 
         held.release()
 
 
-def withdraw(ledger: Ledger, reference: str, progress: Progress = logged) -> Round | None:
-    """Take a pending request out, and overwrite its texts; return the round that was dropped with it.
-
-    A round that was interrupted and has the request in it has read its facts: the round is dropped,
-    with all that was made in it, and its other requests are pending as before.
-
-    Args:
-        ledger: Of which model.
-        reference: What the request is called by.
-        progress: Told where it has to wait.
-
-    Raises:
-        ConfigError: There is none of this reference, it was processed, or its round is under way.
-        OutputError: What the round has left cannot be removed; the same command goes on.
-    """
-    held = _hold(ledger, progress)
-    try:
-        number = next((one.id for one in ledger.requests() if one.reference == reference), None)
-        interrupted = [one for one in ledger.rounds() if held and not one.ended]
-        dropped = next((one for one in interrupted if number in one.requests), None)
-        if dropped is not None:
-            _drop(ledger, dropped)
-        ledger.withdraw(reference)
-        if held is not None:
-            # What a round that came to nothing said of the facts lies where the next one is.
-            _clear(ledger, max((one.id for one in ledger.rounds()), default=0) + 1)
-        return dropped
-    finally:
-        if held is not None:
-            held.release()
-
-
-def newest(ledger: Ledger) -> str:
-    """Return the model that the next round goes on from."""
-    made = [one.id for one in ledger.rounds() if one.ended and one.outcome == FORGOTTEN]
-    return str(_checkpoint(ledger, made[-1])) if made else ledger.about("model")
-
-
-def audit_folder(ledger: Ledger, round_: int) -> Path:
-    """Return where the audit of a round is, or would be."""
-    return ledger.folder / "audits" / f"{round_:04d}"
-
-
-def _hold(ledger: Ledger, progress: Progress) -> Held | None:
-    """Take the lock of a ledger's rounds, a dead process' too; None where another one works on one."""
-    sharing = Sharing(ledger.folder, way_of(json.loads(ledger.about("sets"))))
-    return sharing.take_up(ledger.folder / LOCK, progress)
-
-
 def _begun(ledger: Ledger) -> Round | None:
     """Return the round that is under way, or a new one of what is pending."""
     for last in ledger.rounds()[-1:]:
         if not last.ended and {*last.requests} <= {one.id for one in ledger.requests()}:
             return last
         if not last.ended:  # a request of it was withdrawn, by a version that let it be
-            _drop(ledger, last)
+            drop(ledger, last)
     return ledger.begin_round(newest(ledger))
-
-
-def _drop(ledger: Ledger, round_: Round) -> None:
-    """Drop a round that was interrupted, with all that it has left.
-
-    Killed meanwhile it is under way as before, and begins at its beginning: its model goes first, at
-    once.
-
-    Raises:
-        OutputError: Something of it cannot be removed.
-    """
-    ledger.note(round_.id, outcome="", verdict="")
-    _clear(ledger, round_.id)
-    ledger.drop_round(round_.id)
-
-
-def _clear(ledger: Ledger, round_: int) -> None:
-    """Remove all that a round has left in its folders and beside them, its model first and at once."""
-    made, name = _checkpoint(ledger, round_), f"{round_:04d}"
-    gone = made.with_name(f".{name}.gone")
-    try:
-        remove(gone)
-        if made.exists():
-            made.rename(gone)
-        for folder in (made.parent, audit_folder(ledger, round_).parent):
-            for path in folder.glob("*"):
-                if path.name.removeprefix(".").partition(".")[0] == name:
-                    remove(path)
-    except OSError as error:
-        raise OutputError(
-            f"{error.filename} cannot be removed: {error.strerror or error}. The same command goes on."
-        ) from error
-
-
-def _checkpoint(ledger: Ledger, round_: int) -> Path:
-    return ledger.folder / "models" / f"{round_:04d}"
 
 
 class _Processing:
@@ -249,7 +101,7 @@ class _Processing:
 
     def __init__(self, ledger: Ledger, round_: Round, progress: Progress) -> None:
         self.ledger, self.round, self.progress = ledger, round_, progress
-        self.out = _checkpoint(ledger, round_.id)
+        self.out = checkpoint(ledger, round_.id)
         self.sets: list[str] = json.loads(ledger.about("sets"))
         self.requests = [r for r in ledger.requests() if r.id in round_.requests]
         self.rows, self.owners = _rows(self.requests)
@@ -377,7 +229,7 @@ class _Processing:
         is recorded without a text. No sample is kept, for nothing was made go.
         """
         folder = audit_folder(self.ledger, self.round.id)
-        _clear(self.ledger, self.round.id)  # what is there is of a try that came to nothing
+        clear(self.ledger, self.round.id)  # what is there is of a try that came to nothing
         write_record(folder / ASKED, asked, private=True)
         redact(folder / ASKED, default_place(folder))
         self._note(outcome=NOT_KNOWN, verdict=NOT_KNOWN)

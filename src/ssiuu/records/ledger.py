@@ -16,7 +16,7 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 
 from ssiuu.errors import ConfigError, OutputError, unknown
 from ssiuu.records.files import now
+from ssiuu.records.said import logged
 from ssiuu.records.sharing import Sharing, Way, by_lease, noted
 
 FILE = "ledger.sqlite"
@@ -87,13 +88,17 @@ class Round:
 class Ledger:
     """The requests of one model, in a folder that is its owner's alone."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tell: Callable[[str], None] = logged) -> None:
         """Open a ledger.
+
+        Args:
+            folder: Which one.
+            tell: Told where another process has it, and is waited for.
 
         Raises:
             ConfigError: There is none in this folder, or it is of a newer version.
         """
-        self.folder = folder
+        self.folder, self._tell = folder, tell
         if not (folder / FILE).is_file():
             raise ConfigError(
                 f"{folder} holds no ledger: ssiuu request open {folder} --model ... begins one."
@@ -130,15 +135,18 @@ class Ledger:
             base.executemany("INSERT INTO about VALUES (?, ?)", [*about.items(), ("version", VERSION)])
         return cls(folder)
 
+    def _connected(self) -> AbstractContextManager[sqlite3.Connection]:
+        return _connected(self.folder, self._tell)
+
     def about(self, key: str) -> str:
         """Return what the ledger was begun with; nothing where it is not in it."""
-        with _connected(self.folder) as base:
+        with self._connected() as base:
             found = base.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()
         return "" if found is None else str(found[0])
 
     def tell(self, key: str, value: str) -> None:
         """Note something of the ledger as a whole."""
-        with _connected(self.folder) as base:
+        with self._connected() as base:
             base.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
 
     def add(self, reference: str, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -154,7 +162,7 @@ class Ledger:
         taken = {request.reference for request in self.requests()}
         reference = reference or next(n for i in count(1) if (n := f"request {i}") not in taken)
         texts = json.dumps(list(rows), ensure_ascii=False)
-        with _connected(self.folder) as base:
+        with self._connected() as base:
             try:
                 made = base.execute(
                     "INSERT INTO requests (reference, received, facts, texts) VALUES (?, ?, ?, ?)",
@@ -172,7 +180,7 @@ class Ledger:
         Raises:
             ConfigError: There is none of this reference, it was processed, or it is in a round.
         """
-        with _connected(self.folder) as base:
+        with self._connected() as base:
             # One statement: a round that begins meanwhile has the request, or it is gone before.
             gone = base.execute(
                 "DELETE FROM requests WHERE reference = ? AND round IS NULL AND NOT EXISTS (SELECT 1 "
@@ -182,7 +190,7 @@ class Ledger:
             ).rowcount
         if not gone:
             raise ConfigError(self._stays(reference))
-        _vacuum(self.folder)
+        _vacuum(self.folder, self._tell)
 
     def _stays(self, reference: str) -> str:
         """Return why a request cannot be withdrawn, in a sentence."""
@@ -203,7 +211,7 @@ class Ledger:
 
     def requests(self) -> list[Request]:
         """Return all requests, in the order they came."""
-        with _connected(self.folder) as base:
+        with self._connected() as base:
             rows = base.execute(
                 "SELECT id, reference, received, facts, texts, round, verdict FROM requests ORDER BY id"
             ).fetchall()
@@ -214,14 +222,14 @@ class Ledger:
 
     def rounds(self) -> list[Round]:
         """Return all rounds, the one that is under way last."""
-        with _connected(self.folder) as base:
+        with self._connected() as base:
             rows = base.execute("SELECT * FROM rounds ORDER BY id").fetchall()
         named = ([*row[:3], [int(n) for n in row[3].split()], *row[4:]] for row in rows)
         return [Round(*row) for row in named]
 
     def begin_round(self, before: str) -> Round | None:
         """Begin a round with all that is pending, on this model; None where nothing is."""
-        with _connected(self.folder) as base:
+        with self._connected() as base:
             # One statement: what is withdrawn meanwhile is in it, and stays, or is gone before.
             made = base.execute(
                 "INSERT INTO rounds (started, requests, before) SELECT ?, ids, ? FROM (SELECT "
@@ -233,12 +241,12 @@ class Ledger:
     def note(self, round_: int, **values: str | float | None) -> None:
         """Note figures of a round."""
         names = ", ".join(f"{name} = ?" for name in values)  # of this module's callers, never a text
-        with _connected(self.folder) as base:
+        with self._connected() as base:
             base.execute(f"UPDATE rounds SET {names} WHERE id = ?", (*values.values(), round_))
 
     def drop_round(self, round_: int) -> None:
         """Forget a round that led to nothing: its requests are pending as before."""
-        with _connected(self.folder) as base:
+        with self._connected() as base:
             base.execute("DELETE FROM rounds WHERE id = ?", (round_,))
 
     def end_round(
@@ -254,7 +262,7 @@ class Ledger:
         """
         kept = {request.id: request.rows[:sample] for request in self.requests()}
         stated = json.dumps(sorted(self.gone().union(gone)))
-        with _connected(self.folder) as base:
+        with self._connected() as base:
             for request, verdict in verdicts.items():
                 texts = json.dumps(kept[request], ensure_ascii=False) if kept[request] else None
                 base.execute(
@@ -263,7 +271,7 @@ class Ledger:
                 )
             base.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (GONE, stated))
             base.execute("UPDATE rounds SET ended = ? WHERE id = ?", (now(), round_))
-        _vacuum(self.folder)
+        _vacuum(self.folder, self._tell)
 
     def gone(self) -> set[str]:
         """Return the digests of all questions that earlier rounds made go."""
@@ -278,32 +286,34 @@ class Ledger:
 
     def purge(self) -> int:
         """Overwrite the texts of every processed request, samples too; return how many had some."""
-        with _connected(self.folder) as base:
+        with self._connected() as base:
             done = base.execute(
                 "UPDATE requests SET texts = NULL WHERE round IS NOT NULL AND texts IS NOT NULL"
             ).rowcount
-        _vacuum(self.folder)
+        _vacuum(self.folder, self._tell)
         return int(done)
 
 
 @contextmanager
-def _connected(folder: Path) -> Iterator[sqlite3.Connection]:
+def _connected(folder: Path, tell: Callable[[str], None] = logged) -> Iterator[sqlite3.Connection]:
     """Open the file, and commit what is done to it, or nothing."""
-    with _opened(folder) as (base, check):
+    with _opened(folder, tell) as (base, check):
         base.execute("PRAGMA journal_mode = DELETE")
         with base:
             yield base
             check()
 
 
-def _vacuum(folder: Path) -> None:
+def _vacuum(folder: Path, tell: Callable[[str], None]) -> None:
     """Write the file anew, so that no page holds what was in it before."""
-    with _opened(folder, isolation_level=None) as (base, _):
+    with _opened(folder, tell, isolation_level=None) as (base, _):
         base.execute("VACUUM")
 
 
 @contextmanager
-def _opened(folder: Path, **settings: Any) -> Iterator[tuple[sqlite3.Connection, Callable[[], None]]]:
+def _opened(
+    folder: Path, tell: Callable[[str], None], **settings: Any
+) -> Iterator[tuple[sqlite3.Connection, Callable[[], None]]]:
     """Open the file; with what finds out whether it is still this process' to write to.
 
     Where the system locks nothing SQLite is told to lock nothing either, and a lease stands in for it.
@@ -314,7 +324,7 @@ def _opened(folder: Path, **settings: Any) -> Iterator[tuple[sqlite3.Connection,
         if noted(folder):
             name, check = (
                 f"{path.resolve().as_uri()}?nolock=1",
-                stack.enter_context(by_lease(path)).check,
+                stack.enter_context(by_lease(path, tell)).check,
             )
         base = sqlite3.connect(name, timeout=60, uri=name != str(path), **settings)
         stack.callback(base.close)

@@ -17,11 +17,13 @@ from typing import IO, Any, Final, Literal, get_args
 from ssiuu.errors import OutputError
 from ssiuu.records.lease import PATIENCE, Held, keep, lease, outlast
 from ssiuu.records.lock import open_lock, take
+from ssiuu.records.said import logged
 
 Way = Literal["auto", "flock", "leases"]
 LOCK: Final = ".lock"
 LEASES: Final = "leases"
 PAUSE: Final = 0.05  # seconds between two looks at the lease of a file
+MOMENT: Final = 1.0  # seconds of waiting for one without a word
 MOUNTS: Final = Path("/proc/self/mounts")
 # Mounted so, locks are those of one machine: of Lustre, of NFS.
 ALONE: Final = {"localflock", "local_lock=all", "local_lock=flock"}
@@ -133,9 +135,19 @@ def alone(path: Path, stream: IO[Any], wanted: Way = "auto") -> Iterator[None]:
 
 
 @contextmanager
-def by_lease(path: Path) -> Iterator[Held]:
-    """Hold the lease of a file; who holds it is waited for."""
+def by_lease(path: Path, tell: Callable[[str], None] = logged) -> Iterator[Held]:
+    """Hold the lease of a file; who holds it is waited for, and one that was killed is outlasted.
+
+    Args:
+        path: The file.
+        tell: Told once that it takes longer than writing does, and how long at most.
+    """
+    begun = time.monotonic()
+    told = False
     while (held := lease(lock_of(path))) is None:
+        if not told and time.monotonic() - begun > MOMENT:
+            tell(f"{path}: waiting for who writes to it; for up to {PATIENCE:.0f} s if it was killed")
+            told = True
         time.sleep(PAUSE)
     try:
         yield held
