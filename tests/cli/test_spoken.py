@@ -20,7 +20,7 @@ from typer.main import get_command
 from ssiuu.cli.bar import Bar, remaining
 from ssiuu.cli.main import app
 from ssiuu.cli.reference import _leaves
-from ssiuu.cli.spoken import SHARED
+from ssiuu.cli.spoken import SHARED, spoken
 from ssiuu.cli.terminal import Printer
 from ssiuu.records.said import LOG, Said, led, logged
 from ssiuu.records.schema import StepLog
@@ -202,6 +202,25 @@ class Terminal(io.StringIO):
         return True
 
 
+def test_what_a_command_carries_out_is_logged_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """As ssiuu demo -v carries out others with -v."""
+
+    @spoken
+    def inner() -> None:
+        logged("inner")
+        Printer()("step")
+
+    @spoken
+    def outer(inside: bool) -> None:
+        inner(quiet=False, verbose=inside, json=False)
+        logged("outer")
+
+    outer(True, quiet=False, verbose=True, json=False)
+    assert capsys.readouterr().err.splitlines() == ["ssiuu: inner", "[ 0:00] step", "ssiuu: outer"]
+    outer(True, quiet=False, verbose=False, json=False)  # asked for within alone
+    assert capsys.readouterr().err.splitlines() == ["ssiuu: inner", "[ 0:00] step"]
+
+
 def test_on_a_terminal_there_is_a_bar_and_in_a_file_there_are_lines(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,8 +230,8 @@ def test_on_a_terminal_there_is_a_bar_and_in_a_file_there_are_lines(
     words = ["ssiuu", "ask", "--model", str(place / "model"), "--facts", str(place / "forget.jsonl")]
     monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setenv("TERM", "xterm")
-    spoken = contextlib.redirect_stdout(out), contextlib.redirect_stderr(screen)
-    with spoken[0], spoken[1], pytest.raises(SystemExit) as end:
+    heard = contextlib.redirect_stdout(out), contextlib.redirect_stderr(screen)
+    with heard[0], heard[1], pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 0
     written = screen.getvalue()

@@ -95,7 +95,11 @@ def spoken(command: Callable[..., Any]) -> Callable[..., Any]:
             raise ConfigError("--quiet and --verbose do not go together.")
         outer, _manner = _manner, Manner(quiet, verbose, json)  # a command may carry out others
         try:
-            with _logging(verbose), _answering(sys.stdout) if json else nullcontext():
+            # One that is carried out by another logs where that one already does.
+            with (
+                _logging(verbose and not outer.verbose),
+                _answering(sys.stdout) if json else nullcontext(),
+            ):
                 return command(*given, **options)
         finally:
             for end in _manner.ends:
