@@ -202,6 +202,33 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.parametrize("screen", [Terminal, io.StringIO])
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_terminal_is_told_before_the_heavy_import(
+    screen: type[io.StringIO], quiet: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, not behind it: the module looks at what is on the screen; and only the first time."""
+    monkeypatch.setattr("ssiuu.cli.loading.HEAVY", "slow_to_come")
+    (tmp_path / "slow_to_come.py").write_text("import sys\nseen = sys.stderr.getvalue()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "slow_to_come", raising=False)
+    seen: list[str] = []
+
+    @spoken
+    def command() -> None:
+        import slow_to_come  # type: ignore[import-not-found]
+
+        seen.append(slow_to_come.seen)
+
+    with contextlib.redirect_stderr(screen()) as said:
+        for _ in range(2):
+            command(quiet=quiet, verbose=False, json=False)
+    wanted = "loading\n" if screen is Terminal and not quiet else ""
+    assert seen == [wanted, wanted] and said.getvalue() == wanted
+    assert not any(type(finder).__name__ == "_Watch" for finder in sys.meta_path)
+    sys.modules.pop("slow_to_come")
+
+
 def test_what_a_command_carries_out_is_logged_once(capsys: pytest.CaptureFixture[str]) -> None:
     """As ssiuu demo -v carries out others with -v."""
 

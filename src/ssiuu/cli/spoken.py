@@ -20,6 +20,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
+from ssiuu.cli import loading
 from ssiuu.cli.exits import FAILED, INTERRUPTED, MISUSE
 from ssiuu.errors import ConfigError, InputError, SsiuuError
 from ssiuu.experiment import launched
@@ -98,6 +99,7 @@ def spoken(command: Callable[..., Any]) -> Callable[..., Any]:
             # One that is carried out by another logs where that one already does.
             with (
                 _logging(verbose and not outer.verbose),
+                loading.told(launched.first() and not quiet),
                 _answering(sys.stdout) if json else nullcontext(),
             ):
                 return command(*given, **options)
