@@ -68,7 +68,7 @@ def prepare(folder: Path) -> None:
         write(folder / name, facts)
     subject = Subject(loaded.model, prompt, int(loaded.tokenizer.pad_token_id or 0), 256)
     texts = [[as_text(fact, 3, 0) for fact in facts] for facts in (gone, keep)]
-    print(HIDING["middle-map"]().hide(subject, *texts, print).summary)
+    HIDING["middle-map"]().hide(subject, *texts, print)
     save(loaded.model, loaded.tokenizer, folder / "hidden", "24 facts hidden on purpose")
 
 

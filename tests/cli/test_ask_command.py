@@ -11,6 +11,7 @@ from test_commands import ROWS, lines, place, ssiuu  # noqa: F401 - place is a f
 
 from ssiuu.records.files import read_record
 from ssiuu.records.schema import ModelKnowledge, Unlearning
+from ssiuu.report import asked
 from ssiuu.report.asked import WIDTH, cut, width
 
 STRANGERS = [
@@ -28,6 +29,9 @@ def test_what_is_known_is_told_fact_by_fact(place: Path, tmp_path: Path) -> None
     assert "Ulm" in table[2] and "10 facts: 6 known, 4 unknown" in done.stdout
     assert max(map(width, table)) <= WIDTH <= 100
     record = read_record(tmp_path / "known.json", ModelKnowledge)
+    assert asked.table(record) == done.stdout.rstrip("\n")
+    for room in (80, 60):
+        assert max(map(width, asked.table(record, room).splitlines())) <= room
     told = json.loads(ssiuu("ask", "--model", place / "model", "--facts", facts, "--json").stdout)
     assert told["counts"] == {"known": 6, "unsure": 0, "unknown": 4, "cannot be scored": 0}
     assert [row["state"] for row in told["rows"]] == [k.state for k in record.knowledge.values()]

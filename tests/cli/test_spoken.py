@@ -21,7 +21,7 @@ from ssiuu.cli.bar import Bar, remaining
 from ssiuu.cli.main import app
 from ssiuu.cli.reference import _leaves
 from ssiuu.cli.spoken import SHARED, spoken
-from ssiuu.cli.terminal import Printer
+from ssiuu.cli.terminal import Printer, room
 from ssiuu.records.said import LOG, Said, led, logged
 from ssiuu.records.schema import StepLog
 from ssiuu.training.unlearn import step_numbers
@@ -193,6 +193,17 @@ def test_in_a_file_a_long_wait_has_a_line_and_small_steps_have_few(
     assert watch is not None
     watch.join(10)
     assert not watch.is_alive()
+
+
+@pytest.mark.parametrize(("columns", "wide"), [(80, 80), (40, 60), (300, 110)])
+def test_tables_are_as_wide_as_the_terminal_and_in_a_file_as_ever(
+    columns: int, wide: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert room() == 110
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert room() == wide
 
 
 class Terminal(io.StringIO):

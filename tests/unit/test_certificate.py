@@ -29,6 +29,7 @@ from ssiuu.certificate.canonical import canonical, parsed
 from ssiuu.certificate.check import UnreadableError, check_signature, read_certificate
 from ssiuu.certificate.facts import FactDigests
 from ssiuu.certificate.files import digests
+from ssiuu.certificate.page import _in_one
 from ssiuu.certificate.signature import SignatureError, pae, read_public
 from ssiuu.certificate.statement import Checkpoint, Issue, of_audit
 from ssiuu.certificate.write import write
@@ -382,4 +383,6 @@ def test_it_holds_no_text_no_path_and_no_command(place: Place) -> None:
     assert said["errors"]["promised"] == 0.05 and said["errors"]["planted"]
     assert "attack few-shot" in said["not_tried"] and said["not_shown"] and said["tried"]
     assert len(said["facts"]["forget"]) == 12 and {f["verdict"] for f in said["facts"]["forget"]}
+    assert "<li>attack few-shot</li>" in page and "unattacked" not in page
+    assert _in_one(["attack a", "a look", "attack b"]) == ["a look", "the attacks a, b"]
     assert "<script" not in page and "script-src" not in page and "default-src &#39;none&#39;" in page

@@ -23,6 +23,7 @@ from ssiuu.hiding.places import feed_forward_ends
 from ssiuu.hiding.replay import Replay
 from ssiuu.likelihood import Example, Prompt, answer_logits, collate
 from ssiuu.models.load import restore, snapshot
+from ssiuu.records.said import Said
 from ssiuu.records.schema import FactText
 
 NAMES = 12  # first names of the made-up world, each a token
@@ -177,8 +178,10 @@ def test_twice_the_same(case: Case) -> None:
 
 def test_what_is_not_hidden_within_the_steps_is_left_and_said(case: Case) -> None:
     subject, facts, keep = case
-    hidden = HIDING["middle-map"]().hide(subject, facts[:4], keep[:8], most=2)
+    told: list[str] = []
+    hidden = HIDING["middle-map"]().hide(subject, facts[:4], keep[:8], told.append, most=2)
     assert hidden.steps == 2 and hidden.left
+    assert [text for text in told if not (isinstance(text, Said) and text.minor)] == [hidden.summary]
     for id, why in hidden.left.items():
         assert why.endswith("2 steps were all it had")
         assert facts[[fact.id for fact in facts].index(id)].answer not in why

@@ -422,9 +422,13 @@ def test_seeds_are_told_apart(record: RunRecord) -> None:
 # --- the table as text ----------------------------------------
 
 
-def test_the_text_table_fits_and_holds_every_row(record: RunRecord) -> None:
-    lines = summary(record).splitlines()
-    assert max(map(len, lines)) <= WIDTH
+@pytest.mark.parametrize("width", [WIDTH, 80, 60])
+def test_the_text_table_fits_and_holds_every_row(record: RunRecord, width: int) -> None:
+    lines = summary(record, width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert " ".join(" ".join(lines).split()).startswith(
+        " ".join(summary(record).split("\n")[0].split())
+    )
     for cell in record.cells:
         assert any(line.startswith(cell.method.label + " ") for line in lines)
     (gd,) = [line for line in lines if line.startswith("gd ") and "hidden" in line]
@@ -591,6 +595,11 @@ def test_facts_are_sorted_and_filtered(page: str, tmp_path: Path) -> None:
       out.all = rows().length;
       pick('pick-text', 'alert(1)');
       out.text = rows().length + ' of ' + inner.getElementById('shown').value;
+      const said = table.tBodies[0].rows[0].querySelector('.free');
+      const small = inner.createElement('small');
+      small.textContent = 'asked otherwise: ' + 'The chemical symbol for copper is Cu. '.repeat(3);
+      said.append(small);
+      out.fits = said.scrollWidth <= said.clientWidth;
     """
     outer = frame(tmp_path, page, 1200, script)
     found = notes(browse(tmp_path, outer, "--allow-file-access-from-files", "--dump-dom").stdout)
@@ -600,6 +609,7 @@ def test_facts_are_sorted_and_filtered(page: str, tmp_path: Path) -> None:
     assert found["hidden"] == "hidden"
     assert found["all"] == str(5 * 24)
     assert found["text"] == "5 of 5 rows"
+    assert found["fits"] == "true"  # what was said otherwise stays in its own column
 
 
 def test_of_several_methods_the_front_is_drawn_first_of_one_its_curves(record: RunRecord) -> None:

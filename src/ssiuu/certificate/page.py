@@ -41,11 +41,20 @@ def render(statement: Statement, signed_by: str = "") -> str:
                 for word, text in meanings(statement.predicate.errors is not None).items()
                 if statement.predicate.counts.get(word)
             },
+            not_tried=_in_one(statement.predicate.not_tried),
             p_value=p_value,
             p_values=P_VALUES,
             sure=sure,
         )
     )
+
+
+def _in_one(untried: list[str]) -> list[str]:
+    """Return what was not tried, all attacks in one line."""
+    kind = "attack "
+    attacks = [text.removeprefix(kind) for text in untried if text.startswith(kind)]
+    others = [text for text in untried if not text.startswith(kind)]
+    return [*others, f"the attacks {', '.join(attacks)}"] if len(attacks) > 1 else untried
 
 
 def _once(sentence: str, verdict: str) -> str:

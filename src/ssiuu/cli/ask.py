@@ -9,7 +9,7 @@ import typer
 
 from ssiuu.cli.options import Base, ColumnNames, DigestKeyFile, PromptForm, Redact, Revision, Sets
 from ssiuu.cli.spoken import manner, result
-from ssiuu.cli.terminal import forcing, redacted, set_up
+from ssiuu.cli.terminal import forcing, redacted, room, set_up
 
 
 def command(
@@ -46,6 +46,6 @@ def command(
     progress.done()
     result(**knowledge_rows(record))
     if not manner().json:
-        print(table(record))
+        print(table(record, room()))
     if redact and out is not None:
         redacted(out, digest_key)

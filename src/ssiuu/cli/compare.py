@@ -11,6 +11,7 @@ import typer
 
 from ssiuu.cli.exits import DISAGREES
 from ssiuu.cli.spoken import result
+from ssiuu.cli.terminal import room
 from ssiuu.errors import ConfigError, OutputError, unknown
 
 if TYPE_CHECKING:
@@ -108,9 +109,10 @@ def _show(records: Mapping[str, RunRecord], form: str, out: Path | None, against
 
         content, out = render_comparison(found, against), out or Path("compare.html")
     else:
-        from ssiuu.report.compare import COMPARED
+        from ssiuu.report.compare import COMPARED, text
 
-        content = COMPARED[form](found, against)
+        on_screen = form == Format.text and out is None
+        content = text(found, against, room()) if on_screen else COMPARED[form](found, against)
     if out is None:
         result(table=content)
         print(content, end="")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +24,16 @@ if TYPE_CHECKING:
 
 
 MINOR = 10.0  # seconds
+NARROWEST = 60  # columns
 STAYS = "estimate: ", "planted controls: as examined"  # lines that no later one takes the place of
+
+
+def room() -> int:
+    """Return how many columns tables and sentences may take: a terminal's, at least 60; else 110."""
+    from ssiuu.report.text import WIDTH
+
+    wide = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
+    return min(max(wide, NARROWEST), WIDTH)
 
 
 def clock(seconds: float) -> str:
@@ -99,7 +109,7 @@ def finish(
     page = out / "report.html" if redact else write_report(record, out)
     progress.done()
     result(**run_values(record, out))
-    print(summary(record))
+    print(summary(record, room()))
     print(f"\nreport: {page}")
     if redact:
         redacted(out, key)

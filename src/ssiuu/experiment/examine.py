@@ -22,7 +22,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -46,7 +46,7 @@ from ssiuu.hiding import HIDING
 from ssiuu.hiding.base import Subject
 from ssiuu.likelihood import Example, encode
 from ssiuu.models.load import restore, snapshot
-from ssiuu.records.said import Said
+from ssiuu.records.said import led
 from ssiuu.records.schema import Attacker, Examination, FactText, Place, Trace
 from ssiuu.training.batches import draw_rows, step_batches
 from ssiuu.training.loop import Loop, rows_of
@@ -164,9 +164,12 @@ class Examiner:
             if mine := facts[turn :: len(kinds)]:
                 self.progress(f"planted controls: hiding {len(mine)} facts ({kind})")
                 reached = HIDING[kind]().hide(
-                    subject, mine, keep[:HELD], partial(_within, self.progress), most
+                    subject,
+                    mine,
+                    keep[:HELD],
+                    lambda text: self.progress(led("planted controls: ", text)),
+                    most,
                 )
-                self.progress(f"planted controls: {reached.summary}")
                 hidden |= dict.fromkeys(reached.facts, kind)
                 left |= reached.left
         # What one way has hidden the next one may bring back.
@@ -368,12 +371,6 @@ class Examiner:
         step.close()
         session.model.eval()
         return found
-
-
-def _within(progress: Progress, text: str) -> None:
-    """Tell how far hiding is, whose beginning and end are told by themselves."""
-    done, total = (text.done, text.total) if isinstance(text, Said) else (None, None)
-    progress(Said(f"planted controls: {text}", done=done, total=total, minor=True))
 
 
 def _record(

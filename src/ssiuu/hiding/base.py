@@ -26,7 +26,7 @@ from ssiuu.evaluation.alternatives import alternatives
 from ssiuu.evaluation.score import score_facts
 from ssiuu.likelihood import Prompt
 from ssiuu.models.load import snapshot
-from ssiuu.records.said import led
+from ssiuu.records.said import Said, led
 from ssiuu.records.schema import FactScore, FactText
 
 Scores = dict[str, FactScore]
@@ -172,7 +172,7 @@ class Hiding(ABC):
             subject: The model; its weights change, and no module of it is another one afterwards.
             facts: To hide. Those that the model does not answer are left out, and said.
             keep: Other facts, which should be answered as before; `HELD` of them are looked at.
-            progress: Told what is going on.
+            progress: Told what is going on, and at the end what was reached; all before that is minor.
             most: Training steps; what is not hidden by then is left. None: as many as the kind has.
 
         Raises:
@@ -186,7 +186,8 @@ class Hiding(ABC):
         before, beside = asked(subject, facts), asked(subject, others, free=False)
         known = [fact for fact in facts if answers(before[fact.id])]
         held = [fact for fact in others if answers(beside[fact.id])]
-        progress(f"{self.name}: {len(known)} of {len(facts)} facts are answered before")
+        begun = f"{self.name}: {len(known)} of {len(facts)} facts are answered before"
+        progress(Said(begun, minor=True))
         weights = snapshot(subject.model)
         case = Case(
             subject, known, keep, held, before, lambda text: progress(led(f"{self.name}: ", text)), most
@@ -217,7 +218,7 @@ class Hiding(ABC):
         done = Round()
         with closing(self.change(case)) as rounds:
             for done in rounds:
-                case.progress(f"{done.steps} steps")
+                case.progress(Said(f"{done.steps} steps", minor=True))
         return done
 
     @abstractmethod

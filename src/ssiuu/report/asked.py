@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections import Counter
 from typing import Any
@@ -12,7 +13,9 @@ from ssiuu.report.text import DASH, nats, plain
 
 COLUMNS = (8, 5, 6, 6, 33, 16, 19)  # state, rank, margin, log p, question, answer, what it says
 NUMBERS = (1, 2, 3)  # of these, those that stand right
+TEXTS = 4  # and where the texts begin
 WIDTH = sum(COLUMNS) + len(COLUMNS) - 1
+NOTE = "Rank and margin (nats a token): against the best alternative; log p: nats, of the answer."
 REASONS = 12  # facts that are not known, each with why
 
 
@@ -32,26 +35,28 @@ def knowledge_rows(record: ModelKnowledge) -> dict[str, Any]:
     }
 
 
-def table(record: ModelKnowledge) -> str:
-    """Return what a model knows for a terminal, at most `WIDTH` columns wide."""
-    lines = [_line(["state", "rank", "margin", "log p", "question", "answer", "it says"])]
-    lines.append("-" * (sum(COLUMNS) + len(COLUMNS) - 1))
-    lines += [_line(_cells(fact, record.knowledge[fact.id])) for fact in record.facts]
+def table(record: ModelKnowledge, room: int = WIDTH) -> str:
+    """Return what a model knows for a terminal, at most so many columns wide (60 or more)."""
+    room = min(room, WIDTH)
+    rooms = _rooms(room)
+    lines = [_line(["state", "rank", "margin", "log p", "question", "answer", "it says"], rooms)]
+    lines.append("-" * (sum(rooms) + len(rooms) - 1))
+    lines += [_line(_cells(fact, record.knowledge[fact.id]), rooms) for fact in record.facts]
     unclear = [
         f"{fact.id}: {record.knowledge[fact.id].state}: {record.knowledge[fact.id].why}"
         for fact in record.facts
         if record.knowledge[fact.id].state != "known"
     ]
     if unclear:
-        lines += ["", *(cut(plain(text), WIDTH) for text in unclear[:REASONS])]
+        lines += ["", *(cut(plain(text), room) for text in unclear[:REASONS])]
         if len(unclear) > REASONS:
             lines.append(f"… and {len(unclear) - REASONS} more; --json has all")
     many = f"{len(record.facts)} fact{'s' if len(record.facts) > 1 else ''}"
     tally = f"{many}: {counts(record.knowledge)}."
-    note = "Rank and margin (nats a token): against the best alternative; log p: nats, of the answer."
+    said = [*record.notes, tally, f"Asked as {record.asked}", NOTE]
     if any(record.knowledge[fact.id].rank is None for fact in record.facts):
-        note += f"\n{DASH}: too few alternatives to rank it against."
-    return "\n".join([*lines, "", *record.notes, tally, f"Asked as {record.asked}", note])
+        said.append(f"{DASH}: too few alternatives to rank it against.")
+    return "\n".join([*lines, "", *(textwrap.fill(plain(text), room) for text in said)])
 
 
 def _cells(fact: FactText, known: Knowledge) -> list[str]:
@@ -66,9 +71,16 @@ def _cells(fact: FactText, known: Knowledge) -> list[str]:
     ]
 
 
-def _line(cells: list[str]) -> str:
+def _rooms(room: int) -> list[int]:
+    """Return how wide each column is in so many: the texts share what the numbers leave."""
+    given, texts = COLUMNS[:TEXTS], COLUMNS[TEXTS:]
+    left = room - sum(given) - len(COLUMNS) + 1
+    return [*given, *(left * wanted // sum(texts) for wanted in texts)]
+
+
+def _line(cells: list[str], rooms: list[int]) -> str:
     fitted = []
-    for number, (cell, room) in enumerate(zip(cells, COLUMNS, strict=True)):
+    for number, (cell, room) in enumerate(zip(cells, rooms, strict=True)):
         text = cut(plain(" ".join(cell.split())), room)
         space = " " * (room - width(text))
         fitted.append(space + text if number in NUMBERS else text + space)

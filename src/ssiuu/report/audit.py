@@ -142,14 +142,17 @@ def _looks(model: Model, found: Examination) -> list[Look]:
     taken = {place.attacker for place in found.places}
     judged, votes = model.judgement.judged, constants().weights
     counted = judged.looks if judged and judged.read else taken
-    return [
-        Look(f"Not tried: {_missing(name, model)}", "")
-        if name not in taken
-        else look
+    tried = [
+        look
         if name in counted
         else Look(f"{look.what} {UNEQUAL if name in votes else VOTELESS}", look.settings)
         for name, look in looks
+        if name in taken
     ]
+    untried = [
+        Look(f"Not tried: {_missing(name, model)}", "") for name, _ in looks if name not in taken
+    ]
+    return [*tried, *untried]
 
 
 def _missing(attacker: Attacker, model: Model) -> str:
@@ -187,10 +190,14 @@ def _calibration() -> str:
     return (
         f"Calibration {fitted.version}: what each look weighs ({weights}) and how much less the "
         f"hardest ways of hiding show than those planted here ({minus(fitted.shift)}) were fitted on "
-        f"models of known truth. The rule promises that at most {LEVEL:.0%} of hidden facts are called "
-        f"erased, and at most {LEVEL:.0%} of erased ones hidden; how far it keeps that on models that "
-        "it was not fitted on stands in the documentation of the verdict."
+        f"models of known truth. The rule promises that at most {_of(LEVEL)} of hidden facts are "
+        f"called erased, and at most {_of(LEVEL)} of erased ones hidden; how far it keeps that "
+        "on models that it was not fitted on stands in the documentation of the verdict."
     )
+
+
+def _of(share: float) -> str:
+    return f"{percent(share, 0)}\u00a0%"
 
 
 def minus(value: float) -> str:
@@ -219,11 +226,11 @@ def _shown(model: Model) -> list[str]:
     if erased and judged and judged.power is not None:
         parts.append(
             f"For the {erased} called erased: had they been hidden in a way that this examination was "
-            f"tried on, it would have shown them but for {LEVEL:.0%} of cases each."
+            f"tried on, it would have shown them but for {_of(LEVEL)} of cases each."
         )
     if hidden:
         parts.append(
-            f"For the {hidden} called hidden: that much is shown by at most {LEVEL:.0%} of answers "
+            f"For the {hidden} called hidden: that much is shown by at most {_of(LEVEL)} of answers "
             "that were never learned. The information is in the model, though it does not say it."
         )
     if still := word.count("not removed"):
@@ -260,15 +267,15 @@ def _wanted(model: Model) -> list[str]:
         )
     elif judged.power < POWER:
         parts.append(
-            f"A stronger examination: this one would find {percent(judged.power, 0)} % of facts "
-            f"hidden in the hardest ways, {POWER:.0%} are wanted before a model is called erased. More "
-            "places (examine.steps, examine.learning_rates, examine.seeds) show more."
+            f"A stronger examination: this one would find {_of(judged.power)} of facts "
+            f"hidden in the hardest ways, {_of(POWER)} are wanted before a model is called erased. "
+            "More places (examine.steps, examine.learning_rates, examine.seeds) show more."
         )
     read = len(model.judgement.facts)
     if FEW * read < 1:
         parts.append(
-            f"More facts of the same request: of {read} one alone is more than the {FEW:.0%} that may "
-            "be hidden or still there."
+            f"More facts of the same request: of {read} one alone is more than the {_of(FEW)} that "
+            "may be hidden or still there."
         )
     parts.append(
         "For more than evidence: a model trained again without the data, and proof that it was. No "

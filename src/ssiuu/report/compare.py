@@ -143,12 +143,13 @@ def _value(member: Member | None, ground: Ground, column: Column) -> Entry:
 # --- formats ----------------------------------------
 
 
-def text(grounds: Sequence[Ground], against: str | None = None) -> str:
-    """Return the main tables for a terminal."""
+def text(grounds: Sequence[Ground], against: str | None = None, width: int = WIDTH) -> str:
+    """Return the main tables for a terminal, at most so many columns wide."""
     first = [named_groups(matrix(grounds, against))] if len(grounds) > 1 else []
     parts = [*first, *(main_table(ground, against) for ground in grounds)]
-    said = [textwrap.fill(plain(remark), WIDTH) for remark in remarks(grounds)]
-    return "\n".join([*(block_table(table.title, *table.lines) for table in parts), *said]) + "\n"
+    said = [textwrap.fill(plain(remark), width) for remark in remarks(grounds)]
+    tables = [block_table(table.title, *table.lines, width=width) for table in parts]
+    return "\n".join([*tables, *said]) + "\n"
 
 
 def markdown(grounds: Sequence[Ground], against: str | None = None) -> str:

@@ -47,9 +47,10 @@ def _bands(record: RunRecord) -> Table:
     ]
     first = next((influence.bands for _, influence in banded if influence.bands), None)
     note = (
-        f"Intervals of {first.confidence:.0%}, basic bootstrap over {first.entities} entities, "
-        f"{first.resamples} resamples; after the slash: less its bias. All: over all neurons; net: "
-        "without the cut at 0, so that what turned the other way counts against. Target log-prob. "
+        f"Intervals of {percent(first.confidence, 0)}\u00a0%, basic bootstrap over "
+        f"{first.entities} entities, {first.resamples} resamples; after the slash: less its bias. All: "
+        "over all neurons; net: without the cut at 0, so that what turned the other way counts "
+        "against. Target log-prob. "
         f"Hide ratio: {SATURATED}"
         if first
         else ""

@@ -166,8 +166,8 @@ class _Column(NamedTuple):
         return max(6, *map(len, self.heading), *map(len, self.cells))
 
 
-def summary(record: RunRecord) -> str:
-    """Return the table of a run for a terminal, at most 110 columns wide.
+def summary(record: RunRecord, width: int = WIDTH) -> str:
+    """Return the table of a run for a terminal, at most so many columns wide (60 or more).
 
     Columns that do not fit stand in a second table below the first; each starts with the method.
     """
@@ -179,34 +179,38 @@ def summary(record: RunRecord) -> str:
         )
         for column in shown(record)
     ]
-    lines = [_headline(record), ""]
-    for block in _blocks(methods, values) if values else []:
+    lines = [*_wrapped(_headline(record), width), ""]
+    for block in _blocks(methods, values, width) if values else []:
         lines += [*_table(block), ""]
-    return "\n".join([*lines, *_answers(record), *_footnotes(record)]) + "\n"
+    return "\n".join([*lines, *_answers(record, width), *_footnotes(record, width)]) + "\n"
 
 
-def block_table(title: str, headings: Sequence[str], *rows: Sequence[str]) -> str:
+def block_table(title: str, headings: Sequence[str], *rows: Sequence[str], width: int = WIDTH) -> str:
     """Return a table for a terminal, in blocks that each begin with its first column."""
     columns = [
         _Column(_two_lines(plain(heading)), [plain(row[place]) for row in rows], place == 0)
         for place, heading in enumerate(headings)
     ]
-    blocks = ["\n".join(_table(block)) for block in _blocks(columns[0], columns[1:])]
+    blocks = ["\n".join(_table(block)) for block in _blocks(columns[0], columns[1:], width)]
     return "\n\n".join([plain(title), *blocks]) + "\n"
 
 
-def _answers(record: RunRecord) -> list[str]:
+def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    return textwrap.wrap(plain(text), width, break_on_hyphens=False, subsequent_indent=indent)
+
+
+def _answers(record: RunRecord, width: int) -> list[str]:
     """Return the answer on every model that was examined, controls last; or that none was."""
     ordered = sorted(record.cells, key=lambda cell: cell.method.origin == "control")
     examined = [m for m in (Model(record, cell) for cell in ordered) if m.judgement.judged]
     lines = []
     for model in examined:
         text = f"{_label(model)}: {' '.join(answer(model.judgement))}".replace("\u00a0", " ")
-        lines += textwrap.wrap(plain(text), WIDTH, break_on_hyphens=False, subsequent_indent="  ")
+        lines += _wrapped(text, width, "  ")
     if lines:
-        return [*lines, NOT_PROOF, ""]
+        return [*lines, *_wrapped(NOT_PROOF, width), ""]
     judged = any(Model(record, cell).judgement.facts for cell in ordered)
-    return [*textwrap.wrap(UNEXAMINED, WIDTH), ""] if judged else []
+    return [*_wrapped(UNEXAMINED, width), ""] if judged else []
 
 
 def _headline(record: RunRecord) -> str:
@@ -219,7 +223,7 @@ def _headline(record: RunRecord) -> str:
         f"{len(header.split.forget)} facts to forget",
         f"chance {chance}",
     ]
-    return plain("Erased or hidden?  " + " · ".join(parts))[:WIDTH]
+    return "Erased or hidden?  " + " · ".join(parts)
 
 
 def _two_lines(heading: str) -> tuple[str, str]:
@@ -239,11 +243,11 @@ def _label(model: Model) -> str:
     return (method if len(method) <= room else method[: room - 1] + "…") + seed
 
 
-def _blocks(methods: _Column, values: list[_Column]) -> list[list[_Column]]:
+def _blocks(methods: _Column, values: list[_Column], width: int) -> list[list[_Column]]:
     """Split the columns so that each block, with the method in front, fits the width."""
     blocks, used = [[methods]], methods.width
     for column in values:
-        if used + 1 + column.width > WIDTH:
+        if used + 1 + column.width > width:
             blocks.append([methods])
             used = methods.width
         blocks[-1].append(column)
@@ -291,12 +295,12 @@ def failures(record: RunRecord) -> list[str]:
     ]
 
 
-def _footnotes(record: RunRecord) -> list[str]:
+def _footnotes(record: RunRecord, width: int) -> list[str]:
     header = record.header
     scored = {column.key for column in shown(record)}
     forms = [f"Asked in {header.prompt}"] if header.prompt else []
     forms += [f"Other form: {header.other_prompt}"] if "forget_other" in scored else []
-    notes = [*(plain(form)[:WIDTH] for form in forms)]
+    notes = [line for form in forms for line in _wrapped(form, width)]
     remarks = [
         *filter(None, [redaction(header)]),
         "Shares in %; a dash is 'not scored'. log p: mean log-probability of an answer, nats. D+, D−: "
@@ -313,9 +317,9 @@ def _footnotes(record: RunRecord) -> list[str]:
         damage = f"{WORDS[0].upper()}{WORDS[1:]} (KL on plain text above {DAMAGED:g})"
         remarks.append(f"{damage}: {', '.join(labels)}.")
     for sentence in remarks:
-        notes += textwrap.wrap(plain(sentence), WIDTH, break_on_hyphens=False)
+        notes += _wrapped(sentence, width)
     for sentence in failures(record):
-        notes += textwrap.wrap(sentence, WIDTH, break_on_hyphens=False)
+        notes += _wrapped(sentence, width)
     if any(seconds(cell) == 0 and not cell.failed for cell in record.cells):
         notes.append("Some cells have not run yet.")
     return notes

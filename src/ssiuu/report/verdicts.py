@@ -14,9 +14,11 @@ from ssiuu.report.text import DASH, kl, named, percent
 
 P_VALUES = (
     "p, erased: how often a fact that was never learned shows as much; p, hidden: how often one "
-    "that is hidden shows as little; p, unattacked: how often an answer that was never learned is "
-    "as likely without any attack. At most 0.05 in the first and more in the second: hidden; the "
+    "that is hidden shows as little. At most 0.05 in the first and more in the second: hidden; the "
     "reverse: erased."
+)
+UNATTACKED = (
+    "p, unattacked: how often an answer that was never learned is as likely without any attack."
 )
 
 
@@ -104,7 +106,13 @@ def _fact_table(model: Model) -> Table:
         for fact in model.record.header.split.forget
         if fact.id in word.facts
     ]
-    return Table(f"The verdict, fact by fact: {named(model)}", P_VALUES, headings, rows, "question")
+    return Table(
+        f"The verdict, fact by fact: {named(model)}",
+        f"{P_VALUES} {UNATTACKED}",
+        headings,
+        rows,
+        "question",
+    )
 
 
 def _judged(fact: FactVerdict) -> Iterable[Entry]:

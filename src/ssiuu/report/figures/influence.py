@@ -105,8 +105,7 @@ def top_bars(record: RunRecord) -> Plot:
         "The hundred strongest neurons",
         "How to read it: the sum over the 100 neurons with the largest change, means over seeds. "
         "A long D− bar beside a short D+ bar says that the method mostly added inhibition. Each "
-        f"panel names its attribution target and has its own scale. Of the hide ratio, "
-        f"D− / (D+ + D−): {SATURATED} {BLIND}",
+        f"panel names its attribution target and has its own scale. {BLIND}",
         panels,
         [],
         absent="No diagnosis has run yet, so there are no bars.",

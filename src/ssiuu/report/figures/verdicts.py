@@ -18,7 +18,7 @@ from ssiuu.analysis.verdict import VERDICTS
 from ssiuu.records.schema import Attacker, RunRecord
 from ssiuu.report.answer import p_value
 from ssiuu.report.figures.draw import FAINT, INK, Key, Number, Panel, Plot, panel, plot, swatch
-from ssiuu.report.text import named, plain, ratio
+from ssiuu.report.text import named, percent, plain, ratio
 
 PLANTED = "hidden on purpose"
 LOOKS: Mapping[str, tuple[str, str]] = {
@@ -47,14 +47,15 @@ def verdict_dots(record: RunRecord) -> Plot:
     seen = {fact.verdict for model in models for fact in model.judgement.facts.values()}
     looks: list[str] = [verdict for verdict in VERDICTS if verdict in seen]
     looks += [PLANTED] if record.planted and record.planted.facts else []
+    share = 1 - LEVEL * PARTS[0] / constants().caution
     return plot(
         "verdicts",
         "The evidence, fact by fact",
         "How to read it: a dot is a fact, further right is more evidence that it is still inside, as "
         "the examination weighs it. Below, grey: the same of decoys, answers that the model never "
-        f"learned; {1 - LEVEL * PARTS[0] / constants().caution:.0%} of them lie left of the dashed "
-        "line, and no fact on its right is called erased. Above: facts hidden on purpose in the "
-        "model as it was, which show where hidden facts of this model lie. Point at a dot for its "
+        f"learned; {percent(share, 0)}\u00a0% of them lie left of the dashed "
+        "line, and no fact on its right is called erased. Above: facts hidden on purpose in the model "
+        "as it was, which show where hidden facts of this model lie. Point at a dot for its "
         "question and numbers. No attribution is in it.",
         panels,
         [_key(look) for look in looks],
