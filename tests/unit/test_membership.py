@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import ssiuu
+from architectures import build_architecture
 from ssiuu.attacks import switched_off
 from ssiuu.attacks.base import AttackConfig
 from ssiuu.attacks.membership import membership_aucs
@@ -49,6 +50,14 @@ def test_norms_are_those_of_the_definition(make_model: Any, make_examples: Any, 
     model, examples = make_model(4, double=True), make_examples(3, seed=5)
     found = gradient_norms(model, examples, p)
     assert found == pytest.approx([slow_norm(model, e, p) for e in examples], rel=1e-9)
+
+
+@pytest.mark.parametrize("layout", ["gptj", "llama, tied", "mixtral"])
+def test_norms_of_other_layouts_are_too(layout: str) -> None:
+    """Fused and transposed maps, a weight that is tied, experts: whatever has a gradient counts once."""
+    model, example = build_architecture(layout), Example("", [5, 6, 7], [8, 9])
+    (found,) = gradient_norms(model, [example], 2)
+    assert found == pytest.approx(slow_norm(model, example, 2), rel=1e-5)
 
 
 @pytest.mark.parametrize("p", NORMS)
