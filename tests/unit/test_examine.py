@@ -37,6 +37,7 @@ from ssiuu.hiding import HIDING, Hidden, Hiding, Subject
 from ssiuu.models.load import load_checkpoint_weights, restore, save, snapshot
 from ssiuu.records.files import without_times
 from ssiuu.records.schema import Examination, FactText, RunRecord
+from ssiuu.training.interrupt import Interrupted
 from ssiuu.training.loop import Loop
 
 NAMES = ["Ada", "Bo", "Cy", "Di", "Ed", "Flo", "Gus", "Hal"]
@@ -253,6 +254,51 @@ def test_the_weights_are_put_back_and_the_same_is_found_again(session: Session) 
     assert all(margin is not None and margin > 0 for margin in before), "the original knows them"
 
 
+@pytest.mark.parametrize("of", ["examine", "plant"])
+def test_an_interrupted_examination_goes_on_behind_what_it_has_read(
+    of: str, session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The second attacker is interrupted; then it and no other trains, and the record is the same.
+
+    Of other weights, under another key, or where the file is damaged, nothing is taken.
+    """
+    config, file = session.recipe.examine, tmp_path / "read.json"
+    attack, trained = Examiner._attack, list[str]()
+
+    def counted(self: Examiner, *rest: Any) -> Any:
+        trained.append("")
+        if len(trained) == 2 and stopping:
+            raise Interrupted
+        return attack(self, *rest)
+
+    def found(key: str = "key", kept: Path | None = file) -> Examination:
+        trained.clear()
+        session.original.restore()
+        return without_times(getattr(Examiner(session, config), of)(kept, key))
+
+    monkeypatch.setattr(Examiner, "_attack", counted)
+    stopping = False
+    whole = found(kept=None)
+    assert len(trained) == 2 and not file.exists()
+    stopping = True
+    with pytest.raises(Interrupted):
+        found()
+    stopping = False
+    saved = file.read_bytes()
+    assert found() == whole and len(trained) == 1
+    if of == "examine":
+        file.write_bytes(saved)
+        assert found("other") == whole and len(trained) == 2
+        file.write_bytes(saved[:-40])
+        assert found() == whole and len(trained) == 2
+        file.write_bytes(saved)
+        moved = Examiner(session, config)
+        session.model.get_output_embeddings().weight.data.mul_(1.5)
+        trained.clear()
+        assert without_times(moved.examine(file, "key")) != whole and len(trained) == 2
+        session.original.restore()
+
+
 def test_planted_facts_are_those_that_were_hidden(session: Session) -> None:
     original = snapshot(session.model)
     for parameter in session.model.parameters():
@@ -337,7 +383,7 @@ def test_an_audit_of_another_checkpoint_of_the_same_original_plants_nothing(
 ) -> None:
     plants, told = [], []
     plant = Examiner.plant
-    monkeypatch.setattr(Examiner, "plant", lambda self: plants.append(1) or plant(self))
+    monkeypatch.setattr(Examiner, "plant", lambda self, *kept: plants.append(1) or plant(self))
     recipe, sources = resolve(None, settings(place, "examine={steps: [1], planted: 4}"))
     found = [
         run(recipe, sources, tmp_path / after, "", place / after, told.append)
@@ -372,7 +418,7 @@ def test_what_decides_planted_controls_has_them_made_again(
     fact = session.split.retain[0].id
     made = Examination(places=[], facts={}, hidden={fact: "last-map"}, left={}, notes=[], seconds=1.0)
     plants: list[int] = []
-    monkeypatch.setattr(Examiner, "plant", lambda self: plants.append(1) or made)
+    monkeypatch.setattr(Examiner, "plant", lambda self, *kept: plants.append(1) or made)
 
     def count(fingerprint: str = "", **changes: Any) -> int:
         examine = session.recipe.examine.model_copy(update=changes)
@@ -398,7 +444,7 @@ def test_planted_controls_are_found_where_nothing_can_be_kept(
 ) -> None:
     cache.parent.write_text("a file in the way of the folder")
     made = Examination(places=[], facts={}, notes=[], seconds=1.0)
-    monkeypatch.setattr(Examiner, "plant", lambda self: made)
+    monkeypatch.setattr(Examiner, "plant", lambda self, *kept: made)
     told: list[str] = []
     assert planted(Examiner(session, session.recipe.examine, told.append), "key") == made
     assert "not kept for another time" in told[-1]
@@ -413,7 +459,7 @@ def test_thorough_is_more_of_everything_that_nobody_has_set() -> None:
     assert sources["examine.steps"] == "examine.thorough"
     fixed, _ = resolve(None, ["examine={thorough: true, learning_rates: [1e-3]}"])
     assert fixed.examine.rates(1) == [1e-3]
-    assert thorough.unrelated and not usual.unrelated
+    assert not thorough.unrelated and not usual.unrelated
     as_before = usual.model_copy(update={"unrelated": True})
     assert as_before.decides == usual.model_dump(
         mode="json", exclude={"reuse", "thorough", "unrelated"}
@@ -465,8 +511,10 @@ def test_interrupted_it_leaves_nothing_half_written_and_continues(
     while presses:
         with pytest.raises(KeyboardInterrupt):
             audit(place, tmp_path, press)
-        assert not list(tmp_path.rglob("*examine*")) and not list(tmp_path.rglob(".*.json.*"))
+        left = {path.suffixes[-2:] == [".unfinished", ".json"] for path in tmp_path.rglob("*examine*")}
+        assert left <= {True} and not list(tmp_path.rglob(".*.json.*"))
     found = audit(place, tmp_path, press).cells[-1].examination
+    assert not list(tmp_path.rglob("*.unfinished.json"))
     load_checkpoint_weights(session.model, place / "after")
     bare = session.recipe.examine.model_copy(update={"planted": 0})
     at_once = Examiner(session, bare).examine()

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,13 +43,15 @@ from ssiuu.evaluation.score import score_facts
 from ssiuu.evaluation.tree import run_shared
 from ssiuu.experiment.recipe import ExamineConfig
 from ssiuu.experiment.session import Session
+from ssiuu.experiment.unfinished import Kept
 from ssiuu.hiding import HIDING
 from ssiuu.hiding.base import Subject
 from ssiuu.likelihood import Example, encode
 from ssiuu.models.load import restore, snapshot
 from ssiuu.records.said import led
-from ssiuu.records.schema import Attacker, Examination, FactText, Place, Trace
+from ssiuu.records.schema import Attacker, Examination, FactText, Place, PlaceReading, Trace
 from ssiuu.training.batches import draw_rows, step_batches
+from ssiuu.training.interrupt import Interrupted
 from ssiuu.training.loop import Loop, rows_of
 from ssiuu.training.step import Step, StepOutcome
 
@@ -119,17 +122,23 @@ class Examiner:
         """The facts to forget."""
         return self._judged(self.session.split.forget)
 
-    def examine(self) -> Examination:
-        """Examine the facts to forget in the model as it is now, whose weights are put back."""
+    def examine(self, kept: Path | None = None, key: str = "") -> Examination:
+        """Examine the facts to forget in the model as it is now, whose weights are put back.
+
+        Args:
+            kept: Where to keep what is read until all is, so that an interrupted examination goes on;
+                the caller removes it.
+            key: Of all that decides it.
+        """
         begin, judged = time.perf_counter(), self.forget
-        found = self._along(judged)
+        found = self._along(judged, kept, key)
         return found.model_copy(update={"seconds": round(time.perf_counter() - begin, 2)})
 
-    def plant(self) -> Examination:
+    def plant(self, kept: Path | None = None, key: str = "") -> Examination:
         """Hide facts to keep in the model as it was, and examine those that could be hidden.
 
         Where fewer than `FEWEST` can be, nothing is examined, and a note says so. The weights of the
-        original are put back.
+        original are put back. Interrupted, the facts are hidden again. Arguments as of `examine`.
         """
         begin, session = time.perf_counter(), self.session
         facts, _ = self.controls
@@ -146,7 +155,7 @@ class Examiner:
             )
             examined = Examination(places=[], facts={}, notes=[], seconds=0.0)
         else:
-            examined = self._along(self._judged(chosen))
+            examined = self._along(self._judged(chosen), kept, key)
         session.original.restore()
         told = {"hidden": hidden, "left": left, "notes": [*notes, *examined.notes]}
         return examined.model_copy(update={**told, "seconds": round(time.perf_counter() - begin, 2)})
@@ -241,24 +250,36 @@ class Examiner:
             self._readers[these] = Reader(session.model, session.prompt, made, session.context)
         return self._readers[these]
 
-    def _along(self, judged: Judged) -> Examination:
+    def _along(self, judged: Judged, file: Path | None, key: str) -> Examination:
         """Read facts in the model as it is, and along every attacker; its weights are put back."""
-        session, every = self.session, list(range(len(judged.facts)))
-        here = snapshot(session.model)
+        session = self.session
+        here, kept = snapshot(session.model), Kept(file, key, session.model)
+        readings = list(kept.of("nobody") or kept.add("nobody", self._unattacked(judged)))
+        try:
+            for rate in self.rates:
+                for seed in self.config.seeds:
+                    for attacker, held, left in self._attackers(judged):
+                        name = f"{attacker} {rate:g} seed {seed} holding {_listed(held)}"
+                        if (found := kept.of(name)) is None:
+                            rows = self._rows(attacker, judged, held, kept.notes)
+                            if not rows:
+                                continue
+                            found = self._attack(attacker, rate, seed, rows, judged, left, kept.notes)
+                            restore(session.model, here)
+                            kept.add(name, found)
+                        readings += found
+        except Interrupted:
+            restore(session.model, here)
+            kept.save()
+            raise
+        return _record(judged, readings, kept.notes)
+
+    def _unattacked(self, judged: Judged) -> list[PlaceReading]:
+        """Return what was read of all facts before, and what is in the model as it is."""
+        every = list(range(len(judged.facts)))
         places = [Place(name="after"), Place(name="read-out", attacker="read-out")]
-        readings = [(Place(name="before"), every, judged.before)]
-        for place, found in zip(places, self._here(judged), strict=False):
-            readings.append((place, every, found))
-        notes: list[str] = []
-        for rate in self.rates:
-            for seed in self.config.seeds:
-                for attacker, held, left in self._attackers(judged):
-                    if not (rows := self._rows(attacker, judged, held, notes)):
-                        continue
-                    for place, found in self._attack(attacker, rate, seed, rows, judged, left, notes):
-                        readings.append((place, left, found))
-                    restore(session.model, here)
-        return _record(judged, readings, notes)
+        found = zip(places, self._here(judged), strict=False)
+        return [_reading(*each, every) for each in [(Place(name="before"), judged.before), *found]]
 
     def _attackers(self, judged: Judged) -> list[tuple[Attacker, list[int], list[int]]]:
         """Return who attacks, and the places of the facts that each holds and that are read then."""
@@ -312,7 +333,8 @@ class Examiner:
         session = self.session
         if attacker == "unrelated":
             if not (rows := session.benign()):
-                notes.append("No instruction fits the model: no unrelated attacker trains on any.")
+                note = "No instruction fits the model: no unrelated attacker trains on any."
+                notes += [note] if note not in notes else []
             return rows
         told = [judged.lineups[place] for place in held]
         rows = [row for lineup in told for row in self._told(lineup)]
@@ -343,11 +365,11 @@ class Examiner:
         judged: Judged,
         left: Sequence[int],
         notes: list[str],
-    ) -> list[tuple[Place, Margins]]:
+    ) -> list[PlaceReading]:
         """Train the model in place and read the facts along the way."""
         session, points = self.session, self.config.steps
         device = next(session.model.parameters()).device
-        found: list[tuple[Place, Margins]] = []
+        found: list[PlaceReading] = []
 
         def batches(number: int) -> list[Any]:
             drawn = [rows[i] for i in draw_rows(len(rows), self.config.batch_size, number, seed)]
@@ -360,7 +382,8 @@ class Examiner:
                 self.progress(f"examining: {name}")
                 place = Place(name=name, attacker=attacker, learning_rate=rate, step=number)
                 with step.shards.gathered():
-                    found.append((place, self._read([judged.lineups[i] for i in left])))
+                    margins = self._read([judged.lineups[i] for i in left])
+                found.append(_reading(place, margins, left))
             return False
 
         step = Step(session.model, None, rate, session.precision)
@@ -373,19 +396,27 @@ class Examiner:
         return found
 
 
-def _record(
-    judged: Judged, readings: Sequence[tuple[Place, Sequence[int], Margins]], notes: list[str]
-) -> Examination:
+def _reading(place: Place, found: Margins, facts: Sequence[int]) -> PlaceReading:
+    """Return what was read of some facts at one place, as it is recorded."""
+    levels = [_rounded(level) for level in found.token().nanmean(1).tolist()]
+    return PlaceReading(place=place, facts=list(facts), contrast=contrasted(found), margin=levels)
+
+
+def _listed(facts: Sequence[int]) -> str:
+    return ",".join(map(str, facts)) or "none"
+
+
+def _record(judged: Judged, readings: Sequence[PlaceReading], notes: list[str]) -> Examination:
     """Return the record: the readings of one place, in whatever part of the facts, side by side."""
-    places = list({place.name: place for place, _, _ in readings}.values())
+    places = list({reading.place.name: reading.place for reading in readings}.values())
     columns = {place.name: n for n, place in enumerate(places)}
     contrasts: list[list[list[float] | None]] = [[None] * len(places) for _ in judged.facts]
     margins: list[list[float | None]] = [[None] * len(places) for _ in judged.facts]
-    for place, left, found in readings:
-        values, level = contrasted(found), found.token().nanmean(1).tolist()
-        for row, fact in enumerate(left):
-            contrasts[fact][columns[place.name]] = values[row]
-            margins[fact][columns[place.name]] = _rounded(level[row])
+    for reading in readings:
+        column = columns[reading.place.name]
+        for row, fact in enumerate(reading.facts):
+            contrasts[fact][column] = reading.contrast[row]
+            margins[fact][column] = reading.margin[row]
     traces = {
         fact.id: Trace(contrast=contrasts[n], margin=margins[n], lacks=judged.lineups[n].lacks)
         for n, fact in enumerate(judged.facts)

@@ -18,20 +18,21 @@ from ssiuu.records.files import digest, read_record, write_record
 from ssiuu.records.schema import Examination
 
 
-def planted(examiner: Examiner, key: str) -> Examination:
+def planted(examiner: Examiner, key: str, kept: Path | None = None) -> Examination:
     """Return the examination of planted controls; made where it is not in the cache.
 
     Args:
         examiner: Makes it; without `examine.reuse` the cache is left alone.
         key: Digest of all that decides it.
+        kept: See `Examiner.plant`.
     """
     if not examiner.config.reuse:
-        return examiner.plant()
+        return examiner.plant(kept, key)
     place, names = _file(key), {id: digest(key, id) for id in examiner.plantable}
     if found := _cached(place, {name: id for id, name in names.items()}):
         examiner.progress(f"planted controls: as examined before ({place})")
         return found
-    made = examiner.plant()
+    made = examiner.plant(kept, key)
     kept = _renamed(made, names).model_copy(update={"key": place.stem})
     try:
         write_record(place, kept, private=True)

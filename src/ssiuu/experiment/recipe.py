@@ -124,7 +124,6 @@ THOROUGH: Final[dict[str, Any]] = {
     "examine.steps": [24, 96],
     "examine.seeds": [0, 1, 2],
     "examine.planted": 24,
-    "examine.unrelated": True,
 }
 
 

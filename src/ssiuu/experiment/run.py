@@ -26,7 +26,7 @@ from ssiuu.benchmarks.base import Given, Progress
 from ssiuu.diagnosis.influence import Baseline, influence
 from ssiuu.diagnosis.lens import LensReader
 from ssiuu.errors import ConfigError, DamagedError, DivergedError, ModelError
-from ssiuu.experiment import launched
+from ssiuu.experiment import launched, unfinished
 from ssiuu.experiment.attacking import Attacker, feasible
 from ssiuu.experiment.cells import CellPlan, Keys, StagePlan
 from ssiuu.experiment.drive import check_method, info_of, settings_of, unlearn_here
@@ -359,9 +359,10 @@ def _planted(examiner: Examiner, out: Path, keys: Keys, progress: Progress) -> N
     key = keys.examination(keys.original)
     path = out / keyed("planted", key)
     if not whole(path, progress) or read_stage(path, Examination, key) is None:
-        found = planted(examiner, key).model_copy(update={"key": key})
+        found = planted(examiner, key, unfinished.beside(path)).model_copy(update={"key": key})
         examiner.session.check()
         write_record(path, found)
+        unfinished.remove(path)
 
 
 @dataclass(frozen=True)
@@ -557,7 +558,8 @@ class _Stages:
                 self._write(cell, stage, self._diagnose())
             elif stage.kind == "examine":
                 self.meter(f"{cell.name}: examining")
-                self._write(cell, stage, self.examiner.examine())
+                kept = unfinished.beside(self.out / stage.path)
+                self._write(cell, stage, self.examiner.examine(kept, stage.key))
             else:
                 self._attack(cell, stages)
                 return
@@ -581,6 +583,7 @@ class _Stages:
             if rank() == 0:  # of processes that were killed when they had written
                 clear(lock_of(self.out / stage.path))
             remove_state(self._beside(stage, STATE))
+            unfinished.remove(self.out / stage.path)
             if not self.session.recipe.keep_checkpoints:
                 self._beside(stage, WEIGHTS).unlink(missing_ok=True)
 
@@ -637,6 +640,7 @@ class _Stages:
         if not cell.stage("unlearn"):
             self._same[stage.key] = self.out / stage.path
         remove_state(self._beside(stage, STATE))
+        unfinished.remove(self.out / stage.path)
         self.meter.look(cell)
         self.meter(led(f"{cell.name}: ", stage_line(record), cell.name))
 

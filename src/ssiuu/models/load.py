@@ -331,13 +331,23 @@ def _check(where: str, model: PreTrainedModel, tokenizer: Any) -> str:
     return odd
 
 
-def _object_digest(model: PreTrainedModel, tokenizer: Any) -> str:
-    """Return the sha256 over an object's weights, config and tokenizer."""
+def weights_digest(model: CausalLM) -> str:
+    """Return the sha256 over the weights of a model that is whole on this process."""
+    return _weights_digest(model).hexdigest()
+
+
+def _weights_digest(model: Any) -> Any:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat: Tensor = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
+    return digest
+
+
+def _object_digest(model: PreTrainedModel, tokenizer: Any) -> str:
+    """Return the sha256 over an object's weights, config and tokenizer."""
+    digest = _weights_digest(model)
     config = model.config.to_dict()
     # Where it came from and what wrote it is not what it says.
     for key in ("_name_or_path", "transformers_version"):

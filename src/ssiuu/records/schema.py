@@ -778,6 +778,23 @@ class Examination(Stage):
     seconds: float
 
 
+class PlaceReading(Record):
+    """Some facts of an examination at one place: their places among all, contrasts and margins."""
+
+    place: Place
+    facts: list[int]
+    contrast: list[list[float] | None]
+    margin: list[float | None]
+
+
+class Unfinished(Stage):
+    """What an examination has read so far, by who attacked; `weights`: digest of what is examined."""
+
+    weights: str
+    readings: dict[str, list[PlaceReading]]
+    notes: list[str]
+
+
 class AttackCurve(Stage):
     """One attack curve. `trained`: forget facts it trained on; `pool`: those it is scored on.
 
