@@ -86,6 +86,26 @@ def test_an_audit_counts_the_model_given_and_a_thorough_one_takes_longer() -> No
     assert found[1] > 2 * found[0]
 
 
+def test_longer_rows_cost_more_and_an_optimiser_moves_every_parameter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Twice as long: twice the scoring. Every attacker trains at each rate in each order."""
+    recipe, _ = resolve(None, [*WAS, "methods=[none]", "examine.steps=[24]"])
+    usual = recipe.opens.cost(recipe)
+    longer = estimate._cost(recipe, {"tokens": 2.0 * usual.tokens})
+    assert longer.score == 2 * usual.score and longer.tokens == 2 * usual.tokens
+    assert estimate._tokens(recipe, longer) > 1.3 * estimate._tokens(recipe, usual)
+    thorough, _ = resolve(None, ["methods=[none]", "examine.thorough=true"])
+    attackers = 2 * len(thorough.examine.seeds) * 2  # parts, rates
+    assert estimate._curves(thorough) * 2 == attackers
+    assert estimate._models(thorough, usual) == (0, 0)  # nothing but planted controls is attacked
+    assert estimate._steps(thorough, usual) == attackers * thorough.examine.steps[-1]
+    monkeypatch.setattr(estimate, "_throughput", lambda device: 1e30)
+    monkeypatch.setattr(estimate.torch, "get_num_threads", lambda: 2)
+    one = estimate._time(thorough, 10**9, 1e3, 100)
+    assert one == pytest.approx(100 * (estimate.STEP + estimate.MOVE * 1e9 / 2))
+
+
 def test_what_is_not_done_costs_nothing() -> None:
     """Without diagnosis and one attack fewer, exactly their tokens are gone: 4 methods, 1 original."""
     recipe, _ = resolve(None, WAS)

@@ -7,39 +7,45 @@ stages of the default run on two cores (tests/unit/test_estimate.py holds them).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from math import prod
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 
 from ssiuu.attacks import attacks_of
+from ssiuu.benchmarks.base import TOKENS as TYPICAL
 from ssiuu.benchmarks.base import Cost
 from ssiuu.diagnosis.readout import TOKENS
 from ssiuu.experiment.attacking import plan
-from ssiuu.experiment.examine import lineup_size
+from ssiuu.experiment.examine import FURTHER, PLANTED, lineup_size
 from ssiuu.experiment.memory import of_recipe
 from ssiuu.experiment.recipe import Recipe
+from ssiuu.experiment.session import Session
 from ssiuu.experiment.tuning import VALIDATION
 from ssiuu.methods import Method
 from ssiuu.models.files import is_adapter, tensors_of, weight_files
 from ssiuu.models.room import free_bytes
 from ssiuu.models.size import Size, size_of
 from ssiuu.records.said import Said
+from ssiuu.records.schema import FactText
 
 READ = 4400  # of plain texts and instructions, once of the original,
 MOVED = 6000  # and of every model, with the head of the original besides
 ANSWER = 2  # tokens of an answer of a lineup, beside what it has in common with others
-HIDDEN, ALL_WAYS = 1400.0, 8400.0  # tokens to hide a fact on purpose; in all of a thorough one's ways
+HIDDEN = 12_000.0  # tokens to hide facts on purpose in one way: some 30 steps, however many they are
 TRIED = 3  # runs of a search for a learning rate, usually: how far to go, and two rates
 SHARED = 0.7  # of the tokens of rows that are trained on: what they begin with in common is run once
 REACHED = 0.6  # of the steps allowed, before most methods reach the threshold
 SHARE = 0.6  # of the speed of one matrix product that a model reaches
 PRODUCTS = 50  # that are timed together: some clocks of a thread have steps of 16 ms
-STEP = 0.025  # seconds a step takes whatever the model's size
+STEP = 0.025  # seconds a step takes whatever the model's size,
+MOVE = 3e-9  # and of a processor's thread for every parameter: weights, gradient and moments are moved
+LINEUPS = 64  # facts whose rows are counted, at most
 SMOLLM2 = 134_515_008
 DEFAULT = Size(SMOLLM2, 305_280, 30, 576, 1536, 49_152, 106_168_320)
 
@@ -50,9 +56,9 @@ def estimate(recipe: Recipe, audited: bool = False, **known: Any) -> Said:
     Args:
         recipe: What is to be done.
         audited: A model is given, beside those that it unlearns.
-        known: What is known of the cost by now, as `Cost` has it.
+        known: What is known of the cost by now, see `known_of`.
     """
-    cost = replace(recipe.opens.cost(recipe), **known)
+    cost = _cost(recipe, known)
     return _sentence(recipe, cost, lambda parameters: _seconds(recipe, cost, parameters, audited))
 
 
@@ -64,12 +70,31 @@ def of_unlearning(recipe: Recipe, searches: bool, **known: Any) -> Said:
         searches: Whether a learning rate is searched.
         known: As of `estimate`.
     """
-    cost, method = replace(recipe.opens.cost(recipe), **known), recipe.made()[0]
+    cost, method = _cost(recipe, known), recipe.made()[0]
     runs = (TRIED if searches else 1) * method.trains
     each = _unlearning(recipe, method, cost.tokens, cost.forget) + MOVED + cost.score
     steps = runs * REACHED * recipe.unlearn.max_steps
     tokens = READ + cost.score + runs * each
-    return _sentence(recipe, cost, lambda size: _time(recipe, 2 * size * tokens, steps))
+    return _sentence(recipe, cost, lambda size: _time(recipe, size, tokens, steps))
+
+
+def known_of(session: Session, facts: Sequence[FactText]) -> dict[str, Any]:
+    """Return what of the cost is known once a model and its facts are there, as `Cost` has it.
+
+    How long rows are is counted of facts that somebody gave; a benchmark knows it of its own.
+    """
+    known = {"parameters": session.loaded.info.parameters, "forget": len(facts)}
+    if not session.recipe.opens.yours or not facts:
+        return known
+    rows = session.examples(facts[:LINEUPS])
+    return known | {"tokens": fmean(len(row.prompt) + len(row.answer) for row in rows)}
+
+
+def _cost(recipe: Recipe, known: Mapping[str, Any]) -> Cost:
+    """Return the cost of a recipe with what is known of it; scoring takes longer of longer rows."""
+    cost = recipe.opens.cost(recipe)
+    longer = known.get("tokens", cost.tokens) / cost.tokens
+    return replace(cost, score=cost.score * longer, **known)
 
 
 def of_teaching(recipe: Recipe, parameters: int, trained: float, read: float, steps: int) -> Said:
@@ -82,7 +107,7 @@ def of_teaching(recipe: Recipe, parameters: int, trained: float, read: float, st
         read: and read, in all.
         steps: Of training.
     """
-    seconds = _time(recipe, 2 * parameters * (3.0 * trained + read), steps)
+    seconds = _time(recipe, parameters, 3.0 * trained + read, steps)
     minutes = max(1, round(seconds / 60))
     return Said(
         f"estimate: at most about {minutes} min on {recipe.placement.device}, if nothing else runs; it "
@@ -135,13 +160,19 @@ def _sentence(recipe: Recipe, cost: Cost, seconds_of: Callable[[int], float]) ->
 
 
 def _seconds(recipe: Recipe, cost: Cost, parameters: int, audited: bool = False) -> float:
-    operations = 2 * parameters * _tokens(recipe, cost, audited)
-    return _time(recipe, operations, _steps(recipe, cost, audited))
+    tokens, steps = _tokens(recipe, cost, audited), _steps(recipe, cost, audited)
+    return _time(recipe, parameters, tokens, steps)
 
 
-def _time(recipe: Recipe, operations: float, steps: float) -> float:
-    """Return the seconds of so many floating point operations in so many steps."""
-    return operations / (SHARE * _throughput(recipe.placement.device)) + STEP * steps
+def _time(recipe: Recipe, parameters: int, tokens: float, steps: float) -> float:
+    """Return the seconds of so many tokens read forward, and of so many steps of an optimiser.
+
+    An accelerator moves the parameters of a step in next to no time, and so do two small matrices of an
+    adapter.
+    """
+    device, whole = recipe.placement.device, recipe.unlearn.lora.rank is None
+    moved = MOVE * parameters / torch.get_num_threads() if device.type == "cpu" and whole else 0.0
+    return 2 * parameters * tokens / (SHARE * _throughput(device)) + (STEP + moved) * steps
 
 
 def _tokens(recipe: Recipe, cost: Cost, audited: bool = False) -> float:
@@ -167,20 +198,25 @@ def _examination(recipe: Recipe, tokens: float, facts: int) -> float:
     config = recipe.examine
     if not config.steps:
         return 0.0
-    curves = len(config.rates(SMOLLM2)) * len(config.seeds)
     answers, controls, phrasings = lineup_size(facts)
     reading = facts * (controls + phrasings) * (tokens + ANSWER * answers)
     related = facts > 1
     trained = (2 * related + config.unrelated) * 3.0 * SHARED * tokens * config.batch_size
     trained *= config.steps[-1]
     along = (related + config.unrelated) * len(config.steps) * reading
-    return reading + TOKENS + curves * (along + trained)  # the read-out reads along with the model
+    return reading + TOKENS + _curves(recipe) * (along + trained)  # the read-out reads along
+
+
+def _curves(recipe: Recipe) -> int:
+    """Return how often each attacker of an examination trains."""
+    return len(recipe.examine.rates(SMOLLM2)) * len(recipe.examine.seeds)
 
 
 def _planted(recipe: Recipe, tokens: float) -> float:
     """Return the tokens of hiding facts on purpose and examining them."""
-    count, each = recipe.examine.planted, ALL_WAYS if recipe.examine.thorough else HIDDEN
-    return each * count + _examination(recipe, tokens, count) if recipe.examine.plants else 0.0
+    ways = len(PLANTED) + len(FURTHER) * recipe.examine.thorough
+    examined = _examination(recipe, tokens, recipe.examine.planted)
+    return HIDDEN * tokens / TYPICAL * ways + examined if recipe.examine.plants else 0.0
 
 
 def _models(recipe: Recipe, cost: Cost, audited: bool = False) -> tuple[int, int]:
@@ -205,7 +241,7 @@ def _steps(recipe: Recipe, cost: Cost, audited: bool = False) -> float:
     runs = trained * (len(recipe.seeds) + (recipe.tune.trials or 0))
     curves = [curve.steps for curve in plan(recipe)]
     judged, attacked = _models(recipe, cost, audited)
-    attackers = 2 + recipe.examine.unrelated
+    attackers = (2 + recipe.examine.unrelated) * _curves(recipe)
     examined = attackers * max(recipe.examine.steps, default=0) * (judged + recipe.examine.plants)
     return runs * REACHED * recipe.unlearn.max_steps + attacked * sum(curves) + examined
 

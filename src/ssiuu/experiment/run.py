@@ -30,7 +30,7 @@ from ssiuu.experiment import launched, unfinished
 from ssiuu.experiment.attacking import Attacker, feasible
 from ssiuu.experiment.cells import CellPlan, Keys, StagePlan
 from ssiuu.experiment.drive import check_method, info_of, settings_of, unlearn_here
-from ssiuu.experiment.estimate import estimate
+from ssiuu.experiment.estimate import estimate, known_of
 from ssiuu.experiment.examine import Examiner
 from ssiuu.experiment.folder import (
     check_folder,
@@ -158,8 +158,8 @@ def run(
             _check_divided(session)
             _check_given(session, after, attacked)
             if recipe.examine.thorough or not resumed:
-                size, facts = sum(p.numel() for p in session.model.parameters()), session.split.forget
-                progress(estimate(recipe, after is not None, parameters=size, forget=len(facts)))
+                known = known_of(session, session.split.forget)
+                progress(estimate(recipe, after is not None, **known))
             for method in recipe.made() if after is None else ():
                 check_method(session, method)
                 check_steps(method, len(session.trained), settings_of(session, method, 0, 0.0))

@@ -21,7 +21,7 @@ from ssiuu.data.read import Source
 from ssiuu.errors import ConfigError, DamagedError, InputError, OutputError
 from ssiuu.experiment import launched
 from ssiuu.experiment.drive import check_method
-from ssiuu.experiment.estimate import of_unlearning
+from ssiuu.experiment.estimate import known_of, of_unlearning
 from ssiuu.experiment.folder import at_work
 from ssiuu.experiment.forgetting import forget as forget_facts
 from ssiuu.experiment.given import ModelSource, checkpoint, given_settings, in_place, setting
@@ -146,8 +146,7 @@ def unlearn_model(
         lora = recipe.unlearn.lora
         adapter = work / "adapter" if lora.rank is not None and not lora.merge else None
         searches = chosen.has_gradient and sources["unlearn.learning_rate"] == "default"
-        size, facts = session.loaded.info.parameters, session.split.unlearned
-        progress(of_unlearning(recipe, searches, parameters=size, forget=len(facts)))
+        progress(of_unlearning(recipe, searches, **known_of(session, session.split.unlearned)))
         key = _key(session)
         kept = _kept(session, work, key, progress)
         if kept is None:
