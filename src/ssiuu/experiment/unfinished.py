@@ -68,9 +68,7 @@ class Kept:
         if self.path is None or not self.found:
             return
         self._weights = self._weights or weights_digest(self.model)
-        now = Unfinished(
-            key=self.key, weights=self._weights, readings=self.found, notes=self.notes
-        )
+        now = Unfinished(key=self.key, weights=self._weights, readings=self.found, notes=self.notes)
         with suppress(DivergedError):
             write_record(self.path, now)
         self._saved = time.monotonic()
