@@ -33,9 +33,9 @@ def planted(examiner: Examiner, key: str, kept: Path | None = None) -> Examinati
         examiner.progress(f"planted controls: as examined before ({place})")
         return found
     made = examiner.plant(kept, key)
-    kept = _renamed(made, names).model_copy(update={"key": place.stem})
+    renamed = _renamed(made, names).model_copy(update={"key": place.stem})
     try:
-        write_record(place, kept, private=True)
+        write_record(place, renamed, private=True)
     except OutputError as error:
         examiner.progress(f"planted controls: not kept for another time: {error}")
     return made

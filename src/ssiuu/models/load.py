@@ -333,21 +333,23 @@ def _check(where: str, model: PreTrainedModel, tokenizer: Any) -> str:
 
 def weights_digest(model: CausalLM) -> str:
     """Return the sha256 over the weights of a model that is whole on this process."""
-    return _weights_digest(model).hexdigest()
-
-
-def _weights_digest(model: Any) -> Any:
     digest = hashlib.sha256()
+    _add_weights(digest.update, model)
+    return digest.hexdigest()
+
+
+def _add_weights(add: Callable[[Any], None], model: Any) -> None:
+    """Give every tensor of a model, by name, to a digest."""
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        add(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat: Tensor = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest
+        add(flat.view(torch.uint8).numpy().data)
 
 
 def _object_digest(model: PreTrainedModel, tokenizer: Any) -> str:
     """Return the sha256 over an object's weights, config and tokenizer."""
-    digest = _weights_digest(model)
+    digest = hashlib.sha256()
+    _add_weights(digest.update, model)
     config = model.config.to_dict()
     # Where it came from and what wrote it is not what it says.
     for key in ("_name_or_path", "transformers_version"):
