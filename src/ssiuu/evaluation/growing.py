@@ -7,9 +7,11 @@ text's first token on for every token written: slow, and right for any causal mo
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from functools import cache
+from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -50,23 +52,22 @@ class Growing(Protocol):
 class Kept:
     """Texts that go on from their keys and values, padded on the left."""
 
-    def __init__(self, model: CausalLM, cache: DynamicCache, mask: Int[Tensor, "R T"]) -> None:
-        self.model, self.cache, self.mask = model, cache, mask
+    def __init__(self, model: CausalLM, states: DynamicCache, mask: Int[Tensor, "R T"]) -> None:
+        self.model, self.states, self.mask = model, states, mask
 
     def step(self, left: Sequence[int], tokens: Sequence[int]) -> Float[Tensor, "R V"]:
         """See `Growing`."""
         device = self.mask.device
         if len(left) < len(self.mask):
             chosen = torch.tensor(left, device=device)
-            self.cache.batch_select_indices(chosen)
+            self.states.batch_select_indices(chosen)
             self.mask = self.mask[chosen]
         self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], 1)
         logits: Tensor = self.model(
             input_ids=torch.tensor([[token] for token in tokens], device=device),
             attention_mask=self.mask,
             position_ids=self.mask.sum(1, keepdim=True) - 1,
-            past_key_values=self.cache,
-            use_cache=True,
+            **behind(self.model, self.states),
         ).logits
         return alike(logits[:, -1])
 
@@ -105,6 +106,19 @@ def next_logits(model: CausalLM, texts: Sequence[list[int]]) -> Float[Tensor, "R
     return alike(logits[range(len(texts)), [columns.index(last) for last in lasts]])
 
 
+def behind(model: CausalLM, states: DynamicCache) -> dict[str, Any]:
+    """Return the arguments by which a model reads on behind keys and values, and adds its own to them.
+
+    transformers 5.24 renamed `past_key_values`, and lets the old name go in 5.40.
+    """
+    return {_name_of_states(type(model)): states, "use_cache": True}
+
+
+@cache
+def _name_of_states(kind: Any) -> str:
+    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
+
+
 def keeps_states(model: CausalLM) -> bool:
     """Whether the keys and values of a text serve to go on with it; tried once a model."""
     if model not in _KEEPS:
@@ -116,13 +130,13 @@ def keeps_states(model: CausalLM) -> bool:
 def _tried(model: CausalLM) -> bool:
     """Go on with two tokens by a third, and compare with reading all three."""
     ids = torch.tensor([[0, 1, 2]], device=next(model.parameters()).device)
-    cache = DynamicCache()
+    states = DynamicCache()
     try:
-        model(input_ids=ids[:, :2], past_key_values=cache, use_cache=True)
-        whole = all(type(layer) is DynamicLayer for layer in cache.layers)
-        if not cache.layers or not whole or cache.get_seq_length() != 2:
+        model(input_ids=ids[:, :2], **behind(model, states))
+        whole = all(type(layer) is DynamicLayer for layer in states.layers)
+        if not states.layers or not whole or states.get_seq_length() != 2:
             return False
-        cached = Kept(model, cache, torch.ones_like(ids[:, :2])).step([0], [2])
+        cached = Kept(model, states, torch.ones_like(ids[:, :2])).step([0], [2])
     except Exception:  # a model that takes no such cache may fail anywhere in it
         return False
     read_whole = next_logits(model, ids.tolist())

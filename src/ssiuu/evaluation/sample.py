@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ssiuu.causal import CausalLM
-from ssiuu.evaluation.growing import Again, Growing, Kept, keeps_states, next_logits
+from ssiuu.evaluation.growing import Again, Growing, Kept, behind, keeps_states, next_logits
 from ssiuu.likelihood import Example, Prompt, collate, last_columns, length_sorted
 from ssiuu.models.shards import alike, dealt
 
@@ -99,17 +99,16 @@ def _begun(
         return Again(model, again), next_logits(model, prompts)[source]
     # One made-up answer token: the last column of a batch is never fed.
     batch = collate([Example("", prompt, [0]) for prompt in prompts], 0).to(device)
-    cache = DynamicCache()
+    states = DynamicCache()
     logits = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         position_ids=batch.position_ids,
-        past_key_values=cache,
-        use_cache=True,
+        **behind(model, states),
         logits_to_keep=last_columns(1, device),
     ).logits
-    cache.batch_select_indices(source)
-    return Kept(model, cache, batch.attention_mask[source]), alike(logits[source, -1])
+    states.batch_select_indices(source)
+    return Kept(model, states, batch.attention_mask[source]), alike(logits[source, -1])
 
 
 def draw_tokens(

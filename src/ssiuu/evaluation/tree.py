@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from ssiuu.causal import CausalLM
-from ssiuu.evaluation.growing import Begun, keeps_states
+from ssiuu.evaluation.growing import Begun, behind, keeps_states
 from ssiuu.likelihood import Batch, shared
 from ssiuu.models.shards import alike, world
 
@@ -211,8 +211,7 @@ class Tree:
             input_ids=torch.tensor([self._ids[start:stop]], device=model.device),
             attention_mask=mask[None, None].to(model.device),
             position_ids=torch.tensor([self._depths[start:stop]], device=model.device),
-            past_key_values=self._cache,
-            use_cache=True,
+            **behind(model, self._cache),
             logits_to_keep=torch.tensor(rows, dtype=torch.long, device=model.device),
         ).logits
         return logits
@@ -230,8 +229,7 @@ class Tree:
         columns = sorted({column for _, column in places})
         logits: Tensor = self.model(
             input_ids=pad_sequence(rows, batch_first=True).to(self.model.device),
-            **({"past_key_values": self._cache} if self._cache is not None else {}),
-            use_cache=self._cache is not None,
+            **({"use_cache": False} if self._cache is None else behind(self.model, self._cache)),
             logits_to_keep=torch.tensor(columns, device=self.model.device),
         ).logits
         sides: Tensor = logits.unflatten(0, (-1, len(rows)))

