@@ -21,7 +21,7 @@ from ssiuu.cli.bar import Bar, remaining
 from ssiuu.cli.main import app
 from ssiuu.cli.reference import _leaves
 from ssiuu.cli.spoken import SHARED, spoken
-from ssiuu.cli.terminal import Printer, room
+from ssiuu.cli.terminal import Printer, room, say
 from ssiuu.records.said import LOG, Said, led, logged
 from ssiuu.records.schema import StepLog
 from ssiuu.training.unlearn import step_numbers
@@ -202,8 +202,13 @@ def test_tables_are_as_wide_as_the_terminal_and_in_a_file_as_ever(
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     assert room() == 110
-    monkeypatch.setattr(sys, "stdout", Terminal())
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
     assert room() == wide
+    say("name  " + "-word" * 8 + " word" * 30, 6)
+    first, *others = screen.getvalue().splitlines()
+    assert first.startswith("name  -word") and all(line.startswith("      word") for line in others)
+    assert max(map(len, [first, *others])) <= max(columns, 60)
 
 
 class Terminal(io.StringIO):

@@ -11,6 +11,7 @@ import typer
 from ssiuu.cli.exits import LACKING
 from ssiuu.cli.options import Sets
 from ssiuu.cli.spoken import result
+from ssiuu.cli.terminal import say
 
 
 def command(
@@ -29,7 +30,7 @@ def command(
     found = []
     for finding in examine(wished, hub):
         mark = "!" if finding.missing else " "
-        print(f"{mark} {finding.what:10s}  {finding.says}")
+        say(f"{mark} {finding.what:10s}  {finding.says}", 14)
         found.append(asdict(finding))
     result(findings=found)
     if any(finding["missing"] for finding in found):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ssiuu.cli.spoken import result
+from ssiuu.cli.terminal import say
 from ssiuu.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def command(
         found = _plain(what)
         result(**{what: found})
         for name, text in found.items():
-            print(f"{name:14s} {text}")
+            say(f"{name:14s} {text}", 15)
 
 
 def _plain(what: str) -> dict[str, str]:
@@ -93,7 +94,7 @@ def _attacks() -> None:
     result(attacks={name: _said(ATTACKS, name) for name in ATTACKS})
     for name in ATTACKS:
         kind = ATTACKS.get(name)
-        print(f"{name:14s} {_said(ATTACKS, name)}")
+        say(f"{name:14s} {_said(ATTACKS, name)}", 15)
         _settings(f"attacks.{kind.setting()}", kind.Config)
     print("\nOf all that they concern:")
     _settings("attacks", AttackConfig)
@@ -105,14 +106,14 @@ def _every(below: str) -> None:
     found = settings(below)
     result(settings=[asdict(setting) for setting in found])
     for setting in found:
-        print(f"{setting.key} = {setting.default}")
-        print(f"    {setting.allowed}: {setting.description}")
+        say(f"{setting.key} = {setting.default}", 4)
+        say(f"    {setting.allowed}: {setting.description}", 4)
 
 
 def _settings(section: str, config: type[BaseModel]) -> None:
     for name, field in config.model_fields.items():
         key = section if name == "root" else f"{section}.{name}"
-        print(f"{'':14s} {key} = {json.dumps(field.default)}: {field.description}")
+        say(f"{'':14s} {key} = {json.dumps(field.default)}: {field.description}", 17)
 
 
 def _sites(name: str) -> None:
@@ -132,7 +133,7 @@ def _sites(name: str) -> None:
         )
     print(f"\n{sum(site.width for site in sites):,} neurons in {len(sites)} sites.")
     if remark := coverage(model, sites):
-        print(remark)
+        say(remark)
 
 
 def _methods() -> None:
@@ -143,27 +144,29 @@ def _methods() -> None:
     for name in known_methods():
         method = make(name)
         told[name] = method.description
-        print(f"{name:11s} [{method.whose}] {method.description}{_from(OBJECTIVES.plugin(name))}")
+        say(f"{name:11s} [{method.whose}] {method.description}{_from(OBJECTIVES.plugin(name))}", 12)
         for part in method.all:
             _knobs(part)
     result(methods=told)
-    print("\nWhat goes on any of them that takes gradient steps, as in npo+sam or gd+projection+mask:")
+    print()
+    say("What goes on any of them that takes gradient steps, as in npo+sam or gd+projection+mask:")
     parts = [*TRANSFORMS, *(name for name in RETAIN_TERMS if RETAIN_TERMS.get(name).suffix)]
     for name in parts:
         registry: Any = TRANSFORMS if name in TRANSFORMS else RETAIN_TERMS
         kind = registry.get(name)
-        print(f"+{name:10s} [{kind.origin}] {kind.summary}{_from(registry.plugin(name))}")
+        say(f"+{name:10s} [{kind.origin}] {kind.summary}{_from(registry.plugin(name))}", 12)
         _knobs(kind)
     print("\nOf every method:")
     for key, knob in Common.model_fields.items():
-        print(f"              {key} = {knob.default}: {knob.description}")
-    print(f"\nSuffixes, as in gd+projection: {', '.join(f'+{word}' for word in suffixes())}.")
-    print(f"Forms of ssiuu, as in ssiuu-gate-npo: {', '.join(FORM_WORDS)}, rhoNUMBER, or an objective.")
+        say(f"              {key} = {knob.default}: {knob.description}", 16)
+    print()
+    say(f"Suffixes, as in gd+projection: {', '.join(f'+{word}' for word in suffixes())}.")
+    say(f"Forms of ssiuu, as in ssiuu-gate-npo: {', '.join(FORM_WORDS)}, rhoNUMBER, or an objective.")
 
 
 def _knobs(part: Any) -> None:
     for name, value, text in knobs(part):
-        print(f"              {name} = {value}: {text}")
+        say(f"              {name} = {value}: {text}", 16)
 
 
 def knobs(part: Any) -> Iterator[tuple[str, Any, str | None]]:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,14 @@ def room() -> int:
 
     wide = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
     return min(max(wide, NARROWEST), WIDTH)
+
+
+def say(text: str, indent: int = 0) -> None:
+    """Print a line; a terminal gets it broken at words, all but the first line under an indent."""
+    if sys.stdout.isatty():
+        wide = max(shutil.get_terminal_size().columns, NARROWEST)
+        text = textwrap.fill(text, wide, subsequent_indent=" " * indent, break_on_hyphens=False)
+    print(text)
 
 
 def clock(seconds: float) -> str:
