@@ -267,7 +267,9 @@ def test_bad_recipes(tmp_path: Path) -> None:
 def test_check_tells_where_values_come_from() -> None:
     done = ssiuu("check", "--set", "unlearn.max_steps=7")
     assert done.returncode == 0 and "estimate" in done.stdout
-    assert any("unlearn.max_steps" in line and "--set" in line for line in done.stdout.splitlines())
+    lines = done.stdout.splitlines()
+    assert any("unlearn.max_steps" in line and "--set" in line for line in lines)
+    assert all(len(line) <= 80 for line in lines if line.endswith(" default") and "[" not in line)
 
 
 def test_help_is_instant_and_lists_all_commands() -> None:

@@ -209,6 +209,8 @@ def test_tables_are_as_wide_as_the_terminal_and_in_a_file_as_ever(
     first, *others = screen.getvalue().splitlines()
     assert first.startswith("name  -word") and all(line.startswith("      word") for line in others)
     assert max(map(len, [first, *others])) <= max(columns, 60)
+    say("error: " + "a/long/path" * 30 + " it is", to=screen)
+    assert "\n" + "a/long/path" * 30 + "\n" in screen.getvalue()  # whole, to be copied
 
 
 class Terminal(io.StringIO):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ssiuu.cli.spoken import result
+from ssiuu.cli.terminal import say
 
 
 def command(
@@ -34,10 +35,11 @@ def command(
         flat = flatten(resolved.model_dump(mode="json"))
         width = max(len(key) for key in flat)
         for key, value in flat.items():
-            print(f"{key:{width}s}  {value!s:40s}  {sources[key]}")
-        print(f"device: {resolved.placement.described}")
+            say(f"{key:{width}s}  {value!s:28s}  {sources[key]}", width + 2)
+        say(f"device: {resolved.placement.described}")
         told = estimate(resolved)
-        print(told)
+        for line in told.splitlines():
+            say(line)
         settings = {key: {"value": value, "from": sources[key]} for key, value in flat.items()}
         runs[name] = {"settings": settings, "estimate": told}
     result(**runs.get("", {"runs": runs}))

@@ -41,6 +41,7 @@ from ssiuu.cli import (
 )
 from ssiuu.cli.exits import FAILED, HELP, INTERRUPTED, MISUSE
 from ssiuu.cli.spoken import begin, refused, spoken
+from ssiuu.cli.terminal import say
 from ssiuu.errors import ConfigError, InputError, SsiuuError, nearest
 from ssiuu.experiment import launched
 
@@ -208,11 +209,11 @@ def _run() -> None:
     except InputError as error:
         refused(MISUSE, error.problems, sys.argv[1:])
         for problem in error.problems if launched.speaks() else ():
-            print(f"error: {problem}", file=sys.stderr)
+            say(f"error: {problem}", to=sys.stderr)
         sys.exit(MISUSE)
     except (SsiuuError, OSError) as error:
         refused(FAILED, [str(error)], sys.argv[1:])
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", to=sys.stderr)
         sys.exit(FAILED)
     except Exception as error:
         from ssiuu.plugins import blamed
@@ -220,7 +221,7 @@ def _run() -> None:
         if (blame := blamed(error)) is None:
             raise
         traceback.print_exc()
-        print(f"error: {blame}", file=sys.stderr)
+        say(f"error: {blame}", to=sys.stderr)
         sys.exit(FAILED)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # what the parser makes of Ctrl-C

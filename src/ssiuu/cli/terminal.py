@@ -10,7 +10,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ssiuu.cli.bar import Bar, remaining
 from ssiuu.cli.exits import BROKE_OFF
@@ -37,12 +37,18 @@ def room() -> int:
     return min(max(wide, NARROWEST), WIDTH)
 
 
-def say(text: str, indent: int = 0) -> None:
-    """Print a line; a terminal gets it broken at words, all but the first line under an indent."""
-    if sys.stdout.isatty():
-        wide = max(shutil.get_terminal_size().columns, NARROWEST)
-        text = textwrap.fill(text, wide, subsequent_indent=" " * indent, break_on_hyphens=False)
-    print(text)
+def say(text: str, indent: int = 0, to: TextIO | None = None) -> None:
+    """Print lines; a terminal gets them broken between words, what follows under an indent."""
+    stream = to or sys.stdout
+    if stream.isatty():
+        fill = textwrap.TextWrapper(
+            max(shutil.get_terminal_size().columns, NARROWEST),
+            subsequent_indent=" " * indent,
+            break_on_hyphens=False,
+            break_long_words=False,
+        ).fill
+        text = "\n".join(map(fill, text.split("\n")))
+    print(text, file=stream)
 
 
 def clock(seconds: float) -> str:
