@@ -15,7 +15,7 @@ import pytest
 
 from sample_record import pinned, sample_record
 from sample_runs import only, with_header, write_run
-from ssiuu.records.files import load_run
+from ssiuu.records.files import load_run, runs_of
 from ssiuu.records.underway import Underway
 from ssiuu.report import write_report
 from ssiuu.report.live import Server, Watched, how_far, serving
@@ -108,6 +108,15 @@ def test_the_page_around_them_may_only_fetch_and_frame_its_own(server: Server) -
     assert "default-src 'none'" in allowed and "unsafe" not in allowed and "http" not in allowed
     assert page.count("<iframe") == page.count('target="run-0"') == 3 and server.token not in page
     assert page.count("hidden></iframe>") == 2 and 'id="beside"' in page
+
+
+def test_a_ledger_is_viewed_by_the_audits_in_it(tmp_path: Path) -> None:
+    assert runs_of(tmp_path) == [tmp_path]
+    audits = [tmp_path / "audits" / name for name in ("0001", "0002")]
+    for audit in audits:
+        audit.mkdir(parents=True)
+        (audit / "run.json").touch()
+    assert runs_of(tmp_path) == audits
 
 
 def test_it_follows_a_run(server: Server, runs: list[Path]) -> None:

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 def command(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="folders of runs or audits, side by side")
+        list[Path],
+        typer.Argument(
+            metavar="DIR...",
+            help="of runs or audits, or a ledger; side by side",
+        ),
     ],
     port: Annotated[int, typer.Option(help="to listen on; 0: any that is free")] = 0,
     opened: Annotated[bool, typer.Option("--open", help="show the page in the browser")] = False,

@@ -286,8 +286,9 @@ def left_of_run(run: Path) -> bool:
 
 
 def runs_of(folder: Path) -> list[Path]:
-    """Return the folder, or those in it that hold runs where it holds none itself."""
-    within = sorted(path.parent for path in folder.glob(f"*/{HEADER}"))
+    """Return the folder, or those in it that hold runs where it holds none; of a ledger its audits."""
+    places = (f"*/{HEADER}", f"audits/*/{HEADER}")
+    within = sorted(path.parent for place in places for path in folder.glob(place))
     return [folder] if (folder / HEADER).exists() or not within else within
 
 
