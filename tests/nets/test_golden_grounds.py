@@ -36,7 +36,7 @@ from tofu_folder import write_tofu
 GOLDEN = Path(__file__).with_name("golden_grounds.json")
 BENCHMARKS = ("worldfacts", "fictional", "tofu", "faithun", "rwku", "own")
 # Scores that are newer than the digests.
-LATER = ("reworded_probability", "wrong_probability", "fluency")
+LATER = ("reworded_probability", "wrong_probability", "fluency", "counts")
 PROTOCOLS = ("paper", "strong")
 NEEDED = {"own": ["forget=f.jsonl", "model=m"]}
 FORGET = [

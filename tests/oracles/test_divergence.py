@@ -98,6 +98,9 @@ def test_the_original_has_not_moved(layout: str, tokenizer: PreTrainedTokenizerF
     plain, asked = encoded(Prompt(tokenizer, "qa"))
     for known, rows in zip(divergences.perplexities(model), (plain, asked), strict=True):
         assert known == pytest.approx(perplexity(model, rows), rel=1e-4)
+    words = model.config.vocab_size
+    better = tuple(perplexity(model, rows) < words for rows in (plain, asked))
+    assert divergences.speaks(model) == better and divergences.original(model).counts == better[0]
     for quick in (False, True):
         found = divergences.measure(model, quick)
         assert abs(found.plain) < 1e-6 and abs(found.instructions or 0.0) < 1e-6

@@ -199,6 +199,14 @@ def test_damage_is_said_of_methods_that_moved_far_and_of_no_control(record: RunR
     assert "0.1): gd (1 of 2 seeds), ssiuu." in summary(seeds)
     control = record.model_copy(update={"cells": [none.model_copy(update={"evaluation": far})]})
     assert "damaged (" not in summary(control) and "damaged" not in kept(control, control.cells[0])
+    assert far is not None and far.divergence is not None
+    mute = far.model_copy(update={"divergence": far.divergence.model_copy(update={"counts": False})})
+    moved = record.cells[1].model_copy(update={"evaluation": mute})
+    said = kept(record, moved)
+    assert "on plain text (not counted: before, it predicted this worse than a uniform guess)" in said
+    assert "ability damaged" not in said
+    others = [cell for cell in record.cells if cell is not record.cells[1]]
+    assert "0.1): ssiuu." in summary(record.model_copy(update={"cells": [moved, *others]}))
 
 
 def test_an_older_record_is_not_scored_rather_than_unmoved(older: RunRecord, record: RunRecord) -> None:

@@ -9,12 +9,18 @@ from ssiuu.records.schema import Cell
 
 DAMAGED: Final = 0.1  # nats a token on plain text: above it is said that the model is damaged
 WORDS: Final = "general language ability damaged"
+UNCOUNTED: Final = " (not counted: before, it predicted this worse than a uniform guess)"
 
 
 def damaged(cell: Cell) -> bool:
-    """Whether a method moved the model further on plain text than `DAMAGED`; no control is judged."""
+    """Whether a method moved the model further on plain text than `DAMAGED`; no control is judged.
+
+    Nor is a model whose original predicts plain text worse than a uniform guess.
+    """
     divergence = cell.evaluation.divergence if cell.evaluation else None
-    return divergence is not None and cell.method.origin != "control" and divergence.plain > DAMAGED
+    if divergence is None or cell.method.origin == "control":
+        return False
+    return divergence.counts and divergence.plain > DAMAGED
 
 
 def damaged_labels(cells: Iterable[Cell]) -> list[str]:

@@ -89,6 +89,7 @@ class Divergences:
         """
         self.version = version
         self._losses: dict[int, float] = {}  # of the original on so many of the texts
+        self._speaks: tuple[bool, bool] | None = None
         self._head = copied(_head(model)).requires_grad_(False)
         self._direct = _direct(model)
         plain = [row for text in texts if (row := _plain(prompt, text, context))]
@@ -128,6 +129,14 @@ class Divergences:
         on_answers = self._moved(model, _some(self.answers, QUICK // 4), read=False)
         return _perplexity(on_texts), _perplexity(on_answers) if self.answers else None
 
+    def speaks(self, model: CausalLM) -> tuple[bool, bool]:
+        """Whether the original predicts that part better than a uniform guess over its words would."""
+        if self._speaks is None:
+            words = model.config.get_text_config().vocab_size
+            on_texts, on_answers = self.perplexities(model)
+            self._speaks = on_texts < words, on_answers is not None and on_answers < words
+        return self._speaks
+
     def on_texts(self, model: CausalLM, count: int = QUICK) -> tuple[float, float]:
         """Return KL and the loss over the original's loss, on so many of the texts."""
         rows = _some(self.plain, count)
@@ -155,6 +164,7 @@ class Divergences:
             tokens=len(on_texts.kl),
             instruction_rows=len(answers),
             text_version=self.version,
+            counts=self.speaks(model)[0],
         )
 
     @torch.no_grad()

@@ -43,11 +43,7 @@ class Judge:
         room = max(ASKED - len(aside), 0)
         trained = random.Random(session.split.seed).sample(trained, min(room, len(trained)))
         self.facts: Sequence[FactText] = [*aside, *trained]
-        words = session.model.config.get_text_config().vocab_size
-        self.speaks, self.answers = (
-            known is not None and known < words
-            for known in session.divergences.perplexities(session.model)
-        )
+        self.speaks, self.answers = session.divergences.speaks(session.model)
         scores = self._read(self.facts)
         counted = {fact.id for fact in aside or trained}
         self._known = {i for i in counted if answered(scores[i]) or scores[i].correct}

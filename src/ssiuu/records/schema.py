@@ -265,7 +265,8 @@ class Divergence(Record):
     texts, nats; `instructions`: the same over the answers to `instruction_rows` instructions; None
     where none fit the model. Standard errors are over rows. `perplexity`: of this model on the plain
     texts; `perplexity_instructions`: on those answers. `text_version`: of the texts; numbers on other
-    texts do not compare.
+    texts do not compare. `counts`: the original predicts plain text better than a uniform guess over
+    its words; a model that does not has nothing to lose there.
     """
 
     plain: float
@@ -278,6 +279,7 @@ class Divergence(Record):
     tokens: int
     instruction_rows: int
     text_version: str
+    counts: bool = True
 
 
 class Evaluation(Stage):

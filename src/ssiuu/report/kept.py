@@ -5,7 +5,7 @@ The two pull apart: a model can keep either and lose the other. So both stand wh
 
 from __future__ import annotations
 
-from ssiuu.analysis.divergence import WORDS, damaged
+from ssiuu.analysis.divergence import UNCOUNTED, WORDS, damaged
 from ssiuu.analysis.kept import FACTS, RANKED, lost
 from ssiuu.analysis.verdict import accuracy
 from ssiuu.records.schema import Cell, Divergence, RunRecord
@@ -21,6 +21,7 @@ def kept(record: RunRecord, cell: Cell) -> str:
         moved = "how far it moved on plain text was not scored"
     else:
         moved = f"moved {kl(divergence.plain, divergence.plain_se)} nats a token on plain text"
+        moved += UNCOUNTED * (not divergence.counts)
         if divergence.instructions is not None:
             on_answers = kl(divergence.instructions, divergence.instructions_se)
             moved = f"{moved} and {on_answers} on the answers to instructions"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ssiuu.analysis.divergence import UNCOUNTED
 from ssiuu.records.schema import Attempt, Unlearning
 
-_UNCOUNTED = " (not counted: before, it predicted this worse than a uniform guess)"
 RANGE = "range test: the rate grows until the threshold"
 HEADINGS = (
     *("rate", "steps", "forget", "answered", "kept", "said", "KL text", "KL instr.", "seconds"),
@@ -51,9 +51,9 @@ def outcome(record: Unlearning) -> list[str]:
             f"still answers {result.said:.0%} of {result.said_of} facts to keep that it answered freely"
         )
     if result.kl is not None:
-        moved = f"moved {result.kl:.3f} nats a token on plain text{_UNCOUNTED * (not result.kl_counts)}"
+        moved = f"moved {result.kl:.3f} nats a token on plain text{UNCOUNTED * (not result.kl_counts)}"
         if result.kl_instructions is not None:
-            uncounted = _UNCOUNTED * (not result.kl_instructions_counts)
+            uncounted = UNCOUNTED * (not result.kl_instructions_counts)
             moved += f", {result.kl_instructions:.3f} on instructions{uncounted}"
         lines.append(moved)
     return lines
