@@ -333,7 +333,7 @@ def test_what_was_said_freely_must_still_be_said(monkeypatch: pytest.MonkeyPatch
         recipe=SimpleNamespace(unlearn=SimpleNamespace(max_kl=0.1, min_retain=0.8)),
         split=SimpleNamespace(heldout=[], retain=facts, seed=0),
         model=SimpleNamespace(config=config),
-        divergences=SimpleNamespace(perplexities=lambda model: (20.0, None)),
+        divergences=SimpleNamespace(speaks=lambda model: (True, False)),
     )
     judged = Judge(session)
     kept, said = judged.kept()  # c was not known; a and b by their rank, d as a free answer
