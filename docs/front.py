@@ -25,7 +25,7 @@ from ssiuu.statistics import wilson
 HERE = Path(__file__).parent / "rivals"
 TITLES = {
     "made-up": "two made-up worlds, 48 facts each",
-    "smollm2": "SmolLM2-135M, 12 facts, two splits",
+    "smollm2": "SmolLM2-135M, 12 facts, three splits",
     "smollm2-48": "SmolLM2-135M, 48 facts, one split",
 }
 GUESS, SMALLEST = 1 / 3, 1e-3
