@@ -10,9 +10,16 @@ import pytest
 from test_commands import ROWS, lines, place, ssiuu  # noqa: F401 - place is a fixture
 
 from ssiuu.records.files import read_record
-from ssiuu.records.schema import ModelKnowledge, Unlearning
+from ssiuu.records.schema import (
+    KNOWLEDGE,
+    FactText,
+    Knowledge,
+    ModelInfo,
+    ModelKnowledge,
+    Unlearning,
+)
 from ssiuu.report import asked
-from ssiuu.report.asked import WIDTH, cut, width
+from ssiuu.report.asked import WIDTH, cut, table, width
 
 STRANGERS = [
     {"question": f"Where was {name} born?", "answer": town}
@@ -101,6 +108,16 @@ def test_unknown_facts_are_trained_on_and_never_scored(place: Path, tmp_path: Pa
     assert "2 of 8 facts" in summary(audit)
     page = write_report(audit, tmp_path / "audit").read_text()
     assert "Not known before" in page and "Where was Ann born?" in page
+
+
+@pytest.mark.parametrize("holds", [True, False, None])
+def test_of_a_fact_that_is_said_in_another_form_only_it_is_told(holds: bool | None) -> None:
+    fact = FactText(id="f", question="Who?", answer="Ada", paraphrases=[], options=["Ada"])
+    known = Knowledge(state="known", why="says it when asked in another form", says="Bo", holds=holds)
+    info = ModelInfo(name="m", source="s", fingerprint="f", parameters=1, layers=1)
+    form = {"schema_version": KNOWLEDGE, "form": "qa", "asked": "qa"}
+    record = ModelKnowledge(model=info, facts=[fact], knowledge={"f": known}, seconds=0.0, **form)
+    assert ("f: known: says it when asked in another form" in table(record)) == (holds is False)
 
 
 @pytest.mark.parametrize(

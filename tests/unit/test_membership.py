@@ -108,13 +108,19 @@ def test_of_a_gradient_one_tensor_is_there_at_a_time(
 
 
 def test_what_cannot_be_done_is_refused(make_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    ground = SimpleNamespace(never_learned=None, model=make_model())
+    known = {"lacking": "", "members": ["a"], "non_members": ["b"]}
+    ground = SimpleNamespace(never_learned=None, model=make_model(), **known)
     victim: Any = SimpleNamespace(ground=ground, model=ground.model)
     reference = MembershipReference(ReferenceConfig("never-learned"), AttackConfig())
     with pytest.raises(ConfigError, match=r"membership_reference: there is no never-learned control"):
         reference.fits(victim)
     gradient = MembershipGradient(GradientConfig(2), AttackConfig())
     assert gradient.fits(victim) == []
+    ground.non_members = []
+    for attack in (reference, gradient):
+        (said,) = attack.fits(victim)
+        assert said.endswith("nothing to compare with: there are no held-out facts.")
+    ground.non_members = ["b"]
     monkeypatch.setattr("ssiuu.attacks.membership_gradient.is_cut", lambda _: True)
     with pytest.raises(ConfigError, match=r"membership_gradient: 2 .* lies in shards"):
         gradient.fits(victim)
@@ -173,8 +179,20 @@ def test_beside_itself_a_model_tells_nobody_apart(sets: list[str]) -> None:
     session.put(session.never_learned)
     itself = attack.scores(attacker.victim, facts)
     assert membership_aucs(itself[:6], itself[6:], ["reference"]) == {"reference": 0.5}
+    assert "is this very model" in attack.void(itself) and not attack.void(apart)
     # What the reference holds decides the curve: another one is another key.
     assert session.source(session.never_learned).fingerprint in attacker.settings(curve)["examples"]
+
+
+@pytest.mark.parametrize(("named", "said"), [("full", "is the model before"), ("nope", "model 'nope'")])
+def test_a_reference_that_knows_the_facts_or_is_not_there_is_refused_by_its_key(
+    sets: list[str], tmp_path: Path, named: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    recipe, _ = resolve(None, [*sets, f"attacks.membership_reference={named}"])
+    with pytest.raises(ConfigError, match=rf"^attacks\.membership_reference: .*{said}"):
+        Attacker(open_session(recipe, None, lambda _: None))
 
 
 def test_a_reference_of_another_kind_is_refused_before_anything_is_run(

@@ -207,6 +207,16 @@ def test_facts_as_a_task(tmp_path: Path) -> None:
     assert lm_eval_task(FACTS[1:], tmp_path / "other") == ["ssiuu_facts"]
 
 
+def test_two_forms_are_written_or_none(tmp_path: Path) -> None:
+    (tmp_path / "f.jsonl").write_text('{"question": "Who?", "answer": "Ada"}\n')
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("")
+    words = ["export", "--facts", str(tmp_path / "f.jsonl"), "--lm-eval", str(tmp_path / "new")]
+    for other, said in (("new", "give each a folder of its own"), ("full", "not an empty folder")):
+        done = ssiuu(*words, "--dataset", str(tmp_path / other))
+        assert done.returncode == 2 and said in done.stderr and not (tmp_path / "new").exists()
+
+
 def test_the_command_writes_both_and_names_what_it_needs(tmp_path: Path) -> None:
     facts = tmp_path / "f.jsonl"
     facts.write_text(json.dumps({"question": SECRET, "answer": "Ulm"}) + "\n")

@@ -313,6 +313,14 @@ def test_what_a_certificate_that_stays_tells_is_said(
     assert done.returncode == 0 and said in done.stdout and (audit / "certificate.json").exists()
 
 
+def test_what_an_interrupted_examination_leaves_is_ours(tmp_path: Path) -> None:
+    names = ["planted-01234567.unfinished.json", "cells/gd-s0/examine-01234567.unfinished.json"]
+    (tmp_path / "cells/gd-s0").mkdir(parents=True)
+    for name in (*names, "mine.unfinished.json"):
+        (tmp_path / name).write_text("{}")
+    assert sorted(str(path.relative_to(tmp_path)) for path in folders.plain(tmp_path)) == sorted(names)
+
+
 def test_purge_tells_first_and_removes_nothing(audit: Path) -> None:
     before = content(audit.parent)
     done = ssiuu("purge", audit)

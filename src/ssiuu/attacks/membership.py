@@ -47,10 +47,8 @@ OUTSIDE = (
     "AUC of the {members} forget facts against {others} questions of the same kind that no model here "
     "was trained on; 0.5: the forgotten cannot be told from them, 1: plainly trained on"
 )
-LACKING = (
-    "Membership inference was not scored, for there is nothing to compare with: {lacking}. Held-out "
-    "retain questions will not do: the model was fine-tuned on them"
-)
+LACKING = "Membership inference was not scored, for there is nothing to compare with: {lacking}"
+TRAINED_ON = ". Held-out retain questions will not do: the model was fine-tuned on them"
 
 
 class MembershipConfig(RootModel[bool]):
@@ -80,6 +78,15 @@ class Inference(Attack[C]):
         """Return what a reader of the numbers must know beside whom they tell apart."""
         return ""
 
+    def void(self, found: Sequence[Mapping[str, float]]) -> str:
+        """Return why such scores tell nothing of anybody; empty where they may."""
+        return ""
+
+    def fits(self, victim: Victim) -> list[str]:
+        """Return that there is nobody to compare with, where that is so."""
+        lacking = _lacking(victim)
+        return [f"{LACKING.format(lacking=lacking)}."] if lacking else []
+
     def uses(self, victim: Victim, curve: Curve) -> list[Any]:
         """Return the non-members, and the members where they are others than the facts to forget."""
         facts = [*_compared(victim)[1], *(victim.ground.members or [])]
@@ -98,11 +105,13 @@ class Inference(Attack[C]):
         begin = time.perf_counter()
         ground, sets = victim.ground, _compared(victim)
         start = victim.before(scores, _forgotten(victim))
-        if ground.lacking:
-            note = LACKING.format(lacking=ground.lacking)
+        if lacking := _lacking(victim):
+            note = LACKING.format(lacking=lacking)
             return self.record(curve, start, (), begin, values=dict.fromkeys(self.told), note=note)
         # In one go: a reference model is read into the model's place once.
         found = self.scores(victim, [fact for facts in sets for fact in facts])
+        if why := self.void(found):
+            return self.record(curve, start, (), begin, values=dict.fromkeys(self.told), note=why)
         members, others = found[: len(sets[0])], found[len(sets[0]) :]
         note = NON_MEMBERS if ground.non_members is None else OUTSIDE
         return self.record(
@@ -149,6 +158,13 @@ def _forgotten(victim: Victim) -> list[FactText]:
     """Return the facts that it is about: all of those to forget, where there are non-members."""
     ground = victim.ground
     return victim.pool if ground.non_members is None else ground.split.forget
+
+
+def _lacking(victim: Victim) -> str:
+    """Return what there is not that facts could be compared with; empty where it is there."""
+    if lacking := victim.ground.lacking:
+        return lacking + TRAINED_ON
+    return "" if _compared(victim)[1] else "there are no held-out facts"
 
 
 def _compared(victim: Victim) -> tuple[list[FactText], list[FactText]]:

@@ -63,7 +63,7 @@ class MembershipGradient(Inference[GradientConfig]):
                 "for which the model must be whole on a process: it lies in shards. Leave it out, or "
                 "set mesh.reading=replicas."
             )
-        return []
+        return super().fits(victim)
 
     def scores(self, victim: Victim, facts: Sequence[FactText]) -> list[dict[str, float]]:
         """Return the mean norm of every answer's gradient, negated."""

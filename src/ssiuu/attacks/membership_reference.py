@@ -13,7 +13,7 @@ Departures: a reference of another size is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from pydantic import ConfigDict, Field, RootModel
 
 from ssiuu.attacks.base import Curve, Victim
 from ssiuu.attacks.membership import Inference, rows
-from ssiuu.errors import ConfigError
+from ssiuu.errors import ConfigError, ModelError
 from ssiuu.evaluation.sequence import score_sequences
 from ssiuu.models.sources import find
 from ssiuu.records.schema import FactText
@@ -55,10 +55,17 @@ class MembershipReference(Inference[ReferenceConfig]):
         """Refuse a reference that is not there or does not fit; return what is odd about it.
 
         Raises:
-            ConfigError: There is no control.
+            ConfigError: There is no control, or it is the model before, which knows the facts.
             ModelError: It cannot be read, or is of another architecture.
         """
+        if lacking := super().fits(victim):
+            return lacking
         folder, ground = self._folder(victim), victim.ground
+        if victim.source(folder).fingerprint == ground.loaded.info.fingerprint:
+            raise ConfigError(
+                f"attacks.{self.key}: {self.config.root} is the model before unlearning, which was "
+                "trained on the facts. Give one that was not, or leave it out."
+            )
         if folder == ground.never_learned:
             return []  # it was held against the model when it was taken
         try:
@@ -79,6 +86,11 @@ class MembershipReference(Inference[ReferenceConfig]):
         theirs = score_sequences(victim.model, examples)
         return [{NAME: a.per_token - b.per_token} for a, b in zip(ours, theirs, strict=True)]
 
+    def void(self, found: Sequence[Mapping[str, float]]) -> str:
+        """Return that the reference is the model that is attacked, where no score differs."""
+        same = all(value == 0.0 for scores in found for value in scores.values())
+        return f"not told: the reference, {self.config.root}, is this very model" if same else ""
+
     def said(self) -> str:
         """Return which model it was."""
         return f"; reference: {self.config.root}"
@@ -95,7 +107,10 @@ class MembershipReference(Inference[ReferenceConfig]):
         """
         named = str(self.config.root)
         if named != CONTROL:
-            return find(named).folder
+            try:
+                return find(named).folder
+            except ModelError as error:
+                raise ConfigError(f"attacks.{self.key}: {error}") from error
         if victim.ground.never_learned is None:
             raise ConfigError(
                 f"attacks.{self.key}: there is no never-learned control here to take the loss off "

@@ -103,9 +103,14 @@ def _facts(
     if retain is not None and dataset is None:
         raise ConfigError("--retain is a split of a data set: give --dataset DIR.")
     from ssiuu.data.columns import given_columns
-    from ssiuu.data.exported import data_set, lm_eval_task
+    from ssiuu.data.exported import check_empty, data_set, lm_eval_task
     from ssiuu.data.read import read_facts
 
+    if lm_eval is not None and dataset is not None and lm_eval.resolve() == dataset.resolve():
+        raise ConfigError(f"--lm-eval and --dataset are both {lm_eval}: give each a folder of its own.")
+    for folder in (lm_eval, dataset):
+        if folder is not None:
+            check_empty(folder)
     named = given_columns(columns)
     splits = {"forget": read_facts(forget, "--facts", named)}
     if retain is not None:

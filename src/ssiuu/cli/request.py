@@ -76,7 +76,8 @@ def add(
     request = added(Ledger(folder, progress), forget, reference, given_columns(columns), progress)
     progress.done()
     result(reference=request.reference, facts=request.facts, state="pending")
-    print(f"{request.reference}: {request.facts} facts, pending")
+    facts = f"{request.facts} fact{'s' if request.facts > 1 else ''}"
+    print(f"{request.reference}: {facts}, pending")
     print(f"{forget} is yours and was only read: remove it when you need it no more.")
 
 

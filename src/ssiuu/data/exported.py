@@ -100,6 +100,16 @@ def data_set(splits: Mapping[str, Sequence[Fact]], folder: Path) -> None:
         write_bytes(folder / "README.md", card.encode(), private=True)
 
 
+def check_empty(folder: Path) -> None:
+    """Refuse a folder that holds something, before anything is written.
+
+    Raises:
+        OutputError: It does, or is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} is not an empty folder: choose another one.")
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Have an empty folder to oneself, made where it is not there, while something is written into it.
@@ -117,7 +127,7 @@ def _alone(folder: Path) -> Iterator[None]:
         if claim.exists():
             raise OutputError(
                 f"{folder}: another process writes into it, or was killed while it did ({CLAIM} is in "
-                "it): choose another folder."
+                "it): choose another folder, or remove that one."
             ) from error
         raise OutputError(f"{folder} cannot be written to: {error.strerror or error}.") from error
     try:

@@ -86,8 +86,8 @@ class Attacker:
         self.batch_size = config.batch_size
         forget = session.split.forget
         wanted = [attack for attack in self.attacks.values() if attack.curves()]
-        # Where no attack is asked for nothing is held either, and all facts are the pool.
-        fractions = [p for attack in self.attacks.values() if wanted for p in attack.holds()]
+        # An attack that is not asked for holds nothing either.
+        fractions = [p for attack in wanted for p in attack.holds()]
         held_ids = attacked_facts(forget, fractions, config.seed)
         facts = {fact.id: fact for fact in forget}
         held_facts = [facts[i] for i in held_ids]

@@ -68,9 +68,7 @@ class ExamineConfig(Section):
     )
     batch_size: int = Field(default=8, ge=1, description="rows a step")
     planted: int = Field(default=12, ge=0, description="facts hidden on purpose, to see what is found")
-    seeds: list[int] = Field(
-        default=[0], min_length=1, description="a curve for each, in another order"
-    )
+    seeds: list[int] = Field(default=[0], description="a curve for each, in another order")
     unrelated: bool = Field(
         default=False,
         description="an attacker that trains on instructions as well: its places are shown and have no "
@@ -94,8 +92,9 @@ class ExamineConfig(Section):
             found.append(f"examine.steps: {wanted}, got {show(self.steps)}.")
         if wrong := [rate for rate in self.learning_rates if not 0 < rate <= 1]:
             found.append(f"examine.learning_rates: must lie in (0, 1], got {wrong[0]}.")
-        if min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            found.append(f"examine.seeds: must be different and at least 0, got {show(self.seeds)}.")
+        if min(self.seeds, default=-1) < 0 or len(set(self.seeds)) < len(self.seeds):
+            wanted = "must be one or more, different and at least 0"
+            found.append(f"examine.seeds: {wanted}, got {show(self.seeds)}.")
         return found
 
     def rates(self, parameters: int) -> list[float]:

@@ -583,7 +583,8 @@ class _Stages:
             if rank() == 0:  # of processes that were killed when they had written
                 clear(lock_of(self.out / stage.path))
             remove_state(self._beside(stage, STATE))
-            unfinished.remove(self.out / stage.path)
+            if stage.kind == "examine":
+                unfinished.remove(self.out / stage.path)
             if not self.session.recipe.keep_checkpoints:
                 self._beside(stage, WEIGHTS).unlink(missing_ok=True)
 
@@ -640,7 +641,8 @@ class _Stages:
         if not cell.stage("unlearn"):
             self._same[stage.key] = self.out / stage.path
         remove_state(self._beside(stage, STATE))
-        unfinished.remove(self.out / stage.path)
+        if stage.kind == "examine":
+            unfinished.remove(self.out / stage.path)
         self.meter.look(cell)
         self.meter(led(f"{cell.name}: ", stage_line(record), cell.name))
 

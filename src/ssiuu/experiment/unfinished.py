@@ -80,6 +80,7 @@ def beside(path: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove what was kept of an examination whose record is written."""
+    """Remove what was kept of an examination whose record is written, and under other settings."""
     if shards.rank() == 0:
-        beside(path).unlink(missing_ok=True)
+        for file in path.parent.glob(f"{path.name.partition('-')[0]}-*{SUFFIX}"):
+            file.unlink(missing_ok=True)

@@ -65,7 +65,7 @@ ALONE: Final[Mapping[str, type[Any]]] = {"unlearn.json": Unlearning, "teach.json
 CERTIFICATES: Final = ("certificate.json", "certificate.html")
 PAGES: Final = ("report.html", "figures.csv", "verdicts.csv")
 _OURS = re.compile(
-    r"(run(-[0-9a-f]{8})?|split|(original|planted)-[0-9a-f]{8})\.json(\.damaged)?|"
+    r"(run(-[0-9a-f]{8})?|split|(original|planted)-[0-9a-f]{8}(\.unfinished)?)\.json(\.damaged)?|"
     r"\.(run|split|original|planted|report|figures|verdicts)[^/]*"
 )
 _STATE = ".state.safetensors"

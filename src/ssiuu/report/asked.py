@@ -16,7 +16,7 @@ NUMBERS = (1, 2, 3)  # of these, those that stand right
 TEXTS = 4  # and where the texts begin
 WIDTH = sum(COLUMNS) + len(COLUMNS) - 1
 NOTE = "Rank and margin (nats a token): against the best alternative; log p: nats, of the answer."
-REASONS = 12  # facts that are not known, each with why
+REASONS = 12  # facts that are not known, or are not said as they were asked, each with why
 
 
 def knowledge_rows(record: ModelKnowledge) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def table(record: ModelKnowledge, room: int = WIDTH) -> str:
     unclear = [
         f"{fact.id}: {record.knowledge[fact.id].state}: {record.knowledge[fact.id].why}"
         for fact in record.facts
-        if record.knowledge[fact.id].state != "known"
+        if record.knowledge[fact.id].state != "known" or record.knowledge[fact.id].holds is False
     ]
     if unclear:
         lines += ["", *(cut(plain(text), room) for text in unclear[:REASONS])]
