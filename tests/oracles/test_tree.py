@@ -14,7 +14,7 @@ import transformers
 from packaging.version import Version
 from tests.architectures import LAYOUTS, PARTLY, build_architecture
 from tests.unit.test_ask import agree, oracle
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, LlamaForCausalLM
 
 from ssiuu.evaluation import tree as module
 from ssiuu.evaluation.ask import Question, ask
@@ -122,15 +122,15 @@ def test_every_architecture_equals_plain_forwards(
 
 
 def test_states_are_handed_over_by_the_name_that_the_model_has_for_them() -> None:
-    class Earlier:
+    class Earlier(LlamaForCausalLM):
         def forward(self, input_ids: Any, past_key_values: Any = None, **kwargs: Any) -> None: ...
 
-    class Later:
+    class Later(LlamaForCausalLM):
         def forward(self, input_ids: Any, cache: Any = None, **kwargs: Any) -> None: ...
 
-    states = DynamicCache()
-    for model, name in ((Earlier(), "past_key_values"), (Later(), "cache")):
-        handed: Any = behind(model, states)  # type: ignore[arg-type]
+    states, small = DynamicCache(), build_architecture("llama").config
+    for kind, name in ((Earlier, "past_key_values"), (Later, "cache")):
+        handed: Any = behind(kind(small), states)
         assert handed == {name: states, "use_cache": True}
 
 
