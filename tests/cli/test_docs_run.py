@@ -341,7 +341,7 @@ def test_the_commands_of_the_readmes_table_are_carried_out(moved: list[Path]) ->
     for path in moved:
         shutil.copytree(path, path.name)
     wanted = [text for text in USAGE if not text.startswith(IDLE)]
-    assert len(wanted) == 7
+    assert len(wanted) == 8
     written = ""
     for text in (text for usage in wanted for text in spelled(usage)):
         command = text.split()[1]

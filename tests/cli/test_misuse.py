@@ -164,7 +164,7 @@ def test_a_launcher_of_one_process_is_none(shell: subprocess.Popen[str], place: 
 def test_what_keeps_a_ledger_needs_no_torch(shell: subprocess.Popen[str], place: Path) -> None:
     typed = {
         "request open book --model model --retain r.jsonl": "ledger: book",
-        "request add book --forget f.jsonl --reference x": "x: 1 facts, pending",
+        "request add book --forget f.jsonl --reference x": "x: 1 fact, pending",
         "request list book": "x",
         "request withdraw book --reference x": "x: withdrawn",
         "request purge book": "texts of 0 processed requests are gone",
