@@ -26,6 +26,7 @@ HERE = Path(__file__).parent / "rivals"
 TITLES = {
     "made-up": "two made-up worlds, 48 facts each",
     "smollm2": "SmolLM2-135M, 12 facts, three splits",
+    "smollm2-24": "SmolLM2-135M, 24 facts, one split",
     "smollm2-48": "SmolLM2-135M, 48 facts, one split",
 }
 GUESS, SMALLEST = 1 / 3, 1e-3
